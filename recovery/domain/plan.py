@@ -1,0 +1,120 @@
+"""What steps of a plan get and give: one context in, one outcome out, typed all the way."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from recovery.domain.base import Model
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
+
+
+class PlanRequest(Model):
+    """How a run is started. ``{"group": "shop"}`` is enough for every plan."""
+
+    group: str
+    region: str | None = None  # where to: the target of a recovery or restore, the source of a backup
+    point_id: str | None = None  # a named recovery point instead of the newest validated one
+    kind: BackupKind | None = None
+    target_database: str | None = None  # logical restore into this database
+    target_directory: str | None = None  # physical restore into this folder
+    target_port: int | None = None
+    reason: str = ""
+    requested_by: str = ""
+    since: timedelta | None = None  # validation: all points of this last while
+    approve: bool = False  # the operator approved beforehand
+
+
+class DnsBefore(Model):
+    """A record as it stood before a switch: what its undo writes back."""
+
+    name: str
+    type: str
+    ttl: int
+    values: list[str]
+    zone: str
+
+
+class RestoredServer(Model):
+    """Where a restore put its data: everything that its undo needs to remove it again."""
+
+    region: str
+    host: str
+    port: int
+    database: str
+    kind: BackupKind
+    data_directory: str | None = None
+    run_as: str | None = None
+    point_id: str
+    restored_bytes: int = 0
+    last_commit_at: datetime | None = None
+    read_only: bool = False
+
+
+class Facts(Model):
+    """What a run learned so far. Outcomes of steps merge into it field by field; the later value wins."""
+
+    group: GroupSnapshot | None = None
+    source_region: str | None = None
+    target_region: str | None = None
+    point_id: str | None = None
+    point_finished_at: datetime | None = None
+    point_bytes: int | None = None
+    point_major: int | None = None
+    location: str | None = None
+    ownership_before: OwnershipRecord | None = None
+    ownership: OwnershipRecord | None = None
+    restored: RestoredServer | None = None
+    dns_before: list[DnsBefore] | None = None
+    outage_began_at: datetime | None = None
+    last_recovered_commit_at: datetime | None = None
+    service_restored_at: datetime | None = None
+    points_written: list[str] | None = None
+    points_to_validate: list[str] | None = None
+    points_removed: list[str] | None = None
+    verdicts: list[Verdict] | None = None
+    backup_bytes: int | None = None
+    backup_plain_bytes: int | None = None
+    complete_locations: list[str] | None = None
+    incomplete_locations: list[str] | None = None
+
+    def merged(self, newer: Facts) -> Facts:
+        """This, with every field that ``newer`` sets put over it."""
+        return self.model_copy(update={name: getattr(newer, name) for name in newer.model_fields_set})
+
+
+class PlanContext(Model):
+    """The one argument of every step's activity.
+
+    ``run_id`` names the run for ever (it is the Temporal run id of the first execution), ``step_id`` was minted
+    before the call and is the same for every attempt of the step and for its undo: effects are keyed by it.
+    """
+
+    plan: str
+    run_id: str
+    workflow_id: str
+    step: str
+    step_id: str
+    request: PlanRequest
+    facts: Facts = Facts()
+    started_at: datetime
+    dry_run: bool = False
+
+    @property
+    def group(self) -> GroupSnapshot:
+        """The group's snapshot, which the first step of every plan loads."""
+        if self.facts.group is None:
+            raise ValueError(f"step {self.step} ran before the configuration was loaded")
+        return self.facts.group
+
+
+class StepOutcome(Model):
+    """What a step did, in one sentence for people, and what the following steps need to know."""
+
+    summary: str = ""
+    facts: Facts = Facts()
+    checks: list[CheckResult] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)

@@ -1,0 +1,160 @@
+"""Recovery points: what a backup wrote, what a validation found."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic import Field
+
+from recovery.domain.base import Recorded
+
+
+class BackupKind(StrEnum):
+    PHYSICAL = "physical"
+    LOGICAL = "logical"
+
+
+class VerdictState(StrEnum):
+    """Result of a validation (the states of a recovery point besides "not yet validated")."""
+
+    VALID = "VALID"
+    CORRUPT = "CORRUPT"
+    RESTORE_FAILED = "RESTORE_FAILED"
+    FAILED = "FAILED"
+
+
+class StoredObject(Recorded):
+    """One object of a recovery point: a complete age file.
+
+    ``key`` is relative to the location's root; ``size`` and ``sha256`` are those of the stored (encrypted) bytes;
+    ``plain_size`` is the number of bytes of the artefact that it holds (before compression).
+    """
+
+    key: str
+    size: int
+    sha256: str
+    plain_size: int
+
+
+class Artefact(Recorded):
+    """A byte stream cut into objects, in order: ``base.tar``, ``backup_manifest``, ``shop.dump``, ``globals.sql``.
+
+    ``cat`` of all objects, each opened by ``age -d`` and ``zstd -d``, gives the stream.
+    """
+
+    name: str
+    objects: list[StoredObject]
+
+    @property
+    def plain_size(self) -> int:
+        return sum(entry.plain_size for entry in self.objects)
+
+
+class TableFingerprint(Recorded):
+    """Exact content of a table: ``schema.name``, rows, and an order-independent checksum over its rows."""
+
+    table: str
+    rows: int
+    checksum: str | None = None
+
+
+class PostgresSource(Recorded):
+    """Identity of the PostgreSQL cluster that a point came from."""
+
+    system_identifier: str
+    server_version: str  # e.g. "16.14"
+    major: int
+    timeline: int
+    start_lsn: str | None = None
+    stop_lsn: str | None = None
+    databases: list[str] = Field(default_factory=list)
+    extensions: list[str] = Field(default_factory=list)
+    roles: list[str] = Field(default_factory=list)
+    collation_versions: dict[str, str] = Field(default_factory=dict)
+    data_checksums: bool = False
+    cluster_bytes: int = 0  # size of the data directory or of the database at the source
+    last_commit_at: datetime | None = None  # newest commit that the point surely holds
+    canary: str | None = None  # value written to the canary table before the stop LSN
+    tables: list[TableFingerprint] = Field(default_factory=list)
+    sequences: dict[str, int] = Field(default_factory=dict)
+    large_objects: int = 0
+    # How `tables` relate to the point: exactly ("same-snapshot"), only for tables that did not change meanwhile
+    # ("unchanged-tables"), or measured on a standby paused at `fingerprint_lsn` ("paused-standby").
+    fingerprints_taken: str | None = None
+    fingerprint_lsn: str | None = None
+
+
+class Manifest(Recorded):
+    """What makes a recovery point exist. Written last, signed, never changed afterwards."""
+
+    format: int = 1
+    point_id: str
+    group: str
+    store: str = "postgres"
+    kind: BackupKind
+    started_at: datetime
+    finished_at: datetime
+    source: PostgresSource
+    source_region: str
+    artefacts: list[Artefact]
+    recipients: list[str]  # age public keys that can open it
+    tools: dict[str, str] = Field(default_factory=dict)
+    run_id: str
+    attempt: int = 1
+    epoch: int | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(entry.size for artefact in self.artefacts for entry in artefact.objects)
+
+    @property
+    def plain_bytes(self) -> int:
+        return sum(artefact.plain_size for artefact in self.artefacts)
+
+    def artefact(self, name: str) -> Artefact:
+        for artefact in self.artefacts:
+            if artefact.name == name:
+                return artefact
+        raise KeyError(name)
+
+
+class CheckResult(Recorded):
+    """One check of a validation or of a plan."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    seconds: float = 0.0
+
+
+class Verdict(Recorded):
+    """What a validation found out about one recovery point at one location. Signed, stored beside the manifest."""
+
+    point_id: str
+    group: str
+    state: VerdictState
+    reason: str = ""
+    checks: list[CheckResult] = Field(default_factory=list)
+    location: str
+    manifest_sha256: str
+    validated_at: datetime
+    duration: timedelta
+    run_id: str
+    restored_bytes: int = 0
+
+
+class RecoveryPoint(Recorded):
+    """A point as the catalogue lists it: manifest, newest verdict, and the locations that hold it completely."""
+
+    manifest: Manifest
+    verdict: Verdict | None = None
+    locations: list[str]
+
+    @property
+    def point_id(self) -> str:
+        return self.manifest.point_id
+
+    @property
+    def is_valid(self) -> bool:
+        return self.verdict is not None and self.verdict.state is VerdictState.VALID

@@ -1,0 +1,123 @@
+"""The report in which every run ends (engine rule 12)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic import Field
+
+from recovery.domain.base import Recorded
+from recovery.domain.recovery_point import CheckResult
+
+
+class StepState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"  # for an approval
+    HELD = "held"  # for the operator
+    DONE = "done"
+    WARNED = "warned"  # failed, and the plan went on
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    UNDO_FAILED = "undo-failed"
+    UNDO_REFUSED = "undo-refused"  # a pivot had started
+
+
+class RunState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    HELD = "held"
+    WAITING = "waiting"
+    ROLLING_BACK = "rolling-back"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled-back"
+    ROLLBACK_INCOMPLETE = "rollback-incomplete"
+    STOPPED = "stopped"  # ended by the operator after a pivot: nothing was undone
+
+
+class StepRecord(Recorded):
+    """One row of the plan as it went. Times are the workflow's; ``seconds`` excludes waiting for people."""
+
+    name: str
+    activity: str
+    where: str
+    group: int  # rows with the same number ran in parallel
+    state: StepState = StepState.PENDING
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    attempts: int = 0
+    budget: timedelta
+    expected: timedelta | None = None  # median of earlier runs
+    summary: str = ""
+    error: str = ""
+    has_undo: bool = False
+    pivot: bool = False
+    undo_started_at: datetime | None = None
+    undo_ended_at: datetime | None = None
+    undo_summary: str = ""
+    undo_error: str = ""
+
+
+class OperatorAction(Recorded):
+    """Who did what to the run, when, and why."""
+
+    action: str  # approve, decline, pause, resume, retry, skip, abort
+    actor: str
+    reason: str
+    at: datetime
+    step: str | None = None
+
+
+class Achieved(Recorded):
+    """Measured against objective. None where this kind of run has no such figure."""
+
+    rto: timedelta | None = None
+    rto_objective: timedelta | None = None
+    rpo: timedelta | None = None
+    rpo_objective: timedelta | None = None
+    lost_transactions: int | None = None  # known only where somebody counts them
+
+    @property
+    def rto_met(self) -> bool | None:
+        if self.rto is None or self.rto_objective is None:
+            return None
+        return self.rto <= self.rto_objective
+
+    @property
+    def rpo_met(self) -> bool | None:
+        if self.rpo is None or self.rpo_objective is None:
+            return None
+        return self.rpo <= self.rpo_objective
+
+
+class RunReport(Recorded):
+    """Everything about one run, for the operator today and the auditor next year."""
+
+    plan: str
+    group: str
+    run_id: str
+    workflow_id: str
+    state: RunState
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: str = ""
+    requested_by: str = ""
+    source_region: str | None = None
+    target_region: str | None = None
+    steps: list[StepRecord]
+    undo_order: list[str] = Field(default_factory=list)
+    actions: list[OperatorAction] = Field(default_factory=list)
+    checks: list[CheckResult] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    achieved: Achieved = Achieved()
+    point_ids: list[str] = Field(default_factory=list)
+    failed_step: str | None = None
+    error: str = ""
+    config_hash: str = ""
+    critical_path: timedelta = timedelta()
+    eta: datetime | None = None
+    hold_choices: list[str] = Field(default_factory=list)

@@ -1,0 +1,88 @@
+"""Every error that this library raises on purpose.
+
+RecoveryError
+├── Transient            worth another attempt within the step's budget
+│   ├── Unreachable      a server or an object store did not answer
+│   └── Contended        somebody else changed the same thing first
+└── Permanent            another attempt cannot help; the message says what to do
+    ├── BadInput         the operator's or the configuration's mistake
+    ├── NotFound         the thing asked for does not exist; the known ones are named
+    ├── Refused          a safety rule forbids it
+    ├── WrongKey         no key at hand opens or verifies this
+    ├── Corrupt          bytes differ from what their signed manifest says
+    ├── SourceFailed     the source's own words, e.g. PostgreSQL's
+    ├── RestoreFailed    the restored server or its data are not right
+    └── NoSpace          the target has less room than is needed
+"""
+
+from __future__ import annotations
+
+
+class RecoveryError(Exception):
+    """Base class. ``str(error)`` is one or two plain sentences: what was found, and what to do."""
+
+    retryable = False
+
+    @property
+    def kind(self) -> str:
+        """The class name: what a retry policy and a report know the error by."""
+        return type(self).__name__
+
+
+class Transient(RecoveryError):
+    retryable = True
+
+
+class Unreachable(Transient):
+    pass
+
+
+class Contended(Transient):
+    pass
+
+
+class Permanent(RecoveryError):
+    pass
+
+
+class BadInput(Permanent):
+    pass
+
+
+class NotFound(Permanent):
+    pass
+
+
+class Refused(Permanent):
+    pass
+
+
+class WrongKey(Permanent):
+    pass
+
+
+class Corrupt(Permanent):
+    pass
+
+
+class SourceFailed(Permanent):
+    pass
+
+
+class RestoreFailed(Permanent):
+    pass
+
+
+class NoSpace(Permanent):
+    pass
+
+
+def permanent_kinds() -> list[str]:
+    """Names of all permanent errors, for a retry policy's list of errors that end a step at once."""
+    found: list[str] = []
+    pending: list[type[RecoveryError]] = [Permanent]
+    while pending:
+        kind = pending.pop()
+        found.append(kind.__name__)
+        pending.extend(kind.__subclasses__())
+    return sorted(found)
