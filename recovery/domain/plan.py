@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from recovery.domain.base import Model
 from recovery.domain.group import GroupSnapshot
@@ -13,9 +13,15 @@ from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
 
 
 class PlanRequest(Model):
-    """How a run is started. ``{"group": "shop"}`` is enough for every plan."""
+    """How a run is started. ``{"group": "shop"}`` is enough for every plan.
 
-    group: str
+    Unknown fields are kept, so that the first step can refuse them in a sentence: an input that cannot be decoded
+    would leave the run hanging without a word.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    group: str = ""
     region: str | None = None  # where to: the target of a recovery or restore, the source of a backup
     point_id: str | None = None  # a named recovery point instead of the newest validated one
     kind: BackupKind | None = None
@@ -58,6 +64,7 @@ class Facts(Model):
     """What a run learned so far. Outcomes of steps merge into it field by field; the later value wins."""
 
     group: GroupSnapshot | None = None
+    expected_seconds: dict[str, float] | None = None  # median of earlier runs, by step
     source_region: str | None = None
     target_region: str | None = None
     point_id: str | None = None
@@ -118,3 +125,5 @@ class StepOutcome(Model):
     facts: Facts = Facts()
     checks: list[CheckResult] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+    attempt: int = 1
+    effect_present: bool | None = None  # what an observation of a pivot found; None: could not tell

@@ -1,0 +1,202 @@
+"""What happened to each step so far: the source of the progress query, of the Temporal UI's table and of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from recovery.domain.objectives import achieved
+    from recovery.domain.plan import Facts, PlanRequest, StepOutcome
+    from recovery.domain.recovery_point import CheckResult
+    from recovery.domain.report import OperatorAction, RunReport, RunState, StepRecord, StepState
+    from recovery.domain.report_text import markdown_table
+
+from workflows.steps import Plan, Step
+
+
+@dataclass
+class Entry:
+    """A step's row, as it changes."""
+
+    record: StepRecord
+    waited: timedelta = timedelta()
+
+    def change(self, **values: object) -> None:
+        self.record = self.record.model_copy(update=values)
+
+
+class Journal:
+    """Keeps the rows and shows each change in the Temporal UI."""
+
+    def __init__(self, plan: Plan, request: PlanRequest, run_id: str, workflow_id: str) -> None:
+        self.plan = plan
+        self.request = request
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+        self.started_at = workflow.now()
+        self.ended_at: datetime | None = None
+        self.state = RunState.RUNNING
+        self.entries = {
+            step.name: Entry(
+                StepRecord(
+                    name=step.name,
+                    activity=_activity_name(step),
+                    where=step.where.value,
+                    group=number,
+                    budget=step.budget,
+                    has_undo=step.undo is not None,
+                    pivot=step.pivot,
+                )
+            )
+            for number, steps in plan.groups()
+            for step in steps
+        }
+        self.actions: list[OperatorAction] = []
+        self.undo_order: list[str] = []
+        self.checks: list[CheckResult] = []
+        self.warnings: list[str] = []
+        self.failed_step: str | None = None
+        self.error = ""
+        self.hold_choices: list[str] = []
+        self.facts = Facts()
+
+    def started(self, step: Step) -> None:
+        entry = self.entries[step.name]
+        entry.change(
+            state=StepState.RUNNING,
+            started_at=entry.record.started_at or workflow.now(),
+            ended_at=None,
+            error="",
+        )
+        self.show()
+
+    def done(self, step: Step, outcome: StepOutcome) -> None:
+        self.facts = self.facts.merged(outcome.facts)
+        self.checks.extend(outcome.checks)
+        self.warnings.extend(f"{step.name}: {warning}" for warning in outcome.warnings)
+        entry = self.entries[step.name]
+        entry.change(
+            state=StepState.DONE,
+            ended_at=workflow.now(),
+            attempts=entry.record.attempts + outcome.attempt,
+            summary=outcome.summary,
+        )
+        if outcome.facts.group is not None:
+            self._learn(outcome.facts)
+        self.show()
+
+    def ended(self, step: Step, state: StepState, *, error: str = "", attempts: int = 0, summary: str = "") -> None:
+        entry = self.entries[step.name]
+        entry.change(
+            state=state,
+            ended_at=workflow.now(),
+            error=error,
+            attempts=entry.record.attempts + attempts,
+            summary=summary or entry.record.summary,
+        )
+        if state is StepState.WARNED:
+            self.warnings.append(f"{step.name}: {error}")
+        self.show()
+
+    def step_state(self, step: Step, state: StepState) -> None:
+        self.entries[step.name].change(state=state)
+        self.show()
+
+    def undoing(self, step: Step) -> None:
+        self.undo_order.append(step.name)
+        self.entries[step.name].change(state=StepState.UNDOING, undo_started_at=workflow.now())
+        self.show()
+
+    def undone(self, step: Step, *, summary: str = "", error: str = "", refused: bool = False) -> None:
+        state = StepState.UNDO_REFUSED if refused else StepState.UNDO_FAILED if error else StepState.UNDONE
+        self.entries[step.name].change(
+            state=state, undo_ended_at=workflow.now(), undo_summary=summary, undo_error=error
+        )
+        self.show()
+
+    def enter(self, state: RunState) -> None:
+        self.state = state
+        self.show()
+
+    def act(self, action: str, actor: str, reason: str, step: str | None) -> None:
+        self.actions.append(
+            OperatorAction(action=action, actor=actor, reason=reason, at=workflow.now(), step=step)
+        )
+
+    def report(self) -> RunReport:
+        """The run as it stands. Pure: it is also what a query sees."""
+        group = self.facts.group
+        overrides = group.budgets if group else {}
+        return RunReport(
+            plan=self.plan.name,
+            group=self.request.group,
+            run_id=self.run_id,
+            workflow_id=self.workflow_id,
+            state=self.state,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            reason=self.request.reason,
+            requested_by=self.request.requested_by,
+            source_region=self.facts.source_region,
+            target_region=self.facts.target_region,
+            steps=[entry.record for entry in self.entries.values()],
+            undo_order=self.undo_order,
+            actions=self.actions,
+            checks=self.checks,
+            warnings=self.warnings,
+            achieved=achieved(self.facts, self.started_at),
+            point_ids=self.facts.points_written or ([self.facts.point_id] if self.facts.point_id else []),
+            failed_step=self.failed_step,
+            error=self.error,
+            config_hash=group.config_hash if group else "",
+            critical_path=self.plan.critical_path(overrides),
+            eta=self._eta(),
+            hold_choices=self.hold_choices,
+        )
+
+    def show(self) -> None:
+        workflow.set_current_details(markdown_table(self.report()))
+
+    def _learn(self, facts: Facts) -> None:
+        """Budgets and expected durations become known with the configuration."""
+        if facts.group is None:
+            return
+        expected = facts.expected_seconds or {}
+        for step in self.plan.steps():
+            seconds = expected.get(step.name)
+            self.entries[step.name].change(
+                budget=self.plan.budget(step, facts.group.budgets),
+                expected=None if seconds is None else timedelta(seconds=seconds),
+            )
+        path = self.plan.critical_path(facts.group.budgets)
+        rto = facts.group.objectives.rto
+        if self.plan.locks_group and path > rto:
+            self.warnings.append(
+                f"the budgets of this plan add up to {path}, longer than the RTO of {rto}: "
+                "each step may take its budget, so the objective is not guaranteed"
+            )
+
+    def _eta(self) -> datetime | None:
+        """Now plus what earlier runs took for the rows that are left; None until every row has been seen before."""
+        if self.state not in (RunState.RUNNING, RunState.PAUSED, RunState.WAITING, RunState.HELD):
+            return None
+        now = workflow.now()
+        rows: dict[int, timedelta] = {}
+        for entry in self.entries.values():
+            record = entry.record
+            if record.state not in (StepState.PENDING, StepState.RUNNING, StepState.WAITING, StepState.HELD):
+                continue
+            if record.expected is None:
+                return None
+            elapsed = now - record.started_at if record.started_at else timedelta()
+            left = max(record.expected - elapsed, timedelta())
+            rows[record.group] = max(rows.get(record.group, timedelta()), left)
+        return now + sum(rows.values(), timedelta())
+
+
+def _activity_name(step: Step) -> str:
+    definition = getattr(step.activity, "__temporal_activity_definition", None)
+    return str(definition.name) if definition is not None else step.activity.__qualname__

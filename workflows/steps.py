@@ -1,0 +1,156 @@
+"""The rows that plans are made of, and the named retry policies."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from temporalio.common import RetryPolicy
+
+from recovery.domain.plan import PlanContext, StepOutcome
+
+Activity = Callable[[Any, PlanContext], Awaitable[StepOutcome]]
+"""The one signature of every activity in a plan: a method of an activity class, referenced, never called here."""
+
+
+def s(seconds: float) -> timedelta:
+    """So many seconds."""
+    return timedelta(seconds=seconds)
+
+
+def m(minutes: float) -> timedelta:
+    """So many minutes."""
+    return timedelta(minutes=minutes)
+
+
+def h(hours: float) -> timedelta:
+    """So many hours."""
+    return timedelta(hours=hours)
+
+
+# Retry policies. The budget (schedule-to-close) ends every one of them; permanent errors end them at once, because
+# the boundary of the activities marks those as not retryable.
+PROBE = RetryPolicy(initial_interval=s(0.2), backoff_coefficient=1.5, maximum_interval=s(2))
+"""A question or a small idempotent write: asked again soon."""
+PERSIST = RetryPolicy(initial_interval=s(0.5), backoff_coefficient=2.0, maximum_interval=s(30))
+"""Work that takes long and may need a while until it can succeed: a copy, a restore."""
+ONCE = RetryPolicy(maximum_attempts=1)
+"""Told to people: better not at all than twice."""
+
+HEARTBEAT = s(2)
+"""A worker that is silent for this long is lost and its step goes on elsewhere."""
+
+
+class Where(StrEnum):
+    """Whose worker runs the step."""
+
+    CONTROL = "control"
+    SOURCE = "source"
+    TARGET = "target"
+
+
+class OnFailure(StrEnum):
+    """What follows when a step's budget is used up or it failed for good."""
+
+    UNDO = "undo"  # before a pivot: undo everything; after it: hold
+    WARN = "warn"  # note it and go on
+    HOLD = "hold"  # wait for the operator
+
+
+CONTROL, SOURCE, TARGET = Where.CONTROL, Where.SOURCE, Where.TARGET
+UNDO, WARN, HOLD = OnFailure.UNDO, OnFailure.WARN, OnFailure.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A person's consent before a step; timeout and default come from the group's configuration."""
+
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of a plan.
+
+    ``attempt`` bounds one try (start-to-close), ``budget`` all tries together (schedule-to-close). ``undo`` reverses
+    the effect and must cope with an effect that never happened. ``pivot`` marks the point of no return, ``observe``
+    looks whether a pivot that failed took effect all the same. ``when`` is a pure question on what is known so far.
+    ``start_within`` gives up where no worker takes the step in time (the lost region's queue).
+    """
+
+    name: str
+    activity: Activity
+    where: Where
+    attempt: timedelta
+    budget: timedelta
+    retry: RetryPolicy
+    undo: Activity | None = None
+    undo_where: Where | None = None
+    undo_budget: timedelta = m(5)
+    pivot: bool = False
+    observe: Activity | None = None
+    on_failure: OnFailure = OnFailure.UNDO
+    gate: Gate | None = None
+    when: Callable[[PlanContext], bool] | None = None
+    start_within: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Steps that do not depend on each other and run at the same time."""
+
+    steps: tuple[Step, ...]
+
+
+def parallel(*steps: Step) -> Parallel:
+    return Parallel(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A table of steps.
+
+    ``locks_group``: the plan changes who owns the group or where its clients go, so only one such run at a time.
+    """
+
+    name: str
+    purpose: str
+    rows: tuple[Step | Parallel, ...]
+    locks_group: bool = False
+
+    def groups(self) -> Iterator[tuple[int, tuple[Step, ...]]]:
+        """Rows with their number; a parallel row holds several steps."""
+        for number, row in enumerate(self.rows):
+            yield number, row.steps if isinstance(row, Parallel) else (row,)
+
+    def steps(self) -> Iterator[Step]:
+        for _, steps in self.groups():
+            yield from steps
+
+    def budget(self, step: Step, overrides: dict[str, float]) -> timedelta:
+        """The step's budget, as configured for this plan (``"<plan>.<step>"``: seconds) or as the table has it."""
+        configured = overrides.get(f"{self.name}.{step.name}")
+        return step.budget if configured is None else timedelta(seconds=configured)
+
+    def critical_path(self, overrides: dict[str, float] | None = None) -> timedelta:
+        """Sum of the forward budgets; of a parallel row only its longest counts. Waiting for people is not in it."""
+        return sum(
+            (max(self.budget(step, overrides or {}) for step in steps) for _, steps in self.groups()), timedelta()
+        )
+
+
+def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = False) -> Plan:
+    """A plan whose step names are unique; at most one pivot, never inside a parallel row."""
+    table = Plan(name, purpose, rows, locks_group)
+    names = [step.name for step in table.steps()]
+    if len(set(names)) != len(names):
+        raise ValueError(f"plan {name}: step names must be unique: {names}")
+    pivots = [step for step in table.steps() if step.pivot]
+    if len(pivots) > 1 or any(step.pivot for row in rows if isinstance(row, Parallel) for step in row.steps):
+        raise ValueError(f"plan {name}: at most one pivot, and not beside other steps")
+    if pivots and not locks_group:
+        raise ValueError(f"plan {name}: a plan with a pivot must lock its group, for the lock's record keeps the pivot")
+    return table
