@@ -52,11 +52,24 @@ class Artefact(Recorded):
 
 
 class TableFingerprint(Recorded):
-    """Exact content of a table: ``schema.name``, rows, and an order-independent checksum over its rows."""
+    """Exact content of a table: ``database.schema.name``, rows, and an order-independent checksum over its rows."""
 
     table: str
     rows: int
     checksum: str | None = None
+
+
+class DatabaseProperties(Recorded):
+    """What ``CREATE DATABASE`` needs to make a database like the one at the source."""
+
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str = "c"  # pg_database.datlocprovider: c (libc), i (ICU), b (builtin)
+    locale: str | None = None  # of the ICU or builtin provider
+    settings: list[str] = Field(default_factory=list)  # "name=value" of ALTER DATABASE ... SET
+    privileges: list[str] = Field(default_factory=list)  # aclitem texts
 
 
 class PostgresSource(Recorded):
@@ -69,7 +82,7 @@ class PostgresSource(Recorded):
     start_lsn: str | None = None
     stop_lsn: str | None = None
     databases: list[str] = Field(default_factory=list)
-    extensions: list[str] = Field(default_factory=list)
+    extensions: list[str] = Field(default_factory=list)  # "database.name version"
     roles: list[str] = Field(default_factory=list)
     collation_versions: dict[str, str] = Field(default_factory=dict)
     data_checksums: bool = False
@@ -77,12 +90,23 @@ class PostgresSource(Recorded):
     last_commit_at: datetime | None = None  # newest commit that the point surely holds
     canary: str | None = None  # value written to the canary table before the stop LSN
     tables: list[TableFingerprint] = Field(default_factory=list)
+    # "database.schema.name" of a sequence -> its last value, read before the backup and again after it: sequences
+    # belong to no snapshot, so the point's value lies between the two.
     sequences: dict[str, int] = Field(default_factory=dict)
+    sequences_after: dict[str, int] = Field(default_factory=dict)
     large_objects: int = 0
+    large_objects_checksum: str | None = None
     # How `tables` relate to the point: exactly ("same-snapshot"), only for tables that did not change meanwhile
     # ("unchanged-tables"), or measured on a standby paused at `fingerprint_lsn` ("paused-standby").
     fingerprints_taken: str | None = None
     fingerprint_lsn: str | None = None
+    superuser: str | None = None  # name of the bootstrap superuser, as which a restored copy is administered
+    preload_libraries: list[str] = Field(default_factory=list)
+    settings: dict[str, str] = Field(default_factory=dict)  # non-default ones that mean the same on every machine
+    database_properties: dict[str, DatabaseProperties] = Field(default_factory=dict)
+    tablespaces: dict[str, str] = Field(default_factory=dict)  # oid -> folder at the source
+    table_count: int = 0  # tables that hold data, in all databases of the point
+    notes: list[str] = Field(default_factory=list)  # what this backup could not record, each with the reason
 
 
 class Manifest(Recorded):
