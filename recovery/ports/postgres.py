@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource
+from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes expected; 0 when unknown)."""
@@ -44,6 +46,30 @@ class BackupSource(Protocol):
 
 
 @dataclass(frozen=True)
+class PostgresLogin:
+    """How a worker connects to a PostgreSQL server. ``host`` is a name, an address or a socket folder.
+
+    The password never shows in ``repr``, in a child's arguments or in an error.
+    """
+
+    host: str
+    port: int
+    user: str = "postgres"
+    database: str = "postgres"
+    password: str | None = field(default=None, repr=False)
+    sslmode: str = "prefer"
+    sslrootcert: str | None = None
+
+    def at(self, database: str) -> PostgresLogin:
+        """The same server and user, another database."""
+        return replace(self, database=database)
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
 class PostgresPlace:
     """Where a PostgreSQL lives or is to live on this host (host names, paths, TCP ports; never a password)."""
 
@@ -51,6 +77,44 @@ class PostgresPlace:
     port: int
     data_directory: Path
     run_as: str | None = None
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How a recovery point is put back.
+
+    ``restore_id`` was minted before the first attempt: a repeated restore with the same id finds its own work, and only
+    what carries this id is ever removed. ``settings`` go into the new server's configuration file.
+    ``tablespaces`` maps a tablespace's folder at the source to its new folder; others go beside the data directory.
+    """
+
+    restore_id: str
+    read_only: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
+    tablespaces: Mapping[str, Path] = field(default_factory=dict)
+    start_timeout: float = 3600.0
+    durable: bool = True  # wait until everything is on the disk
+    start: bool = True
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a physical restore made: a running primary on a timeline of its own that ends at the point's stop LSN."""
+
+    place: PostgresPlace
+    restored_bytes: int
+    last_commit_at: datetime | None = None  # of the newest transaction that was replayed
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RestoredDatabase:
+    """What a logical restore made."""
+
+    database: str
+    restored_bytes: int
+    skipped_roles: list[str] = field(default_factory=list)  # existed already and were left as they were
+    notes: list[str] = field(default_factory=list)
 
 
 class PostgresHost(Protocol):
@@ -64,6 +128,26 @@ class PostgresHost(Protocol):
 
     async def is_empty(self, place: PostgresPlace) -> bool:
         """True when the data directory does not exist or holds nothing and nothing listens at the address."""
+        ...
+
+    async def is_running(self, place: PostgresPlace) -> bool:
+        """True while a postmaster owns the data directory, whether or not it accepts connections yet."""
+        ...
+
+    async def start(self, place: PostgresPlace, *, timeout: float = 60.0) -> None:
+        """Starts the server and returns once it accepts connections.
+
+        Raises:
+            RestoreFailed: it ended or did not get ready in ``timeout`` seconds; with the last lines of its log.
+            Refused: an interrupted restore left the data directory incomplete.
+        """
+        ...
+
+    async def stop(self, place: PostgresPlace, *, patience: float = 10.0) -> None:
+        """Ends the server: fast, then immediate, each given ``patience`` seconds, then SIGKILL of all its processes.
+
+        Does nothing when none runs.
+        """
         ...
 
 
@@ -82,9 +166,74 @@ class PointReader(Protocol):
         ...
 
 
-class ScratchServer(Protocol):
-    """A throw-away server started on restored data; removed with everything it wrote on exit of its context."""
+class PostgresRecovery(Protocol):
+    """Everything that backup, validation and restore activities do with PostgreSQL on the worker's machine."""
 
-    place: PostgresPlace
+    @property
+    def host(self) -> PostgresHost: ...
 
-    async def checks(self) -> list[CheckResult]: ...
+    def physical_source(self, login: PostgresLogin, point_id: str) -> AbstractAsyncContextManager[BackupSource]:
+        """A base backup over the replication protocol.
+
+        Raises:
+            Unreachable: the server did not answer when the backup began.
+            SourceFailed: it refused or ended the backup, or found damaged pages; in its own words.
+        """
+        ...
+
+    def logical_source(
+        self, login: PostgresLogin, point_id: str, databases: Sequence[str]
+    ) -> AbstractAsyncContextManager[BackupSource]:
+        """``pg_dump`` of each database from one exported snapshot, and the cluster's roles and tablespaces."""
+        ...
+
+    async def restore_physical(
+        self, reader: PointReader, place: PostgresPlace, options: RestoreOptions, progress: Progress | None = None
+    ) -> Restored:
+        """Raises Refused, NoSpace, Corrupt, WrongKey, Contended, RestoreFailed; on any the target is removed again."""
+        ...
+
+    async def remove_restored(self, place: PostgresPlace, restore_id: str) -> bool:
+        """Undo of a physical restore; True when there was something to remove.
+
+        Raises:
+            Refused: the folder is not the work of this restore; nothing was touched.
+        """
+        ...
+
+    async def restore_logical(
+        self,
+        reader: PointReader,
+        login: PostgresLogin,
+        options: RestoreOptions,
+        *,
+        source_database: str,
+        database: str | None = None,
+        progress: Progress | None = None,
+    ) -> RestoredDatabase:
+        """Restores one database of the point under the name ``database`` (default: its own) into a running server."""
+        ...
+
+    async def remove_restored_database(self, login: PostgresLogin, database: str, restore_id: str) -> bool:
+        """Undo of a logical restore; roles stay, because others may use them by now."""
+        ...
+
+    async def set_read_only(self, place: PostgresPlace, read_only: bool) -> None:
+        """Makes new transactions read-only by default, or not: a courtesy to clients, never a fence."""
+        ...
+
+    async def verify_restored(
+        self, manifest: Manifest, login: PostgresLogin, critical_tables: Sequence[str], *, database: str | None = None
+    ) -> list[CheckResult]:
+        """The checks of a validation on a server that was restored for good. ``database``: see ``restore_logical``."""
+        ...
+
+    async def validate(
+        self,
+        reader: PointReader,
+        scratch_folder: Path,
+        critical_tables: Sequence[str],
+        progress: Progress | None = None,
+    ) -> tuple[VerdictState, str, list[CheckResult]]:
+        """Restores into a scratch server, checks it and removes it. Raises nothing but cancellation and bugs."""
+        ...
