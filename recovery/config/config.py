@@ -1,0 +1,195 @@
+"""The whole configuration: loading it, and what the rest of the system asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from recovery.config.base import Section
+from recovery.config.group import Group
+from recovery.config.installation import Keys, Location, Region, Targets, Temporal, Tier, Witness
+from recovery.config.mistakes import ConfigurationInvalid, KeyPath, Mistake, explain, suggestion
+from recovery.config.names import Name
+from recovery.config.operations import Monitoring, Notifications
+from recovery.config.policies import Inheritable
+from recovery.config.references import check_references, mapping
+from recovery.config.snapshot import incomplete, snapshot_of
+from recovery.config.warnings import warnings_of
+from recovery.config.yaml_source import Document, read_document
+from recovery.domain.group import GroupSnapshot
+from recovery.errors import BadInput, NotFound
+
+T = TypeVar("T")
+
+LARGEST_FILE = 32 * 1024**2  # bytes
+
+
+def _usual_tiers() -> dict[str, Tier]:
+    return {
+        "critical": Tier(rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
+        "standard": Tier(rto=timedelta(hours=1), rpo=timedelta(minutes=30)),
+        "low": Tier(rto=timedelta(hours=4), rpo=timedelta(hours=4)),
+    }
+
+
+class Config(Section):
+    """`recovery.yaml`: what is recovered, where it is kept, and what is promised."""
+
+    version: Literal[1] = Field(description="Version of this file's form.", examples=[1])
+    temporal: Temporal = Field(default_factory=Temporal, description="The Temporal cluster that runs the plans.")
+    keys: Keys = Field(description="Public keys that recovery points are encrypted for, and signatures.")
+    witness: Witness = Field(description="Where ownership records live, outside all data regions.")
+    tiers: dict[str, Tier] = Field(
+        default_factory=_usual_tiers,
+        min_length=1,
+        description="Objectives, by tier.",
+        examples=[{"critical": {"rto": "15min", "rpo": "5min"}}],
+    )
+    targets: Targets = Field(default_factory=Targets, description="What the whole installation promises.")
+    locations: dict[Name, Location] = Field(min_length=1, description="Where recovery points are kept, by name.")
+    regions: dict[Name, Region] = Field(min_length=1, description="Regions, by name.")
+    defaults: Inheritable = Field(
+        default_factory=Inheritable, description="What holds for every group that does not say otherwise."
+    )
+    groups: dict[Name, Group] = Field(min_length=1, description="Protection groups, by name.")
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="Metrics and alerts.")
+    notifications: Notifications = Field(default_factory=Notifications, description="Who is told what.")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Config:
+        """Reads and checks a file (blocking).
+
+        Raises:
+            BadInput: it cannot be read; ``ConfigurationInvalid`` (a BadInput) with all its mistakes.
+        """
+        file = Path(path)
+        try:
+            with file.open("rb") as stream:
+                raw = stream.read(LARGEST_FILE + 1)
+            text = raw.decode("utf-8")
+        except FileNotFoundError:
+            raise BadInput(
+                f"{file} does not exist: expected a configuration, for example a copy of recovery.example.yaml"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{file}: expected UTF-8 text, and byte {error.start} is none: save it as UTF-8") from None
+        except OSError as error:
+            raise BadInput(f"{file} cannot be read ({error.strerror}): expected a readable file") from None
+        if len(raw) > LARGEST_FILE:
+            raise BadInput(f"{file}: expected at most {LARGEST_FILE // 1024**2} MiB; use `defaults` for what repeats")
+        return cls.parse(text, str(file))
+
+    @classmethod
+    def parse(cls, text: str, file: str = "recovery.yaml") -> Config:
+        """As :meth:`load`, for text that was read already; ``file`` is how errors call it."""
+        document = read_document(text)
+        mistakes = list(document.mistakes)
+        found: Config | None = None
+        if not isinstance(document.data, dict):
+            if not mistakes:
+                mistakes.append(Mistake((), 1, "expected keys and values, for example version: 1"))
+            raise ConfigurationInvalid(file, mistakes)
+        data = with_defaults(document.data)
+        try:
+            found = cls.model_validate(data)
+        except ValidationError as error:
+            explained = [explain(cls, entry) for entry in error.errors(include_url=False)]
+            mistakes += [_placed(document, path, text) for path, text in explained]
+        mistakes += [_placed(document, *finding) for finding in check_references(data, list(_usual_tiers()))]
+        if found is not None and not mistakes:
+            mistakes += [_placed(document, *finding) for finding in incomplete(found)]
+        # Raised here and not above, so that pydantic's own error, which knows the values, is not chained to it.
+        if found is None or mistakes:
+            raise ConfigurationInvalid(file, mistakes)
+        return found
+
+    @classmethod
+    def schema_document(cls) -> dict[str, Any]:
+        """JSON schema (2020-12) of the file, for editors."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(mode="validation")}
+
+    def group(self, name: str) -> Group:
+        """Raises NotFound with the known groups."""
+        return self._known("group", name, self.groups)
+
+    def location(self, name: str) -> Location:
+        """Raises NotFound with the known locations."""
+        return self._known("location", name, self.locations)
+
+    def region(self, name: str) -> Region:
+        """Raises NotFound with the known regions."""
+        return self._known("region", name, self.regions)
+
+    def region_queue(self, name: str) -> str:
+        """Task queue of the region's workers. Raises NotFound with the known regions."""
+        return self.region(name).task_queue or self.temporal.region_queue.replace("{region}", name)
+
+    def locations_of(self, group: str) -> dict[str, Location]:
+        """The group's locations in their order: those it names, else all."""
+        names = self.group(group).backup.locations or list(self.locations)
+        return {name: self.locations[name] for name in names}
+
+    def snapshot(self, group: str) -> GroupSnapshot:
+        """The secret-free, immutable picture of a group. Raises NotFound with the known groups."""
+        self.group(group)
+        return snapshot_of(self, group)
+
+    def warnings(self, plan_budgets: Mapping[str, Mapping[str, timedelta]] | None = None) -> list[str]:
+        """What is allowed and yet unwise, a sentence each.
+
+        ``plan_budgets`` (plan -> step on its critical path -> budget) are the plans' own budgets; with them the sum
+        of each recovery plan's critical path is held against the RTO.
+        """
+        return warnings_of(self, plan_budgets or {})
+
+    def public(self, group: str | None = None) -> dict[str, Any]:
+        """What ``drctl config show`` prints: a configuration that loads again, secrets as references only.
+
+        Raises NotFound with the known groups.
+        """
+        shown = self.model_dump(mode="json", exclude_none=True)
+        if group is not None:
+            self.group(group)
+            shown["groups"] = {group: shown["groups"][group]}
+        return shown
+
+    @staticmethod
+    def _known(what: str, name: str, entries: Mapping[str, T]) -> T:
+        if name in entries:
+            return entries[name]
+        raise NotFound(
+            f"no {what} {name!r} in the configuration{suggestion(name, entries)}; known: {', '.join(entries)}"
+        )
+
+
+def with_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` with ``defaults`` merged into each group: mappings key by key, everything else as a whole."""
+    defaults, groups = mapping(data.get("defaults")), data.get("groups")
+    if not defaults or not isinstance(groups, dict):
+        return data
+    inherited = {key: value for key, value in defaults.items() if key in Inheritable.model_fields}
+    merged = {name: _merged(inherited, group) if isinstance(group, dict) else group for name, group in groups.items()}
+    return {**data, "groups": merged}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    if "policy" in above or "automatic" in above:  # two ways to say the same: the group's counts
+        result = {key: value for key, value in result.items() if key not in ("policy", "automatic")}
+    for key, value in above.items():
+        lower = result.get(key)
+        result[key] = _merged(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _placed(document: Document, path: KeyPath, text: str) -> Mistake:
+    """A mistake with its line; one that a group inherited is shown where it stands, under ``defaults``."""
+    if path[:1] == ("groups",) and len(path) > 2 and path not in document.lines:
+        origin = ("defaults", *path[2:])
+        if origin in document.lines or (origin[:-1] in document.lines and path[:-1] not in document.lines):
+            path = origin
+    return Mistake(path, document.line_of(path), text)

@@ -1,0 +1,288 @@
+"""Sections that an installation has once: Temporal, keys, witness, locations, regions, tiers, targets."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recovery.config.base import Section
+from recovery.config.names import (
+    AbsolutePath,
+    Address,
+    HostPort,
+    Name,
+    Recipient,
+    Signer,
+    StoreUrl,
+    WebAddress,
+)
+from recovery.config.values import Duration, Percentage, Switch, expected
+from recovery.domain.secret import SecretRef
+
+Budgets = dict[Name, dict[Name, Duration]]
+"""Plan -> step -> budget."""
+
+Role = Literal["primary", "secondary", "dr"]
+
+
+class Tls(Section):
+    """TLS towards a server."""
+
+    enabled: Switch = Field(True, description="Speak TLS.", examples=[True])
+    ca_file: AbsolutePath | None = Field(
+        None,
+        description="PEM file of the authorities to trust; without it the system's.",
+        examples=["/etc/recovery/tls/ca.pem"],
+    )
+    certificate_file: AbsolutePath | None = Field(
+        None, description="PEM file of our own certificate (mutual TLS).", examples=["/etc/recovery/tls/client.pem"]
+    )
+    key: SecretRef | None = Field(
+        None,
+        description="Private key (PEM) of our own certificate.",
+        examples=["file:/etc/recovery/tls/client.key"],
+    )
+    server_name: str | None = Field(
+        None,
+        description="Name in the server's certificate, where it differs from the address.",
+        examples=["temporal.example.com"],
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.certificate_file is None) != (self.key is None):
+            raise expected("certificate_file and key together, or neither of them")
+        return self
+
+
+class Temporal(Section):
+    """The Temporal cluster that runs the plans. Run it outside the region that it helps to save."""
+
+    address: HostPort | None = Field(
+        None,
+        description="host:port of the frontend; without it `drctl up` runs an embedded server.",
+        examples=["temporal.example.com:7233"],
+    )
+    namespace: str = Field("default", min_length=1, description="Temporal namespace.", examples=["recovery"])
+    ui_address: WebAddress | None = Field(
+        None,
+        description="Where people open the Temporal UI; printed beside runs.",
+        examples=["https://temporal.example.com"],
+    )
+    tls: Tls | None = Field(None, description="TLS to the frontend; without it plain text.")
+    api_key: SecretRef | None = Field(None, description="API key of Temporal Cloud.", examples=["env:TEMPORAL_API_KEY"])
+    control_queue: str = Field(
+        "recovery-control",
+        min_length=1,
+        description="Task queue of workflows and of steps that any region's worker may run.",
+        examples=["recovery-control"],
+    )
+    region_queue: str = Field(
+        "recovery-{region}",
+        pattern=r"^[^{}]*\{region\}[^{}]*$",
+        description="Task queue of steps that must run in a region; {region} stands for its name.",
+        examples=["recovery-{region}"],
+    )
+    payload_key: SecretRef | None = Field(
+        None,
+        description="Key (32 bytes in base64) that encrypts everything in histories; without it they are readable.",
+        examples=["env:RECOVERY_PAYLOAD_KEY"],
+    )
+    state_file: AbsolutePath | None = Field(
+        None,
+        description="State of the embedded server; without it ~/.local/state/recovery-plans/temporal.db.",
+        examples=["/var/lib/recovery-plans/temporal.db"],
+    )
+
+
+class Keys(Section):
+    """Who can open recovery points, and who vouches for them."""
+
+    recipients: list[Recipient] = Field(
+        min_length=1,
+        description="age public keys; each one alone opens every recovery point. Name at least two: operators, escrow.",
+        examples=[["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]],
+    )
+    identities: list[SecretRef] = Field(
+        default_factory=list,
+        description="age private keys, only where recovery points are validated or restored; not on backup workers.",
+        examples=[["file:/etc/recovery/keys/operator.agekey"]],
+    )
+    signing_key: SecretRef | None = Field(
+        None,
+        description="Ed25519 private key (PEM, or 32 bytes in base64) that signs manifests and verdicts.",
+        examples=["file:/etc/recovery/keys/signing.pem"],
+    )
+    trusted_signers: list[Signer] = Field(
+        default_factory=list,
+        description="Ed25519 public keys (base64) whose manifests and verdicts count.",
+        examples=[["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]],
+    )
+
+
+class Credentials(Section):
+    """Credentials of an object store; without them the machine's own (instance role, AWS profile)."""
+
+    access_key: SecretRef = Field(description="Access key id.", examples=["env:BACKUP_ACCESS_KEY_ID"])
+    secret_key: SecretRef = Field(description="Secret access key.", examples=["env:BACKUP_SECRET_ACCESS_KEY"])
+    session_token: SecretRef | None = Field(
+        None, description="Session token of temporary credentials.", examples=["env:BACKUP_SESSION_TOKEN"]
+    )
+
+
+class Store(Section):
+    """An S3 bucket or a folder, below a prefix."""
+
+    url: StoreUrl = Field(description="s3://bucket/prefix or file:///folder.", examples=["s3://backup-primary/shop"])
+    endpoint: WebAddress | None = Field(
+        None, description="Address of an S3 server other than AWS.", examples=["https://s3.eu-west-1.example.com"]
+    )
+    region: str | None = Field(None, min_length=1, description="AWS region of the bucket.", examples=["us-east-1"])
+    credentials: Credentials | None = Field(
+        None, description="Credentials; without them the machine's own (instance role, profile)."
+    )
+    ca_file: AbsolutePath | None = Field(
+        None,
+        description="PEM file of the authorities to trust for this endpoint.",
+        examples=["/etc/recovery/tls/ca.pem"],
+    )
+
+    @model_validator(mode="after")
+    def _folder_needs_no_server(self) -> Store:
+        given = [key for key in ("endpoint", "region", "credentials", "ca_file") if getattr(self, key) is not None]
+        if self.is_folder and given:
+            raise expected(f"no {', '.join(given)} beside a file:// url: a folder has none of it")
+        return self
+
+    @property
+    def is_folder(self) -> bool:
+        return self.url.startswith("file://")
+
+    @property
+    def bucket(self) -> str | None:
+        """Name of the S3 bucket, None for a folder."""
+        return None if self.is_folder else self.url.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """Prefix in the bucket, or the folder itself (absolute)."""
+        if self.is_folder:
+            return self.url.removeprefix("file://")
+        return self.url.removeprefix("s3://").partition("/")[2]
+
+
+class BucketReplication(Section):
+    """What the bucket's own replication is expected to be; `drctl locations check` compares."""
+
+    bucket: str = Field(
+        min_length=3, description="Bucket that receives the copies.", examples=["shop-backups-eu-west-1"]
+    )
+    storage_class: str = Field("STANDARD", description="Storage class of the copies.", examples=["STANDARD"])
+    kms_key: str | None = Field(
+        None,
+        description="KMS key (ARN) that encrypts the copies in their region.",
+        examples=["arn:aws:kms:eu-west-1:111122223333:key/dr"],
+    )
+
+
+class Location(Store):
+    """One place where recovery points are kept. Name at least two, in different regions."""
+
+    in_region: Name | None = Field(
+        None, description="Region (of this file) that is lost together with this location.", examples=["us-east-1"]
+    )
+    storage_class: (
+        Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "EXPRESS_ONEZONE"] | None
+    ) = Field(
+        None,
+        description="Storage class of new objects, one that is readable without thawing.",
+        examples=["GLACIER_IR"],
+    )
+    versioning: Literal["required", "ignored"] = Field(
+        "required",
+        description="Whether a bucket without versioning is reported as a shortcoming.",
+        examples=["required"],
+    )
+    replication: BucketReplication | None = Field(
+        None, description="The bucket's own cross-region replication, as it is expected to be."
+    )
+    max_connections: Annotated[int, Field(ge=1, le=256)] = Field(
+        16, description="Connections at once to this location.", examples=[16]
+    )
+
+
+class Witness(Store):
+    """Where ownership records live: outside all data regions, with conditional writes."""
+
+
+class Endpoints(Section):
+    """Addresses of a region's stores and of its application."""
+
+    postgres: Address | None = Field(
+        None,
+        description="PostgreSQL, host or host:port (5432).",
+        examples=["postgres-primary.us-east-1.rds.amazonaws.com"],
+    )
+    nats: Address | None = Field(
+        None, description="NATS, host or host:port (4222).", examples=["nats-cluster-us-east-1.example.com"]
+    )
+    redis: Address | None = Field(
+        None,
+        description="Redis, host or host:port (6379).",
+        examples=["redis-primary.us-east-1.cache.amazonaws.com"],
+    )
+    elasticsearch: WebAddress | None = Field(
+        None, description="Elasticsearch or OpenSearch.", examples=["https://search.us-east-1.example.com:9200"]
+    )
+    http: WebAddress | None = Field(
+        None,
+        description="The application in this region; check paths are appended to it.",
+        examples=["https://primary.example.com"],
+    )
+
+
+class Region(Section):
+    """A region, as far as all groups share it. A group may say otherwise for itself."""
+
+    role: Role = Field("secondary", description="Part in the picture: primary, secondary or dr.", examples=["primary"])
+    priority: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Preference as a target, higher is better.", examples=[100]
+    )
+    endpoints: Endpoints = Field(default_factory=Endpoints, description="Addresses of stores and application.")
+    health_urls: list[WebAddress] = Field(
+        default_factory=list,
+        description="Addresses that answer 200 while the region works.",
+        examples=[["https://primary.example.com/health"]],
+    )
+    task_queue: str | None = Field(
+        None,
+        min_length=1,
+        description="Task queue, where it is not temporal.region_queue.",
+        examples=["recovery-us-east-1"],
+    )
+
+
+class Tier(Section):
+    """Objectives that groups share."""
+
+    rto: Duration = Field(description="Recovery time objective.", examples=["15min"])
+    rpo: Duration = Field(description="Recovery point objective.", examples=["5min"])
+    services: list[str] = Field(
+        default_factory=list, description="Services that belong to this tier.", examples=[["auth", "payments"]]
+    )
+    budgets: Budgets = Field(
+        default_factory=dict,
+        description="Budgets of steps for this tier's groups: plan -> step -> duration.",
+        examples=[{"full-recovery": {"restore-database": "30m"}}],
+    )
+
+
+class Targets(Section):
+    """What the whole installation promises, over all groups; reports compare with it."""
+
+    rto: Duration = Field(timedelta(hours=4), description="No recovery takes longer.", examples=["4h"])
+    rpo: Duration = Field(timedelta(hours=1), description="No recovery loses more.", examples=["1h"])
+    mttr: Duration = Field(timedelta(hours=2), description="Mean time to recovery.", examples=["2h"])
+    availability: Percentage = Field(99.9, description="Yearly availability, in percent.", examples=[99.9])

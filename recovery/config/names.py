@@ -1,0 +1,193 @@
+"""Names, addresses, paths and public keys: text that has to have a form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import pyrage
+from pydantic import AfterValidator, BeforeValidator
+
+from recovery.config.values import expected, withheld
+
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
+)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise expected(what)
+        return value
+
+    return AfterValidator(check)
+
+
+def port(value: object) -> int:
+    """A TCP port, as a number or as digits."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 6 else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
+        raise expected("a TCP port between 1 and 65535, for example 5432")
+    return number
+
+
+def is_host(text: str) -> bool:
+    """A DNS name or an IP address (IPv6 without brackets)."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return bool(_HOST.fullmatch(text)) and not re.fullmatch(r"[\d.]+", text)
+    return True
+
+
+def host(value: str) -> str:
+    if not is_host(value):
+        raise expected("a host name or an IP address, for example postgres-primary.us-east-1.example.com")
+    return value
+
+
+def split_address(value: str) -> tuple[str, int | None]:
+    """``host``, ``host:port``, ``[ipv6]`` or ``[ipv6]:port``. Raises ValueError."""
+    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?", value)
+    name, digits = (
+        bracketed.groups() if bracketed else (value.rpartition(":")[::2] if value.count(":") == 1 else (value, None))
+    )
+    if not name or not is_host(name) or (digits is not None and not (digits.isdecimal() and 1 <= int(digits) <= 65535)):
+        raise ValueError("no address")
+    return name, None if digits is None else int(digits)
+
+
+def _address(example: str, *, with_port: bool) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        try:
+            _, number = split_address(value)
+        except ValueError:
+            raise expected(f"host{':port' if with_port else ' or host:port'}, for example {example}") from None
+        if with_port and number is None:
+            raise expected(f"host:port, for example {example}")
+        return value
+
+    return check
+
+
+def _web(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        number = parts.port
+    except ValueError:
+        raise expected("an http or https address, for example https://shop.example.com/healthz") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_host(parts.hostname) or number == 0:
+        raise expected("an http or https address, for example https://shop.example.com/healthz")
+    if parts.username is not None or parts.password is not None:
+        raise withheld(NO_PASSWORD)
+    return value
+
+
+NO_PASSWORD = "an address without user and password in it (a password belongs behind a reference such as env:NAME)"
+
+
+def _store(value: str) -> str:
+    """``s3://bucket/prefix`` or ``file:///folder``, without a slash at its end."""
+    parts = urlsplit(value)
+    if "@" in parts.netloc:
+        raise withheld(NO_PASSWORD)
+    is_s3 = parts.scheme == "s3" and bool(_BUCKET.fullmatch(parts.netloc))
+    is_folder = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    if not (is_s3 or is_folder) or parts.query or parts.fragment or ".." in parts.path.split("/"):
+        raise expected("s3://bucket/prefix or file:///folder, for example s3://backup-primary/shop")
+    return value.rstrip("/")
+
+
+def _recipient(value: str) -> str:
+    """An age public key (X25519, or an SSH key as age takes them)."""
+    text = value.strip()
+    if "PRIVATE" in text.upper() or "SECRET-KEY" in text.upper():
+        raise withheld(
+            "a public key (age1...), and this is a private one: put it behind keys.identities as a reference, "
+            "and make a new one, since this one was written down here"
+        )
+    try:
+        if text.startswith("age1"):
+            pyrage.x25519.Recipient.from_str(text)
+        else:
+            pyrage.ssh.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise expected(
+            "an age public key, for example age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p "
+            "(age-keygen prints it), complete and without a typing error"
+        ) from None
+    return text
+
+
+def _signer(value: str) -> str:
+    """An Ed25519 public key: 32 bytes in base64."""
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise expected(
+            "an Ed25519 public key: 32 bytes in base64, for example 11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+        )
+    return value
+
+
+def _dns_name(value: str) -> str:
+    name = value.rstrip(".").lower()
+    if "." not in name or not _HOST.fullmatch(name.removeprefix("*.")):
+        raise expected("a full DNS name, for example api.shop-platform.com")
+    return name
+
+
+def _seconds(value: object) -> int:
+    """Whole seconds: a number, or the same with its unit (``60``, ``60s``)."""
+    text = value.strip().removesuffix("s") if isinstance(value, str) else value
+    number = int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else text
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= 2**31 - 1:
+        raise expected("a whole number of seconds above 0, for example 60")
+    return number
+
+
+Name = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "a name of small letters, digits and hyphens, for example shop-eu"
+    ),
+]
+SqlName = Annotated[
+    str, _matching(r"[^\x00-\x1f\x7f]{1,63}", "a PostgreSQL name of at most 63 characters, for example shop")
+]
+TableName = Annotated[
+    str,
+    _matching(
+        r"[^\x00-\x1f\x7f.]{1,63}(\.[^\x00-\x1f\x7f.]{1,63}){0,2}",
+        "a table as table, schema.table or database.schema.table, for example public.users",
+    ),
+]
+StreamName = Annotated[
+    str,
+    _matching(
+        r"[^\s.*>/\\\x00-\x1f]{1,255}", "a JetStream stream's name without spaces, dots, * and >, for example events"
+    ),
+]
+Port = Annotated[int, BeforeValidator(port)]
+Host = Annotated[str, AfterValidator(host)]
+HostPort = Annotated[str, AfterValidator(_address("temporal.example.com:7233", with_port=True))]
+Address = Annotated[str, AfterValidator(_address("nats-cluster-us-east-1.example.com:4222", with_port=False))]
+WebAddress = Annotated[str, AfterValidator(_web)]
+WebPath = Annotated[str, _matching(r"/[!-~]*", "a path that begins with a slash, for example /healthz")]
+StoreUrl = Annotated[str, AfterValidator(_store)]
+AbsolutePath = Annotated[str, _matching(r"/[^\x00-\x1f]*", "an absolute path, for example /var/lib/postgresql/16/main")]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+Recipient = Annotated[str, AfterValidator(_recipient)]
+Signer = Annotated[str, AfterValidator(_signer)]
+Seconds = Annotated[int, BeforeValidator(_seconds)]

@@ -1,0 +1,205 @@
+"""From the configuration to the secret-free picture of one group, and the hash that tells whether two workers agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from recovery.config.group import Group, GroupRegion
+from recovery.config.installation import Region
+from recovery.config.mistakes import KeyPath
+from recovery.config.names import split_address
+from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan, RetentionRule
+from recovery.domain.secret import SecretRef
+
+if TYPE_CHECKING:
+    from recovery.config.config import Config
+
+POSTGRES_PORT, NATS_PORT, REDIS_PORT = 5432, 4222, 6379
+
+
+def snapshot_of(config: Config, name: str) -> GroupSnapshot:
+    """``name`` must be a known group."""
+    group = config.groups[name]
+    tier = config.tiers[group.tier]
+    return GroupSnapshot(
+        name=name,
+        objectives=Objectives(tier=group.tier, rto=tier.rto, rpo=tier.rpo),
+        services=group.services,
+        home_region=group.home,
+        regions=[_region_plan(config, group, region) for region in group.regions],
+        records=_records(group),
+        locations=list(config.locations_of(name)),
+        backup_kinds=[kind.value for kind in group.backup.kinds] if group.postgres else [],
+        logical_databases=group.postgres.databases if group.postgres else [],
+        critical_tables=group.critical_tables,
+        retention=RetentionRule(count=group.backup.retention_count, days=group.backup.retention_days),
+        require_approval=group.approvals.require,
+        approval_timeout=group.approvals.timeout,
+        approval_default=group.approvals.default,
+        hold_timeout=group.approvals.hold_timeout,
+        budgets=budgets_of(config, group),
+        config_hash=hash_of(config, name),
+    )
+
+
+def budgets_of(config: Config, group: Group) -> dict[str, float]:
+    """``"<plan>.<step>"`` -> seconds: the tier's, with the group's (or the defaults') over them."""
+    found: dict[str, float] = {}
+    for budgets in (config.tiers[group.tier].budgets, group.budgets):
+        for plan, steps in budgets.items():
+            found.update({f"{plan}.{step}": budget.total_seconds() for step, budget in steps.items()})
+    if group.backup.validation.budget is not None:
+        found.setdefault("backup-validation.validate-points", group.backup.validation.budget.total_seconds())
+    return found
+
+
+def hash_of(config: Config, name: str) -> str:
+    """SHA-256 (hex) of everything that shapes the group's runs, in canonical JSON.
+
+    References to secrets are left out: each worker may keep its secrets where it likes.
+    """
+    group = config.groups[name]
+    shaping = {
+        "version": config.version,
+        "name": name,
+        "group": _without_secrets(group),
+        "tier": _without_secrets(config.tiers[group.tier]),
+        "locations": {key: _without_secrets(value) for key, value in config.locations_of(name).items()},
+        "regions": {region: _without_secrets(config.regions[region]) for region in group.regions},
+        "queues": [config.temporal.control_queue, *(config.region_queue(region) for region in group.regions)],
+        "witness": _without_secrets(config.witness),
+        "recipients": config.keys.recipients,
+        "trusted_signers": config.keys.trusted_signers,
+    }
+    canonical = json.dumps(shaping, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _without_secrets(value: Any) -> Any:
+    """A model as JSON data, without the fields that hold references to secrets."""
+    if isinstance(value, SecretRef):
+        return None
+    if hasattr(type(value), "model_fields"):
+        shown = value.model_dump(mode="json")
+        return {
+            key: _without_secrets(entry) if _has_models(entry := getattr(value, key)) else shown[key]
+            for key in type(value).model_fields
+            if not isinstance(getattr(value, key), SecretRef)
+        }
+    if isinstance(value, dict):
+        return {str(key): _without_secrets(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(entry) for entry in value if not isinstance(entry, SecretRef)]
+    return value
+
+
+def _has_models(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_models(entry) for entry in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_models(entry) for entry in value)
+    return hasattr(type(value), "model_fields") or isinstance(value, SecretRef)
+
+
+def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
+    own, shared = group.regions[name], config.regions[name]
+    return RegionPlan(
+        name=name,
+        role=own.role or shared.role,
+        priority=shared.priority if own.priority is None else own.priority,
+        task_queue=config.region_queue(name),
+        postgres=postgres_at(group, own, shared),
+        nats=_with_port(own.nats or shared.endpoints.nats, NATS_PORT) if group.nats else None,
+        redis=_with_port(own.redis or shared.endpoints.redis, REDIS_PORT) if group.redis else None,
+        health_urls=health_urls(group, own, shared),
+        dns_value=own.dns_value,
+    )
+
+
+def postgres_at(group: Group, own: GroupRegion, shared: Region) -> PostgresAt | None:
+    """The group's PostgreSQL in a region: the group's word first, the region's endpoint second."""
+    if group.postgres is None:
+        return None
+    host, port = split_address(shared.endpoints.postgres) if shared.endpoints.postgres else (None, None)
+    host = own.postgres.host or host
+    if host is None:
+        return None
+    return PostgresAt(
+        host=host,
+        port=own.postgres.port or port or POSTGRES_PORT,
+        database=group.postgres.database,
+        user=group.postgres.user,
+        major=group.postgres.major,
+        data_directory=own.postgres.data_directory,
+        run_as=own.postgres.run_as,
+    )
+
+
+def health_urls(group: Group, own: GroupRegion, shared: Region) -> list[str]:
+    """The group's own, else its check paths below the region's http address, else the region's."""
+    if own.health_urls is not None:
+        return own.health_urls
+    base = own.http or shared.endpoints.http
+    if not base or not group.checks.paths:
+        return shared.health_urls
+    base = base.rstrip("/")
+    scheme, _, rest = base.partition("://")
+    if group.checks.port is not None and split_port(rest) is None:
+        authority, slash, path = rest.partition("/")
+        base = f"{scheme}://{authority}:{group.checks.port}{slash}{path}"
+    return [f"{base}{path}" for path in group.checks.paths]
+
+
+def split_port(rest: str) -> int | None:
+    return split_address(rest.partition("/")[0])[1]
+
+
+def _with_port(address: str | None, usual: int) -> str | None:
+    if address is None:
+        return None
+    host, port = split_address(address)
+    return f"[{host}]:{port or usual}" if ":" in host else f"{host}:{port or usual}"
+
+
+def _records(group: Group) -> list[DnsRecord]:
+    if group.dns is None:
+        return []
+    ttl, zone = group.failover.dns_ttl, group.dns.zone
+    return [DnsRecord(name=entry.name, type=entry.type, ttl=entry.ttl or ttl, zone=zone) for entry in group.dns.records]
+
+
+def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """What a group needs and no key says, after everything single was found right."""
+    for name, group in config.groups.items():
+        for region, own in group.regions.items():
+            path: KeyPath = ("groups", name, "regions", region)
+            shared = config.regions[region].endpoints
+            if group.postgres and postgres_at(group, own, config.regions[region]) is None:
+                yield (*path, "postgres", "host"), _nowhere("PostgreSQL", region, "postgres", "10.0.0.5")
+            if group.nats and not (own.nats or shared.nats):
+                yield (*path, "nats"), _nowhere("NATS", region, "nats", "nats.example.com:4222")
+            if group.redis and not (own.redis or shared.redis):
+                yield (*path, "redis"), _nowhere("Redis", region, "redis", "redis.example.com:6379")
+            if group.elasticsearch and not (own.elasticsearch or shared.elasticsearch):
+                yield (
+                    (*path, "elasticsearch"),
+                    _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
+                )
+            if group.dns and own.dns_value is None:
+                yield (
+                    (*path, "dns_value"),
+                    "this key is missing: expected what the group's records hold while this region is active, "
+                    "for example 203.0.113.10",
+                )
+        if not (group.postgres or group.nats or group.redis or group.elasticsearch):
+            yield ("groups", name), "expected at least one store (postgres, nats, redis or elasticsearch) in the group"
+
+
+def _nowhere(store: str, region: str, key: str, example: str) -> str:
+    return (
+        f"this key is missing: expected {store}'s address in this region, here or as "
+        f"regions.{region}.endpoints.{key}, for example {example}"
+    )

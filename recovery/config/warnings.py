@@ -1,0 +1,121 @@
+"""What a configuration may say and yet should not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from recovery.config.cron import Cron
+from recovery.config.group import Group
+from recovery.config.installation import Store
+from recovery.config.references import region_of
+from recovery.config.values import duration_text
+
+if TYPE_CHECKING:
+    from recovery.config.config import Config
+
+PlanBudgets = Mapping[str, Mapping[str, timedelta]]
+
+
+def warnings_of(config: Config, plan_budgets: PlanBudgets) -> list[str]:
+    """One sentence each, beginning with the key."""
+    found = list(_installation(config))
+    for name, group in config.groups.items():
+        found += [f"groups.{name}.{text}" for text in _group(config, name, group, plan_budgets)]
+    return found
+
+
+def _installation(config: Config) -> Iterator[str]:
+    if len(config.keys.recipients) < 2:
+        yield "keys.recipients: only one key can open the recovery points; add a second one (escrow) in other hands"
+    if not config.keys.trusted_signers:
+        yield "keys.trusted_signers: nobody's signature is trusted; whoever can write to a location can forge a point"
+    for name, location in config.locations.items():
+        if _same_server(config.witness, location):
+            yield (
+                f"witness: it is on the same server or bucket as location {name}, so that both are lost together; "
+                "put it outside all data regions"
+            )
+    for name, channel in config.notifications.channels.items():
+        if "critical" not in channel.severities and len(config.notifications.channels) == 1:
+            yield f"notifications.channels.{name}: nobody is told of critical events; add critical to severities"
+    if not config.notifications.channels:
+        yield "notifications.channels: nobody is told of anything; add a channel"
+    for plural, name, objective in _beyond_targets(config):
+        yield f"tiers.{name}.{plural}: {duration_text(objective)} is more than targets.{plural} promises"
+
+
+def _beyond_targets(config: Config) -> Iterator[tuple[str, str, timedelta]]:
+    used = {group.tier for group in config.groups.values()}
+    for name, tier in config.tiers.items():
+        if name in used and tier.rto > config.targets.rto:
+            yield "rto", name, tier.rto
+        if name in used and tier.rpo > config.targets.rpo:
+            yield "rpo", name, tier.rpo
+
+
+def _same_server(one: Store, other: Store) -> bool:
+    if one.is_folder or other.is_folder:
+        return one.is_folder and other.is_folder
+    if one.endpoint or other.endpoint:
+        return one.endpoint == other.endpoint
+    return one.bucket == other.bucket
+
+
+def _group(config: Config, name: str, group: Group, plan_budgets: PlanBudgets) -> Iterator[str]:
+    locations = config.locations_of(name)
+    if len(locations) < 2:
+        yield f"backup.locations: only {', '.join(locations)}; name a second location in another region"
+    elif len({entry.in_region for entry in locations.values()}) == 1 and all(e.in_region for e in locations.values()):
+        yield "backup.locations: all of them are lost with one region; name one in another region"
+    if len(group.regions) < 2:
+        yield "regions: only one, so there is nowhere to recover to when it is lost; add another"
+    yield from _objectives(config, group)
+    yield from _budgets(config, group, plan_budgets)
+    for index, replica in enumerate(group.replication.replicas):
+        if region_of(replica.region, list(group.regions)) == replica.region and replica.name is None:
+            continue
+        if replica.lag_threshold and replica.lag_threshold > config.tiers[group.tier].rpo:
+            yield f"replication.replicas[{index}].lag_threshold: a replica this far behind misses the tier's RPO"
+    if group.failover.effective_policy == "automatic" and len(group.failover.vantage_points or group.regions) < 3:
+        yield "failover: automatic needs three vantage points or more; a failover will ask a person instead"
+    for service in group.services:
+        others = [tier for tier, entry in config.tiers.items() if tier != group.tier and service in entry.services]
+        if others:
+            yield f"services: {service} belongs to tier {others[0]}, and the group has tier {group.tier}"
+
+
+def _objectives(config: Config, group: Group) -> Iterator[str]:
+    rpo = config.tiers[group.tier].rpo
+    gap = Cron.parse(group.backup.schedule).longest_gap()
+    streams = group.replication.mode == "streaming"
+    if group.backup.enabled and not streams and gap > rpo:
+        yield (
+            f"backup.schedule: backups {duration_text(gap)} apart cannot meet the RPO of {duration_text(rpo)} "
+            f"of tier {group.tier}; set replication.mode to streaming, or back up more often"
+        )
+    if not group.backup.enabled and not streams:
+        yield "backup.enabled: nothing protects this group's data: no backups run and nothing replicates"
+    if not group.backup.validation.enabled:
+        yield "backup.validation.enabled: recovery points that were never restored are hopes; switch it on"
+    lag = timedelta(seconds=group.replication.max_lag_seconds)
+    if streams and lag > rpo:
+        yield f"replication.max_lag_seconds: {duration_text(lag)} of lag is more than the RPO of {duration_text(rpo)}"
+
+
+def _budgets(config: Config, group: Group, plan_budgets: PlanBudgets) -> Iterator[str]:
+    tier = config.tiers[group.tier]
+    own: dict[str, dict[str, timedelta]] = {}
+    for budgets in (tier.budgets, group.budgets):
+        for plan, steps in budgets.items():
+            own.setdefault(plan, {}).update(steps)
+    for plan in sorted({*own, *plan_budgets}):
+        path = plan_budgets.get(plan)
+        steps = {step: own.get(plan, {}).get(step, usual) for step, usual in path.items()} if path else own[plan]
+        total = sum(steps.values(), timedelta())
+        if total > tier.rto:
+            yield (
+                f"budgets.{plan}: the steps may take {duration_text(total)} together, and the RTO of tier "
+                f"{group.tier} is {duration_text(tier.rto)}"
+            )
