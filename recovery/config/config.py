@@ -18,7 +18,7 @@ from recovery.config.operations import Monitoring, Notifications
 from recovery.config.policies import Inheritable
 from recovery.config.references import check_references, mapping
 from recovery.config.snapshot import incomplete, snapshot_of
-from recovery.config.warnings import warnings_of
+from recovery.config.warnings import CriticalPaths, warnings_of
 from recovery.config.yaml_source import Document, read_document
 from recovery.domain.group import GroupSnapshot
 from recovery.errors import BadInput, NotFound
@@ -138,13 +138,13 @@ class Config(Section):
         self.group(group)
         return snapshot_of(self, group)
 
-    def warnings(self, plan_budgets: Mapping[str, Mapping[str, timedelta]] | None = None) -> list[str]:
+    def warnings(self, critical_paths: CriticalPaths | None = None) -> list[str]:
         """What is allowed and yet unwise, a sentence each.
 
-        ``plan_budgets`` (plan -> step on its critical path -> budget) are the plans' own budgets; with them the sum
-        of each recovery plan's critical path is held against the RTO.
+        ``critical_paths`` turns a group's budgets into the critical path of each recovery plan, which is held against
+        the RTO; without it only the budgets that are configured are added up.
         """
-        return warnings_of(self, plan_budgets or {})
+        return warnings_of(self, critical_paths)
 
     def public(self, group: str | None = None) -> dict[str, Any]:
         """What ``drctl config show`` prints: a configuration that loads again, secrets as references only.

@@ -112,13 +112,13 @@ class Keys(Section):
     )
     signing_key: SecretRef | None = Field(
         None,
-        description="Ed25519 private key (PEM, or 32 bytes in base64) that signs manifests and verdicts.",
-        examples=["file:/etc/recovery/keys/signing.pem"],
+        description="Ed25519 private key (ed25519-secret:...) that signs manifests and verdicts.",
+        examples=["file:/etc/recovery/keys/signing.key"],
     )
     trusted_signers: list[Signer] = Field(
         default_factory=list,
-        description="Ed25519 public keys (base64) whose manifests and verdicts count.",
-        examples=[["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]],
+        description="Ed25519 public keys (ed25519:...) whose manifests and verdicts count.",
+        examples=[["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,19 +10,23 @@ from recovery.config.cron import Cron
 from recovery.config.group import Group
 from recovery.config.installation import Store
 from recovery.config.references import region_of
-from recovery.config.values import duration_text
+from recovery.config.snapshot import budgets_of
+from recovery.domain.words import duration
 
 if TYPE_CHECKING:
     from recovery.config.config import Config
 
-PlanBudgets = Mapping[str, Mapping[str, timedelta]]
+CriticalPaths = Callable[[dict[str, float]], Mapping[str, timedelta]]
+"""From a group's budgets (``"<plan>.<step>"`` -> seconds) to the critical path of each plan that has to meet the RTO."""
+
+NOT_A_RECOVERY = ("backup", "validation", "retention", "drill", "readiness")
 
 
-def warnings_of(config: Config, plan_budgets: PlanBudgets) -> list[str]:
+def warnings_of(config: Config, critical_paths: CriticalPaths | None) -> list[str]:
     """One sentence each, beginning with the key."""
     found = list(_installation(config))
     for name, group in config.groups.items():
-        found += [f"groups.{name}.{text}" for text in _group(config, name, group, plan_budgets)]
+        found += [f"groups.{name}.{text}" for text in _group(config, name, group, critical_paths)]
     return found
 
 
@@ -43,7 +47,7 @@ def _installation(config: Config) -> Iterator[str]:
     if not config.notifications.channels:
         yield "notifications.channels: nobody is told of anything; add a channel"
     for plural, name, objective in _beyond_targets(config):
-        yield f"tiers.{name}.{plural}: {duration_text(objective)} is more than targets.{plural} promises"
+        yield f"tiers.{name}.{plural}: {duration(objective)} is more than targets.{plural} promises"
 
 
 def _beyond_targets(config: Config) -> Iterator[tuple[str, str, timedelta]]:
@@ -63,7 +67,7 @@ def _same_server(one: Store, other: Store) -> bool:
     return one.bucket == other.bucket
 
 
-def _group(config: Config, name: str, group: Group, plan_budgets: PlanBudgets) -> Iterator[str]:
+def _group(config: Config, name: str, group: Group, critical_paths: CriticalPaths | None) -> Iterator[str]:
     locations = config.locations_of(name)
     if len(locations) < 2:
         yield f"backup.locations: only {', '.join(locations)}; name a second location in another region"
@@ -72,7 +76,7 @@ def _group(config: Config, name: str, group: Group, plan_budgets: PlanBudgets) -
     if len(group.regions) < 2:
         yield "regions: only one, so there is nowhere to recover to when it is lost; add another"
     yield from _objectives(config, group)
-    yield from _budgets(config, group, plan_budgets)
+    yield from _budgets(config, group, critical_paths)
     for index, replica in enumerate(group.replication.replicas):
         if region_of(replica.region, list(group.regions)) == replica.region and replica.name is None:
             continue
@@ -92,7 +96,7 @@ def _objectives(config: Config, group: Group) -> Iterator[str]:
     streams = group.replication.mode == "streaming"
     if group.backup.enabled and not streams and gap > rpo:
         yield (
-            f"backup.schedule: backups {duration_text(gap)} apart cannot meet the RPO of {duration_text(rpo)} "
+            f"backup.schedule: backups {duration(gap)} apart cannot meet the RPO of {duration(rpo)} "
             f"of tier {group.tier}; set replication.mode to streaming, or back up more often"
         )
     if not group.backup.enabled and not streams:
@@ -101,21 +105,24 @@ def _objectives(config: Config, group: Group) -> Iterator[str]:
         yield "backup.validation.enabled: recovery points that were never restored are hopes; switch it on"
     lag = timedelta(seconds=group.replication.max_lag_seconds)
     if streams and lag > rpo:
-        yield f"replication.max_lag_seconds: {duration_text(lag)} of lag is more than the RPO of {duration_text(rpo)}"
+        yield f"replication.max_lag_seconds: {duration(lag)} of lag is more than the RPO of {duration(rpo)}"
 
 
-def _budgets(config: Config, group: Group, plan_budgets: PlanBudgets) -> Iterator[str]:
+def _budgets(config: Config, group: Group, critical_paths: CriticalPaths | None) -> Iterator[str]:
     tier = config.tiers[group.tier]
-    own: dict[str, dict[str, timedelta]] = {}
-    for budgets in (tier.budgets, group.budgets):
-        for plan, steps in budgets.items():
-            own.setdefault(plan, {}).update(steps)
-    for plan in sorted({*own, *plan_budgets}):
-        path = plan_budgets.get(plan)
-        steps = {step: own.get(plan, {}).get(step, usual) for step, usual in path.items()} if path else own[plan]
-        total = sum(steps.values(), timedelta())
+    overrides = budgets_of(config, group)
+    if critical_paths is not None:
+        totals = dict(critical_paths(overrides))
+    else:
+        totals = {}
+        for name, seconds in overrides.items():
+            plan = name.partition(".")[0]
+            totals[plan] = totals.get(plan, timedelta()) + timedelta(seconds=seconds)
+    for plan, total in sorted(totals.items()):
+        if plan.startswith(NOT_A_RECOVERY):
+            continue
         if total > tier.rto:
             yield (
-                f"budgets.{plan}: the steps may take {duration_text(total)} together, and the RTO of tier "
-                f"{group.tier} is {duration_text(tier.rto)}"
+                f"budgets.{plan}: its steps may take {duration(total)} together, and the RTO of tier "
+                f"{group.tier} is {duration(tier.rto)}; shorten the longest budgets, or choose another tier"
             )
