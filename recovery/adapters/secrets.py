@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from recovery.domain.secret import SecretRef, SecretScheme
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
+from recovery.telemetry.redaction import REDACTOR
 
 LARGEST = 64 * 1024  # bytes of one secret: AWS's own limit
 _THREADS = 4
@@ -48,12 +49,17 @@ class Secrets:
         client: SecretsManagerClient | None = None,
         region: str | None = None,
         timeout: float = 10.0,
+        handed_out: Callable[[str], None] = REDACTOR.register,
     ) -> None:
-        """``client`` and ``environment`` replace AWS and the process's own; ``timeout`` bounds one call, in seconds."""
+        """``client`` and ``environment`` replace AWS and the process's own; ``timeout`` bounds one call, in seconds.
+
+        ``handed_out`` hears of every value before it is returned, so that logs mask it.
+        """
         self._environment = os.environ if environment is None else environment
         self._client = client
         self._region = region
         self._timeout = timeout
+        self._handed_out = handed_out
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="secrets")
 
     async def resolve(self, reference: SecretRef) -> str:
@@ -65,18 +71,22 @@ class Secrets:
             Unreachable: AWS did not answer; another attempt may help.
             BadInput: what was found is empty, too large, no text, or no JSON where a key is asked for.
         """
+        value = await self._read(reference)
+        self._handed_out(value)
+        return value
+
+    async def _read(self, reference: SecretRef) -> str:
         if reference.scheme is SecretScheme.ENV:
             return _checked(reference, self._environment.get(reference.name), "set the environment variable")
         read = self._file if reference.scheme is SecretScheme.FILE else self._aws
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout):
-                value = await loop.run_in_executor(self._threads, read, reference)
+                return await loop.run_in_executor(self._threads, read, reference)
         except TimeoutError:
             raise Unreachable(
                 f"{reference} was not read within {self._timeout:g} s: is its source reachable?"
             ) from None
-        return value
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -153,7 +163,7 @@ def _explained(reference: SecretRef, code: str) -> RecoveryError:
 def _from_json(reference: SecretRef, text: str) -> str:
     try:
         fields: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise BadInput(f"{reference} asks for a key, and the secret is no JSON object: leave out #{reference.json_key}")

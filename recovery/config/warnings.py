@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from recovery.config.config import Config
 
 CriticalPaths = Callable[[dict[str, float]], Mapping[str, timedelta]]
-"""From a group's budgets (``"<plan>.<step>"`` -> seconds) to the critical path of each plan that has to meet the RTO."""
+"""From a group's budgets (``"<plan>.<step>"`` -> seconds) to the critical path of each recovery plan."""
 
 NOT_A_RECOVERY = ("backup", "validation", "retention", "drill", "readiness")
 
