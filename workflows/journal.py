@@ -122,9 +122,7 @@ class Journal:
         self.show()
 
     def act(self, action: str, actor: str, reason: str, step: str | None) -> None:
-        self.actions.append(
-            OperatorAction(action=action, actor=actor, reason=reason, at=workflow.now(), step=step)
-        )
+        self.actions.append(OperatorAction(action=action, actor=actor, reason=reason, at=workflow.now(), step=step))
 
     def report(self) -> RunReport:
         """The run as it stands. Pure: it is also what a query sees."""

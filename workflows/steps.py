@@ -89,7 +89,7 @@ class Step:
     retry: RetryPolicy
     undo: Activity | None = None
     undo_where: Where | None = None
-    undo_budget: timedelta = m(5)
+    undo_budget: timedelta = timedelta(minutes=5)
     pivot: bool = False
     observe: Activity | None = None
     on_failure: OnFailure = OnFailure.UNDO
@@ -129,6 +129,9 @@ class Plan:
     def steps(self) -> Iterator[Step]:
         for _, steps in self.groups():
             yield from steps
+
+    def first(self) -> Step:
+        return next(self.steps())
 
     def budget(self, step: Step, overrides: dict[str, float]) -> timedelta:
         """The step's budget, as configured for this plan (``"<plan>.<step>"``: seconds) or as the table has it."""

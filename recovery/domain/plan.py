@@ -30,6 +30,7 @@ class PlanRequest(Model):
     target_port: int | None = None
     reason: str = ""
     requested_by: str = ""
+    outage_began_at: datetime | None = None  # what RTO and RPO are measured from; the run's start when not given
     since: timedelta | None = None  # validation: all points of this last while
     approve: bool = False  # the operator approved beforehand
 
@@ -89,8 +90,9 @@ class Facts(Model):
     incomplete_locations: list[str] | None = None
 
     def merged(self, newer: Facts) -> Facts:
-        """This, with every field that ``newer`` sets put over it."""
-        return self.model_copy(update={name: getattr(newer, name) for name in newer.model_fields_set})
+        """This, with every field that ``newer`` knows (is not None) put over it."""
+        known = {name: value for name in Facts.model_fields if (value := getattr(newer, name)) is not None}
+        return self.model_copy(update=known)
 
 
 class PlanContext(Model):

@@ -174,6 +174,7 @@ class RecoveryPoint(Recorded):
     manifest: Manifest
     verdict: Verdict | None = None
     locations: list[str]
+    manifest_sha256: str = ""  # of the signed payload: what a verdict names its manifest by
 
     @property
     def point_id(self) -> str:

@@ -30,10 +30,19 @@ class ObjectStore(Protocol):
         """The location's name in the configuration."""
         ...
 
-    async def put(self, key: str, body: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+    async def put(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        sha256: str | None = None,
+    ) -> str:
         """Stores one object whole or not at all and returns its ETag.
 
         ``if_absent`` and ``if_match`` make it conditional; a condition that does not hold raises ``Contended``.
+        ``sha256`` (hex) is the body's, where the caller knows it already: it saves hashing the body again.
         """
         ...
 
@@ -45,6 +54,10 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """All objects below a prefix in the order of their keys."""
+        ...
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly below a prefix that ends with ``/``, sorted, without listing what they hold."""
         ...
 
     async def delete(self, keys: list[str]) -> None:

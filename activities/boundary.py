@@ -1,0 +1,124 @@
+"""What every activity of a plan has in common: its name, its heartbeat, its errors, its log lines.
+
+An activity heartbeats twice a second while it runs, so that a cancellation reaches it within a second and a lost
+worker is noticed within two. A library error becomes an ApplicationError whose type is the error's kind; a permanent
+one is not tried again. The number of the attempt travels with it, for failed attempts leave no trace in a history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+import structlog
+from pydantic import BaseModel
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from recovery.domain.plan import PlanContext, StepOutcome
+from recovery.errors import RecoveryError
+
+HEARTBEAT_EVERY = 0.5  # seconds
+PROGRAMMING_ERRORS = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
+"""Another attempt meets the same mistake: the step ends at once, and a person reads of it within the second."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Self = TypeVar("Self")
+
+log = structlog.get_logger("recovery.activities")
+
+
+class StepProgress(BaseModel):
+    """What a long step's heartbeat carries: bytes done, bytes expected (0: unknown), bytes a second, and a word."""
+
+    done: int = 0
+    expected: int = 0
+    rate: float = 0.0
+    note: str = ""
+
+
+_progress: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("progress")
+
+
+def report_progress(progress: BaseModel) -> None:
+    """Sets what the next heartbeat carries. Outside an activity it does nothing, so adapters' callbacks may call it."""
+    with contextlib.suppress(LookupError):
+        _progress.get()[:] = [progress]
+
+
+def step(
+    name: str,
+) -> Callable[
+    [Callable[[Self, PlanContext], Awaitable[StepOutcome]]], Callable[[Self, PlanContext], Awaitable[StepOutcome]]
+]:
+    """Makes a method an activity that a plan's table can name."""
+
+    def make(
+        method: Callable[[Self, PlanContext], Awaitable[StepOutcome]],
+    ) -> Callable[[Self, PlanContext], Awaitable[StepOutcome]]:
+        @functools.wraps(method)
+        async def run(self: Self, context: PlanContext) -> StepOutcome:
+            with structlog.contextvars.bound_contextvars(
+                group=context.request.group, plan=context.plan, run_id=context.run_id, step=context.step
+            ):
+                outcome = await _bounded(method(self, context))
+            return outcome.model_copy(update={"attempt": activity.info().attempt})
+
+        return activity.defn(name=name)(run)
+
+    return make
+
+
+def service(name: str) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    """Makes a method an activity of the engine's own, with another signature than a step's."""
+
+    def make(method: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        @functools.wraps(method)
+        async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            return await _bounded(method(*args, **kwargs))
+
+        return activity.defn(name=name)(run)
+
+    return make
+
+
+async def _bounded(work: Awaitable[R]) -> R:
+    attempt = activity.info().attempt
+    try:
+        async with _heartbeats():
+            return await work
+    except RecoveryError as error:
+        log.warning("step failed", kind=error.kind, error=str(error), attempt=attempt)
+        raise ApplicationError(str(error), attempt, type=error.kind, non_retryable=not error.retryable) from error
+    except PROGRAMMING_ERRORS as error:
+        log.exception("step failed by a mistake in this program", attempt=attempt)
+        raise ApplicationError(
+            f"a mistake in this program: {type(error).__name__}: {error}", attempt, type="Bug", non_retryable=True
+        ) from error
+    except (OSError, TimeoutError) as error:
+        # Not one of ours: the operating system's word about a connection or a file. Another attempt may do better.
+        log.warning("step failed", kind=type(error).__name__, error=str(error), attempt=attempt)
+        raise ApplicationError(f"{type(error).__name__}: {error}", attempt, type=type(error).__name__) from error
+
+
+@contextlib.asynccontextmanager
+async def _heartbeats() -> AsyncIterator[None]:
+    details: list[Any] = list(activity.info().heartbeat_details)
+    token = _progress.set(details)
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat(*details)
+            await asyncio.sleep(HEARTBEAT_EVERY)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        _progress.reset(token)

@@ -1,0 +1,50 @@
+"""The first step of every plan: the configuration enters the run, once."""
+
+from __future__ import annotations
+
+import structlog
+
+from activities.boundary import step
+from recovery.domain.durations import expected_seconds
+from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
+from recovery.errors import BadInput, NotFound, Unreachable
+from recovery.ports.configuration import Configuration
+from recovery.ports.reports import ReportStore
+
+log = structlog.get_logger("recovery.configuration")
+RUNS_TO_LEARN_FROM = 20
+
+
+class ConfigurationSteps:
+    def __init__(self, configuration: Configuration, reports: ReportStore) -> None:
+        self._configuration = configuration
+        self._reports = reports
+
+    @step("configuration.load")
+    async def load(self, context: PlanContext) -> StepOutcome:
+        """Loads the group's immutable, secret-free snapshot, and what earlier runs teach about durations."""
+        request = context.request
+        self._check(request)
+        group = self._configuration.snapshot(request.group)
+        if request.region is not None and request.region not in {region.name for region in group.regions}:
+            known = ", ".join(region.name for region in group.regions)
+            raise NotFound(f"group {group.name} has no region {request.region!r}: it has {known}")
+        try:
+            expected = expected_seconds(await self._reports.recent(group.name, RUNS_TO_LEARN_FROM), context.plan)
+        except Unreachable as error:
+            # Durations are a comfort: a recovery does not wait for them.
+            log.warning("earlier reports could not be read", error=str(error))
+            expected = {}
+        return StepOutcome(
+            summary=f"tier {group.objectives.tier}, configuration {group.config_hash[:12]}",
+            facts=Facts(group=group, expected_seconds=expected),
+        )
+
+    @staticmethod
+    def _check(request: PlanRequest) -> None:
+        unknown = sorted(request.model_extra or {})
+        if unknown:
+            known = ", ".join(PlanRequest.model_fields)
+            raise BadInput(f"the input has unknown fields: {', '.join(unknown)}. Known are: {known}")
+        if not request.group:
+            raise BadInput('the input names no group: expected at least {"group": "shop"}')

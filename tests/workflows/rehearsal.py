@@ -1,0 +1,136 @@
+"""A small world of recording steps, in which the engine's rules are tested on a real Temporal server.
+
+Each step has an effect (its name is in ``World.present``) and an undo that removes it, both idempotent, as every real
+step must be. Faults are injected on either side of the effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.boundary import step
+    from activities.configuration import ConfigurationSteps
+    from activities.notifications import Alert, Notifications
+    from activities.ownership import Ownership
+    from activities.reports import Reports
+    from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
+    from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
+    from recovery.domain.report import RunReport
+    from recovery.errors import RecoveryError
+
+from workflows.base import PlanWorkflow
+from workflows.steps import CONTROL, HOLD, ONCE, PROBE, WARN, Gate, Step, parallel, plan, s
+
+GROUP = GroupSnapshot(
+    name="shop",
+    objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
+    home_region="region-a",
+    regions=[RegionPlan(name="region-a", task_queue="queue-a"), RegionPlan(name="region-b", task_queue="queue-b")],
+    config_hash="0" * 64,
+)
+
+
+@dataclass
+class World:
+    """What the steps did to the outside, and which faults wait for them."""
+
+    present: set[str] = field(default_factory=set)
+    log: list[str] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+    fail_before: dict[str, list[RecoveryError]] = field(default_factory=dict)
+    fail_after: dict[str, list[RecoveryError]] = field(default_factory=dict)
+    fail_undo: dict[str, list[RecoveryError]] = field(default_factory=dict)
+    block: dict[str, asyncio.Event] = field(default_factory=dict)
+    reached: dict[str, asyncio.Event] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    group: GroupSnapshot = GROUP
+
+    def fault(self, where: dict[str, list[RecoveryError]], name: str) -> None:
+        if where.get(name):
+            raise where[name].pop(0)
+
+    async def wait(self, name: str) -> None:
+        self.reached.setdefault(name, asyncio.Event()).set()
+        if name in self.block:
+            await self.block[name].wait()
+
+    async def until(self, name: str) -> None:
+        async with asyncio.timeout(30):
+            await self.reached.setdefault(name, asyncio.Event()).wait()
+
+
+class Recording:
+    """Steps whose only effect is an entry in the world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @step("recording.act")
+    async def act(self, context: PlanContext) -> StepOutcome:
+        world, name = self.world, context.step
+        world.calls[name] += 1
+        await world.wait(f"before {name}")
+        world.fault(world.fail_before, name)
+        if name not in world.present:
+            world.present.add(name)
+            world.log.append(f"do {name}")
+        await world.wait(f"after {name}")
+        world.fault(world.fail_after, name)
+        return StepOutcome(summary=f"did {name}")
+
+    @step("recording.undo")
+    async def undo(self, context: PlanContext) -> StepOutcome:
+        world, name = self.world, context.step
+        await world.wait(f"undo {name}")
+        world.fault(world.fail_undo, name)
+        if name in world.present:
+            world.present.remove(name)
+            world.log.append(f"undo {name}")
+        await world.wait(f"undone {name}")
+        return StepOutcome(summary=f"undid {name}")
+
+    @step("recording.observe")
+    async def observe(self, context: PlanContext) -> StepOutcome:
+        return StepOutcome(effect_present=context.step in self.world.present, summary="seen")
+
+
+DO, UNDO_IT, SEE = Recording.act, Recording.undo, Recording.observe
+
+# fmt: off
+REHEARSAL = plan(
+    "Rehearsal", "every rule of the engine in one table",
+    Step("load",    ConfigurationSteps.load, CONTROL, s(5), s(20), PROBE),
+    Step("claim",   Ownership.claim_run,     CONTROL, s(5), s(20), PROBE, undo=Ownership.release_run),
+    Step("prepare", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+    Step("tell",    DO, CONTROL, s(10), s(10), ONCE,  on_failure=WARN),
+    parallel(
+        Step("left",  DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+        Step("right", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+    ),
+    Step("check",   DO, CONTROL, s(10), s(20), PROBE, on_failure=HOLD),
+    Step("gated",   DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, gate=Gate("May the pivot begin?")),
+    Step("pivot",   DO, CONTROL, s(10), s(20), PROBE, pivot=True, observe=SEE),
+    Step("after",   DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+    Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
+    locks_group=True,
+)
+# fmt: on
+
+
+@workflow.defn
+class Rehearsal(PlanWorkflow):
+    plan = REHEARSAL
+
+    @workflow.init
+    def __init__(self, request: PlanRequest) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: PlanRequest) -> RunReport:
+        return await self.engine.run()

@@ -1,0 +1,183 @@
+"""What operators may do to a run, and what a held or paused run waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from pydantic import BaseModel
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from workflows.journal import Journal
+
+with workflow.unsafe.imports_passed_through():
+    from recovery.domain.report import RunState
+
+
+class OperatorCommand(BaseModel):
+    """The one argument of every update: who, why, and (where several steps wait) which step."""
+
+    actor: str = ""
+    reason: str = ""
+    step: str | None = None
+
+
+class Choice(StrEnum):
+    """What an operator may answer to a hold."""
+
+    RETRY = "retry"
+    SKIP = "skip"
+    RESUME = "resume"
+    ABORT = "abort"
+
+
+class Consent(StrEnum):
+    APPROVED = "approved"
+    DECLINED = "declined"
+
+
+@dataclass
+class Hold:
+    """A question to the operator, open until ``answer`` is set."""
+
+    step: str
+    reason: str
+    choices: tuple[Choice, ...]
+    answer: Choice | None = None
+
+
+class Control:
+    """Open holds and gates, the pause switch, and the validators of the updates."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.holds: dict[str, Hold] = {}
+        self.gates: dict[str, Consent | None] = {}
+        self.paused = False
+        self.ended = False
+
+    # Validators: raise to reject an update before it reaches the history.
+
+    def check(self, action: str, command: OperatorCommand) -> None:
+        """Raises ApplicationError with what is missing or not possible now."""
+        if self.ended:
+            raise _rejected("the run has ended: nothing can be changed any more")
+        if not command.actor.strip() or not command.reason.strip():
+            raise _rejected(f'{action} needs who and why, for example {{"actor": "ana", "reason": "checked by hand"}}')
+        if action in ("approve", "decline"):
+            self._open_gate(command)
+        elif action in ("retry", "skip"):
+            self._open_hold(Choice(action), command)
+        elif action == "pause" and self.paused:
+            raise _rejected("the run is paused already")
+        elif action == "resume" and not self.paused:
+            self._open_hold(Choice.RESUME, command)
+
+    def _open_gate(self, command: OperatorCommand) -> str:
+        waiting = [name for name, consent in self.gates.items() if consent is None]
+        return _pick("waits for an approval", waiting, command.step)
+
+    def _open_hold(self, choice: Choice, command: OperatorCommand) -> Hold:
+        waiting = [hold.step for hold in self.holds.values() if hold.answer is None]
+        hold = self.holds[_pick("is held for the operator", waiting, command.step)]
+        if choice not in hold.choices:
+            raise _rejected(f"{hold.step} can be answered with {', '.join(hold.choices)}: not with {choice}")
+        return hold
+
+    # Updates: run only when the validator let them pass.
+
+    def consent(self, consent: Consent, command: OperatorCommand) -> str:
+        step = self._open_gate(command)
+        self.gates[step] = consent
+        self._record("approve" if consent is Consent.APPROVED else "decline", command, step)
+        return f"{step}: {consent}"
+
+    def answer(self, choice: Choice, command: OperatorCommand) -> str:
+        hold = self._open_hold(choice, command)
+        hold.answer = choice
+        self._record(choice, command, hold.step)
+        return f"{hold.step}: {choice}"
+
+    def pause(self, command: OperatorCommand) -> str:
+        self.paused = True
+        self._record("pause", command, None)
+        return "paused: running steps finish, no new one starts"
+
+    def resume(self, command: OperatorCommand) -> str:
+        if not self.paused:
+            return self.answer(Choice.RESUME, command)
+        self.paused = False
+        self._record("resume", command, None)
+        return "resumed"
+
+    def record_abort(self, command: OperatorCommand) -> None:
+        self._record("abort", command, command.step)
+
+    def abort_holds(self) -> bool:
+        """Answers every open hold that allows it with abort; False when none was open."""
+        found = False
+        for hold in self.holds.values():
+            if hold.answer is None and Choice.ABORT in hold.choices:
+                hold.answer = Choice.ABORT
+                found = True
+        return found
+
+    # Waiting, called by the engine.
+
+    async def while_paused(self) -> None:
+        if not self.paused:
+            return
+        self._journal.enter(RunState.PAUSED)
+        await workflow.wait_condition(lambda: not self.paused)
+        self._journal.enter(RunState.RUNNING)
+
+    async def held(self, hold: Hold) -> Choice:
+        """Waits for the operator's answer, however long it takes."""
+        self.holds[hold.step] = hold
+        self._show_choices()
+        try:
+            await workflow.wait_condition(lambda: hold.answer is not None)
+        finally:
+            del self.holds[hold.step]
+            self._show_choices()
+        assert hold.answer is not None
+        return hold.answer
+
+    async def consented(self, step: str, timeout: timedelta, default: Consent) -> tuple[Consent, bool]:
+        """The answer, and whether a person gave it in time."""
+        self.gates[step] = None
+        try:
+            await workflow.wait_condition(lambda: self.gates[step] is not None, timeout=timeout)
+            answer = self.gates[step]
+            assert answer is not None
+            return answer, True
+        except TimeoutError:
+            return default, False
+        finally:
+            del self.gates[step]
+
+    def _record(self, action: str, command: OperatorCommand, step: str | None) -> None:
+        self._journal.act(action, command.actor, command.reason, step)
+        self._journal.show()
+
+    def _show_choices(self) -> None:
+        self._journal.hold_choices = [
+            f"{hold.step}: {hold.reason} Choose {', '.join(hold.choices)}." for hold in self.holds.values()
+        ]
+
+
+def _pick(what: str, waiting: list[str], wanted: str | None) -> str:
+    if not waiting:
+        raise _rejected(f"no step {what} now")
+    if wanted is None and len(waiting) == 1:
+        return waiting[0]
+    if wanted in waiting:
+        return str(wanted)
+    raise _rejected(f"say which step: {', '.join(waiting)} {what}")
+
+
+def _rejected(reason: str) -> ApplicationError:
+    return ApplicationError(reason, type="Rejected", non_retryable=True)

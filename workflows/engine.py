@@ -1,0 +1,457 @@
+"""Runs a table of steps: the only place that executes and undoes.
+
+The rules it keeps are those of the design's section 4; each has a test in ``tests/workflows``.
+
+Three tasks share the work. The *caller's* task (the workflow's ``run``) takes the cancellation that Temporal
+delivers and passes it on; it never leaves before the work is over, because a workflow that returns drops whatever
+is still to be undone. The *work* task goes forward, rolls back where needed and writes the report. The *forward*
+task is the only one that is ever cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from workflows.control import Choice, Consent, Control, Hold, OperatorCommand
+from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline
+from workflows.journal import Journal
+from workflows.steps import HEARTBEAT, HOLD, PERSIST, PROBE, WARN, Activity, Parallel, Plan, Step, Where, m, s
+
+with workflow.unsafe.imports_passed_through():
+    from activities.notifications import Alert, Notifications
+    from activities.ownership import Ownership
+    from activities.reports import Reports
+    from recovery.domain.plan import PlanContext, PlanRequest, StepOutcome
+    from recovery.domain.report import RunReport, RunState, StepState
+
+
+class Engine:
+    """One run of one plan."""
+
+    def __init__(self, plan: Plan, request: PlanRequest) -> None:
+        info = workflow.info()
+        self.plan = plan
+        self.request = request
+        self.run_id = info.run_id
+        self.workflow_id = info.workflow_id
+        self.journal = Journal(plan, request, info.run_id, info.workflow_id)
+        self.control = Control(self.journal)
+        self._to_undo: list[Step] = []
+        self._forward: asyncio.Task[None] | None = None
+        self._alerts: list[asyncio.Task[None]] = []
+        self._stop_reason = ""
+        self._cancelled = False
+        self._pivot_started = False
+
+    async def run(self) -> RunReport:
+        """Runs the plan to its end and returns the report.
+
+        Raises:
+            ApplicationError: of a type named in ``failures.ERROR_TYPES``, with the report as its detail.
+            asyncio.CancelledError: the run was cancelled, and what it had done was undone.
+        """
+        work = asyncio.create_task(self._work())
+        while True:
+            try:
+                await asyncio.shield(work)
+                break
+            except asyncio.CancelledError:
+                if work.done():
+                    raise
+                self._cancelled = True
+                self.stop("the run was cancelled")
+                _uncancel()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        report = self.journal.report()
+        if report.state is RunState.COMPLETED:
+            return report
+        if self._cancelled:
+            raise asyncio.CancelledError
+        raise ApplicationError(headline(report), report, type=ERROR_TYPES[report.state], non_retryable=True)
+
+    def stop(self, reason: str) -> None:
+        """Ends the forward part: at once before a pivot; after it the operator is asked at the next step."""
+        if self._stop_reason:
+            return
+        self._stop_reason = reason
+        if self._forward is not None and not self._pivot_started:
+            self._forward.cancel()
+
+    def abort(self, command: OperatorCommand) -> str:
+        """The operator's abort: answers an open hold, or stops what runs."""
+        self.control.record_abort(command)
+        if not self.control.abort_holds():
+            self.stop(f"aborted by {command.actor}: {command.reason}")
+        return "aborting"
+
+    # The whole run: forward, then whatever its end asks for, then the report.
+
+    async def _work(self) -> None:
+        state = await self._outcome()
+        self.journal.ended_at = workflow.now()
+        self.control.ended = True
+        self.journal.enter(state)
+        for alert in self._alerts:
+            await alert
+        await self._store_report()
+
+    async def _outcome(self) -> RunState:
+        try:
+            if self._stop_reason:
+                raise asyncio.CancelledError
+            self._forward = asyncio.create_task(self._go_forward())
+            await self._forward
+            return RunState.COMPLETED
+        except StoppedByOperator as stopped:
+            self.journal.error = str(stopped)
+            return await self._leave_as_it_is()
+        except StepFailed as failed:
+            self.journal.failed_step = failed.step
+            self.journal.error = str(failed)
+        except asyncio.CancelledError:
+            # Not a cancellation of this task (nobody cancels it): the forward task was told to stop.
+            self.journal.error = self._stop_reason
+        return await self._roll_back()
+
+    async def _go_forward(self) -> None:
+        for row in self.plan.rows:
+            if isinstance(row, Parallel):
+                await self._together(row.steps)
+            else:
+                await self._step(row)
+
+    async def _together(self, steps: tuple[Step, ...]) -> None:
+        """All at the same time. The first that fails stops the others, and they are waited for."""
+        tasks = [asyncio.create_task(self._step(step), name=step.name) for step in steps]
+        try:
+            await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:
+                task.cancel()
+            stopped = await self._all_done(tasks)
+        failures = [task.exception() for task in tasks if not task.cancelled() and task.exception() is not None]
+        if stopped:
+            raise asyncio.CancelledError
+        if failures:
+            raise failures[0]  # type: ignore[misc]
+
+    async def _all_done(self, tasks: list[asyncio.Task[None]]) -> bool:
+        """Waits for all, however often this task is cancelled meanwhile; True when it was."""
+        stopped = False
+        while not all(task.done() for task in tasks):
+            try:
+                await workflow.wait(tasks)
+            except asyncio.CancelledError:
+                if all(task.done() for task in tasks):
+                    raise
+                stopped = True
+                _uncancel()
+        return stopped
+
+    # One step forward.
+
+    async def _step(self, step: Step) -> None:
+        if step.when is not None and not step.when(self._context(step)):
+            self.journal.ended(step, StepState.SKIPPED, summary="not asked for")
+            return
+        await self._gate(step)
+        while True:
+            await self._between_steps(step)
+            try:
+                outcome = await self._run_step(step)
+            except ActivityError as error:
+                if _told_to_stop():
+                    self.journal.ended(step, StepState.CANCELLED, error=explain(error), attempts=attempts_of(error))
+                    raise asyncio.CancelledError from error
+                if await self._after_failure(step, error):
+                    continue
+                return
+            except asyncio.CancelledError:
+                self.journal.ended(step, StepState.CANCELLED)
+                raise
+            self.journal.done(step, outcome)
+            if _told_to_stop():
+                # The step was done before the cancellation reached it; the cancellation still counts.
+                raise asyncio.CancelledError
+            return
+
+    async def _between_steps(self, step: Step) -> None:
+        await self.control.while_paused()
+        if self._stop_reason and self._pivot_started:
+            reason = f"{self._stop_reason}, after the point of no return: nothing can be undone any more."
+            choice = await self._hold(step, reason, (Choice.RESUME, Choice.ABORT))
+            if choice is Choice.ABORT:
+                raise StoppedByOperator(step.name, reason)
+            self._stop_reason = ""
+
+    async def _gate(self, step: Step) -> None:
+        group = self.journal.facts.group
+        if step.gate is None or group is None or not group.require_approval:
+            return
+        if self.request.approve:
+            self.journal.act("approve", self.request.requested_by or "the requester", "approved beforehand", step.name)
+            return
+        self.journal.step_state(step, StepState.WAITING)
+        self.journal.enter(RunState.WAITING)
+        self._alert("critical", f"{self.plan.name} of {group.name} waits for an approval", step.gate.question)
+        default = Consent.APPROVED if group.approval_default == "approve" else Consent.DECLINED
+        consent, by_person = await self.control.consented(step.name, group.approval_timeout, default)
+        self.journal.enter(RunState.RUNNING)
+        if not by_person:
+            self.journal.act(str(consent), "timeout", f"nobody answered in {group.approval_timeout}", step.name)
+        if consent is Consent.DECLINED:
+            reason = "declined" if by_person else f"nobody approved within {group.approval_timeout}"
+            self.journal.ended(step, StepState.FAILED, error=reason)
+            raise StepFailed(step.name, reason)
+
+    async def _run_step(self, step: Step) -> StepOutcome:
+        if step.undo is not None and step not in self._to_undo:
+            self._to_undo.append(step)  # before it starts: a step that timed out may have worked
+        self.journal.started(step)
+        if step.pivot:
+            await self._record_pivot(step)
+        group = self.journal.facts.group
+        budget = self.plan.budget(step, group.budgets if group else {})
+        return await self._execute(
+            step.activity,
+            self._context(step),
+            queue=self._queue(step.where),
+            attempt=min(step.attempt, budget),
+            budget=budget,
+            retry=step.retry,
+            start_within=step.start_within,
+        )
+
+    async def _record_pivot(self, step: Step) -> None:
+        """Written where a reset of this workflow cannot forget it, before the step starts."""
+        self._pivot_started = True  # from here on a cancellation must not cut in
+        try:
+            await self._execute(
+                Ownership.record_pivot, self._context(step), queue=None, attempt=s(10), budget=m(1), retry=PROBE
+            )
+        except ActivityError:
+            # The step did not start. Whether the record was written is asked again before anything is undone.
+            self._pivot_started = False
+            raise
+
+    async def _after_failure(self, step: Step, error: ActivityError) -> bool:
+        """True: try the step again. False: go on without it. Raises where the forward part ends here."""
+        reason = explain(error)
+        if step.pivot and self._pivot_started and await self._took_effect(step, reason):
+            return False
+        if step.on_failure is WARN:
+            self.journal.ended(step, StepState.WARNED, error=reason, attempts=attempts_of(error))
+            return False
+        self.journal.ended(step, StepState.FAILED, error=reason, attempts=attempts_of(error))
+        if step.on_failure is not HOLD and not self._pivot_started:
+            raise StepFailed(step.name, reason)
+        choice = await self._hold(step, reason, (Choice.RETRY, Choice.SKIP, Choice.ABORT))
+        if choice is Choice.RETRY:
+            return True
+        if choice is Choice.SKIP:
+            self.journal.ended(step, StepState.SKIPPED, error=reason, summary="skipped by the operator")
+            return False
+        if self._pivot_started:
+            raise StoppedByOperator(step.name, reason)
+        raise StepFailed(step.name, reason)
+
+    async def _took_effect(self, step: Step, reason: str) -> bool:
+        """Looks at the real state after a failed pivot."""
+        if step.observe is None:
+            return False
+        try:
+            seen = await self._execute(
+                step.observe,
+                self._context(step),
+                queue=self._queue(step.where),
+                attempt=s(20),
+                budget=m(1),
+                retry=PROBE,
+            )
+        except ActivityError as error:
+            self.journal.warnings.append(f"{step.name}: its effect could not be observed: {explain(error)}")
+            return False
+        if not seen.effect_present:
+            return False
+        self.journal.done(step, seen.model_copy(update={"warnings": [f"reported a failure but took effect: {reason}"]}))
+        return True
+
+    async def _hold(self, step: Step, reason: str, choices: tuple[Choice, ...]) -> Choice:
+        self.journal.step_state(step, StepState.HELD)
+        self.journal.enter(RunState.HELD)
+        self._alert(
+            "critical",
+            f"{self.plan.name} of {self.request.group} is held at {step.name}",
+            f"{reason} Choose {', '.join(choices)}: drctl {choices[0]} {self.workflow_id}",
+        )
+        choice = await self.control.held(Hold(step.name, reason, choices))
+        self.journal.enter(RunState.RUNNING)
+        return choice
+
+    # Backwards.
+
+    async def _roll_back(self) -> RunState:
+        """Undoes in reverse order. A failing undo is reported and does not stop the others."""
+        if not self._to_undo:
+            return RunState.ROLLED_BACK
+        self.journal.enter(RunState.ROLLING_BACK)
+        if self.plan.locks_group and not await self._may_undo():
+            return await self._leave_as_it_is()
+        complete = True
+        for step in reversed(self._to_undo):
+            complete &= await self._undo_step(step)
+        if complete:
+            return RunState.ROLLED_BACK
+        self._alert(
+            "critical",
+            f"{self.plan.name} of {self.request.group} could not be undone completely",
+            f"See the report of {self.workflow_id}: it names each undo that failed.",
+        )
+        return RunState.ROLLBACK_INCOMPLETE
+
+    async def _may_undo(self) -> bool:
+        """Asks the ownership record whether a pivot had started, which a reset of this workflow may have forgotten."""
+        step = self._to_undo[-1]
+        while True:
+            try:
+                await self._execute(
+                    Ownership.permit_undo, self._context(step), queue=None, attempt=s(10), budget=m(1), retry=PROBE
+                )
+                return True
+            except ActivityError as error:
+                reason = f"nothing was undone: {explain(error)}"
+                choice = await self._hold(step, reason, (Choice.RETRY, Choice.ABORT))
+                self.journal.enter(RunState.ROLLING_BACK)
+                if choice is Choice.ABORT:
+                    for left in self._to_undo:
+                        self.journal.undone(left, error=reason, refused=True)
+                    return False
+
+    async def _undo_step(self, step: Step) -> bool:
+        assert step.undo is not None
+        self.journal.undoing(step)
+        try:
+            outcome = await self._execute(
+                step.undo,
+                self._context(step),
+                queue=self._queue(step.undo_where or step.where),
+                attempt=step.undo_budget,
+                budget=step.undo_budget,
+                retry=PERSIST,
+            )
+        except ActivityError as error:
+            self.journal.undone(step, error=explain(error))
+            return False
+        self.journal.undone(step, summary=outcome.summary)
+        return True
+
+    async def _leave_as_it_is(self) -> RunState:
+        """The operator ended a run that must not be undone: the group is released, all else stays."""
+        if self.plan.locks_group:
+            try:
+                await self._execute(
+                    Ownership.release_after_stop, self._context(self.plan.first()), None, s(10), m(1), PROBE
+                )
+            except ActivityError as error:
+                self.journal.warnings.append(f"the group could not be released: {explain(error)}")
+        return RunState.STOPPED
+
+    # Calls.
+
+    def _context(self, step: Step) -> PlanContext:
+        return PlanContext(
+            plan=self.plan.name,
+            run_id=self.run_id,
+            workflow_id=self.workflow_id,
+            step=step.name,
+            step_id=f"{self.run_id}/{step.name}",
+            request=self.request,
+            facts=self.journal.facts,
+            started_at=self.journal.started_at,
+        )
+
+    def _queue(self, where: Where) -> str | None:
+        """The task queue of the region that the step belongs to; None is the queue of this workflow."""
+        facts = self.journal.facts
+        region = {Where.SOURCE: facts.source_region, Where.TARGET: facts.target_region}.get(where)
+        if region is None or facts.group is None:
+            return None
+        return facts.group.region(region).task_queue
+
+    async def _execute(
+        self,
+        activity: Activity,
+        context: PlanContext,
+        queue: str | None,
+        attempt: timedelta,
+        budget: timedelta,
+        retry: RetryPolicy,
+        start_within: timedelta | None = None,
+    ) -> StepOutcome:
+        # The activity is a method of a class that only workers build: it is referenced here, and its definition
+        # names it. Waiting for a cancelled step to end is what makes it safe to undo it next.
+        call: Callable[..., Any] = activity
+        outcome: StepOutcome = await workflow.execute_activity_method(
+            call,
+            context,
+            task_queue=queue,
+            start_to_close_timeout=attempt,
+            schedule_to_close_timeout=budget,
+            schedule_to_start_timeout=start_within,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=retry,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=context.step,
+        )
+        return outcome
+
+    def _alert(self, severity: str, title: str, body: str) -> None:
+        """Sends a message beside the plan, which neither waits for it nor fails with it."""
+        self._alerts.append(asyncio.create_task(self._send(Alert(severity=severity, title=title, body=body))))
+
+    async def _send(self, alert: Alert) -> None:
+        try:
+            await workflow.execute_activity_method(
+                Notifications.alert,
+                alert,
+                start_to_close_timeout=s(30),
+                schedule_to_close_timeout=m(1),
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=PROBE,
+                summary=alert.title,
+            )
+        except ActivityError as error:
+            self.journal.warnings.append(f"alert not delivered ({alert.title}): {explain(error)}")
+
+    async def _store_report(self) -> None:
+        try:
+            await workflow.execute_activity_method(
+                Reports.store,
+                self.journal.report(),
+                start_to_close_timeout=s(15),
+                schedule_to_close_timeout=m(1),
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=PROBE,
+                summary="store-report",
+            )
+        except ActivityError as error:
+            self.journal.warnings.append(f"the report was not stored beside the evidence: {explain(error)}")
+
+
+def _told_to_stop() -> bool:
+    """Whether this task was cancelled; an activity that ended before the cancel reached it hides the exception."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

@@ -1,0 +1,73 @@
+"""How a run ends other than well, and how it says so."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
+
+with workflow.unsafe.imports_passed_through():
+    from recovery.domain.report import RunReport, RunState
+
+ERROR_TYPES = {
+    RunState.ROLLED_BACK: "RolledBack",
+    RunState.ROLLBACK_INCOMPLETE: "RollbackIncomplete",
+    RunState.STOPPED: "StoppedAfterPivot",
+}
+"""The type of the ApplicationError that a run ends with, by its final state."""
+
+
+class StepFailed(Exception):
+    """A step failed for good, and the plan's way is to undo."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
+class StoppedByOperator(StepFailed):
+    """The operator ended the run after its point of no return: nothing is undone."""
+
+
+def headline(report: RunReport) -> str:
+    """One sentence: what became of the run, and why."""
+    where = f" at {report.failed_step}" if report.failed_step else ""
+    ends = {
+        RunState.ROLLED_BACK: "everything was undone",
+        RunState.ROLLBACK_INCOMPLETE: "not everything could be undone",
+        RunState.STOPPED: "it was stopped after its point of no return and left as it is",
+    }
+    return f"{report.plan} of {report.group} ended{where}: {report.error}; {ends[report.state]}"
+
+
+def explain(error: ActivityError) -> str:
+    """The cause in words for an operator."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return cause.message
+    if isinstance(cause, CancelledError):
+        return "cancelled"
+    if isinstance(cause, TimeoutError):
+        return _explain_timeout(cause)
+    return str(cause or error)
+
+
+def attempts_of(error: ActivityError) -> int:
+    """How many tries the failing step had, as its last try knew; 1 where nobody could say."""
+    cause = error.cause
+    while isinstance(cause, TimeoutError) and cause.cause is not None:
+        cause = cause.cause
+    if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], int):
+        return cause.details[0]
+    return 1
+
+
+def _explain_timeout(timeout: TimeoutError) -> str:
+    words = {
+        TimeoutType.SCHEDULE_TO_START: "no worker of its region took the step in time",
+        TimeoutType.SCHEDULE_TO_CLOSE: "its budget was used up",
+        TimeoutType.START_TO_CLOSE: "one attempt took longer than allowed and the budget is used up",
+        TimeoutType.HEARTBEAT: "its worker went silent and the budget is used up",
+    }
+    said = words.get(timeout.type, "timed out") if timeout.type is not None else "timed out"
+    last = timeout.cause
+    return f"{said}; the last error was: {last.message}" if isinstance(last, ApplicationError) else said
