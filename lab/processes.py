@@ -1,0 +1,170 @@
+"""Ending, stopping and finding process trees on Linux, and what they leave behind in the kernel and in /tmp."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_IPC_RMID = 0
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants children of this process instead of init's (prctl(2))."""
+    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def die_with(parent: int, with_signal: int = signal.SIGKILL) -> Callable[[], None]:
+    """Return a `preexec_fn` that makes the child receive `with_signal` when process `parent` dies."""
+    number = int(with_signal)
+
+    def before_exec() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != parent:  # it died between fork and prctl
+            os._exit(1)
+
+    return before_exec
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return every living descendant of `pid`, without `pid` itself."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def trees(roots: Iterable[int]) -> list[psutil.Process]:
+    """Return the processes `roots` and all of their descendants, roots first."""
+    found: dict[int, psutil.Process] = {}
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[root] = psutil.Process(root)
+        for process in descendants(root):
+            found.setdefault(process.pid, process)
+    return list(found.values())
+
+
+def stop_trees(roots: Iterable[int]) -> list[psutil.Process]:
+    """SIGSTOP whole trees, parents first, until no process is left that could still fork."""
+    roots = list(roots)
+    stopped: dict[int, psutil.Process] = {}
+    while True:
+        new = [process for process in trees(roots) if process.pid not in stopped]
+        if not new:
+            return list(stopped.values())
+        for process in new:
+            stopped[process.pid] = process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+
+def resume_trees(roots: Iterable[int]) -> None:
+    """SIGCONT whole trees, children first, so that a parent finds its children answering."""
+    for process in reversed(trees(roots)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def kill_trees(roots: Iterable[int]) -> list[psutil.Process]:
+    """SIGKILL whole trees at once, as a power cut would; returns what was killed (reap it yourself)."""
+    doomed = stop_trees(roots)
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return doomed
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether `process` no longer runs (a zombie that waits for its parent counts as gone)."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill_descendants(deadline_seconds: float = 10.0) -> None:
+    """SIGKILL and reap every descendant of this process; needs `become_subreaper` to catch orphans."""
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        kill_trees([child.pid for child in psutil.Process().children()])
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.005)
+
+
+def postmaster_pid(data_directory: Path) -> int | None:
+    """Return the pid of the server that runs on `data_directory`, whoever started it; None when there is none.
+
+    The pid file outlives a killed server, so the process is checked to be that of a server in this folder.
+    """
+    try:
+        pid = int((data_directory / "postmaster.pid").read_text().split("\n")[0])
+        process = psutil.Process(pid)
+        if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        in_command_line = str(data_directory) in " ".join(process.cmdline())
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+    if in_command_line:
+        return pid
+    try:
+        return pid if Path(process.cwd()) == data_directory.resolve() else None
+    except psutil.Error:
+        return None
+
+
+def drop_shared_memory(data_directory: Path) -> None:
+    """Remove the System V segment that a killed PostgreSQL left (line 7 of postmaster.pid: key and id)."""
+    try:
+        lines = (data_directory / "postmaster.pid").read_text().split("\n")
+        segment = int(lines[6].split()[1])
+    except (OSError, ValueError, IndexError):
+        return
+    _LIBC.shmctl(segment, _IPC_RMID, None)
+
+
+def remove_lab(folder: Path) -> None:
+    """Remove what a lab left in `folder` once its processes are dead: shared memory, sockets in /tmp, the files.
+
+    SeaweedFS puts its gRPC sockets into /tmp by port, whatever TMPDIR says.
+    """
+    made, outer, ports = True, [], []
+    with contextlib.suppress(OSError, ValueError):
+        state = json.loads((folder / "lab.json").read_text())
+        made, ports = state["folder_made"], state["reserved_ports"]
+        outer = [Path(path) for path in state["outer_folders"]]
+    for place in (folder, *outer):
+        for pid_file in place.rglob("postmaster.pid"):
+            drop_shared_memory(pid_file.parent)
+    for port in ports:
+        for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            with contextlib.suppress(OSError):
+                socket_file.unlink()
+    for path in outer:
+        shutil.rmtree(path, ignore_errors=True)
+    if made:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""What a running lab looks like: the models behind `lab.json`.
+
+`lab.json` is written by the supervisor alone, with mode 600 because it holds the lab's passwords, and lets any
+process of the same user attach to a running lab.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
+
+ServerState = Literal["running", "killed", "frozen", "exited", "absent"]
+StandbyMode = Literal["streaming", "none"]
+
+# Everything a lab can run. "witness" is the S3 store outside both regions.
+ALL: frozenset[str] = frozenset(
+    {"postgres", "nats", "redis", "s3", "app", "witness", "temporal", "dns", "webhook"},
+)
+# Servers that belong to no region live in these two places.
+WITNESS = "witness"
+CONTROL = "control"
+# The vantage point of clients that are in no region.
+OUTSIDE = "outside"
+STATE_FILE = "lab.json"
+PROXY_SOCKET = "proxy.sock"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PostgresPlace(_Model):
+    """Where a region's PostgreSQL is, or (without a standby) where one is to be restored."""
+
+    region: str
+    host: str
+    port: int
+    data_directory: Path
+    bin_directory: Path
+    superuser: str = "postgres"
+    password: str
+    database: str = "shop"
+    run_as: str | None
+    """The system user that must own the data directory and run the server; None: the current user."""
+    backup_user: str = "backup"
+    backup_password: str
+    app_user: str = "app"
+    app_password: str
+    version: int
+
+    def dsn(self, user: str | None = None, database: str | None = None, *, host: str | None = None) -> str:
+        """Return a libpq URL for `user` ("postgres", "backup" or "app"; default: the superuser)."""
+        user = user or self.superuser
+        passwords = {
+            self.superuser: self.password,
+            self.backup_user: self.backup_password,
+            self.app_user: self.app_password,
+        }
+        return (
+            f"postgresql://{user}:{quote(passwords[user], safe='')}@{host or self.host}:{self.port}"
+            f"/{database or self.database}"
+        )
+
+
+class S3Place(_Model):
+    """An S3 store with its one ready-made bucket."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    region: str = "us-east-1"
+
+
+class TemporalPlace(_Model):
+    """The lab's Temporal server."""
+
+    address: str
+    ui_address: str
+    namespace: str = "default"
+    database_file: Path
+
+
+class DnsPlace(_Model):
+    """The authoritative DNS server; `zone` and key name have no trailing dot."""
+
+    host: str
+    port: int
+    zone: str
+    tsig_key_name: str
+    tsig_secret: str
+    tsig_algorithm: str = "hmac-sha256"
+
+
+class WebhookPlace(_Model):
+    """The receiver of notifications: POST to `url`, read JSON lines from `file`."""
+
+    url: str
+    file: Path
+
+
+class Server(_Model):
+    """One server process of the lab."""
+
+    name: str
+    region: str
+    service: str
+    host: str
+    port: int
+    pid: int | None = None
+    pids: list[int] = []
+    data_directory: Path | None = None
+    log_file: Path
+    state: ServerState = "running"
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Link(_Model):
+    """A proxied path: `service` of `place` as it is seen from `vantage`."""
+
+    vantage: str
+    place: str
+    service: str
+    host: str
+    port: int
+    target_host: str
+    target_port: int
+
+
+class LabState(_Model):
+    """The whole of `lab.json`."""
+
+    folder: Path
+    folder_made: bool
+    """The lab made its folder and so removes it; otherwise only its content."""
+    created_at: datetime
+    supervisor_pid: int
+    network: str
+    regions: list[str]
+    standby: StandbyMode
+    postgres_version: int
+    services: list[str]
+    reserved_ports: list[int]
+    outer_folders: list[Path] = []
+    """Folders outside `folder` that belong to the lab (as root, where `folder` is out of PostgreSQL's reach)."""
+    servers: list[Server] = []
+    links: list[Link] = []
+    partitions: list[tuple[str, str]] = []
+    postgres: dict[str, PostgresPlace] = {}
+    nats: dict[str, str] = {}
+    redis: dict[str, str] = {}
+    s3: dict[str, S3Place] = {}
+    app: dict[str, str] = {}
+    temporal: TemporalPlace | None = None
+    dns: DnsPlace | None = None
+    webhook: WebhookPlace | None = None
+
+    def server(self, name: str) -> Server:
+        """Return the server called `name` ("region-a/postgres"). Raises KeyError."""
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise KeyError(name)
