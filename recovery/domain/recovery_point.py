@@ -95,7 +95,7 @@ class PostgresSource(Recorded):
     sequences: dict[str, int] = Field(default_factory=dict)
     sequences_after: dict[str, int] = Field(default_factory=dict)
     large_objects: int = 0
-    large_objects_checksum: str | None = None
+    large_object_checksums: dict[str, str] = Field(default_factory=dict)  # by database, where it can be compared
     # How `tables` relate to the point: exactly ("same-snapshot"), only for tables that did not change meanwhile
     # ("unchanged-tables"), or measured on a standby paused at `fingerprint_lsn` ("paused-standby").
     fingerprints_taken: str | None = None

@@ -1,0 +1,49 @@
+"""The canary: a row that is written while a base backup runs and must be there after its restore."""
+
+from __future__ import annotations
+
+from recovery.adapters.postgres.connection import Connection
+
+SCHEMA = "recovery_plans"
+TABLE = "recovery_plans.canary"
+KEPT = 100
+
+_SETUP = f"""
+    CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+    CREATE TABLE IF NOT EXISTS {TABLE} (
+        value text PRIMARY KEY, written_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    COMMENT ON TABLE {TABLE} IS 'One row per base backup, written before its end. A restored backup must hold it.';
+"""
+
+
+async def write_canary(connection: Connection, value: str) -> str:
+    """Writes the row and returns the LSN after its commit. Only the newest 100 rows are kept.
+
+    Does not wait for a synchronous standby, and gives up after 10 s. Raises what the driver raises.
+    """
+    await connection.execute("SET statement_timeout = '10s'; SET lock_timeout = '5s'; SET synchronous_commit = local")
+    if await connection.fetchval("SELECT to_regclass($1)", TABLE) is None:
+        await connection.execute(_SETUP)
+    await connection.execute(
+        f"INSERT INTO {TABLE} (value) VALUES ($1) ON CONFLICT (value) DO UPDATE SET written_at = clock_timestamp()",
+        value,
+    )
+    await connection.execute(
+        f"DELETE FROM {TABLE} WHERE written_at < (SELECT min(written_at) FROM "
+        f"(SELECT written_at FROM {TABLE} ORDER BY written_at DESC LIMIT {KEPT}) newest)"
+    )
+    return str(await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+
+
+async def has_canary(connection: Connection, value: str) -> bool:
+    """False also when the table does not exist."""
+    if await connection.fetchval("SELECT to_regclass($1)", TABLE) is None:
+        return False
+    return bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {TABLE} WHERE value = $1)", value))
+
+
+def lsn_number(lsn: str) -> int:
+    """An LSN like ``16/B374D848`` as a number that can be compared."""
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
