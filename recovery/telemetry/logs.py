@@ -26,7 +26,6 @@ _QUIET = {
     "urllib3": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
-    "apprise": logging.CRITICAL,
 }
 
 
