@@ -226,3 +226,13 @@ def proxy(site: Site, links: Path, first: tuple[str, int]) -> Planned:
     server = site.server("proxy", first[1], data)
     server.host = first[0]
     return Planned(server, launch)
+
+
+def workload(folder: Path, name: str, host: str, settings: str) -> Planned:
+    """A workload's process; `name` is "control/workload-<something>" and `settings` its JSON."""
+    region, service = name.split("/")
+    site = Site(folder, region, host, {})
+    data = site.data(service)
+    configuration = data / "workload.json"
+    write_private(configuration, settings)
+    return Planned(site.server(service, 0, data), _python(site, "workload", configuration, data))
