@@ -1,0 +1,1 @@
+"""The streaming backup pipeline, its objects, manifests and catalogue."""

@@ -33,6 +33,6 @@ def _order_cluster(points: list[RecoveryPoint]) -> list[RecoveryPoint]:
     return sorted(points, key=_log_position, reverse=True)
 
 
-def _log_position(point: RecoveryPoint) -> tuple[int, int, str]:
+def _log_position(point: RecoveryPoint) -> tuple[int, int, float, str]:
     source = point.manifest.source
-    return source.timeline, lsn_number(source.stop_lsn or "0/0"), f"{point.manifest.finished_at:%s}{point.point_id}"
+    return source.timeline, lsn_number(source.stop_lsn or "0/0"), point.manifest.finished_at.timestamp(), point.point_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -56,15 +56,15 @@ class ObjectStore(Protocol):
         """All objects below a prefix in the order of their keys."""
         ...
 
-    async def folders(self, prefix: str) -> list[str]:
+    async def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly below a prefix that ends with ``/``, sorted, without listing what they hold."""
         ...
 
-    async def delete(self, keys: list[str]) -> None:
+    async def delete(self, keys: Sequence[str]) -> None:
         """Deletes; a key that does not exist is no error."""
         ...
 
-    async def shortcomings(self) -> list[str]:
+    async def shortcomings(self) -> Sequence[str]:
         """What the location lacks against its configuration (versioning off, say), each with what mends it."""
         ...
 
