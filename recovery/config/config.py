@@ -11,10 +11,11 @@ from pydantic import Field, ValidationError
 
 from recovery.config.base import Section
 from recovery.config.group import Group
-from recovery.config.installation import Keys, Location, Region, Targets, Temporal, Tier, Witness
+from recovery.config.installation import Keys, Location, Region, Reports, Targets, Temporal, Tier, Witness
 from recovery.config.mistakes import ConfigurationInvalid, KeyPath, Mistake, explain, suggestion
 from recovery.config.names import Name
 from recovery.config.operations import Monitoring, Notifications
+from recovery.config.plain import plain
 from recovery.config.policies import Inheritable
 from recovery.config.references import check_references, mapping
 from recovery.config.snapshot import incomplete, snapshot_of
@@ -43,6 +44,9 @@ class Config(Section):
     temporal: Temporal = Field(default_factory=Temporal, description="The Temporal cluster that runs the plans.")
     keys: Keys = Field(description="Public keys that recovery points are encrypted for, and signatures.")
     witness: Witness = Field(description="Where ownership records live, outside all data regions.")
+    reports: Reports | None = Field(
+        None, description="Where reports of runs are kept, outside all data regions; without it beside the witness."
+    )
     tiers: dict[str, Tier] = Field(
         default_factory=_usual_tiers,
         min_length=1,
@@ -149,9 +153,10 @@ class Config(Section):
     def public(self, group: str | None = None) -> dict[str, Any]:
         """What ``drctl config show`` prints: a configuration that loads again, secrets as references only.
 
-        Raises NotFound with the known groups.
+        ``defaults`` are not in it, since every group has them filled in. Raises NotFound with the known groups.
         """
-        shown = self.model_dump(mode="json", exclude_none=True)
+        shown: dict[str, Any] = plain(self, references=True)
+        del shown["defaults"]
         if group is not None:
             self.group(group)
             shown["groups"] = {group: shown["groups"][group]}

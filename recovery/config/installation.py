@@ -217,6 +217,10 @@ class Witness(Store):
     """Where ownership records live: outside all data regions, with conditional writes."""
 
 
+class Reports(Store):
+    """Where the reports of runs are kept as evidence."""
+
+
 class Endpoints(Section):
     """Addresses of a region's stores and of its application."""
 

@@ -9,12 +9,13 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from recovery.config.base import Section
 from recovery.config.cron import WORDS
 from recovery.config.installation import Budgets
 from recovery.config.names import AbsolutePath, Name, Seconds
-from recovery.config.values import CronText, Duration, Size, Switch, between, expected, size_between
+from recovery.config.values import CronText, Duration, Size, Switch, between, expected, size_between, switch
 from recovery.domain.recovery_point import BackupKind
 
 Scenario = Literal["region_failure", "database_corruption", "network_partition", "backup_restore"]
@@ -139,7 +140,7 @@ class FailoverPolicy(Section):
     """When the active region changes without being planned."""
 
     automatic: Switch | None = Field(
-        None, description="Short form: true is policy automatic, false is policy manual.", examples=[True]
+        None, description="Short for policy: true is automatic, false is manual.", examples=[True]
     )
     policy: Literal["automatic", "approve", "manual"] = Field(
         "manual",
@@ -180,18 +181,23 @@ class FailoverPolicy(Section):
         timedelta(minutes=30), description="How long the new region is probed more often afterwards.", examples=["30m"]
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        """``automatic`` becomes ``policy``, unless that is there too."""
+        if not isinstance(value, dict) or value.get("automatic") is None or "policy" in value:
+            return value
+        try:
+            chosen = "automatic" if switch(value["automatic"]) else "manual"
+        except PydanticCustomError:
+            return value  # the key's own check says what is wrong with it
+        return {key: entry for key, entry in value.items() if key != "automatic"} | {"policy": chosen}
+
     @model_validator(mode="after")
     def _one_voice(self) -> FailoverPolicy:
-        if self.automatic is not None and "policy" in self.model_fields_set:
+        if self.automatic is not None:
             raise expected("either automatic or policy, which say the same thing; keep policy")
         return self
-
-    @property
-    def effective_policy(self) -> Literal["automatic", "approve", "manual"]:
-        """``policy``, with the short form ``automatic`` taken into account."""
-        if self.automatic is None:
-            return self.policy
-        return "automatic" if self.automatic else "manual"
 
 
 class TestPhase(Section):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recovery.config.group import Group, GroupRegion
 from recovery.config.installation import Region
 from recovery.config.mistakes import KeyPath
 from recovery.config.names import split_address
+from recovery.config.plain import plain
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan, RetentionRule
-from recovery.domain.secret import SecretRef
 
 if TYPE_CHECKING:
     from recovery.config.config import Config
@@ -65,43 +65,17 @@ def hash_of(config: Config, name: str) -> str:
     shaping = {
         "version": config.version,
         "name": name,
-        "group": _without_secrets(group),
-        "tier": _without_secrets(config.tiers[group.tier]),
-        "locations": {key: _without_secrets(value) for key, value in config.locations_of(name).items()},
-        "regions": {region: _without_secrets(config.regions[region]) for region in group.regions},
+        "group": plain(group, references=False),
+        "tier": plain(config.tiers[group.tier], references=False),
+        "locations": {key: plain(value, references=False) for key, value in config.locations_of(name).items()},
+        "regions": {region: plain(config.regions[region], references=False) for region in group.regions},
         "queues": [config.temporal.control_queue, *(config.region_queue(region) for region in group.regions)],
-        "witness": _without_secrets(config.witness),
+        "witness": plain(config.witness, references=False),
         "recipients": config.keys.recipients,
         "trusted_signers": config.keys.trusted_signers,
     }
     canonical = json.dumps(shaping, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _without_secrets(value: Any) -> Any:
-    """A model as JSON data, without the fields that hold references to secrets."""
-    if isinstance(value, SecretRef):
-        return None
-    if hasattr(type(value), "model_fields"):
-        shown = value.model_dump(mode="json")
-        return {
-            key: _without_secrets(entry) if _has_models(entry := getattr(value, key)) else shown[key]
-            for key in type(value).model_fields
-            if not isinstance(getattr(value, key), SecretRef)
-        }
-    if isinstance(value, dict):
-        return {str(key): _without_secrets(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(entry) for entry in value if not isinstance(entry, SecretRef)]
-    return value
-
-
-def _has_models(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_models(entry) for entry in value.values())
-    if isinstance(value, (list, tuple)):
-        return any(_has_models(entry) for entry in value)
-    return hasattr(type(value), "model_fields") or isinstance(value, SecretRef)
 
 
 def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 CriticalPaths = Callable[[dict[str, float]], Mapping[str, timedelta]]
 """From a group's budgets (``"<plan>.<step>"`` -> seconds) to the critical path of each recovery plan."""
 
+EXAMPLE_RECIPIENTS = frozenset(
+    {
+        "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+        "age17m9q6u4uxyh2afmzjuu9892cfe8wqwv6at856sf6wj52tvjrdgkqqfj0f4",
+    }
+)
+
 NOT_A_RECOVERY = ("backup", "validation", "retention", "drill", "readiness")
 
 
@@ -33,6 +40,8 @@ def warnings_of(config: Config, critical_paths: CriticalPaths | None) -> list[st
 def _installation(config: Config) -> Iterator[str]:
     if len(config.keys.recipients) < 2:
         yield "keys.recipients: only one key can open the recovery points; add a second one (escrow) in other hands"
+    if EXAMPLE_RECIPIENTS & set(config.keys.recipients):
+        yield "keys.recipients: a key of recovery.example.yaml is among them, whose private half you do not have"
     if not config.keys.trusted_signers:
         yield "keys.trusted_signers: nobody's signature is trusted; whoever can write to a location can forge a point"
     for name, location in config.locations.items():
@@ -82,7 +91,7 @@ def _group(config: Config, name: str, group: Group, critical_paths: CriticalPath
             continue
         if replica.lag_threshold and replica.lag_threshold > config.tiers[group.tier].rpo:
             yield f"replication.replicas[{index}].lag_threshold: a replica this far behind misses the tier's RPO"
-    if group.failover.effective_policy == "automatic" and len(group.failover.vantage_points or group.regions) < 3:
+    if group.failover.policy == "automatic" and len(group.failover.vantage_points or group.regions) < 3:
         yield "failover: automatic needs three vantage points or more; a failover will ask a person instead"
     for service in group.services:
         others = [tier for tier, entry in config.tiers.items() if tier != group.tier and service in entry.services]

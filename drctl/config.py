@@ -1,0 +1,173 @@
+"""``drctl config check | show | schema``: the configuration, before anything depends on it."""
+
+from __future__ import annotations
+
+import io
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from ruamel.yaml import YAML
+
+from recovery.config import Config, ConfigurationInvalid
+from recovery.domain.words import plural
+from recovery.errors import BadInput, NotFound
+
+USAGE = 2  # exit code of a user's mistake
+
+app = typer.Typer(
+    name="config",
+    no_args_is_help=True,
+    help="Check, show and describe the configuration.",
+    rich_markup_mode="rich",
+)
+
+
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", envvar="DRCTL_CONFIG", help="The configuration.", show_default=True),
+]
+Form = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
+
+RECOVERY_YAML = Path("recovery.yaml")
+
+
+@app.command(
+    epilog="Examples:  [bold]drctl config check[/]   [bold]drctl config check staging.yaml --output json[/]   "
+    "[bold]drctl config check --strict[/] (in CI)"
+)
+def check(
+    file: File = RECOVERY_YAML,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 for warnings, too.")] = False,
+    output: Form = Output.TEXT,
+) -> None:
+    """Read the configuration and name every mistake with its line; warn of what is allowed and yet unwise.
+
+    Nothing is contacted and no secret is resolved. Exit code 0: usable; 2: mistakes.
+    """
+    config = _load(file, output)
+    warnings = config.warnings()
+    if output is Output.JSON:
+        _print_json({"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings})
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for warning in warnings:
+            console.print(f"[yellow]warning[/]  {escape(warning)}")
+        said = f"{plural(len(config.groups), 'group')}, {plural(len(warnings), 'warning')}"
+        console.print(f"[green]valid[/]    {escape(str(file))}: {said}")
+    if strict and warnings:
+        raise typer.Exit(USAGE)
+
+
+@app.command(
+    epilog="Examples:  [bold]drctl config show[/]   [bold]drctl config show --group shop[/]   "
+    "[bold]drctl config show --group shop --output json[/] (with the snapshot that runs work with)"
+)
+def show(
+    file: File = RECOVERY_YAML,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group, with its snapshot.")] = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Print the configuration with all defaults filled in. Secrets appear as references only.
+
+    The text is a configuration that loads again. With --group a comment, or the key "snapshot" in JSON, says what
+    a run of that group would work with, and its hash.
+    """
+    config = _load(file, output)
+    try:
+        shown = config.public(group)
+        snapshot = config.snapshot(group) if group is not None else None
+    except NotFound as error:
+        _refuse(error, file, output)
+    if output is Output.JSON:
+        if snapshot is not None:
+            shown = {**shown, "snapshot": snapshot.model_dump(mode="json")}
+        _print_json(shown)
+        return
+    if snapshot is not None:
+        typer.echo(f"# group {snapshot.name}, configuration {snapshot.config_hash}")
+    typer.echo(_yaml(shown), nl=False)
+
+
+@app.command(epilog="Example:  [bold]drctl config schema > recovery.schema.json[/]   (for your editor)")
+def schema(output: Form = Output.JSON) -> None:
+    """Print the JSON schema of the configuration, or with --output text a list of all keys."""
+    if output is Output.JSON:
+        _print_json(Config.schema_document())
+        return
+    for line in key_lines(Config.schema_document()):
+        typer.echo(line)
+
+
+def key_lines(document: dict[str, Any]) -> list[str]:
+    """``groups.<name>.tier  Its tier, by name. (required)`` for every key of the schema."""
+    return [f"{path}  {description}" for path, description in _keys(document, document, "")]
+
+
+def _keys(document: dict[str, Any], node: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, entry in node.get("properties", {}).items():
+        path = f"{prefix}{name}"
+        required = " (required)" if name in node.get("required", []) else ""
+        found.append((path, f"{entry.get('description', '')}{required}"))
+        for inner, suffix in _below(document, entry):
+            found += _keys(document, inner, f"{path}{suffix}.")
+    return found
+
+
+def _below(document: dict[str, Any], entry: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The schemas of the keys below an entry, each with what stands between: ``.<name>`` or ``[]``."""
+    if "$ref" in entry:
+        return [(document["$defs"][entry["$ref"].rpartition("/")[2]], "")]
+    found: list[tuple[dict[str, Any], str]] = []
+    for arm in entry.get("anyOf", []):
+        found += _below(document, arm)
+    for key, suffix in (("additionalProperties", ".<name>"), ("items", "[]")):
+        if isinstance(inner := entry.get(key), dict):
+            found += [(below, suffix + further) for below, further in _below(document, inner)]
+    return found
+
+
+def _load(file: Path, output: Output) -> Config:
+    try:
+        return Config.load(file)
+    except BadInput as error:
+        _refuse(error, file, output)
+
+
+def _refuse(error: BadInput | NotFound, file: Path, output: Output) -> NoReturn:
+    """Every sentence on its own line on standard error (JSON on standard output), exit code 2, no traceback."""
+    mistakes = error.mistakes if isinstance(error, ConfigurationInvalid) else []
+    if output is Output.JSON:
+        entries = [{"line": entry.line, "key": entry.key, "text": entry.text} for entry in mistakes]
+        _print_json({"file": str(file), "valid": False, "mistakes": entries, "error": str(error)})
+    else:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for sentence in str(error).splitlines():
+            console.print(f"[red]error[/]  {escape(sentence)}")
+        if len(mistakes) > 1:
+            console.print(f"{plural(len(mistakes), 'mistake')} in {escape(str(file))}")
+    raise typer.Exit(USAGE)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    text = io.StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()
