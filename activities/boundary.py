@@ -23,7 +23,15 @@ from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.errors import RecoveryError
 
 HEARTBEAT_EVERY = 0.5  # seconds
-PROGRAMMING_ERRORS = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
+PROGRAMMING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 """Another attempt meets the same mistake: the step ends at once, and a person reads of it within the second."""
 
 P = ParamSpec("P")

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from activities.boundary import service, step
 from recovery.domain.plan import PlanContext, StepOutcome
+from recovery.domain.recovery_point import VerdictState
 from recovery.domain.words import duration
 from recovery.ports.notify import Notifier, Severity
 
@@ -61,6 +62,18 @@ class Notifications:
         )
         taken = await self._notifier.send(Severity.INFO, title, body)
         return StepOutcome(summary=_told(taken))
+
+    @step("notifications.announce_verdict")
+    async def announce_verdict(self, context: PlanContext) -> StepOutcome:
+        """Says what a validation found; critical when a recovery point is not VALID."""
+        verdicts = context.facts.verdicts or []
+        bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
+        if not bad:
+            title = f"all {len(verdicts)} recovery points of {context.group.name} are VALID"
+            return StepOutcome(summary=_told(await self._notifier.send(Severity.INFO, title, "Each was restored.")))
+        title = f"{len(bad)} of {len(verdicts)} recovery points of {context.group.name} are not VALID"
+        body = "\n".join(f"{verdict.point_id}: {verdict.state}. {verdict.reason}" for verdict in bad)
+        return StepOutcome(summary=_told(await self._notifier.send(Severity.CRITICAL, title, body)))
 
 
 def _told(taken: list[str]) -> str:

@@ -59,6 +59,14 @@ class Ownership:
         """Ends the lock of a run that its operator stopped and whose effects stay."""
         return await self._release(context)
 
+    @step("ownership.find_active_region")
+    async def find_active_region(self, context: PlanContext) -> StepOutcome:
+        """Says which region owns the group now; its home while no run has ever claimed it. Takes no lock."""
+        record = await self._read(context.group.name)
+        region = context.request.region or (record.region if record else context.group.home_region)
+        summary = f"{region}, epoch {record.epoch}" if record else f"{region}, the home region: never claimed"
+        return StepOutcome(summary=summary, facts=Facts(source_region=region, ownership=record))
+
     @step("ownership.take_ownership")
     async def take_ownership(self, context: PlanContext) -> StepOutcome:
         """Makes the target region the owner with the next epoch. Repeated, it finds its own change and is content."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -13,25 +12,26 @@ from activities.boundary import StepProgress, report_progress, step
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict, VerdictState
 from recovery.domain.words import duration, size
-from recovery.errors import NotFound, Refused, RestoreFailed
+from recovery.errors import NotFound, RecoveryError, Refused, RestoreFailed
+from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, TakenPoint
 
 ONE_DAY = timedelta(days=1)
 
 
 class RecoveryPointSteps:
-    def __init__(self, points: RecoveryPoints) -> None:
+    def __init__(self, points: RecoveryPoints, measurements: Measurements) -> None:
         self._points = points
+        self._measurements = measurements
 
     @step("points.check_source")
     async def check_source(self, context: PlanContext) -> StepOutcome:
         """Connects, and says what stands in the way of a backup or weakens it."""
-        region = context.request.region or _active_region(context)
+        region = context.facts.source_region or context.group.home_region
         checks = await self._points.check_source(context.group, region)
         warnings = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
         return StepOutcome(
             summary=f"{region}: {len(checks) - len(warnings)} of {len(checks)} checks passed",
-            facts=Facts(source_region=region),
             checks=checks,
             warnings=warnings,
         )
@@ -58,7 +58,7 @@ class RecoveryPointSteps:
         """Copies the new points to the locations that failed meanwhile."""
         missing: list[str] = []
         filled = 0
-        for point_id in context.facts.points_written or []:
+        for point_id in context.facts.points_written:
             done = await self._points.fill(context.group, point_id, _heartbeat("filling"))
             filled += len(done.complete)
             missing += [f"{point_id} is not at {name}: {reason}" for name, reason in done.dropped.items()]
@@ -70,7 +70,7 @@ class RecoveryPointSteps:
     async def start_validation(self, context: PlanContext) -> StepOutcome:
         """Starts a BackupValidation of the points that this run wrote, as a run of its own."""
         started: list[str] = []
-        for point_id in context.facts.points_written or []:
+        for point_id in context.facts.points_written:
             workflow_id = f"validate/{context.group.name}/{point_id}"
             await activity.client().start_workflow(
                 "BackupValidation",
@@ -130,13 +130,14 @@ class RecoveryPointSteps:
         """Restores each chosen point for real. Another attempt goes on after the points that have a verdict."""
         verdicts: list[Verdict] = []
         for point_id in context.facts.points_to_validate or []:
-            known = (await self._points.point(context.group, point_id)).verdict
-            if known is not None and known.run_id == context.run_id:
-                verdicts.append(known)
-                continue
-            verdicts.append(
-                await self._points.validate(context.group, point_id, context.run_id, _heartbeat(f"validating {point_id}"))
-            )
+            point = await self._points.point(context.group, point_id)
+            verdict = point.verdict
+            if verdict is None or verdict.run_id != context.run_id:
+                verdict = await self._points.validate(
+                    context.group, point_id, context.run_id, _heartbeat(f"validating {point_id}")
+                )
+                self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
+            verdicts.append(verdict)
         valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
         return StepOutcome(
             summary=f"{valid} of {len(verdicts)} VALID",
@@ -160,29 +161,39 @@ class RecoveryPointSteps:
         """Removes the points that the group's retention does not keep, and what unfinished backups left behind."""
         expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
         return StepOutcome(
-            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept, {expired.orphans} orphaned objects removed",
+            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphaned objects gone",
             facts=Facts(points_removed=sorted(expired.removed)),
         )
 
     async def _take(self, context: PlanContext, kind: BackupKind) -> StepOutcome:
-        region = context.facts.source_region or _active_region(context)
         order = BackupOrder(
             group=context.group,
-            region=region,
+            region=context.facts.source_region or context.group.home_region,
             kind=kind,
             point_id=_point_id(context, kind),
             run_id=context.run_id,
             attempt=activity.info().attempt,
             epoch=context.facts.ownership.epoch if context.facts.ownership else None,
         )
-        taken = await self._points.take(order, _heartbeat(f"{kind} backup"))
+        began = time.monotonic()
+        try:
+            taken = await self._points.take(order, _heartbeat(f"{kind} backup"))
+        except RecoveryError:
+            self._measurements.backup_finished(kind, "failed", time.monotonic() - began, {})
+            raise
+        stored = taken.manifest.stored_bytes
+        self._measurements.backup_finished(
+            kind, "success", time.monotonic() - began, dict.fromkeys(taken.complete, stored)
+        )
         return _taken(taken)
 
 
 def _taken(taken: TakenPoint) -> StepOutcome:
     manifest = taken.manifest
     seconds = max((manifest.finished_at - manifest.started_at).total_seconds(), 0.001)
+    written = {"physical_point" if manifest.kind is BackupKind.PHYSICAL else "logical_point": manifest.point_id}
     return StepOutcome(
+        facts=Facts.model_validate(written),
         summary=(
             f"{manifest.point_id}: {size(manifest.plain_bytes)} as {size(manifest.stored_bytes)} "
             f"to {', '.join(taken.complete)} at {size(int(manifest.plain_bytes / seconds))}/s"
@@ -191,15 +202,9 @@ def _taken(taken: TakenPoint) -> StepOutcome:
     )
 
 
-def _active_region(context: PlanContext) -> str:
-    owner = context.facts.ownership
-    return owner.region if owner is not None else context.group.home_region
-
-
 def _point_id(context: PlanContext, kind: BackupKind) -> str:
     """Minted from what is the same for every attempt, before any of them begins."""
-    entropy = hashlib.sha256(f"{context.run_id}/{kind}".encode()).hexdigest()[:8]
-    return f"{context.started_at:%Y%m%dT%H%M%SZ}-{kind}-{entropy}"
+    return f"{context.started_at:%Y%m%dT%H%M%SZ}-{kind}-{context.effect_id[:8]}"
 
 
 def _heartbeat(note: str) -> Progress:
@@ -207,7 +212,9 @@ def _heartbeat(note: str) -> Progress:
 
     def tell(done: int, expected: int, what: str) -> None:
         elapsed = max(time.monotonic() - began, 0.001)
-        report_progress(StepProgress(done=done, expected=expected, rate=done / elapsed, note=f"{note}: {what}" if what else note))
+        report_progress(
+            StepProgress(done=done, expected=expected, rate=done / elapsed, note=f"{note}: {what}" if what else note)
+        )
 
     return tell
 

@@ -371,7 +371,6 @@ class Engine:
             run_id=self.run_id,
             workflow_id=self.workflow_id,
             step=step.name,
-            step_id=f"{self.run_id}/{step.name}",
             request=self.request,
             facts=self.journal.facts,
             started_at=self.journal.started_at,

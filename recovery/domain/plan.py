@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 from pydantic import ConfigDict, Field
 
@@ -80,14 +81,15 @@ class Facts(Model):
     outage_began_at: datetime | None = None
     last_recovered_commit_at: datetime | None = None
     service_restored_at: datetime | None = None
-    points_written: list[str] | None = None
+    physical_point: str | None = None  # what this run's backups wrote
+    logical_point: str | None = None
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None
-    backup_bytes: int | None = None
-    backup_plain_bytes: int | None = None
-    complete_locations: list[str] | None = None
-    incomplete_locations: list[str] | None = None
+
+    @property
+    def points_written(self) -> list[str]:
+        return [point for point in (self.physical_point, self.logical_point) if point is not None]
 
     def merged(self, newer: Facts) -> Facts:
         """This, with every field that ``newer`` knows (is not None) put over it."""
@@ -98,19 +100,23 @@ class Facts(Model):
 class PlanContext(Model):
     """The one argument of every step's activity.
 
-    ``run_id`` names the run for ever (it is the Temporal run id of the first execution), ``step_id`` was minted
-    before the call and is the same for every attempt of the step and for its undo: effects are keyed by it.
+    ``run_id`` is Temporal's; a reset of the workflow gives it a new one. Effects are keyed by ``effect_id``, which
+    is the same for every attempt, for the undo, and after a reset.
     """
 
     plan: str
     run_id: str
     workflow_id: str
     step: str
-    step_id: str
     request: PlanRequest
     facts: Facts = Facts()
     started_at: datetime
     dry_run: bool = False
+
+    @property
+    def effect_id(self) -> str:
+        """Twelve hexadecimal digits that stand for this run of this workflow."""
+        return sha256(f"{self.workflow_id} {self.started_at.isoformat()}".encode()).hexdigest()[:12]
 
     @property
     def group(self) -> GroupSnapshot:

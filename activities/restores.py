@@ -1,0 +1,132 @@
+"""Steps that restore a group's data into a region and open it to clients."""
+
+from __future__ import annotations
+
+import time
+
+from activities.boundary import StepProgress, report_progress, step
+from recovery.domain.group import RegionPlan
+from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
+from recovery.domain.recovery_point import CheckResult
+from recovery.domain.words import size
+from recovery.errors import NotFound, Refused, RestoreFailed
+from recovery.ports.measurements import Measurements
+from recovery.ports.recovery_points import RestoreOrder, Restores
+
+
+class RestoreSteps:
+    def __init__(self, restores: Restores, measurements: Measurements) -> None:
+        self._restores = restores
+        self._measurements = measurements
+
+    @step("restores.choose_target")
+    async def choose_target(self, context: PlanContext) -> StepOutcome:
+        """The region that was asked for, else the one of highest priority that does not own the group."""
+        owner = context.facts.source_region
+        wanted = context.request.region
+        candidates = [region for region in context.group.regions if region.postgres is not None]
+        if wanted is not None:
+            candidates = [region for region in candidates if region.name == wanted]
+        elif context.plan != "Restore":
+            candidates = [region for region in candidates if region.name != owner] or candidates
+        if not candidates:
+            raise NotFound(
+                f"group {context.group.name} has no region to restore into: give one a postgres place "
+                f"(groups.{context.group.name}.postgres) in the configuration"
+            )
+        chosen = max(candidates, key=_priority)
+        return StepOutcome(
+            summary=f"{chosen.name} ({owner or 'nobody'} owned the group)", facts=Facts(target_region=chosen.name)
+        )
+
+    @step("restores.verify_infrastructure")
+    async def verify_infrastructure(self, context: PlanContext) -> StepOutcome:
+        """Everything the restore needs is there, and the target is empty. Changes nothing."""
+        checks = await self._restores.verify_infrastructure(_order(context))
+        _demand(checks, Refused, "the target cannot take this restore")
+        return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks)
+
+    @step("restores.restore_database")
+    async def restore_database(self, context: PlanContext) -> StepOutcome:
+        """Restores the point and starts its server; clients are kept out until ``open_writes``."""
+        began = time.monotonic()
+
+        def tell(done: int, expected: int, what: str) -> None:
+            rate = done / max(time.monotonic() - began, 0.001)
+            report_progress(StepProgress(done=done, expected=expected, rate=rate, note=what))
+
+        restored = await self._restores.restore(_order(context), tell)
+        rate = size(int(restored.restored_bytes / max(time.monotonic() - began, 0.001)))
+        return StepOutcome(
+            summary=f"{size(restored.restored_bytes)} at {rate}/s into {restored.host}:{restored.port}",
+            facts=Facts(restored=restored, last_recovered_commit_at=restored.last_commit_at),
+        )
+
+    @step("restores.remove_restored")
+    async def remove_restored(self, context: PlanContext) -> StepOutcome:
+        """Undo of ``restore_database``: stops and removes what carries this restore's id, and nothing else."""
+        removed = await self._restores.remove(_order(context))
+        return StepOutcome(summary="target removed" if removed else "nothing had been restored")
+
+    @step("restores.verify_data")
+    async def verify_data(self, context: PlanContext) -> StepOutcome:
+        """Holds the restored data against the manifest and the critical tables of the configuration."""
+        checks = await self._restores.verify(context.group, _restored(context))
+        self._measurements.recovery_checked(checks)
+        _demand(checks, RestoreFailed, "the restored data are not right")
+        return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks)
+
+    @step("restores.open_writes")
+    async def open_writes(self, context: PlanContext) -> StepOutcome:
+        """Lets clients in: from here on their writes are acknowledged by this server."""
+        restored = _restored(context)
+        await self._restores.open_writes(context.group, restored)
+        return StepOutcome(summary=f"{restored.host}:{restored.port} accepts clients")
+
+    @step("restores.observe_writes")
+    async def observe_writes(self, context: PlanContext) -> StepOutcome:
+        """Whether clients are let in, whatever an earlier attempt reported."""
+        open_now = await self._restores.accepts_writes(context.group, _restored(context))
+        return StepOutcome(
+            summary="clients are let in" if open_now else "clients are kept out", effect_present=open_now
+        )
+
+    @step("restores.confirm_service")
+    async def confirm_service(self, context: PlanContext) -> StepOutcome:
+        """Commits a row as a client would: the moment at which the service is back."""
+        restored = _restored(context)
+        at = await self._restores.write_probe(context.group, restored.host, restored.port, context.run_id)
+        return StepOutcome(
+            summary=f"a write was acknowledged at {at:%H:%M:%S} UTC", facts=Facts(service_restored_at=at)
+        )
+
+
+def _order(context: PlanContext) -> RestoreOrder:
+    region, point = context.facts.target_region, context.facts.point_id
+    if region is None or point is None:
+        raise Refused(f"{context.step} needs a target region and a recovery point: the plan's table is wrong")
+    return RestoreOrder(
+        group=context.group,
+        region=region,
+        point_id=point,
+        restore_id=context.effect_id,
+        target_database=context.request.target_database,
+        target_directory=context.request.target_directory,
+        target_port=context.request.target_port,
+    )
+
+
+def _restored(context: PlanContext) -> RestoredServer:
+    if context.facts.restored is None:
+        raise Refused(f"{context.step} needs a restored server: the plan's table is wrong")
+    return context.facts.restored
+
+
+def _priority(region: RegionPlan) -> tuple[int, str]:
+    return region.priority, region.name
+
+
+def _demand(checks: list[CheckResult], error: type[Refused] | type[RestoreFailed], what: str) -> None:
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise error(f"{what}: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))

@@ -1,0 +1,21 @@
+"""What runs measure, for whoever collects metrics."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from recovery.domain.recovery_point import CheckResult, Verdict
+from recovery.domain.report import Achieved
+
+
+class Measurements(Protocol):
+    """Never raises and never waits: a metric must not fail a recovery. Times in seconds, sizes in bytes."""
+
+    def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None: ...
+
+    def point_validated(self, verdict: Verdict, kind: str, taken_at: datetime) -> None: ...
+
+    def recovery_checked(self, checks: list[CheckResult]) -> None: ...
+
+    def recovery_finished(self, kind: str, seconds: float, achieved: Achieved) -> None: ...

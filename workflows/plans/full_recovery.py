@@ -1,0 +1,45 @@
+"""FullRecovery: the region is lost; the group comes back in another one from its newest validated recovery point.
+
+Everything before ``open-writes`` can be undone, for no client's write is acknowledged until then. From there on the
+target is the primary, and only forward steps remain.
+"""
+
+from temporalio import workflow
+
+from workflows.steps import CONTROL, HOLD, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
+
+with workflow.unsafe.imports_passed_through():
+    from activities.configuration import ConfigurationSteps as Configuration
+    from activities.dns import DnsSteps as Dns
+    from activities.notifications import Notifications
+    from activities.ownership import Ownership
+    from activities.recovery_points import RecoveryPointSteps as Points
+    from activities.restores import RestoreSteps as Restores
+    from activities.services import ServiceSteps as Services
+
+BEGIN = Gate("May the group be recovered from a recovery point? What was committed after it is lost.")
+
+# fmt: off
+FULL_RECOVERY = plan(
+    "FullRecovery", "recovers a group in another region from its newest validated recovery point",
+    #    step                     activity                        where    attempt  budget  retry    undo / policy
+    Step("load-configuration",    Configuration.load,             CONTROL, s(20),   m(2),   PROBE),
+    Step("claim-group",           Ownership.claim_run,            CONTROL, s(20),   m(2),   PROBE,   undo=Ownership.release_run),
+    Step("choose-target",         Restores.choose_target,         CONTROL, s(20),   m(1),   PROBE),
+    Step("choose-recovery-point", Points.choose_validated,        TARGET,  s(30),   m(2),   PROBE),
+    Step("announce-start",        Notifications.announce_start,   CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN),
+    Step("verify-infrastructure", Restores.verify_infrastructure, TARGET,  m(1),    m(5),   PROBE,   gate=BEGIN),
+    Step("restore-database",      Restores.restore_database,      TARGET,  m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
+    Step("verify-data",           Restores.verify_data,           TARGET,  m(10),   m(10),  PROBE),
+    Step("verify-services",       Services.verify_services,       TARGET,  s(30),   m(10),  PROBE),
+    Step("take-ownership",        Ownership.take_ownership,       CONTROL, s(20),   m(2),   PROBE,   undo=Ownership.return_ownership),
+    Step("remember-records",      Dns.remember_records,           CONTROL, s(20),   m(2),   PROBE),
+    Step("switch-dns",            Dns.point_at_target,            CONTROL, m(1),    m(5),   PROBE,   undo=Dns.restore_records),
+    Step("open-writes",           Restores.open_writes,           TARGET,  m(1),    m(5),   PROBE,   pivot=True, observe=Restores.observe_writes),
+    Step("confirm-service",       Restores.confirm_service,       TARGET,  s(30),   m(5),   PROBE,   on_failure=HOLD),
+    Step("measure",               Services.measure,               CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN),
+    Step("notify-stakeholders",   Notifications.announce_end,     CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN),
+    Step("release-group",         Ownership.release_run,          CONTROL, s(20),   m(2),   PROBE),
+    locks_group=True,
+)
+# fmt: on
