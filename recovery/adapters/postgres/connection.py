@@ -25,6 +25,8 @@ STABLE_TEXT = """
     SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 1;
     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET search_path = pg_catalog; SET row_security = off;
     SET xmloption = 'content'; SET quote_all_identifiers = off;
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN
+        ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout', 'idle_session_timeout');
 """
 
 # Server states and losses that another attempt may mend: shutting down or starting up, crashed, too many clients.

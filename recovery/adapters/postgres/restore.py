@@ -1,0 +1,379 @@
+"""Putting a physical recovery point back: from the point's stream through ``tar`` into an empty data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+
+from recovery.adapters.postgres.folder import (
+    MARKER,
+    ClaimedFolder,
+    RestoreMark,
+    give_to,
+    is_being_restored,
+    no_space,
+    read_mark,
+    remove_folder,
+)
+from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
+from recovery.adapters.postgres.process import Child, clean_environment, run
+from recovery.adapters.postgres.settings import (
+    control_data,
+    end_recovery,
+    loadable_libraries,
+    settings_for,
+    socket_folder,
+    write_configuration,
+    write_read_only,
+)
+from recovery.domain.recovery_point import BackupKind, Manifest
+from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotFound, Refused, RestoreFailed
+from recovery.ports.postgres import PointReader, PostgresPlace, Progress, Restored, RestoreOptions
+
+MANIFEST_NAME = "backup_manifest"
+SPACE_FACTOR = 1.1
+VERIFY_SECONDS = 6 * 3600.0
+
+_TABLESPACE = re.compile(r"(\d+)\.tar")
+_LAST_COMMIT = re.compile(r"last completed transaction was at log time (\S+ \S+)")
+
+
+async def restore_physical(
+    host: LocalPostgresHost,
+    reader: PointReader,
+    place: PostgresPlace,
+    options: RestoreOptions,
+    progress: Progress | None = None,
+) -> Restored:
+    """Restores into an empty directory and starts a primary there that ends exactly at the point's stop LSN.
+
+    A repeated call with the same ``restore_id`` starts over where the earlier one was interrupted, and returns the
+    finished work where it was not. On every failure, cancellation included, the target is removed again.
+
+    Raises:
+        Refused: the target is not empty, or another restore's, or this machine has not the major version needed.
+        Contended: an attempt of the same restore is at work there.
+        NoSpace: the disk has not enough room, or became full.
+        Corrupt: the bytes differ from what was backed up.
+        RestoreFailed: the server does not start on them.
+    """
+    return await PhysicalRestore(host, reader, place, options, progress).run()
+
+
+async def remove_restored(place: PostgresPlace, restore_id: str) -> bool:
+    """Stops the restored server and deletes its folders, if they carry this restore's mark. Idempotent.
+
+    Raises:
+        Refused: the folder is not the work of this restore.
+        Contended: an attempt of the restore is at work there.
+    """
+    folder = place.data_directory
+    mark = await asyncio.to_thread(read_mark, folder)
+    if mark is not None and mark.restore_id == restore_id:
+        if await asyncio.to_thread(is_being_restored, folder):
+            raise Contended(f"an attempt of restore {restore_id} is still at work in {folder}")
+        await stop_server(folder)
+    return await asyncio.to_thread(remove_folder, folder, restore_id)
+
+
+async def set_read_only(host: LocalPostgresHost, place: PostgresPlace, read_only: bool) -> None:
+    """Writes the setting and has the server read it; returns when the server's log says that it did.
+
+    Raises:
+        Refused: the folder is not one that we restored: its configuration is not ours to change.
+    """
+    folder = place.data_directory
+    if await asyncio.to_thread(read_mark, folder) is None:
+        raise Refused(f"{folder} was not restored by recovery-plans: change default_transaction_read_only yourself")
+    log = folder / LOG
+    before = await asyncio.to_thread(lambda: log.stat().st_size if log.exists() else 0)
+    await asyncio.to_thread(write_read_only, folder, read_only, host.user_for(place))
+    await host.reload(place)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while await host.is_running(place) and not await asyncio.to_thread(_reloaded, log, before):
+                await asyncio.sleep(0.02)
+
+
+def _reloaded(log: Path, offset: int) -> bool:
+    with log.open("rb") as file:
+        file.seek(offset)
+        return b"reloading configuration files" in file.read()
+
+
+def plain_bytes_needed(manifest: Manifest) -> int:
+    """Room that a restore of the point needs: the plain size and a tenth for WAL and growth."""
+    return int(manifest.plain_bytes * SPACE_FACTOR)
+
+
+class PhysicalRestore:
+    """One attempt of one restore. ``validation`` uses its parts with a scratch server of its own."""
+
+    def __init__(
+        self,
+        host: LocalPostgresHost,
+        reader: PointReader,
+        place: PostgresPlace,
+        options: RestoreOptions,
+        progress: Progress | None = None,
+    ) -> None:
+        self._host = host
+        self._reader = reader
+        self._place = place
+        self._options = options
+        self._progress = progress
+        self._manifest = reader.manifest
+        self._major = reader.manifest.source.major
+        self._done = 0
+        self._notes: list[str] = []
+
+    @property
+    def _folder(self) -> Path:
+        return self._place.data_directory
+
+    async def run(self) -> Restored:
+        earlier = await self._earlier_work()
+        if earlier is not None:
+            return earlier
+        await self.refuse_unsuitable()
+        mark = RestoreMark(self._options.restore_id, self._manifest.point_id, created_directory=False)
+        mark.tablespaces = [str(path) for path in self._tablespace_folders().values()]
+        claimed = ClaimedFolder(self._folder, mark)
+        try:
+            await asyncio.to_thread(claimed.claim)
+            await self.unpack()
+            await self.verify_files()
+            await self.configure()
+            last_commit = await self._start() if self._options.start else None
+            mark.restored_bytes = self._done
+            mark.last_commit_at = last_commit.isoformat() if last_commit else None
+            mark.notes = self._notes
+            await asyncio.to_thread(claimed.complete)
+        except Contended:
+            raise
+        except BaseException:
+            await asyncio.shield(self._clear(claimed))
+            raise
+        finally:
+            claimed.__exit__(None, None, None)
+        return Restored(self._place, self._done, last_commit, self._notes)
+
+    async def _earlier_work(self) -> Restored | None:
+        mark = await asyncio.to_thread(read_mark, self._folder)
+        if mark is None or mark.restore_id != self._options.restore_id:
+            return None
+        if mark.point_id != self._manifest.point_id:
+            raise Refused(
+                f"restore {mark.restore_id} put {mark.point_id} into {self._folder}, and now asks for "
+                f"{self._manifest.point_id}: a restore keeps to its point"
+            )
+        if not mark.complete:
+            await remove_restored(self._place, mark.restore_id)
+            return None
+        if self._options.start:
+            await self._host.start(self._place, timeout=self._options.start_timeout)
+        last_commit = datetime.fromisoformat(mark.last_commit_at) if mark.last_commit_at else None
+        return Restored(self._place, mark.restored_bytes, last_commit, mark.notes)
+
+    async def refuse_unsuitable(self) -> None:
+        """Everything that can be known before the first byte is fetched."""
+        manifest, folder = self._manifest, self._folder
+        if manifest.kind is not BackupKind.PHYSICAL:
+            raise BadInput(
+                f"{manifest.point_id} is a {manifest.kind} point: only a physical one makes a data directory"
+            )
+        if not folder.is_absolute():
+            raise BadInput(
+                f"the target folder {folder} must be an absolute path, for example /var/lib/postgresql/restored"
+            )
+        majors = await self._host.majors()
+        if self._major not in majors:
+            known = ", ".join(str(major) for major in sorted(majors)) or "none"
+            raise Refused(
+                f"{manifest.point_id} is of PostgreSQL {self._major}, and this machine has {known}: a physical point "
+                f"runs on its own major version only. Install {self._major} here, or restore a logical point."
+            )
+        if await self._host.is_running(self._place):
+            raise Refused(
+                f"a PostgreSQL server is running in {folder}: stop it and empty the folder, or name another one"
+            )
+        if not await self._host.is_empty(PostgresPlace(self._place.host, 1, folder)):
+            raise Refused(
+                f"{folder} is not empty: a restore overwrites nothing. Empty it yourself or name another folder."
+            )
+        if self._options.start and await is_listening(self._place.host, self._place.port):
+            raise Refused(
+                f"something listens at {self._place.host}:{self._place.port} already: stop it or name another port"
+            )
+        needed, free = plain_bytes_needed(manifest), await self._host.free_bytes(folder)
+        if needed > free:
+            raise NoSpace(
+                f"{manifest.point_id} needs {_size(needed)} in {folder}, and {_size(free)} are free there: free some "
+                "space or name a folder on a larger disk"
+            )
+
+    def _tablespace_folders(self) -> dict[str, Path]:
+        chosen = self._options.tablespaces
+        beside = self._folder.with_name(self._folder.name + ".tablespaces")
+        return {
+            oid: Path(chosen.get(location, beside / oid)) for oid, location in self._manifest.source.tablespaces.items()
+        }
+
+    async def unpack(self) -> None:
+        """All archives, then the manifest of PostgreSQL itself."""
+        user = self._host.user_for(self._place)
+        await asyncio.to_thread(self._hand_over, self._folder, user)
+        spaces = self._tablespace_folders()
+        for artefact in self._manifest.artefacts:
+            tablespace = _TABLESPACE.fullmatch(artefact.name)
+            if tablespace is not None:
+                target = spaces[tablespace[1]]
+                await asyncio.to_thread(self._make_tablespace, target, user)
+                await self._untar(artefact.name, target, user)
+            elif artefact.name == "base.tar":
+                await self._untar(artefact.name, self._folder, user)
+        await asyncio.to_thread(self._link_tablespaces, spaces, user)
+        await self._store_manifest(user)
+
+    def _hand_over(self, folder: Path, user: str | None) -> None:
+        for path in (folder, folder / INCOMPLETE, folder / MARKER):
+            if path.exists():
+                give_to(path, user)
+
+    def _make_tablespace(self, folder: Path, user: str | None) -> None:
+        with no_space(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists() and any(folder.iterdir()):
+                raise Refused(
+                    f"the tablespace's folder {folder} is not empty: empty it yourself or name another folder"
+                )
+            folder.mkdir(mode=0o700, exist_ok=True)
+            give_to(folder, user)
+
+    def _link_tablespaces(self, spaces: dict[str, Path], user: str | None) -> None:
+        for oid, folder in spaces.items():
+            link = self._folder / "pg_tblspc" / oid
+            link.symlink_to(folder)
+            give_to(link, user)
+
+    async def _untar(self, artefact: str, folder: Path, user: str | None) -> None:
+        # The links of the source's tablespaces are left out: they name the source's folders. GNU tar refuses members
+        # that would lead out of the folder.
+        arguments = [
+            "tar",
+            "--extract",
+            "--file=-",
+            f"--directory={folder}",
+            "--no-same-owner",
+            "--preserve-permissions",
+        ]
+        arguments += ["--anchored", "--exclude=pg_tblspc/?*", "--exclude=tablespace_map"]
+        async with Child(arguments, run_as=user, stdin=True, stdout=asyncio.subprocess.DEVNULL) as tar:
+            whole = await tar.feed(self._counted(artefact))
+            code = await tar.wait()
+            if code != 0 or not whole:
+                if "No space left on device" in tar.stderr or "Disk quota exceeded" in tar.stderr:
+                    raise NoSpace(
+                        f"the disk of {folder} became full during the restore, and the target was removed again"
+                    )
+                raise RestoreFailed(
+                    f"tar could not unpack {artefact} into {folder}: {tar.stderr or f'exit code {code}'}"
+                )
+
+    async def _counted(self, artefact: str) -> AsyncIterator[bytes]:
+        async for chunk in self._reader.stream(artefact):
+            yield chunk
+            self._done += len(chunk)
+            if self._progress is not None:
+                self._progress(self._done, self._manifest.plain_bytes)
+
+    async def _store_manifest(self, user: str | None) -> None:
+        path = self._folder / MANIFEST_NAME
+        with no_space(path):
+            file = await asyncio.to_thread(path.open, "wb")
+            try:
+                async for chunk in self._counted(MANIFEST_NAME):
+                    await asyncio.to_thread(file.write, chunk)
+            finally:
+                await asyncio.to_thread(file.close)
+        await asyncio.to_thread(give_to, path, user)
+
+    async def verify_files(self) -> None:
+        """``pg_verifybackup``: every file there, of its size and checksum, and the WAL from start to stop readable.
+
+        Raises:
+            Corrupt: it is not so, in the tool's words.
+            NotFound: the tool is missing or does not run here.
+        """
+        tool = await self._host.binaries.tool(self._major, "pg_verifybackup")
+        own = (INCOMPLETE, MARKER)
+        arguments: list[str | Path] = [
+            tool,
+            "--quiet",
+            *(part for name in own for part in ("--ignore", name)),
+            self._folder,
+        ]
+        user = self._host.user_for(self._place)
+        done = await run(arguments, run_as=user, environment=clean_environment(), timeout=VERIFY_SECONDS)
+        if done.code < 0:
+            raise NotFound(
+                f"pg_verifybackup of PostgreSQL {self._major} crashes on this machine (signal {-done.code}): install "
+                "one that works"
+            )
+        if done.code != 0:
+            words = "; ".join(line.removeprefix("pg_verifybackup: ") for line in done.stderr.splitlines()[:5])
+            raise Corrupt(f"pg_verifybackup found damage in {self._manifest.point_id}: {words or done.stdout}")
+
+    async def configure(self) -> None:
+        """Our configuration files, and the request to recover to the stop LSN."""
+        binaries, source, folder = self._host.binaries, self._manifest.source, self._folder
+        user = self._host.user_for(self._place)
+        control = await control_data(binaries, self._major, folder, user)
+        if control.get("Database system identifier", source.system_identifier) != source.system_identifier:
+            raise Corrupt(f"{self._manifest.point_id} holds another cluster than its manifest says")
+        libraries = await loadable_libraries(binaries, self._major, source.preload_libraries)
+        if missing := [name for name in source.preload_libraries if name not in libraries]:
+            self._notes.append(f"libraries that this machine lacks are not preloaded: {', '.join(missing)}")
+        tls = await asyncio.to_thread(lambda: all((folder / name).exists() for name in ("server.crt", "server.key")))
+        address = {
+            "listen_addresses": self._place.host,
+            "port": str(self._place.port),
+            "unix_socket_directories": socket_folder(folder),
+        }
+        chosen = {**address, **self._options.settings}
+        settings = settings_for(source, control, libraries, tls, chosen)
+        with no_space(folder):
+            await asyncio.to_thread(write_configuration, folder, settings, read_only=self._options.read_only, user=user)
+
+    async def _start(self) -> datetime | None:
+        user = self._host.user_for(self._place)
+        if self._options.durable:
+            tool = await self._host.binaries.tool(self._major, "initdb")
+            done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
+            if done.code != 0:
+                raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
+        await self._host.launch(self._place, timeout=self._options.start_timeout)
+        await asyncio.to_thread(end_recovery, self._folder, user)
+        return await asyncio.to_thread(last_replayed_commit, self._folder / LOG)
+
+    async def _clear(self, claimed: ClaimedFolder) -> None:
+        await stop_server(self._folder, gentle=False)
+        await asyncio.to_thread(remove_folder, self._folder, claimed.mark.restore_id)
+
+
+def last_replayed_commit(log: Path) -> datetime | None:
+    """Time of the newest transaction that recovery replayed, from the server's log; None when it replayed none."""
+    found = _LAST_COMMIT.findall(log.read_text(errors="replace")) if log.exists() else []
+    return datetime.fromisoformat(found[-1]) if found else None
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
