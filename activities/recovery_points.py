@@ -173,6 +173,7 @@ class RecoveryPointSteps:
             point_id=_point_id(context, kind),
             run_id=context.run_id,
             attempt=activity.info().attempt,
+            started_at=context.started_at,
             epoch=context.facts.ownership.epoch if context.facts.ownership else None,
         )
         began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -130,12 +131,17 @@ class Plan:
         for _, steps in self.groups():
             yield from steps
 
+    @property
+    def key(self) -> str:
+        """The name as configuration and command line write it: ``FullRecovery`` is ``full-recovery``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", self.name).lower()
+
     def first(self) -> Step:
         return next(self.steps())
 
     def budget(self, step: Step, overrides: dict[str, float]) -> timedelta:
-        """The step's budget, as configured for this plan (``"<plan>.<step>"``: seconds) or as the table has it."""
-        configured = overrides.get(f"{self.name}.{step.name}")
+        """The step's budget, as configured (``"full-recovery.restore-database"``: seconds) or as the table has it."""
+        configured = overrides.get(f"{self.key}.{step.name}")
         return step.budget if configured is None else timedelta(seconds=configured)
 
     def critical_path(self, overrides: dict[str, float] | None = None) -> timedelta:

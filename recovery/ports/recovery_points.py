@@ -25,6 +25,7 @@ class BackupOrder:
     point_id: str
     run_id: str
     attempt: int
+    started_at: datetime
     epoch: int | None = None
 
 

@@ -1,0 +1,273 @@
+"""Recovery points of PostgreSQL at object stores: the pipeline, the catalogue and the servers put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from recovery.adapters.backup_lock import backup_lock
+from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.connection import connected
+from recovery.backup.catalogue import Catalogue
+from recovery.backup.fill import fill_location
+from recovery.backup.layout import PointIdentity, point_prefix
+from recovery.backup.leftovers import remove_leftovers
+from recovery.backup.pipeline import TransferProgress, write_point
+from recovery.backup.reader import check_key, open_point, verify_objects
+from recovery.backup.sealing import Opener, Sealer
+from recovery.backup.signing import Signer, Verifier
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.retention import plan_retention
+from recovery.errors import NotFound, RecoveryError, Refused, Unreachable, WrongKey
+from recovery.ports.object_store import ObjectStore
+from recovery.ports.ownership import OwnershipStore
+from recovery.ports.postgres import PostgresRecovery
+from recovery.ports.recovery_points import BackupOrder, Expired, Progress, TakenPoint
+
+ORPHAN_AGE = timedelta(hours=24)
+"""Objects without a manifest are a running backup's until they are this old; its budget is shorter."""
+
+
+@dataclass
+class KeyRing:
+    """The keys that this worker holds. A backup worker has no ``opener``, a restoring one no ``signer``'s duty."""
+
+    sealer: Sealer
+    verifier: Verifier
+    signer: Signer | None = None
+    opener: Opener | None = None
+
+    def signing(self) -> Signer:
+        if self.signer is None:
+            raise WrongKey("this worker has no signing key: set keys.signing_key in its configuration")
+        return self.signer
+
+    def opening(self) -> Opener:
+        if self.opener is None:
+            raise WrongKey(
+                "this worker has no age identity, so it can neither validate nor restore: set keys.identities in its "
+                "configuration, or run the plan on a worker that has one"
+            )
+        return self.opener
+
+
+@dataclass
+class PostgresRecoveryPoints:
+    """``recovery.ports.recovery_points.RecoveryPoints``."""
+
+    stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
+    keys: KeyRing
+    postgres: Callable[[str, str], PostgresRecovery]  # (group, region)
+    logins: Logins
+    ownership: OwnershipStore
+    scratch_folder: Path
+
+    def catalogue(self, group: GroupSnapshot) -> Catalogue:
+        return Catalogue(self.stores(group), self.keys.verifier)
+
+    async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
+        """See the port. A server that does not answer raises; a location that lacks something is a failed check."""
+        self.keys.signing()
+        login = await self.logins.backup(group.name, region)
+        async with connected(login, "connect") as session:
+            version = await session.fetchval("SHOW server_version")
+        checks = [
+            CheckResult(name=f"{region} postgres", passed=True, detail=f"{login.address} is PostgreSQL {version}")
+        ]
+        for store in self.stores(group):
+            try:
+                lacking = await store.shortcomings()
+            except RecoveryError as error:
+                lacking = [str(error)]
+            checks.append(CheckResult(name=f"location {store.name}", passed=not lacking, detail="; ".join(lacking)))
+        return checks
+
+    async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint:
+        """See the port. A point that an earlier attempt completed is found and returned."""
+        stores = self.stores(order.group)
+        done = await self._existing(order)
+        if done is not None:
+            return done
+        identity = PointIdentity(
+            point_id=order.point_id,
+            group=order.group.name,
+            attempt=order.attempt,
+            run_id=order.run_id,
+            region=order.region,
+            started_at=order.started_at,
+            epoch=order.epoch,
+        )
+        await remove_leftovers(stores, order.group.name, order.point_id)  # of attempts whose worker was lost
+        login = await self.logins.backup(order.group.name, order.region)
+
+        def tell(state: TransferProgress) -> None:
+            progress(state.plain_bytes, state.expected_bytes, state.artefact)
+
+        engine = self.postgres(order.group.name, order.region)
+        if order.kind is BackupKind.PHYSICAL:
+            opening = engine.physical_source(login, order.point_id)
+        else:
+            opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
+        async with backup_lock(login, order.point_id, order.kind), opening as source:
+            written = await write_point(
+                source,
+                identity=identity,
+                stores=stores,
+                sealer=self.keys.sealer,
+                signer=self.keys.signing(),
+                progress=tell,
+                check=lambda: self._same_epoch(order),
+            )
+        return TakenPoint(written.manifest, written.complete_locations, written.dropped)
+
+    async def remove_unfinished(self, group: GroupSnapshot, point_id: str) -> int:
+        """See the port."""
+        stores = self.stores(group)
+        before = await self._count(stores, group.name, point_id)
+        failed = await remove_leftovers(stores, group.name, point_id)
+        if failed:
+            raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        return before - await self._count(stores, group.name, point_id)
+
+    async def fill(self, group: GroupSnapshot, point_id: str, progress: Progress) -> TakenPoint:
+        """See the port."""
+        catalogue = self.catalogue(group)
+        point = await catalogue.point(group.name, point_id)
+        source = catalogue.stores_of(point)[0]
+        complete, dropped = list(point.locations), {}
+        for store in self.stores(group):
+            if store.name in complete:
+                continue
+            try:
+                await fill_location(point, source, store, _noting(progress, store.name))
+                complete.append(store.name)
+            except RecoveryError as error:
+                dropped[store.name] = str(error)
+        return TakenPoint(point.manifest, complete, dropped)
+
+    async def points(self, group: GroupSnapshot, since: timedelta | None = None) -> list[RecoveryPoint]:
+        """See the port."""
+        return await self.catalogue(group).points(group.name, None if since is None else datetime.now(UTC) - since)
+
+    async def point(self, group: GroupSnapshot, point_id: str) -> RecoveryPoint:
+        """See the port."""
+        return await self.catalogue(group).point(group.name, point_id)
+
+    async def newest_validated(self, group: GroupSnapshot, kind: BackupKind | None = None) -> RecoveryPoint:
+        """See the port."""
+        return await self.catalogue(group).newest_validated(group.name, kind)
+
+    async def validate(self, group: GroupSnapshot, point_id: str, run_id: str, progress: Progress) -> Verdict:
+        """See the port. Every location's bytes are checked; the restore reads from one of them."""
+        began = datetime.now(UTC)
+        catalogue = self.catalogue(group)
+        point = await catalogue.point(group.name, point_id)
+        state, reason, checks, location = await self._judge(group, point, progress)
+        verdict = Verdict(
+            point_id=point_id,
+            group=group.name,
+            state=state,
+            reason=reason,
+            checks=checks,
+            location=location,
+            manifest_sha256=point.manifest_sha256,
+            validated_at=datetime.now(UTC),
+            duration=datetime.now(UTC) - began,
+            run_id=run_id,
+            restored_bytes=point.manifest.plain_bytes if state is VerdictState.VALID else 0,
+        )
+        await catalogue.write_verdict(verdict, self.keys.signing())
+        return verdict
+
+    async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired:
+        """See the port."""
+        catalogue = self.catalogue(group)
+        plan = plan_retention(await catalogue.points(group.name), group.retention, now)
+        removed = {point_id: plan.reasons.get(point_id, "") for point_id in plan.remove}
+        kept = {point_id: plan.reasons.get(point_id, "") for point_id in plan.keep}
+        if dry_run:
+            return Expired(removed, kept, len(await catalogue.orphans(group.name)))
+        for point_id in plan.remove:
+            await catalogue.delete_point(group.name, point_id)
+        orphans, failed = await catalogue.remove_orphans(group.name, now - ORPHAN_AGE)
+        if failed:
+            raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        return Expired(removed, kept, sum(orphan.objects for orphan in orphans))
+
+    # Parts of the above.
+
+    async def _existing(self, order: BackupOrder) -> TakenPoint | None:
+        try:
+            point = await self.catalogue(order.group).point(order.group.name, order.point_id)
+        except NotFound:
+            return None
+        missing = [store.name for store in self.stores(order.group) if store.name not in point.locations]
+        reason = "it did not have the point when an earlier attempt ended"
+        return TakenPoint(point.manifest, point.locations, dict.fromkeys(missing, reason))
+
+    async def _same_epoch(self, order: BackupOrder) -> None:
+        """A backup of a region that lost the group meanwhile must not become a recovery point."""
+        found = await self.ownership.read(order.group.name)
+        if found is None:
+            return
+        record, _ = found
+        if record.region != order.region or (order.epoch is not None and record.epoch != order.epoch):
+            raise Refused(
+                f"group {order.group.name} moved to {record.region} (epoch {record.epoch}) while it was backed up from "
+                f"{order.region}: this backup is not kept. The next one is taken from {record.region}"
+            )
+
+    async def _judge(
+        self, group: GroupSnapshot, point: RecoveryPoint, progress: Progress
+    ) -> tuple[VerdictState, str, list[CheckResult], str]:
+        """State, reason, checks, and the location that was judged."""
+        checks: list[CheckResult] = []
+        silent: list[str] = []
+        intact: list[ObjectStore] = []
+        for store in self.catalogue(group).stores_of(point):
+            try:
+                found = await verify_objects(store, point.manifest, _noting(progress, f"checking {store.name}"))
+            except Unreachable as error:
+                silent.append(f"{store.name} did not answer: {error}")
+                continue
+            checks += [check.model_copy(update={"name": f"{store.name}: {check.name}"}) for check in found]
+            bad = [check.detail for check in found if not check.passed]
+            if bad:
+                return VerdictState.CORRUPT, f"at {store.name}: {'; '.join(bad)}", checks, store.name
+            intact.append(store)
+        if not intact:
+            return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, "none"
+        state, reason, more = await self._restored(group, point, intact[0], progress)
+        return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
+
+    async def _restored(
+        self, group: GroupSnapshot, point: RecoveryPoint, store: ObjectStore, progress: Progress
+    ) -> tuple[VerdictState, str, list[CheckResult]]:
+        opener = self.keys.opening()
+        try:
+            await check_key(point.manifest, opener, store)
+        except WrongKey as error:
+            return VerdictState.FAILED, str(error), []
+        engine = self.postgres(group.name, point.manifest.source_region)
+        self.scratch_folder.mkdir(parents=True, exist_ok=True)
+        return await engine.validate(
+            open_point(store, point.manifest, opener),
+            self.scratch_folder,
+            group.critical_tables,
+            _noting(progress, f"restoring from {store.name}"),
+        )
+
+    @staticmethod
+    async def _count(stores: Sequence[ObjectStore], group: str, point_id: str) -> int:
+        async def count(store: ObjectStore) -> int:
+            return len([info async for info in store.list(point_prefix(group, point_id))])
+
+        return sum(await asyncio.gather(*(count(store) for store in stores)))
+
+
+def _noting(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, expected: progress(done, expected, what)

@@ -1,0 +1,247 @@
+"""Restores of PostgreSQL recovery points: physical ones into this host, logical ones into a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.connection import open_connection, translated
+from recovery.adapters.recovery_points import KeyRing
+from recovery.backup.catalogue import Catalogue
+from recovery.backup.reader import check_key, open_point
+from recovery.domain.group import GroupSnapshot, PostgresAt
+from recovery.domain.plan import RestoredServer
+from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint
+from recovery.domain.words import size
+from recovery.errors import BadInput, RecoveryError, Refused
+from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
+from recovery.ports.recovery_points import Progress, RestoreOrder
+
+HEADROOM = 1.1  # a restored cluster grows a little while it replays its WAL
+
+
+@dataclass
+class PostgresRestores:
+    """``recovery.ports.recovery_points.Restores``."""
+
+    catalogue: Callable[[GroupSnapshot], Catalogue]
+    keys: KeyRing
+    postgres: Callable[[str, str], PostgresRecovery]  # (group, region)
+    logins: Logins
+
+    async def verify_infrastructure(self, order: RestoreOrder) -> list[CheckResult]:
+        """See the port."""
+        point = await self._point(order)
+        checks = [
+            CheckResult(name="recovery point", passed=True, detail=f"{point.point_id} at {', '.join(point.locations)}"),
+            await self._checked("key", self._check_key(order, point)),
+        ]
+        if point.manifest.kind is BackupKind.PHYSICAL:
+            return checks + await self._check_host(order, point)
+        return [*checks, await self._checked("target server", self._check_server(order))]
+
+    async def restore(self, order: RestoreOrder, progress: Progress) -> RestoredServer:
+        """See the port."""
+        point = await self._point(order)
+        if point.manifest.kind is BackupKind.PHYSICAL:
+            return await self._restore_physical(order, point, progress)
+        return await self._restore_logical(order, point, progress)
+
+    async def remove(self, order: RestoreOrder) -> bool:
+        """See the port. The point need not be readable any more: both kinds of target are looked at."""
+        engine = self.postgres(order.group.name, order.region)
+        removed = False
+        if self._at(order).data_directory or order.target_directory:
+            removed = await engine.remove_restored(self._place(order), order.restore_id)
+        if order.target_database is not None:
+            login = await self.logins.admin(order.group.name, order.region)
+            removed |= await engine.remove_restored_database(login, order.target_database, order.restore_id)
+        return removed
+
+    async def verify(self, group: GroupSnapshot, restored: RestoredServer) -> list[CheckResult]:
+        """See the port."""
+        point = await self.catalogue(group).point(group.name, restored.point_id)
+        logical = restored.kind is BackupKind.LOGICAL
+        return await self.postgres(group.name, restored.region).verify_restored(
+            point.manifest,
+            await self._login(group, restored),
+            group.critical_tables,
+            database=restored.database if logical else None,
+        )
+
+    async def open_writes(self, group: GroupSnapshot, restored: RestoredServer) -> None:
+        """See the port."""
+        if restored.kind is BackupKind.PHYSICAL:
+            engine = self.postgres(group.name, restored.region)
+            await engine.set_read_only(_place_of(restored), False)
+
+    async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool:
+        """See the port."""
+        login = await self._login(group, restored)
+        with translated("look whether it accepts writes", login):
+            session = await open_connection(login)
+            try:
+                return bool(await session.fetchval("SELECT NOT current_setting('transaction_read_only')::boolean"))
+            finally:
+                session.terminate()
+
+    async def write_probe(self, group: GroupSnapshot, host: str, port: int, run_id: str) -> datetime:
+        """See the port. The row stays: it is evidence, one per run."""
+        region = next(region.name for region in group.regions if region.postgres and region.postgres.host == host)
+        login = await self.logins.admin(group.name, region)
+        at = PostgresLogin(host, port, login.user, login.database, login.password, login.sslmode, login.sslrootcert)
+        with translated("write a probe row", at):
+            session = await open_connection(at)
+            try:
+                await session.execute(
+                    "CREATE SCHEMA IF NOT EXISTS recovery_plans;"
+                    "CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL)"
+                )
+                moment: datetime = await session.fetchval(
+                    "INSERT INTO recovery_plans.probe VALUES ($1, clock_timestamp())"
+                    " ON CONFLICT (run_id) DO UPDATE SET at = recovery_plans.probe.at RETURNING at",
+                    run_id,
+                )
+                return moment
+            finally:
+                session.terminate()
+
+    # Parts of the above.
+
+    async def _point(self, order: RestoreOrder) -> RecoveryPoint:
+        return await self.catalogue(order.group).point(order.group.name, order.point_id)
+
+    def _at(self, order: RestoreOrder) -> PostgresAt:
+        at = order.group.region(order.region).postgres
+        if at is None:
+            raise BadInput(
+                f"region {order.region} of group {order.group.name} has no PostgreSQL: set "
+                f"groups.{order.group.name}.regions.{order.region}.postgres in the configuration"
+            )
+        return at
+
+    def _place(self, order: RestoreOrder) -> PostgresPlace:
+        at = self._at(order)
+        directory = order.target_directory or at.data_directory
+        if directory is None:
+            raise BadInput(
+                f"a physical recovery point needs a folder: set groups.{order.group.name}.regions.{order.region}."
+                "postgres.data_directory, or name one with --target-directory"
+            )
+        return PostgresPlace(at.host, order.target_port or at.port, Path(directory), at.run_as)
+
+    async def _check_key(self, order: RestoreOrder, point: RecoveryPoint) -> str:
+        await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))
+        return "opens the recovery point"
+
+    async def _check_host(self, order: RestoreOrder, point: RecoveryPoint) -> list[CheckResult]:
+        host = self.postgres(order.group.name, order.region).host
+        place = self._place(order)
+        majors = await host.majors()
+        wanted = point.manifest.source.major
+        known = ", ".join(f"{major} ({version})" for major, version in sorted(majors.items())) or "none"
+        free = await host.free_bytes(place.data_directory)
+        needed = int(point.manifest.plain_bytes * HEADROOM)
+        empty = await host.is_empty(place)
+        return [
+            CheckResult(
+                name="server version",
+                passed=wanted in majors,
+                detail=f"PostgreSQL {wanted} is needed; installed here: {known}",
+            ),
+            CheckResult(
+                name="disk space",
+                passed=free >= needed,
+                detail=f"{size(needed)} needed at {place.data_directory}, {size(free)} free",
+            ),
+            CheckResult(
+                name="empty target",
+                passed=empty,
+                detail=f"{place.data_directory} and {place.host}:{place.port} are free"
+                if empty
+                else f"{place.data_directory} is not empty or {place.host}:{place.port} is in use: nothing is "
+                "overwritten; name another target, or move what is there",
+            ),
+        ]
+
+    async def _check_server(self, order: RestoreOrder) -> str:
+        login = await self.logins.admin(order.group.name, order.region)
+        with translated("connect", login):
+            await (await open_connection(login)).close()
+        return f"{login.address} answers"
+
+    @staticmethod
+    async def _checked(name: str, question: object) -> CheckResult:
+        try:
+            return CheckResult(name=name, passed=True, detail=str(await question))  # type: ignore[misc]
+        except RecoveryError as error:
+            return CheckResult(name=name, passed=False, detail=str(error))
+
+    async def _restore_physical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
+        place = self._place(order)
+        catalogue = self.catalogue(order.group)
+        restored = await self.postgres(order.group.name, order.region).restore_physical(
+            open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
+            place,
+            RestoreOptions(restore_id=order.restore_id),
+            lambda done, all_: progress(done, all_, "restoring the cluster"),
+        )
+        return RestoredServer(
+            region=order.region,
+            host=place.host,
+            port=place.port,
+            database=self._at(order).database,
+            kind=BackupKind.PHYSICAL,
+            data_directory=str(place.data_directory),
+            run_as=place.run_as,
+            point_id=order.point_id,
+            restored_bytes=restored.restored_bytes,
+            last_commit_at=restored.last_commit_at or point.manifest.source.last_commit_at,
+            read_only=True,
+        )
+
+    async def _restore_logical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
+        login = await self.logins.admin(order.group.name, order.region)
+        sources = point.manifest.source.databases
+        if not sources:
+            raise Refused(f"recovery point {point.point_id} holds no database")
+        catalogue = self.catalogue(order.group)
+        restored = await self.postgres(order.group.name, order.region).restore_logical(
+            open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
+            login,
+            RestoreOptions(restore_id=order.restore_id),
+            source_database=sources[0],
+            database=order.target_database,
+            progress=lambda done, all_: progress(done, all_, "restoring the database"),
+        )
+        return RestoredServer(
+            region=order.region,
+            host=login.host,
+            port=login.port,
+            database=restored.database,
+            kind=BackupKind.LOGICAL,
+            point_id=order.point_id,
+            restored_bytes=restored.restored_bytes,
+            last_commit_at=point.manifest.source.last_commit_at,
+        )
+
+    async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:
+        login = await self.logins.admin(group.name, restored.region)
+        return PostgresLogin(
+            restored.host,
+            restored.port,
+            login.user,
+            restored.database,
+            login.password,
+            login.sslmode,
+            login.sslrootcert,
+        )
+
+
+def _place_of(restored: RestoredServer) -> PostgresPlace:
+    if restored.data_directory is None:
+        raise BadInput("the restored server has no folder on this host")
+    return PostgresPlace(restored.host, restored.port, Path(restored.data_directory), restored.run_as)
