@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -26,8 +27,9 @@ FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "409", "412"}
-_LATER = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "TooManyRequests"}
-_TRANSPORT = (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError)
+_LATER = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests"}
+_DAMAGED_ON_ITS_WAY = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+_TRANSPORT = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError)
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 
 
@@ -57,7 +59,7 @@ def _from_answer(error: ClientError, where: str, secrets: Sequence[str]) -> Reco
         return NotFound(message)
     if code in _CONDITION or status in (409, 412):
         return Contended(message)
-    if code in _LATER or status >= 500 or status == 429:
+    if code in _LATER | _DAMAGED_ON_ITS_WAY or status >= 500 or status == 429:
         return Unreachable(message)
     return Refused(message)
 
