@@ -143,7 +143,7 @@ class PostgresRecoveryPoints:
             if store.name in complete:
                 continue
             try:
-                await fill_location(point, source, store, _noting(progress, store.name))
+                await fill_location(point, source, store, noting(progress, store.name))
                 complete.append(store.name)
             except RecoveryError as error:
                 dropped[store.name] = str(error)
@@ -230,7 +230,7 @@ class PostgresRecoveryPoints:
         intact: list[ObjectStore] = []
         for store in self.catalogue(group).stores_of(point):
             try:
-                found = await verify_objects(store, point.manifest, _noting(progress, f"checking {store.name}"))
+                found = await verify_objects(store, point.manifest, noting(progress, f"checking {store.name}"))
             except Unreachable as error:
                 silent.append(f"{store.name} did not answer: {error}")
                 continue
@@ -258,7 +258,7 @@ class PostgresRecoveryPoints:
             open_point(store, point.manifest, opener),
             self.scratch_folder,
             group.critical_tables,
-            _noting(progress, f"restoring from {store.name}"),
+            noting(progress, f"restoring from {store.name}"),
         )
 
     @staticmethod
@@ -269,5 +269,6 @@ class PostgresRecoveryPoints:
         return sum(await asyncio.gather(*(count(store) for store in stores)))
 
 
-def _noting(progress: Progress, what: str) -> Callable[[int, int], None]:
+def noting(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """The same progress with a word on what is being done."""
     return lambda done, expected: progress(done, expected, what)

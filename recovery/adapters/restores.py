@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.logins import Logins
-from recovery.adapters.postgres.connection import open_connection, translated
-from recovery.adapters.recovery_points import KeyRing
+from recovery.adapters.postgres.connection import connected
+from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.reader import check_key, open_point
 from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, kind_of
 from recovery.domain.words import size
-from recovery.errors import BadInput, RecoveryError, Refused
+from recovery.errors import BadInput, RecoveryError
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from recovery.ports.recovery_points import Progress, RestoreOrder
 
+PROBE_TABLE = """
+    CREATE SCHEMA IF NOT EXISTS recovery_plans;
+    CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL);
+"""
 HEADROOM = 1.1  # a restored cluster grows a little while it replays its WAL
 
 
@@ -51,15 +55,14 @@ class PostgresRestores:
         return await self._restore_logical(order, point, progress)
 
     async def remove(self, order: RestoreOrder) -> bool:
-        """See the port. The point need not be readable any more: both kinds of target are looked at."""
+        """See the port. The point need not be readable any more: its id and the configuration say what was made."""
         engine = self.postgres(order.group.name, order.region)
-        removed = False
-        if self._at(order).data_directory or order.target_directory:
-            removed = await engine.remove_restored(self._place(order), order.restore_id)
-        if order.target_database is not None:
-            login = await self.logins.admin(order.group.name, order.region)
-            removed |= await engine.remove_restored_database(login, order.target_database, order.restore_id)
-        return removed
+        if kind_of(order.point_id) is BackupKind.PHYSICAL:
+            return await engine.remove_restored(self._place(order), order.restore_id)
+        login = await self.logins.admin(order.group.name, order.region)
+        names = [order.target_database] if order.target_database else order.group.logical_databases
+        removed = [await engine.remove_restored_database(login, name, order.restore_id) for name in names]
+        return any(removed)
 
     async def verify(self, group: GroupSnapshot, restored: RestoredServer) -> list[CheckResult]:
         """See the port."""
@@ -80,34 +83,21 @@ class PostgresRestores:
 
     async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool:
         """See the port."""
-        login = await self._login(group, restored)
-        with translated("look whether it accepts writes", login):
-            session = await open_connection(login)
-            try:
-                return bool(await session.fetchval("SELECT NOT current_setting('transaction_read_only')::boolean"))
-            finally:
-                session.terminate()
+        async with connected(await self._login(group, restored), "look whether it accepts writes") as session:
+            return bool(await session.fetchval("SELECT NOT current_setting('transaction_read_only')::boolean"))
 
     async def write_probe(self, group: GroupSnapshot, host: str, port: int, run_id: str) -> datetime:
         """See the port. The row stays: it is evidence, one per run."""
         region = next(region.name for region in group.regions if region.postgres and region.postgres.host == host)
         login = await self.logins.admin(group.name, region)
-        at = PostgresLogin(host, port, login.user, login.database, login.password, login.sslmode, login.sslrootcert)
-        with translated("write a probe row", at):
-            session = await open_connection(at)
-            try:
-                await session.execute(
-                    "CREATE SCHEMA IF NOT EXISTS recovery_plans;"
-                    "CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL)"
-                )
-                moment: datetime = await session.fetchval(
-                    "INSERT INTO recovery_plans.probe VALUES ($1, clock_timestamp())"
-                    " ON CONFLICT (run_id) DO UPDATE SET at = recovery_plans.probe.at RETURNING at",
-                    run_id,
-                )
-                return moment
-            finally:
-                session.terminate()
+        async with connected(replace(login, host=host, port=port), "write a probe row") as session:
+            await session.execute(PROBE_TABLE)
+            moment: datetime = await session.fetchval(
+                "INSERT INTO recovery_plans.probe VALUES ($1, clock_timestamp())"
+                " ON CONFLICT (run_id) DO UPDATE SET at = recovery_plans.probe.at RETURNING at",
+                run_id,
+            )
+            return moment
 
     # Parts of the above.
 
@@ -169,9 +159,8 @@ class PostgresRestores:
 
     async def _check_server(self, order: RestoreOrder) -> str:
         login = await self.logins.admin(order.group.name, order.region)
-        with translated("connect", login):
-            await (await open_connection(login)).close()
-        return f"{login.address} answers"
+        async with connected(login, "connect") as session:
+            return f"{login.address} is PostgreSQL {await session.fetchval('SHOW server_version')}"
 
     @staticmethod
     async def _checked(name: str, question: object) -> CheckResult:
@@ -187,7 +176,7 @@ class PostgresRestores:
             open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
             place,
             RestoreOptions(restore_id=order.restore_id),
-            lambda done, all_: progress(done, all_, "restoring the cluster"),
+            noting(progress, "restoring the cluster"),
         )
         return RestoredServer(
             region=order.region,
@@ -205,40 +194,37 @@ class PostgresRestores:
 
     async def _restore_logical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
         login = await self.logins.admin(order.group.name, order.region)
-        sources = point.manifest.source.databases
-        if not sources:
-            raise Refused(f"recovery point {point.point_id} holds no database")
-        catalogue = self.catalogue(order.group)
-        restored = await self.postgres(order.group.name, order.region).restore_logical(
-            open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
-            login,
-            RestoreOptions(restore_id=order.restore_id),
-            source_database=sources[0],
-            database=order.target_database,
-            progress=lambda done, all_: progress(done, all_, "restoring the database"),
-        )
+        databases = point.manifest.source.databases
+        if order.target_database is not None and len(databases) != 1:
+            raise BadInput(
+                f"recovery point {point.point_id} holds {', '.join(databases) or 'no database'}: one target name fits "
+                "only one database; restore without a name"
+            )
+        catalogue, total = self.catalogue(order.group), 0
+        for source in databases:
+            restored = await self.postgres(order.group.name, order.region).restore_logical(
+                open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
+                login,
+                RestoreOptions(restore_id=order.restore_id),
+                source_database=source,
+                database=order.target_database,
+                progress=noting(progress, f"restoring {source}"),
+            )
+            total += restored.restored_bytes
         return RestoredServer(
             region=order.region,
             host=login.host,
             port=login.port,
-            database=restored.database,
+            database=order.target_database or databases[0],
             kind=BackupKind.LOGICAL,
             point_id=order.point_id,
-            restored_bytes=restored.restored_bytes,
+            restored_bytes=total,
             last_commit_at=point.manifest.source.last_commit_at,
         )
 
     async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:
         login = await self.logins.admin(group.name, restored.region)
-        return PostgresLogin(
-            restored.host,
-            restored.port,
-            login.user,
-            restored.database,
-            login.password,
-            login.sslmode,
-            login.sslrootcert,
-        )
+        return replace(login, host=restored.host, port=restored.port, database=restored.database)
 
 
 def _place_of(restored: RestoredServer) -> PostgresPlace:

@@ -15,6 +15,15 @@ class BackupKind(StrEnum):
     LOGICAL = "logical"
 
 
+def kind_of(point_id: str) -> BackupKind:
+    """The kind that a point's id names: ``20261122T101500Z-physical-1a2b3c4d``.
+
+    Raises:
+        ValueError: it is no id of a recovery point.
+    """
+    return BackupKind(point_id.split("-")[1] if point_id.count("-") == 2 else point_id)
+
+
 class VerdictState(StrEnum):
     """Result of a validation (the states of a recovery point besides "not yet validated")."""
 
