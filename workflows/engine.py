@@ -379,6 +379,8 @@ class Engine:
     def _queue(self, where: Where) -> str | None:
         """The task queue of the region that the step belongs to; None is the queue of this workflow."""
         facts = self.journal.facts
+        if where is Where.VALIDATION:
+            return facts.group.validation_queue if facts.group else None
         region = {Where.SOURCE: facts.source_region, Where.TARGET: facts.target_region}.get(where)
         if region is None or facts.group is None:
             return None

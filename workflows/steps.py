@@ -51,6 +51,7 @@ class Where(StrEnum):
     CONTROL = "control"
     SOURCE = "source"
     TARGET = "target"
+    VALIDATION = "validation"  # a worker that holds the keys to open recovery points
 
 
 class OnFailure(StrEnum):
@@ -61,7 +62,7 @@ class OnFailure(StrEnum):
     HOLD = "hold"  # wait for the operator
 
 
-CONTROL, SOURCE, TARGET = Where.CONTROL, Where.SOURCE, Where.TARGET
+CONTROL, SOURCE, TARGET, VALIDATION = Where.CONTROL, Where.SOURCE, Where.TARGET, Where.VALIDATION
 UNDO, WARN, HOLD = OnFailure.UNDO, OnFailure.WARN, OnFailure.HOLD
 
 

@@ -132,6 +132,11 @@ class Config(Section):
         """Task queue of the region's workers. Raises NotFound with the known regions."""
         return self.region(name).task_queue or self.temporal.region_queue.replace("{region}", name)
 
+    @property
+    def validation_queue(self) -> str:
+        """Task queue of the workers that hold the keys to open recovery points."""
+        return f"{self.temporal.control_queue}-validation"
+
     def locations_of(self, group: str) -> dict[str, Location]:
         """The group's locations in their order: those it names, else all."""
         names = self.group(group).backup.locations or list(self.locations)

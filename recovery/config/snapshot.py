@@ -31,6 +31,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         home_region=group.home,
         regions=[_region_plan(config, group, region) for region in group.regions],
         records=_records(group),
+        validation_queue=config.validation_queue,
         locations=list(config.locations_of(name)),
         backup_kinds=[kind.value for kind in group.backup.kinds] if group.postgres else [],
         logical_databases=group.postgres.databases if group.postgres else [],

@@ -71,6 +71,7 @@ class GroupSnapshot(Model):
     home_region: str
     regions: list[RegionPlan]
     records: list[DnsRecord] = Field(default_factory=list)
+    validation_queue: str | None = None  # task queue of the workers that can open recovery points
     locations: list[str] = Field(default_factory=list)
     backup_kinds: list[str] = Field(default_factory=lambda: ["physical", "logical"])
     logical_databases: list[str] = Field(default_factory=list)
