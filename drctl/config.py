@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from ruamel.yaml import YAML
 
+from drctl.config_reference import markdown
 from recovery.config import Config, ConfigurationInvalid
 from recovery.domain.words import plural
 from recovery.errors import BadInput, NotFound
@@ -30,6 +31,12 @@ app = typer.Typer(
 class Output(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+class SchemaOutput(StrEnum):
+    JSON = "json"
+    TEXT = "text"
+    MARKDOWN = "markdown"
 
 
 File = Annotated[
@@ -99,10 +106,17 @@ def show(
 
 
 @app.command(epilog="Example:  [bold]drctl config schema > recovery.schema.json[/]   (for your editor)")
-def schema(output: Form = Output.JSON) -> None:
-    """Print the JSON schema of the configuration, or with --output text a list of all keys."""
-    if output is Output.JSON:
+def schema(
+    output: Annotated[
+        SchemaOutput, typer.Option("--output", "-o", help="JSON schema, a list of all keys, or docs/configuration.md.")
+    ] = SchemaOutput.JSON,
+) -> None:
+    """Print the JSON schema of the configuration, or a list of all keys."""
+    if output is SchemaOutput.JSON:
         _print_json(Config.schema_document())
+        return
+    if output is SchemaOutput.MARKDOWN:
+        typer.echo(markdown(), nl=False)
         return
     for line in key_lines(Config.schema_document()):
         typer.echo(line)
@@ -118,16 +132,22 @@ def _keys(document: dict[str, Any], node: dict[str, Any], prefix: str) -> list[t
     for name, entry in node.get("properties", {}).items():
         path = f"{prefix}{name}"
         required = " (required)" if name in node.get("required", []) else ""
-        found.append((path, f"{entry.get('description', '')}{required}"))
+        described = entry.get("description") or _referenced(document, entry).get("description", "")
+        found.append((path, f"{described}{required}"))
         for inner, suffix in _below(document, entry):
             found += _keys(document, inner, f"{path}{suffix}.")
+    return found
+
+
+def _referenced(document: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["$defs"][entry["$ref"].rpartition("/")[2]] if "$ref" in entry else {}
     return found
 
 
 def _below(document: dict[str, Any], entry: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """The schemas of the keys below an entry, each with what stands between: ``.<name>`` or ``[]``."""
     if "$ref" in entry:
-        return [(document["$defs"][entry["$ref"].rpartition("/")[2]], "")]
+        return [(_referenced(document, entry), "")]
     found: list[tuple[dict[str, Any], str]] = []
     for arm in entry.get("anyOf", []):
         found += _below(document, arm)

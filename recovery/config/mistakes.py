@@ -78,7 +78,7 @@ def explain(model: type[BaseModel], error: Any) -> tuple[KeyPath, str]:
     annotation, field = _field_at(model, path)
     kind, found = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        owner = _unwrapped(_field_at(model, path[:-1])[0])
+        owner = unwrapped(_field_at(model, path[:-1])[0])
         known = sorted(owner.model_fields) if _is_model(owner) else []
         return path, f"unknown key{suggestion(path[-1], known)}: expected one of {', '.join(known)}"
     if kind == "missing":
@@ -90,6 +90,10 @@ def explain(model: type[BaseModel], error: Any) -> tuple[KeyPath, str]:
         said = _builtin(kind, error.get("ctx", {}), field) + _example(field)
         if kind in ("literal_error", "enum"):
             said += suggestion(found, _choices(annotation))
+    if kind == "expected" and isinstance(found, (dict, BaseModel)):
+        return path, said  # about several keys at once: there is nothing short to show
+    if "[key]" in error["loc"]:
+        return path, f"{said}; got {_shown(path[-1])}"
     if kind in ("secret_reference", "withheld") or holds_secret(annotation):
         return path, said if "not shown" in said else f"{said}; the value found is not shown"
     return path, f"{said}; got {_shown(found)}"
@@ -162,7 +166,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _unwrapped(annotation: Any) -> Any:
+def unwrapped(annotation: Any) -> Any:
     """Without ``Annotated`` and ``| None``."""
     while True:
         origin = get_origin(annotation)
@@ -182,7 +186,7 @@ def _field_at(model: type[BaseModel], path: KeyPath) -> tuple[Any, FieldInfo | N
     annotation: Any = model
     field: FieldInfo | None = None
     for part in path:
-        annotation = _unwrapped(annotation)
+        annotation = unwrapped(annotation)
         if _is_model(annotation):
             entry = annotation.model_fields.get(str(part))
             if entry is None:
@@ -196,7 +200,7 @@ def _field_at(model: type[BaseModel], path: KeyPath) -> tuple[Any, FieldInfo | N
 
 
 def _choices(annotation: Any) -> list[str]:
-    annotation = _unwrapped(annotation)
+    annotation = unwrapped(annotation)
     if get_origin(annotation) is list:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Literal:
@@ -208,7 +212,7 @@ def _choices(annotation: Any) -> list[str]:
 
 def holds_secret(annotation: Any) -> bool:
     """Whether a value of this type is a reference to a secret, or has one somewhere below it."""
-    annotation = _unwrapped(annotation)
+    annotation = unwrapped(annotation)
     if annotation is SecretRef:
         return True
     if _is_model(annotation):

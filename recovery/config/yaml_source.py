@@ -12,7 +12,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from recovery.config.mistakes import KeyPath, Mistake
 
 _TAG = "tag:yaml.org,2002:"
-MOST_NODES = 2_000_000  # bounds what a file with nested aliases can grow to
+MOST_NODES = 500_000  # bounds what a file with nested aliases can grow to
 DEEPEST = 40
 
 

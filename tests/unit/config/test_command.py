@@ -1,0 +1,126 @@
+"""``drctl config``: what one sees, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from drctl.config import _yaml, app
+from recovery.config import Config
+from tests.unit.config.conftest import MINIMAL, ROOT
+
+EXAMPLE = ROOT / "recovery.example.yaml"
+
+
+def _run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_check_says_valid_and_warns() -> None:
+    code, out, _ = _run("check", MINIMAL)
+    assert code == 0
+    assert "1 group, 3 warnings" in out
+    assert "warning  groups.shop.backup.schedule: backups 6 h apart" in out
+    assert "\x1b" not in out, "no colours without a terminal"
+
+
+def test_check_strict_fails_for_warnings() -> None:
+    assert _run("check", MINIMAL, "--strict")[0] == 2
+
+
+def test_check_as_json() -> None:
+    code, out, _ = _run("check", EXAMPLE, "--output", "json")
+    found = json.loads(out)
+    assert (code, found["valid"], found["groups"]) == (0, True, ["platform", "shop"])
+
+
+def test_check_names_every_mistake_and_exits_with_2(tmp_path: Path, minimal: str) -> None:
+    file = tmp_path / "recovery.yaml"
+    file.write_text(minimal.replace("54320", "'[bold]x[/bold]'").replace("tier: critical", "tier: gold"))
+    code, out, err = _run("check", file)
+    assert code == 2
+    assert out == ""
+    assert f"error  {file}, line " in err
+    assert "groups.shop.tier: expected a tier that exists" in err
+    assert "expected a TCP port" in err
+    assert "2 mistakes in" in err
+    code, out, _ = _run("check", file, "-o", "json")
+    found = json.loads(out)
+    assert (code, found["valid"]) == (2, False)
+    assert {mistake["key"] for mistake in found["mistakes"]} == {
+        "groups.shop.tier",
+        "groups.shop.regions.region-a.postgres.port",
+    }
+    assert all(mistake["line"] > 0 for mistake in found["mistakes"])
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_a_missing_file_is_one_sentence(command: str, tmp_path: Path) -> None:
+    code, _, err = _run(command, tmp_path / "none.yaml")
+    assert code == 2
+    assert "does not exist: expected a configuration" in err
+    assert "Traceback" not in err
+
+
+def test_show_prints_a_configuration_that_loads_again() -> None:
+    code, out, _ = _run("show", EXAMPLE)
+    assert code == 0
+    assert Config.parse(out).groups == Config.load(EXAMPLE).groups
+    assert "password: env:SHOP_POSTGRES_PASSWORD" in out
+
+
+def test_show_one_group_with_its_snapshot() -> None:
+    code, out, _ = _run("show", EXAMPLE, "--group", "shop")
+    assert code == 0
+    wanted = Config.load(EXAMPLE).snapshot("shop")
+    assert out.startswith(f"# group shop, configuration {wanted.config_hash}\n")
+    assert "platform:" not in out
+    found = json.loads(_run("show", EXAMPLE, "--group", "shop", "-o", "json")[1])
+    assert found["snapshot"] == wanted.model_dump(mode="json")
+
+
+def test_an_unknown_group_lists_the_known_ones() -> None:
+    code, _, err = _run("show", EXAMPLE, "--group", "shpo")
+    assert code == 2
+    assert "no group 'shpo' in the configuration (did you mean 'shop'?); known: platform, shop" in err
+
+
+def test_the_schema_accepts_what_we_accept(example: str) -> None:
+    code, out, _ = _run("schema")
+    assert code == 0
+    schema = json.loads(out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for text in (MINIMAL.read_text(), _yaml(Config.parse(example).public())):
+        errors = [error.message for error in validator.iter_errors(Config.parse(text).public())]
+        assert errors == []
+    assert list(validator.iter_errors({"version": 1, "grups": {}})) != []
+
+
+def test_every_key_is_described() -> None:
+    code, out, _ = _run("schema", "--output", "text")
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) > 200
+    assert [line for line in lines if len(line.split("  ", 1)) < 2 or len(line.split("  ", 1)[1]) < 4] == []
+
+
+def test_the_documentation_is_what_the_models_say() -> None:
+    code, out, _ = _run("schema", "--output", "markdown")
+    assert code == 0
+    assert (ROOT / "docs" / "configuration.md").read_text() == out, (
+        "run: drctl config schema --output markdown > docs/configuration.md"
+    )
+
+
+def test_help_has_examples() -> None:
+    for command in ("check", "show", "schema"):
+        code, out, _ = _run(command, "--help")
+        assert code == 0
+        assert f"drctl config {command}" in out
