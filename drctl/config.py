@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,8 +17,10 @@ from ruamel.yaml import YAML
 
 from drctl.config_reference import markdown
 from recovery.config import Config, ConfigurationInvalid
+from recovery.config.mistakes import suggestion
 from recovery.domain.words import plural
 from recovery.errors import BadInput, NotFound
+from workflows.plans import PLANS
 
 USAGE = 2  # exit code of a user's mistake
 
@@ -62,7 +66,7 @@ def check(
     Nothing is contacted and no secret is resolved. Exit code 0: usable; 2: mistakes.
     """
     config = _load(file, output)
-    warnings = config.warnings()
+    warnings = [*config.warnings(_critical_paths), *_unknown_budgets(config)]
     if output is Output.JSON:
         _print_json({"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings})
     else:
@@ -73,6 +77,26 @@ def check(
         console.print(f"[green]valid[/]    {escape(str(file))}: {said}")
     if strict and warnings:
         raise typer.Exit(USAGE)
+
+
+def _critical_paths(budgets: dict[str, float]) -> dict[str, timedelta]:
+    """Of the plans that recover a group: they are what the RTO is for."""
+    return {name: plan.critical_path(budgets) for name, plan in PLANS.items() if plan.locks_group}
+
+
+def _unknown_budgets(config: Config) -> Iterator[str]:
+    """Budgets of plans and steps that do not exist: misspelt, they would never count."""
+    places = [(f"tiers.{name}", tier.budgets) for name, tier in config.tiers.items()]
+    places += [(f"groups.{name}", group.budgets) for name, group in config.groups.items()]
+    for path, budgets in places:
+        for plan, steps in budgets.items():
+            if plan not in PLANS:
+                yield f"{path}.budgets.{plan}: no such plan{suggestion(plan, PLANS)}; known: {', '.join(PLANS)}"
+                continue
+            known = [step.name for step in PLANS[plan].steps()]
+            for step in sorted(set(steps) - set(known)):
+                said = f"no such step{suggestion(step, known)}; known: {', '.join(known)}"
+                yield f"{path}.budgets.{plan}.{step}: {said}"
 
 
 @app.command(

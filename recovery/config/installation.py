@@ -13,6 +13,7 @@ from recovery.config.names import (
     Address,
     HostPort,
     Name,
+    PlanName,
     Recipient,
     Signer,
     StoreUrl,
@@ -21,7 +22,7 @@ from recovery.config.names import (
 from recovery.config.values import Duration, Percentage, Switch, expected
 from recovery.domain.secret import SecretRef
 
-Budgets = dict[Name, dict[Name, Duration]]
+Budgets = dict[PlanName, dict[Name, Duration]]
 """Plan -> step -> budget."""
 
 Role = Literal["primary", "secondary", "dr"]
@@ -279,7 +280,7 @@ class Tier(Section):
     budgets: Budgets = Field(
         default_factory=dict,
         description="Budgets of steps for this tier's groups: plan -> step -> duration.",
-        examples=[{"full-recovery": {"restore-database": "30m"}}],
+        examples=[{"FullRecovery": {"restore-database": "30m"}}],
     )
 
 

@@ -148,6 +148,13 @@ def _signer(value: str) -> str:
     return value
 
 
+def _plan(value: str) -> str:
+    """A plan's name as the tables have it; ``full-recovery`` becomes ``FullRecovery``."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*", value):
+        raise expected("a plan's name, for example FullRecovery (drctl plan show lists them)")
+    return "".join(part[:1].upper() + part[1:] for part in value.split("-"))
+
+
 def _dns_name(value: str) -> str:
     name = value.rstrip(".").lower()
     if "." not in name or not _HOST.fullmatch(name.removeprefix("*.")):
@@ -196,5 +203,6 @@ StoreUrl = Annotated[str, AfterValidator(_store)]
 AbsolutePath = Annotated[str, _matching(r"/[^\x00-\x1f]*", "an absolute path, for example /var/lib/postgresql/16/main")]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Recipient = Annotated[str, AfterValidator(_recipient)]
+PlanName = Annotated[str, AfterValidator(_plan)]
 Signer = Annotated[str, AfterValidator(_signer)]
 Seconds = Annotated[int, BeforeValidator(_seconds)]

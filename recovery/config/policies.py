@@ -42,7 +42,7 @@ class BackupValidationPolicy(Section):
         examples=["/var/tmp/recovery-scratch"],
     )
     budget: Duration | None = Field(
-        None, description="Longest time for one point; without it the plan's own.", examples=["2h"]
+        None, description="Longest time for all points of one run; without it the plan's own.", examples=["2h"]
     )
 
 
@@ -285,5 +285,5 @@ class Inheritable(Section):
     budgets: Budgets = Field(
         default_factory=dict,
         description="Budgets of steps, over the tier's: plan -> step -> duration.",
-        examples=[{"full-recovery": {"restore-database": "30m"}}],
+        examples=[{"FullRecovery": {"restore-database": "30m"}}],
     )

@@ -53,7 +53,7 @@ def budgets_of(config: Config, group: Group) -> dict[str, float]:
         for plan, steps in budgets.items():
             found.update({f"{plan}.{step}": budget.total_seconds() for step, budget in steps.items()})
     if group.backup.validation.budget is not None:
-        found.setdefault("backup-validation.validate-points", group.backup.validation.budget.total_seconds())
+        found.setdefault("BackupValidation.validate-points", group.backup.validation.budget.total_seconds())
     return found
 
 

@@ -26,7 +26,7 @@ EXAMPLE_RECIPIENTS = frozenset(
     }
 )
 
-NOT_A_RECOVERY = ("backup", "validation", "retention", "drill", "readiness")
+NOT_A_RECOVERY = ("Backup", "Retention", "Restore", "Drill", "Readiness")
 
 
 def warnings_of(config: Config, critical_paths: CriticalPaths | None) -> list[str]:

@@ -25,13 +25,30 @@ def _run(*arguments: str | Path) -> tuple[int, str, str]:
 def test_check_says_valid_and_warns() -> None:
     code, out, _ = _run("check", MINIMAL)
     assert code == 0
-    assert "1 group, 3 warnings" in out
+    assert "1 group, 4 warnings" in out
     assert "warning  groups.shop.backup.schedule: backups 6 h apart" in out
     assert "\x1b" not in out, "no colours without a terminal"
 
 
 def test_check_strict_fails_for_warnings() -> None:
     assert _run("check", MINIMAL, "--strict")[0] == 2
+
+
+def test_check_knows_the_plans(tmp_path: Path, minimal: str) -> None:
+    budgets = "budgets: {full-recovery: {restore-databse: 5m}, FulRecovery: {restore-database: 5m}}"
+    file = tmp_path / "recovery.yaml"
+    file.write_text(minimal.replace("tier: critical", f"tier: critical\n    {budgets}"))
+    warnings = json.loads(_run("check", file, "-o", "json")[1])["warnings"]
+    said = "\n".join(warnings)
+    assert "groups.shop.budgets.FullRecovery.restore-databse: no such step (did you mean 'restore-database'?)" in said
+    assert "groups.shop.budgets.FulRecovery: no such plan (did you mean 'FullRecovery'?)" in said
+    assert "groups.shop.budgets.FullRecovery: its steps may take" in said, "the plans' own budgets count"
+    assert "groups.shop.budgets.Backup" not in said, "a backup has no RTO to meet"
+
+
+def test_the_example_budgets_steps_that_exist() -> None:
+    warnings = json.loads(_run("check", EXAMPLE, "-o", "json")[1])["warnings"]
+    assert [warning for warning in warnings if "no such" in warning] == []
 
 
 def test_check_as_json() -> None:

@@ -72,8 +72,8 @@ def test_budgets_of_the_group_count_more_than_those_of_the_tier(spoiled: Callabl
         ("tier: critical", "tier: critical\n    budgets: {full-recovery: {restore-database: 30m}}"),
     )
     assert Config.parse(text).snapshot("shop").budgets == {
-        "full-recovery.restore-database": 1800.0,
-        "full-recovery.notify": 60.0,
+        "FullRecovery.restore-database": 1800.0,
+        "FullRecovery.notify": 60.0,
     }
 
 

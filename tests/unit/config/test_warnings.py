@@ -110,7 +110,7 @@ CASES = [
     pytest.param(
         "tier: critical",
         "tier: critical\n    budgets: {full-recovery: {restore-database: 10m, verify-data: 6m}}",
-        "groups.shop.budgets.full-recovery",
+        "groups.shop.budgets.FullRecovery",
         "16 min together, and the RTO of tier critical is 15 min",
         id="budgets beyond the RTO",
     ),
@@ -144,11 +144,11 @@ def test_the_plans_own_budgets_count_where_they_are_known(minimal: str) -> None:
 
     def critical_paths(budgets: dict[str, float]) -> dict[str, timedelta]:
         asked.append(budgets)
-        return {"full-recovery": timedelta(minutes=40), "switchover": timedelta(minutes=2)}
+        return {"FullRecovery": timedelta(minutes=40), "Switchover": timedelta(minutes=2)}
 
     warnings = [text for text in config.warnings(critical_paths) if ".budgets." in text]
     assert warnings == [
-        "groups.shop.budgets.full-recovery: its steps may take 40 min together, and the RTO of tier critical is "
+        "groups.shop.budgets.FullRecovery: its steps may take 40 min together, and the RTO of tier critical is "
         "15 min; shorten the longest budgets, or choose another tier"
     ]
     assert asked == [{}]
