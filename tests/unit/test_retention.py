@@ -1,0 +1,168 @@
+"""Retention: what may go, and what never does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recovery.domain.group import RetentionRule
+from recovery.domain.point_order import lsn_number, newest_first
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
+from recovery.domain.retention import plan_retention
+from tests.fakes.points import NOW, point
+
+LOGICAL, PHYSICAL = BackupKind.LOGICAL, BackupKind.PHYSICAL
+VALID, CORRUPT = VerdictState.VALID, VerdictState.CORRUPT
+
+
+def _days(number: int, **fields: object) -> RecoveryPoint:
+    fields.setdefault("state", VALID)
+    return point(number, age=timedelta(days=number), lsn=f"0/{100 - number:X}", **fields)  # type: ignore[arg-type]
+
+
+def _kept(points: list[RecoveryPoint], **rule: int) -> list[str]:
+    return sorted(plan_retention(points, RetentionRule(**rule), NOW).keep)
+
+
+def _named(*numbers: int) -> list[str]:
+    return sorted(f"point-{number}" for number in numbers)
+
+
+def test_count_keeps_the_newest() -> None:
+    assert _kept([_days(number) for number in range(6)], count=3) == _named(0, 1, 2)
+
+
+def test_days_keep_what_is_young_enough_to_the_day() -> None:
+    assert _kept([_days(number) for number in range(6)], days=2) == _named(0, 1, 2)
+
+
+def test_either_rule_keeps() -> None:
+    points = [_days(number) for number in range(6)]
+    assert _kept(points, count=2, days=3) == _named(0, 1, 2, 3)
+    assert _kept(points, count=5, days=1) == _named(0, 1, 2, 3, 4)
+
+
+def test_without_a_rule_everything_stays() -> None:
+    plan = plan_retention([_days(number) for number in range(4)], RetentionRule(), NOW)
+    assert plan.remove == []
+    assert plan.reasons["point-3"] == "no retention is configured"
+
+
+def test_the_last_validated_point_stays_however_old() -> None:
+    points = [_days(0, state=None), _days(1, state=CORRUPT), _days(50), _days(60)]
+    assert _kept(points, count=1, days=1) == _named(0, 1, 50)
+
+
+def test_the_newest_point_stays_even_when_it_is_bad() -> None:
+    assert _kept([_days(0, state=CORRUPT), _days(1)], count=0) == _named(0, 1)
+
+
+def test_the_newest_unvalidated_point_stays_behind_newer_validated_ones() -> None:
+    assert _kept([_days(0), _days(1), _days(2, state=None), _days(3, state=None)], count=1) == _named(0, 2)
+
+
+def test_bad_points_take_no_place_of_good_ones() -> None:
+    points = [_days(0), _days(1, state=CORRUPT), _days(2, state=VerdictState.RESTORE_FAILED), _days(3), _days(4)]
+    assert _kept(points, count=2) == _named(0, 1, 2, 3)
+
+
+def test_kinds_and_clusters_are_counted_apart() -> None:
+    points = [_days(number, kind=kind) for number, kind in enumerate([PHYSICAL, LOGICAL, PHYSICAL, LOGICAL])]
+    points += [_days(number, system_identifier="other") for number in (10, 11)]
+    assert _kept(points, count=1) == _named(0, 1, 10)
+
+
+def test_when_backups_stopped_nothing_expires_by_days() -> None:
+    points = [_days(number) for number in (100, 101, 102)]
+    assert _kept(points, days=5) == _named(100, 101, 102)
+
+
+def test_a_clock_that_runs_ahead_expires_nothing() -> None:
+    points = [_days(number) for number in range(4)]
+    plan = plan_retention(points, RetentionRule(days=5), NOW + timedelta(days=5000))
+    assert plan.remove == []
+
+
+def test_reasons_are_said_for_all() -> None:
+    plan = plan_retention([_days(number) for number in range(4)], RetentionRule(count=2, days=2), NOW)
+    assert plan.reasons == {
+        "point-0": "the newest validated point",
+        "point-1": "one of the last 2",
+        "point-2": "not older than 2 days",
+        "point-3": "not one of the last 2 and older than 2 days",
+    }
+
+
+def test_a_negative_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        plan_retention([], RetentionRule(count=-1), NOW)
+
+
+POINTS = st.lists(
+    st.tuples(
+        st.integers(0, 60),
+        st.sampled_from([PHYSICAL, LOGICAL]),
+        st.sampled_from(["1", "2"]),
+        st.sampled_from([None, *VerdictState]),
+        st.sampled_from([None, "0/1", "0/2", "1/0"]),
+    ),
+    max_size=14,
+).map(
+    lambda rows: [
+        point(number, age=timedelta(days=age), kind=kind, system_identifier=source, state=state, lsn=lsn)
+        for number, (age, kind, source, state, lsn) in enumerate(rows)
+    ]
+)
+RULES = st.builds(RetentionRule, count=st.none() | st.integers(0, 6), days=st.none() | st.integers(0, 40))
+
+
+@given(POINTS, RULES, st.integers(-100, 1000))
+@settings(max_examples=300, deadline=None)
+def test_invariants(points: list[RecoveryPoint], rule: RetentionRule, clock_error: int) -> None:
+    plan = plan_retention(points, rule, NOW + timedelta(days=clock_error))
+    everything = {entry.point_id for entry in points}
+    assert set(plan.keep) | set(plan.remove) == everything == set(plan.reasons)
+    assert not set(plan.keep) & set(plan.remove)
+    series: dict[tuple[str, BackupKind], list[RecoveryPoint]] = {}
+    for entry in newest_first(points):
+        series.setdefault((entry.manifest.source.system_identifier, entry.manifest.kind), []).append(entry)
+    for members in series.values():
+        kept = [entry for entry in members if entry.point_id in plan.keep]
+        assert kept[0] is members[0]
+        valid = [entry for entry in members if entry.is_valid]
+        assert not valid or valid[0] in kept
+        good = [entry for entry in members if entry.verdict is None or entry.verdict.state in (VALID, "FAILED")]
+        assert all(entry in kept for entry in good[: rule.count or 0])
+
+
+@given(POINTS, RULES)
+@settings(max_examples=100, deadline=None)
+def test_applying_the_plan_twice_removes_nothing_more(points: list[RecoveryPoint], rule: RetentionRule) -> None:
+    kept = set(plan_retention(points, rule, NOW).keep)
+    rest = [entry for entry in points if entry.point_id in kept]
+    assert plan_retention(rest, rule, NOW).remove == []
+
+
+def test_order_is_by_log_position_not_by_clock() -> None:
+    older_clock = point(1, age=timedelta(days=3), lsn="1/0")
+    newer_clock = point(2, age=timedelta(days=1), lsn="0/FFFFFFFF")
+    new_timeline = point(3, age=timedelta(days=2), lsn="0/1", timeline=2)
+    ordered = newest_first([newer_clock, older_clock, new_timeline])
+    assert [entry.point_id for entry in ordered] == ["point-3", "point-1", "point-2"]
+
+
+def test_the_cluster_with_the_youngest_point_comes_first() -> None:
+    points = [
+        point(1, age=timedelta(days=2), system_identifier="old", lsn="9/0"),
+        point(2, age=timedelta(days=1), system_identifier="new", lsn="0/1"),
+    ]
+    assert [entry.point_id for entry in newest_first(points)] == ["point-2", "point-1"]
+
+
+@pytest.mark.parametrize("text", ["", "17", "x/y"])
+def test_what_is_no_lsn_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"LSN|invalid literal"):
+        lsn_number(text)
