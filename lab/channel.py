@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
+from lab.errors import LabError, LabUnreachableError
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 _LINE_LIMIT = 4 * 1024 * 1024
@@ -56,11 +56,11 @@ async def call(folder: Path, name: str, request: dict[str, Any], timeout: float 
             finally:
                 writer.close()
     except (OSError, TimeoutError) as error:
-        raise LabError(
+        raise LabUnreachableError(
             f"No lab answers in {folder} ({error or 'no answer in time'}). Start one with: drctl lab up"
         ) from error
     if not line:
-        raise LabError(f"The lab in {folder} ended while it was asked to {request.get('do', 'answer')}.")
+        raise LabUnreachableError(f"The lab in {folder} ended while it was asked to {request.get('do', 'answer')}.")
     reply: dict[str, Any] = json.loads(line)
     if "error" in reply:
         raise LabError(reply["error"])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lab import faults, startup
 from lab.control import Owned, Supervised, start_supervisor
-from lab.errors import LabError
+from lab.errors import LabError, LabUnreachableError
 from lab.packages import check_platform
 from lab.processes import postmaster_pid, trees
 from lab.state import (
@@ -118,9 +118,11 @@ class Lab:
         try:
             return LabState.model_validate_json((self.folder / STATE_FILE).read_bytes())
         except FileNotFoundError:
-            raise LabError(f"There is no lab in {self.folder}. Start one with: drctl lab up") from None
+            raise LabUnreachableError(f"There is no lab in {self.folder}. Start one with: drctl lab up") from None
         except ValueError:
-            raise LabError(f"The lab in {self.folder} is still starting, or was made by another version.") from None
+            raise LabUnreachableError(
+                f"The lab in {self.folder} is still starting, or was made by another version."
+            ) from None
 
     # -- addresses --------------------------------------------------------------------------------------------
 

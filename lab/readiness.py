@@ -15,7 +15,7 @@ import botocore.config
 import dns.asyncquery
 import dns.message
 
-from lab.errors import LabError
+from lab.errors import LabError, LabUnreachableError
 from lab.state import STATE_FILE, LabState, PostgresPlace, S3Place, Server
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ async def wait_ready(folder: Path, state: LabState, server: Server, timeout: flo
         ended = now.state == "exited"
         if ended or asyncio.get_running_loop().time() > deadline:
             what = "ended while it was starting" if ended else f"was not ready within {timeout:.0f} s ({reason})"
-            raise LabError(f"{server.name} {what}. The end of {server.log_file}:\n{log_tail(server.log_file)}")
+            raise LabUnreachableError(
+                f"{server.name} {what}. The end of {server.log_file}:\n{log_tail(server.log_file)}"
+            )
         await asyncio.sleep(0.05)
 
 

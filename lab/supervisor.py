@@ -193,7 +193,7 @@ class Supervisor:
         for server in servers:
             server.state = "killed"
         doomed = kill_trees([root for server in servers for root in self.roots(server)])
-        while not all(is_gone(process) for process in doomed):  # noqa: ASYNC110 - not all are our children
+        while not all(is_gone(process) for process in doomed):
             await asyncio.sleep(0.005)
         for server in servers:
             server.pid = None
