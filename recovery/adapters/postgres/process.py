@@ -9,7 +9,7 @@ import os
 import pwd
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +42,7 @@ def clean_environment(login: PostgresLogin | None = None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def password_file(login: PostgresLogin) -> Any:
+def password_file(login: PostgresLogin) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Yields (environment, file descriptors) that give a child the password.
 
     It stands in an anonymous memory file that only the child can open through its own descriptor: it appears in no
@@ -69,6 +69,16 @@ def server_user() -> str | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise RuntimeError("this machine has neither a user postgres nor a user nobody")
+
+
+@contextlib.asynccontextmanager
+async def closing(stream: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Closes the stream at once when its consumer stops early; otherwise that waits for the garbage collector."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
 
 
 class Child:
@@ -148,9 +158,10 @@ class Child:
         with contextlib.suppress(OSError):  # a larger pipe is only faster
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
         try:
-            async for chunk in data:
-                stdin.write(chunk)
-                await stdin.drain()
+            async with closing(data):
+                async for chunk in data:
+                    stdin.write(chunk)
+                    await stdin.drain()
             stdin.close()
             await stdin.wait_closed()
         except (BrokenPipeError, ConnectionResetError):

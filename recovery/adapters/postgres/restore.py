@@ -20,7 +20,7 @@ from recovery.adapters.postgres.folder import (
     remove_folder,
 )
 from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
-from recovery.adapters.postgres.process import Child, clean_environment, run
+from recovery.adapters.postgres.process import Child, clean_environment, closing, run
 from recovery.adapters.postgres.settings import (
     control_data,
     end_recovery,
@@ -285,11 +285,12 @@ class PhysicalRestore:
                 )
 
     async def _counted(self, artefact: str) -> AsyncIterator[bytes]:
-        async for chunk in self._reader.stream(artefact):
-            yield chunk
-            self._done += len(chunk)
-            if self._progress is not None:
-                self._progress(self._done, self._manifest.plain_bytes)
+        async with closing(self._reader.stream(artefact)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                self._done += len(chunk)
+                if self._progress is not None:
+                    self._progress(self._done, self._manifest.plain_bytes)
 
     async def _store_manifest(self, user: str | None) -> None:
         path = self._folder / MANIFEST_NAME
