@@ -150,6 +150,7 @@ class RecoveryPointSteps:
     async def judge(self, context: PlanContext) -> StepOutcome:
         """The overall verdict: fails when any point is not VALID."""
         verdicts = context.facts.verdicts or []
+        self._measurements.validation_finished(context.group.name, [verdict.state for verdict in verdicts])
         bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
         if bad:
             words = "; ".join(f"{verdict.point_id} is {verdict.state}: {verdict.reason}" for verdict in bad)
@@ -161,7 +162,7 @@ class RecoveryPointSteps:
         """Removes the points that the group's retention does not keep, and what unfinished backups left behind."""
         expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
         return StepOutcome(
-            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphaned objects gone",
+            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed",
             facts=Facts(points_removed=sorted(expired.removed)),
         )
 
@@ -180,7 +181,7 @@ class RecoveryPointSteps:
         try:
             taken = await self._points.take(order, _heartbeat(f"{kind} backup"))
         except RecoveryError:
-            self._measurements.backup_finished(kind, "failed", time.monotonic() - began, {})
+            self._measurements.backup_finished(kind, "failure", time.monotonic() - began, {})
             raise
         stored = taken.manifest.stored_bytes
         self._measurements.backup_finished(

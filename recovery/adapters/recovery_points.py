@@ -64,7 +64,7 @@ class PostgresRecoveryPoints:
     postgres: Callable[[str, str], PostgresRecovery]  # (group, region)
     logins: Logins
     ownership: OwnershipStore
-    scratch_folder: Path
+    scratch_folder: Callable[[str], Path]  # by group
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
         return Catalogue(self.stores(group), self.keys.verifier)
@@ -253,10 +253,11 @@ class PostgresRecoveryPoints:
         except WrongKey as error:
             return VerdictState.FAILED, str(error), []
         engine = self.postgres(group.name, point.manifest.source_region)
-        self.scratch_folder.mkdir(parents=True, exist_ok=True)
+        scratch_folder = self.scratch_folder(group.name)
+        scratch_folder.mkdir(parents=True, exist_ok=True)
         return await engine.validate(
             open_point(store, point.manifest, opener),
-            self.scratch_folder,
+            scratch_folder,
             group.critical_tables,
             noting(progress, f"restoring from {store.name}"),
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-from recovery.domain.recovery_point import CheckResult, Verdict
+from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
 from recovery.domain.report import Achieved
 
 
@@ -15,6 +16,8 @@ class Measurements(Protocol):
     def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None: ...
 
     def point_validated(self, verdict: Verdict, kind: str, taken_at: datetime) -> None: ...
+
+    def validation_finished(self, group: str, states: Iterable[VerdictState]) -> None: ...
 
     def recovery_checked(self, checks: list[CheckResult]) -> None: ...
 

@@ -1,0 +1,77 @@
+"""The connection to Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError, TLSConfig
+
+from recovery.adapters.secrets import Secrets
+from recovery.config import Config
+from recovery.errors import Unreachable
+from workers.codec import EncryptionCodec
+
+CONNECT_SECONDS = 5.0
+EMBEDDED_ADDRESS = "127.0.0.1:7233"
+
+
+async def connect(
+    config: Config, secrets: Secrets, *, address: str | None = None, runtime: Runtime | None = None
+) -> Client:
+    """Connects and asks for the server's health.
+
+    Raises:
+        Unreachable: nothing answers at the address, or it refuses.
+    """
+    temporal = config.temporal
+    where = address or temporal.address or EMBEDDED_ADDRESS
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await Client.connect(
+                where,
+                namespace=temporal.namespace,
+                tls=await _tls(config, secrets),
+                api_key=await secrets.resolve(temporal.api_key) if temporal.api_key else None,
+                data_converter=await _converter(config, secrets),
+                runtime=runtime,
+            )
+    except (RuntimeError, RPCError, TimeoutError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no answer in time"
+        raise Unreachable(
+            f"no Temporal server answers at {where} (namespace {temporal.namespace}): {reason}. Start one, or correct "
+            "temporal.address in the configuration; `drctl up` runs an embedded one"
+        ) from error
+
+
+async def _tls(config: Config, secrets: Secrets) -> TLSConfig | bool:
+    tls = config.temporal.tls
+    if tls is None:
+        return config.temporal.api_key is not None  # an API key never travels in plain text
+    if not tls.enabled:
+        return False
+    return TLSConfig(
+        server_root_ca_cert=await _read(tls.ca_file),
+        client_cert=await _read(tls.certificate_file),
+        client_private_key=(await secrets.resolve(tls.key)).encode() if tls.key else None,
+        domain=tls.server_name,
+    )
+
+
+async def _read(path: str | Path | None) -> bytes | None:
+    return None if path is None else await asyncio.to_thread(Path(path).read_bytes)
+
+
+async def _converter(config: Config, secrets: Secrets) -> DataConverter:
+    if config.temporal.payload_key is None:
+        return pydantic_data_converter
+    return dataclasses.replace(
+        pydantic_data_converter,
+        payload_codec=EncryptionCodec(await secrets.resolve(config.temporal.payload_key)),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,  # error texts too
+    )

@@ -1,0 +1,209 @@
+"""The composition root: from a configuration to the activities of one worker."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from activities.configuration import ConfigurationSteps
+from activities.dns import DnsSteps
+from activities.notifications import Notifications
+from activities.ownership import Ownership
+from activities.recovery_points import RecoveryPointSteps
+from activities.reports import Reports
+from activities.restores import RestoreSteps
+from activities.services import ServiceSteps
+from recovery.adapters.apprise import AppriseNotifier, Channel
+from recovery.adapters.folder import FolderStore
+from recovery.adapters.http_probe import HttpProbe
+from recovery.adapters.postgres import LocalPostgres
+from recovery.adapters.postgres.binaries import PostgresBinaries
+from recovery.adapters.recovery_points import KeyRing, PostgresRecoveryPoints
+from recovery.adapters.report_store import ObjectReportStore
+from recovery.adapters.restores import PostgresRestores
+from recovery.adapters.s3 import S3Store
+from recovery.adapters.secrets import Secrets
+from recovery.adapters.witness import WitnessStore
+from recovery.backup.catalogue import Catalogue
+from recovery.backup.sealing import Opener, Sealer
+from recovery.backup.signing import Signer, Verifier
+from recovery.config import Config
+from recovery.config.installation import Location, Store
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.secret import SecretRef
+from recovery.errors import BadInput, NotFound
+from recovery.ports.measurements import Measurements
+from recovery.ports.notify import Severity
+from recovery.ports.object_store import ObjectStore
+from recovery.ports.postgres import PostgresLogin, PostgresRecovery
+from workers.registry import activities_of
+from workers.zones import ConfiguredZones
+
+log = structlog.get_logger("recovery.workers")
+
+
+@dataclass
+class Wiring:
+    """Adapters of one process, built from its configuration; closed with the process."""
+
+    config: Config
+    secrets: Secrets
+    measurements: Measurements
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _stores: dict[str, ObjectStore] = field(default_factory=dict)
+
+    async def __aenter__(self) -> Wiring:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._open.aclose()
+
+    # Stores.
+
+    async def witness(self) -> WitnessStore:
+        return WitnessStore(await self._store("witness", self.config.witness))
+
+    async def reports(self) -> ObjectReportStore:
+        place = self.config.reports or self.config.witness
+        return ObjectReportStore(await self._store("reports" if self.config.reports else "witness", place))
+
+    async def locations(self) -> Callable[[GroupSnapshot], list[ObjectStore]]:
+        stores = {name: await self._store(name, place) for name, place in self.config.locations.items()}
+        return lambda group: [stores[name] for name in group.locations]
+
+    async def _store(self, name: str, place: Store) -> ObjectStore:
+        if name not in self._stores:
+            store: ObjectStore = await self._s3(name, place) if place.bucket else FolderStore(name, Path(place.prefix))
+            self._stores[name] = store
+            self._open.push_async_callback(store.close)
+        return self._stores[name]
+
+    async def _s3(self, name: str, place: Store) -> S3Store:
+        credentials = place.credentials
+        return S3Store(
+            name,
+            place.bucket or "",
+            prefix=place.prefix,
+            endpoint_url=place.endpoint,
+            region=place.region,
+            access_key=await self._secret(credentials.access_key if credentials else None),
+            secret_key=await self._secret(credentials.secret_key if credentials else None),
+            session_token=await self._secret(credentials.session_token if credentials else None),
+            storage_class=place.storage_class if isinstance(place, Location) else None,
+        )
+
+    # Keys.
+
+    async def keys(self) -> KeyRing:
+        keys = self.config.keys
+        signing = await self._secret_if_here(keys.signing_key) if keys.signing_key else None
+        found = [await self._secret_if_here(reference) for reference in keys.identities]
+        identities = [identity for identity in found if identity is not None]
+        sealer = await self._open.enter_async_context(Sealer(keys.recipients))
+        opener = await self._open.enter_async_context(Opener(identities)) if identities else None
+        return KeyRing(sealer, Verifier(keys.trusted_signers), Signer(signing) if signing else None, opener)
+
+    async def _secret_if_here(self, reference: SecretRef) -> str | None:
+        """A private key that this machine is not meant to hold is simply not there; what needs it says so."""
+        try:
+            return await self.secrets.resolve(reference)
+        except (NotFound, BadInput) as error:
+            log.info("a key is not on this machine", key=str(reference), reason=str(error))
+            return None
+
+    async def _secret(self, reference: SecretRef | None) -> str | None:
+        return None if reference is None else await self.secrets.resolve(reference)
+
+    # PostgreSQL.
+
+    def postgres(self, group: str, region: str) -> PostgresRecovery:
+        place = self.config.group(group).regions[region].postgres
+        directories = {major: Path(folder) for major, folder in place.bin_directories.items()}
+        return LocalPostgres(PostgresBinaries(directories or None), run_as=place.run_as)
+
+    async def backup(self, group: str, region: str) -> PostgresLogin:
+        """See ``recovery.adapters.logins.Logins``."""
+        postgres = self.config.group(group).postgres
+        if postgres is None or postgres.backup_user is None:
+            return await self.admin(group, region)
+        return await self._login(group, region, postgres.backup_user, postgres.backup_password)
+
+    async def admin(self, group: str, region: str) -> PostgresLogin:
+        """See ``recovery.adapters.logins.Logins``."""
+        postgres = self.config.group(group).postgres
+        if postgres is None:
+            raise BadInput(f"group {group} has no PostgreSQL: set groups.{group}.postgres in the configuration")
+        return await self._login(group, region, postgres.user, postgres.password)
+
+    async def _login(self, group: str, region: str, user: str, password: SecretRef | None) -> PostgresLogin:
+        at = self.config.snapshot(group).region(region).postgres
+        postgres = self.config.group(group).postgres
+        assert at is not None and postgres is not None, "a group with PostgreSQL has it in each of its regions"
+        return PostgresLogin(
+            at.host,
+            at.port,
+            user,
+            at.database,
+            await self._secret(password),
+            postgres.sslmode,
+            postgres.ssl_root_certificate,
+        )
+
+    # People.
+
+    async def notifier(self) -> AppriseNotifier:
+        configured = self.config.notifications
+        channels = [
+            Channel(
+                name, await self.secrets.resolve(channel.url), frozenset(Severity(word) for word in channel.severities)
+            )
+            for name, channel in configured.channels.items()
+        ]
+        return AppriseNotifier(channels, timeout=configured.timeout)
+
+    # Everything together.
+
+    async def activities(self) -> Activities:
+        keys = await self.keys()
+        stores = await self.locations()
+        witness = await self.witness()
+        reports = await self.reports()
+        points = PostgresRecoveryPoints(stores, keys, self.postgres, self, witness, self.scratch_folder)
+        restores = PostgresRestores(points.catalogue, keys, self.postgres, self)
+        probe = HttpProbe()
+        self._open.push_async_callback(probe.close)
+        return Activities(
+            methods=activities_of(
+                ConfigurationSteps(self.config, reports),
+                Ownership(witness),
+                Notifications(await self.notifier()),
+                Reports(reports),
+                RecoveryPointSteps(points, self.measurements),
+                RestoreSteps(restores, self.measurements),
+                DnsSteps(ConfiguredZones(self.config, self.secrets)),
+                ServiceSteps(probe, self.measurements),
+            ),
+            opens_points=keys.opener is not None,
+        )
+
+    async def catalogue(self, group: GroupSnapshot) -> Catalogue:
+        """For reading only: what the command line lists."""
+        return Catalogue((await self.locations())(group), Verifier(self.config.keys.trusted_signers))
+
+    def scratch_folder(self, group: str) -> Path:
+        configured = self.config.group(group).backup.validation.scratch_folder
+        return Path(configured) if configured else Path(tempfile.gettempdir()) / "recovery-scratch"
+
+
+@dataclass(frozen=True)
+class Activities:
+    """Bound activity methods. ``opens_points``: whether this worker may take validations."""
+
+    methods: Sequence[Callable[..., Any]]
+    opens_points: bool

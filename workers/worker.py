@@ -1,0 +1,101 @@
+"""A worker process: takes workflows and steps of its regions until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from recovery.adapters.secrets import Secrets
+from recovery.config import Config
+from recovery.errors import NotFound
+from recovery.telemetry.metrics import RecoveryMetrics
+from workers.client import connect
+from workers.metrics import SdkTelemetry
+from workers.options import worker_options
+from workers.wiring import Wiring
+from workflows.definitions import WORKFLOWS
+
+log = structlog.get_logger("recovery.workers")
+
+GRACE = timedelta(seconds=5)
+"""A step that is running when its worker is told to stop gets this long to end; then it goes on elsewhere."""
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What one process takes: workflows and control steps, and the steps of ``regions``."""
+
+    config: Config
+    regions: Sequence[str]
+    metrics_host: str
+    metrics_port: int
+    address: str | None = None
+
+
+async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
+    """Works until ``stop`` is set, or SIGTERM or SIGINT comes. ``ready`` is called once with a sentence.
+
+    Raises:
+        Unreachable: no Temporal server answers.
+        NotFound: a region is not in the configuration; the known ones are listed.
+    """
+    for region in plan.regions:
+        if region not in plan.config.regions:
+            raise NotFound(
+                f"there is no region {region!r} in the configuration: it has {', '.join(plan.config.regions)}"
+            )
+    stop = stop or stop_on_signals()
+    secrets = Secrets()
+    metrics = RecoveryMetrics()
+    telemetry = SdkTelemetry(metrics.provider)
+    async with AsyncExitStack() as stack:
+        stack.callback(metrics.close)
+        client = await connect(plan.config, secrets, address=plan.address, runtime=telemetry.runtime)
+        await stack.enter_async_context(telemetry)
+        wiring = await stack.enter_async_context(Wiring(plan.config, secrets, metrics))
+        endpoint = stack.enter_context(metrics.serve(plan.metrics_host, plan.metrics_port))
+        for worker in await _workers(client, plan, wiring):
+            await stack.enter_async_context(worker)
+        regions = ", ".join(plan.regions) or "no region"
+        ready(
+            f"worker of {regions} is ready: {plan.address or plan.config.temporal.address}, metrics at {endpoint.url}"
+        )
+        await stop.wait()
+        log.info("worker is stopping")
+
+
+async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
+    """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
+    activities = await wiring.activities()
+    queues = {plan.config.temporal.control_queue: WORKFLOWS}
+    queues |= {plan.config.region_queue(region): [] for region in plan.regions}
+    if activities.opens_points:
+        queues[plan.config.validation_queue] = []
+    return [
+        Worker(
+            client,
+            task_queue=queue,
+            workflows=workflows,
+            activities=activities.methods,
+            graceful_shutdown_timeout=GRACE,
+            **worker_options(),
+        )
+        for queue, workflows in queues.items()
+    ]
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
