@@ -12,12 +12,14 @@ from recovery.backup.bounded import for_each
 from recovery.backup.fill import sha256_hex
 from recovery.backup.sealing import Opener
 from recovery.domain.recovery_point import Artefact, CheckResult, Manifest, StoredObject
-from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Transient, WrongKey
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Transient, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 
 PARALLEL = 4  # objects on their way at once; each takes at most its stored and its plain size in memory
 TRIES = 3
 PAUSE = 0.3  # seconds before the second try, twice as long before the third
+OBJECT_SECONDS = 60.0  # for the download of one object
+SHORT_SECONDS = 15.0  # the same on the first try, when another location has it too
 NAMED_FAILURES = 3
 
 Progress = Callable[[int, int], None]
@@ -45,40 +47,48 @@ class ObjectReader:
             Unreachable: a location that may have it does not answer.
             WrongKey: no identity at hand opens it.
         """
-        failures: list[RecoveryError] = []
-        for store in list(self._stores):
-            try:
-                return await self._from(store, entry)
-            except WrongKey:
-                raise
-            except Transient as error:
-                failures.append(error)
-                self._prefer_others(store)
-            except RecoveryError as error:
-                failures.append(error)
-        for failure in failures:
+        failures: dict[str, RecoveryError] = {}
+        for attempt in range(1, TRIES + 1):
+            for store in [store for store in self._stores if not _is_final(failures.get(store.name))]:
+                try:
+                    return await self._from(store, entry, first=attempt == 1)
+                except WrongKey:
+                    raise
+                except RecoveryError as error:
+                    failures[store.name] = error
+                    if error.retryable:
+                        self._prefer_others(store)
+            if all(map(_is_final, failures.values())):
+                break
+            if attempt < TRIES:
+                await asyncio.sleep(PAUSE * attempt)
+        for failure in failures.values():
             if failure.retryable:
                 raise failure
-        raise failures[0] if len(failures) == 1 else Corrupt("; ".join(str(failure) for failure in failures))
+        raise Corrupt("; ".join(str(failure) for failure in failures.values()))
 
-    async def _from(self, store: ObjectStore, entry: StoredObject) -> bytes:
-        for attempt in range(1, TRIES + 1):
-            try:
+    async def _from(self, store: ObjectStore, entry: StoredObject, first: bool) -> bytes:
+        """One try at one location, short at first where there is another location to turn to."""
+        limit = SHORT_SECONDS if first and len(self._stores) > 1 else OBJECT_SECONDS
+        try:
+            async with asyncio.timeout(limit):
                 body, _ = await store.get(entry.key)
-                return await self._opener.open(entry, body)
-            except NotFound as error:
-                raise Corrupt(f"object {entry.key} is missing at {store.name}") from error
-            except Corrupt as error:
-                raise Corrupt(f"{store.name}: {error}") from error
-            except Transient:
-                if attempt == TRIES:
-                    raise
-            await asyncio.sleep(PAUSE * attempt)
-        raise AssertionError("unreachable: the last try returns or raises")
+        except NotFound as error:
+            raise Corrupt(f"object {entry.key} is missing at {store.name}") from error
+        except TimeoutError as error:
+            raise Unreachable(f"{store.name} did not deliver {entry.key} within {limit:g} s") from error
+        try:
+            return await self._opener.open(entry, body)
+        except Corrupt as error:
+            raise Corrupt(f"{store.name}: {error}") from error
 
     def _prefer_others(self, store: ObjectStore) -> None:
         if len(self._stores) > 1 and self._stores[0] is store:
             self._stores.append(self._stores.pop(0))
+
+
+def _is_final(failure: RecoveryError | None) -> bool:
+    return failure is not None and not failure.retryable
 
 
 class StoredPointReader:
@@ -204,18 +214,17 @@ def _artefact_result(artefact: Artefact, faults: list[str], seconds: float) -> C
 
 async def _object_fault(store: ObjectStore, entry: StoredObject) -> str:
     """What is wrong with a stored object; empty when nothing is."""
-    body: bytes | None = None
     for attempt in range(1, TRIES + 1):
         try:
-            body, _ = await store.get(entry.key)
+            async with asyncio.timeout(OBJECT_SECONDS):
+                body, _ = await store.get(entry.key)
             break
         except NotFound:
             return f"{entry.key} is missing"
-        except Transient:
+        except (Transient, TimeoutError) as error:
             if attempt == TRIES:
-                raise
+                raise Unreachable(f"{store.name} did not deliver {entry.key}: {error or 'no answer'}") from error
         await asyncio.sleep(PAUSE * attempt)
-    assert body is not None
     if len(body) != entry.size:
         return f"{entry.key} has {len(body)} bytes instead of {entry.size}"
     if await asyncio.to_thread(sha256_hex, body) != entry.sha256:
