@@ -222,10 +222,23 @@ class PostgresRecovery(Protocol):
         """Makes new transactions read-only by default, or not: a courtesy to clients, never a fence."""
         ...
 
+    async def set_database_read_only(self, login: PostgresLogin, database: str, read_only: bool) -> None:
+        """The same for new sessions of one database of any server."""
+        ...
+
     async def verify_restored(
-        self, manifest: Manifest, login: PostgresLogin, critical_tables: Sequence[str], *, database: str | None = None
+        self,
+        manifest: Manifest,
+        login: PostgresLogin,
+        critical_tables: Sequence[str],
+        *,
+        database: str | None = None,
+        everything: bool = False,
     ) -> list[CheckResult]:
-        """The checks of a validation on a server that was restored for good. ``database``: see ``restore_logical``."""
+        """The checks of a validation on a server that was restored for good. ``database``: see ``restore_logical``.
+
+        Only the critical tables are read, unless ``everything``.
+        """
         ...
 
     async def validate(

@@ -110,6 +110,11 @@ def plain_bytes_needed(manifest: Manifest) -> int:
     return int(manifest.plain_bytes * SPACE_FACTOR)
 
 
+def is_restored(artefact: str) -> bool:
+    """Whether a physical restore reads the artefact of this name."""
+    return artefact in ("base.tar", MANIFEST_NAME) or _TABLESPACE.fullmatch(artefact) is not None
+
+
 class PhysicalRestore:
     """One attempt of one restore. ``validation`` uses its parts with a scratch server of its own."""
 
@@ -120,7 +125,10 @@ class PhysicalRestore:
         place: PostgresPlace,
         options: RestoreOptions,
         progress: Progress | None = None,
+        *,
+        libraries: list[str] | None = None,
     ) -> None:
+        self._libraries = reader.manifest.source.preload_libraries if libraries is None else libraries
         self._host = host
         self._reader = reader
         self._place = place
@@ -336,8 +344,8 @@ class PhysicalRestore:
         control = await control_data(binaries, self._major, folder, user)
         if control.get("Database system identifier", source.system_identifier) != source.system_identifier:
             raise Corrupt(f"{self._manifest.point_id} holds another cluster than its manifest says")
-        libraries = await loadable_libraries(binaries, self._major, source.preload_libraries)
-        if missing := [name for name in source.preload_libraries if name not in libraries]:
+        libraries = await loadable_libraries(binaries, self._major, self._libraries)
+        if missing := [name for name in self._libraries if name not in libraries]:
             self._notes.append(f"libraries that this machine lacks are not preloaded: {', '.join(missing)}")
         tls = await asyncio.to_thread(lambda: all((folder / name).exists() for name in ("server.crt", "server.key")))
         address = {

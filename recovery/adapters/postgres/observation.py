@@ -1,0 +1,160 @@
+"""What a restored server really holds, read to the last row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from recovery.adapters.postgres.canary import has_canary
+from recovery.adapters.postgres.connection import Connection, connected, quoted, words_of
+from recovery.adapters.postgres.fingerprint import (
+    Content,
+    LargeObjects,
+    Table,
+    read_content,
+    read_large_objects,
+    read_sequences,
+    read_tables,
+)
+from recovery.adapters.postgres.identity import read_extensions, read_roles
+from recovery.errors import RestoreFailed
+from recovery.ports.postgres import PostgresLogin
+
+READERS = 2
+
+
+@dataclass
+class Observation:
+    """Keys are ``database.schema.name`` with the names of the databases at the source."""
+
+    contents: dict[str, Content] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)  # table -> the server's words
+    tables: set[str] = field(default_factory=set)  # all that exist
+    catalogue_tables: int = 0
+    sequences: dict[str, tuple[int, int]] = field(default_factory=dict)  # last value, increment
+    large_objects: dict[str, LargeObjects] = field(default_factory=dict)
+    roles: list[str] = field(default_factory=list)
+    extensions: list[str] = field(default_factory=list)
+    canary: bool = False
+    indexes_checked: int | None = None  # None: the amcheck extension is not available
+    broken_indexes: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to look at. ``only``: tables to read; None reads all of them."""
+
+    only: Callable[[Table], bool] | None = None
+    catalogue: bool = False
+    indexes: bool = False
+    canary: str | None = None
+    large_objects: Collection[str] = ()  # databases whose large objects are read
+
+
+async def observe(login: PostgresLogin, databases: dict[str, str], scope: Scope) -> Observation:
+    """Reads a server. ``databases``: name at the source -> name there.
+
+    Raises:
+        RestoreFailed: a database cannot even be opened.
+    """
+    seen = Observation()
+    for source_name, name in databases.items():
+        here = login.at(name)
+        began = time.monotonic()
+        async with connected(here, f"read database {name}", failure=RestoreFailed, stable_text=True) as connection:
+            await _describe(connection, source_name, scope, seen)
+            tables = await read_tables(connection, source_name)
+            seen.tables |= {table.key for table in tables}
+            wanted = [table for table in tables if table.populated and (scope.only is None or scope.only(table))]
+            system = await read_tables(connection, source_name, system=True) if scope.catalogue else []
+        await _read_all(here, wanted, seen, keep=True)
+        await _read_all(here, system, seen, keep=False)
+        seen.catalogue_tables += len(system)
+        seen.seconds["tables-readable"] = seen.seconds.get("tables-readable", 0.0) + time.monotonic() - began
+        if scope.indexes:
+            began = time.monotonic()
+            await _check_indexes(here, source_name, seen)
+            seen.seconds["indexes"] = seen.seconds.get("indexes", 0.0) + time.monotonic() - began
+    return seen
+
+
+async def _describe(connection: Connection, database: str, scope: Scope, seen: Observation) -> None:
+    seen.roles = await read_roles(connection)
+    seen.extensions += await read_extensions(connection, database)
+    values = await read_sequences(connection, database)
+    rows = await connection.fetch(
+        "SELECT schemaname::text AS schema, sequencename::text AS name, increment_by AS step FROM pg_sequences"
+    )
+    steps = {f"{database}.{row['schema']}.{row['name']}": int(row["step"]) for row in rows}
+    seen.sequences |= {key: (value, steps[key]) for key, value in values.items()}
+    if scope.canary is not None and not seen.canary:
+        seen.canary = await has_canary(connection, scope.canary)
+    if database in scope.large_objects:
+        try:
+            seen.large_objects[database] = await read_large_objects(connection)
+        except asyncpg.PostgresError as error:
+            seen.unreadable[f"{database}.pg_catalog.pg_largeobject"] = words_of(error)
+
+
+async def _read_all(login: PostgresLogin, tables: Sequence[Table], seen: Observation, *, keep: bool) -> None:
+    """A few sessions take tables, the largest first, until none is left."""
+    left = sorted(tables, key=lambda table: table.bytes)
+
+    async def reader() -> None:
+        async with connected(login, "read tables", failure=RestoreFailed, stable_text=True) as connection:
+            while left:
+                table = left.pop()
+                try:
+                    content = await read_content(connection, table, checksum=keep)
+                except asyncpg.ConnectionDoesNotExistError:
+                    raise
+                except asyncpg.PostgresError as error:
+                    seen.unreadable[table.key] = words_of(error)
+                else:
+                    if keep:
+                        seen.contents[table.key] = content
+
+    readers = [asyncio.create_task(reader()) for _ in range(min(READERS, len(left)))]
+    try:
+        await asyncio.gather(*readers)
+    finally:
+        for task in readers:
+            task.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def _check_indexes(login: PostgresLogin, database: str, seen: Observation) -> None:
+    """``amcheck`` over every valid B-tree index, against its table's rows.
+
+    Creates the extension: only for scratch servers.
+    """
+    async with connected(login, "check indexes", failure=RestoreFailed) as connection:
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'amcheck')"):
+            return
+        schema = "recovery_plans_amcheck"
+        await connection.execute(
+            f"CREATE SCHEMA IF NOT EXISTS {schema}; DROP EXTENSION IF EXISTS amcheck; "
+            f"CREATE EXTENSION amcheck SCHEMA {schema}"
+        )
+        rows = await connection.fetch(
+            """
+            SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name
+            FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_am a ON a.oid = c.relam
+            WHERE a.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence = 'p' AND i.indisvalid AND i.indisready
+            """
+        )
+        seen.indexes_checked = seen.indexes_checked or 0
+        for row in rows:
+            try:
+                await connection.execute(f"SELECT {quoted(schema)}.bt_index_check({row['oid']}::oid::regclass, true)")
+            except asyncpg.ConnectionDoesNotExistError:
+                raise
+            except asyncpg.PostgresError as error:
+                seen.broken_indexes[f"{database}.{row['schema']}.{row['name']}"] = words_of(error)
+            seen.indexes_checked += 1
