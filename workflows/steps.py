@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -141,8 +142,8 @@ class Plan:
         return next(self.steps())
 
     def budget(self, step: Step, overrides: dict[str, float]) -> timedelta:
-        """The step's budget, as configured (``"full-recovery.restore-database"``: seconds) or as the table has it."""
-        configured = overrides.get(f"{self.key}.{step.name}")
+        """The step's budget, as configured (``"FullRecovery.restore-database"``: seconds) or as the table has it."""
+        configured = overrides.get(f"{self.name}.{step.name}")
         return step.budget if configured is None else timedelta(seconds=configured)
 
     def critical_path(self, overrides: dict[str, float] | None = None) -> timedelta:
