@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from recovery.adapters.postgres.observation import Observation
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, TableFingerprint
 
+NOT_AVAILABLE = "not available"  # such a check passes, says so, and is named in the verdict's reason
 NAMED = 5  # how many findings a sentence names
 LOGGED_AHEAD = 33  # after a crash a sequence may stand up to 32 steps, and one, past its last value
 
@@ -183,7 +184,7 @@ def check_canary(manifest: Manifest, seen: Observation) -> CheckResult:
     value = manifest.source.canary
     if value is None:
         why = "; ".join(note for note in manifest.source.notes if "canary" in note) or "the source gave no reason"
-        return CheckResult(name="canary", passed=True, detail=f"not available: {why}")
+        return CheckResult(name="canary", passed=True, detail=f"{NOT_AVAILABLE}: {why}")
     detail = f"{value!r} is there" if seen.canary else f"{value!r}, written before the backup ended, is not there"
     return CheckResult(name="canary", passed=seen.canary, detail=detail)
 

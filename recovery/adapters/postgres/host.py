@@ -126,8 +126,11 @@ class LocalPostgresHost:
 
 
 async def stop_server(folder: Path, *, patience: float = 10.0, gentle: bool = True) -> None:
-    """SIGINT (fast) and SIGQUIT (immediate) to the postmaster, then SIGKILL to every process of that data directory."""
-    for number in (signal.SIGINT, signal.SIGQUIT) if gentle else ():
+    """SIGINT (fast; only when ``gentle``) and SIGQUIT (immediate) to the postmaster, then SIGKILL to every process.
+
+    Immediate comes before SIGKILL because a killed postmaster leaves its shared memory behind.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT) if gentle else (signal.SIGQUIT,):
         pid = await asyncio.to_thread(postmaster_of, folder)
         if pid is None:
             break

@@ -36,6 +36,7 @@ SCRATCH_SETTINGS = {
     "archive_mode": "off",
     "statement_timeout": "0",
     "log_min_messages": "warning",
+    "dynamic_shared_memory_type": "mmap",  # of a killed server nothing stays in /dev/shm
 }
 # Libraries whose background workers act on their own.
 ACTING_LIBRARIES = {"pg_cron", "pg_partman_bgw", "pglogical", "pg_net", "pgagent", "bdr", "spock", "pgactive"}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from recovery.adapters.postgres.checks import judge, matches
+from recovery.adapters.postgres.checks import NOT_AVAILABLE, judge, matches
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.host import LocalPostgresHost, tail
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
@@ -70,7 +70,9 @@ async def validate_point(
     if failed:
         reason = "; ".join(f"check {check.name}: {check.detail}" for check in failed)
         return VerdictState.RESTORE_FAILED, reason, checks
-    return VerdictState.VALID, f"restored and all {len(checks)} checks passed", checks
+    unavailable = [check.name for check in checks if check.detail.startswith(NOT_AVAILABLE)]
+    made = f"restored, and all {len(checks) - len(unavailable)} checks passed"
+    return VerdictState.VALID, made + (f"; not available: {', '.join(unavailable)}" if unavailable else ""), checks
 
 
 async def verify_restored(
