@@ -42,9 +42,11 @@ class ConfigurationSteps:
 
     @staticmethod
     def _check(request: PlanRequest) -> None:
+        if request.unreadable:
+            raise BadInput(request.unreadable)
         unknown = sorted(request.model_extra or {})
         if unknown:
-            known = ", ".join(PlanRequest.model_fields)
+            known = ", ".join(name for name in PlanRequest.model_fields if name != "unreadable")
             raise BadInput(f"the input has unknown fields: {', '.join(unknown)}. Known are: {known}")
         if not request.group:
             raise BadInput('the input names no group: expected at least {"group": "shop"}')

@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.boundary import step
 from recovery.domain.ownership import OwnershipRecord, Phase, Pivot
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
-from recovery.errors import Contended, Refused
+from recovery.errors import Contended, NotFound, Refused
 from recovery.ports.ownership import OwnershipStore
 
 Change = Callable[[OwnershipRecord | None], Awaitable[OwnershipRecord | None]]
@@ -33,17 +33,19 @@ class Ownership:
         async def claim(record: OwnershipRecord | None) -> OwnershipRecord | None:
             if record is None:
                 return self._first(context)
-            if record.run is not None and not _is_mine(record, context):
-                warnings[:] = [await self._supersede(record)]
-            elif record.phase is Phase.PIVOTED and not _is_mine(record, context):
+            if _pivoted(record):
+                # Of this very run too: it was reset to before its claim, and knows nothing of what it did.
                 raise Refused(_left_pivoted(record))
+            if record.run is not None and not _is_mine(record, context):
+                warnings[:] = [await self._supersede(record, context)]
             return _changed(
-                record, run=context.run_id, workflow_id=context.workflow_id, plan=context.plan, phase=Phase.RUNNING
+                record, run=context.holder, workflow_id=context.workflow_id, plan=context.plan, phase=Phase.RUNNING
             )
 
         before, record = await self._swap(context.group.name, claim)
         assert record is not None, "a claim always writes"
-        facts = Facts(ownership_before=before, ownership=record, source_region=record.region)
+        # A group that nobody ever claimed belonged to its home region, which is what the first record says.
+        facts = Facts(ownership_before=before or record, ownership=record, source_region=record.region)
         return StepOutcome(
             summary=f"{record.region} owns {record.group}, epoch {record.epoch}", facts=facts, warnings=warnings
         )
@@ -64,6 +66,13 @@ class Ownership:
         """Says which region owns the group now; its home while no run has ever claimed it. Takes no lock."""
         record = await self._read(context.group.name)
         region = context.request.region or (record.region if record else context.group.home_region)
+        known = [place.name for place in context.group.regions]
+        if region not in known:
+            raise NotFound(
+                f"region {region} owns group {context.group.name}, but the configuration does not know it: it names "
+                f"{', '.join(known)}. Give the group this region again (groups.{context.group.name}.regions), or say "
+                "which region is meant"
+            )
         summary = f"{region}, epoch {record.epoch}" if record else f"{region}, the home region: never claimed"
         return StepOutcome(summary=summary, facts=Facts(source_region=region, ownership=record))
 
@@ -103,6 +112,18 @@ class Ownership:
             return StepOutcome(summary="ownership had not changed")
         return StepOutcome(summary=f"{record.region} owns {record.group} again, epoch {record.epoch}")
 
+    @step("ownership.confirm_claim")
+    async def confirm_claim(self, context: PlanContext) -> StepOutcome:
+        """Asked before each change that has an undo: the lock is still this run's, and no pivot began.
+
+        A workflow that was reset repeats its steps without knowing what it did before; a terminated one may have lost
+        the group to another run.
+        """
+        held = _held(await self._read(context.group.name), context)
+        if _pivoted(held):
+            raise Refused(f"{context.step} was not started: {_no_return(held)}")
+        return StepOutcome(summary="the group is held by this run")
+
     @step("ownership.record_pivot")
     async def record_pivot(self, context: PlanContext) -> StepOutcome:
         """Writes that this run's point of no return begins."""
@@ -115,17 +136,41 @@ class Ownership:
         _, record = await self._swap(context.group.name, pivot)
         return StepOutcome(summary="point of no return recorded", facts=Facts(ownership=record))
 
+    @step("ownership.withdraw_pivot")
+    async def withdraw_pivot(self, context: PlanContext) -> StepOutcome:
+        """Takes the recorded point of no return back: its step was never started, for a cancellation came first.
+
+        Only the execution that wrote it knows that. After a reset (another run id) the record stays as it is.
+        """
+
+        async def withdraw(record: OwnershipRecord | None) -> OwnershipRecord | None:
+            held = _held(record, context)
+            if not _pivoted(held):
+                return None
+            if held.pivot is None or held.pivot.run_id != context.run_id:
+                raise Refused(_no_return(held))
+            return _changed(held, phase=Phase.RUNNING, pivot=None)
+
+        _, record = await self._swap(context.group.name, withdraw)
+        return StepOutcome(summary="the point of no return had not begun", facts=Facts(ownership=record))
+
     @step("ownership.permit_undo")
     async def permit_undo(self, context: PlanContext) -> StepOutcome:
-        """Refuses when a point of no return of this run had begun, even if the run itself no longer knows it."""
+        """Refuses when a point of no return of this run had begun, even if the run itself no longer knows it.
+
+        It refuses as well when the run once held the group and does not any more: it was completed and then reset,
+        or another run took the group over. What it made may be in use by clients.
+        """
         record = await self._read(context.request.group)
-        if record is not None and record.phase is Phase.PIVOTED and record.pivot is not None:
-            raise Refused(
-                f"the point of no return of run {record.pivot.run_id} ({record.pivot.step}) began at "
-                f"{record.pivot.at:%Y-%m-%d %H:%M:%S} UTC. Look at the real state of both regions: go forward with a "
-                "new run, or stop here and leave it as it is"
-            )
-        return StepOutcome(summary="no point of no return had begun")
+        if record is None:
+            return StepOutcome(summary="the group was never claimed")
+        if _is_mine(record, context):
+            if _pivoted(record):
+                raise Refused(_no_return(record))
+            return StepOutcome(summary="no point of no return had begun")
+        if context.facts.ownership is not None:
+            raise Refused(_not_held(record, context))
+        return StepOutcome(summary="this run never held the group")
 
     async def _release(self, context: PlanContext) -> StepOutcome:
         async def release(record: OwnershipRecord | None) -> OwnershipRecord | None:
@@ -136,12 +181,12 @@ class Ownership:
         _, record = await self._swap(context.request.group, release)
         return StepOutcome(summary="the group is free" if record else "the group was not held by this run")
 
-    async def _supersede(self, record: OwnershipRecord) -> str:
+    async def _supersede(self, record: OwnershipRecord, context: PlanContext) -> str:
         """Says that a dead holder's lock may be taken, or refuses because it lives."""
         holder = f"run {record.run} ({record.plan}, workflow {record.workflow_id})"
-        if record.phase is Phase.PIVOTED:
-            raise Refused(_left_pivoted(record))
-        if record.workflow_id is None or not await _has_ended(record.workflow_id, str(record.run)):
+        # Only one run of a workflow id is open at a time, so an earlier one of our own id has ended.
+        ended = record.workflow_id == context.workflow_id
+        if not ended and (record.workflow_id is None or not await _has_ended(record.workflow_id, str(record.run))):
             raise Refused(
                 f"group {record.group} is being changed by {holder}. Wait for it, or watch it: "
                 f"drctl status --watch {record.workflow_id}"
@@ -176,7 +221,7 @@ class Ownership:
             group=context.group.name,
             region=context.group.home_region,
             phase=Phase.RUNNING,
-            run=context.run_id,
+            run=context.holder,
             workflow_id=context.workflow_id,
             plan=context.plan,
             changed_at=datetime.now(UTC),
@@ -185,22 +230,38 @@ class Ownership:
 
 
 def _is_mine(record: OwnershipRecord, context: PlanContext) -> bool:
-    # A reset gives the workflow a new run id: the same workflow is the same holder.
-    return record.run == context.run_id or (record.run is not None and record.workflow_id == context.workflow_id)
+    return record.run is not None and record.run == context.holder
+
+
+def _pivoted(record: OwnershipRecord) -> bool:
+    return record.phase is Phase.PIVOTED or record.pivot is not None
 
 
 def _held(record: OwnershipRecord | None, context: PlanContext) -> OwnershipRecord:
     if record is None or not _is_mine(record, context):
-        holder = "nobody" if record is None or record.run is None else f"run {record.run}"
-        raise Refused(
-            f"group {context.request.group} is held by {holder}, not by this run: nothing was changed. "
-            "Look at the other run before starting again"
-        )
+        raise Refused(_not_held(record, context))
     return record
 
 
 def _changed(record: OwnershipRecord, **values: object) -> OwnershipRecord:
     return record.model_copy(update={**values, "changed_at": datetime.now(UTC)})
+
+
+def _not_held(record: OwnershipRecord | None, context: PlanContext) -> str:
+    holder = "nobody" if record is None or record.run is None else f"run {record.run}"
+    return (
+        f"group {context.request.group} is held by {holder}, not by this run: nothing was changed. "
+        "Look at the other run and at the real state of the group before starting again"
+    )
+
+
+def _no_return(record: OwnershipRecord) -> str:
+    pivot = record.pivot
+    began = f" ({pivot.step}) began at {pivot.at:%Y-%m-%d %H:%M:%S} UTC" if pivot else " began"
+    return (
+        f"the point of no return of run {pivot.run_id if pivot else record.run}{began}. Look at the real state of both "
+        "regions: go forward with a new run, or stop here and leave it as it is"
+    )
 
 
 def _left_pivoted(record: OwnershipRecord) -> str:
@@ -211,12 +272,19 @@ def _left_pivoted(record: OwnershipRecord) -> str:
     )
 
 
-async def _has_ended(workflow_id: str, run_id: str) -> bool:
-    """Whether Temporal knows the run as closed, or does not know it at all any more (its retention is over)."""
+async def _has_ended(workflow_id: str, holder: str) -> bool:
+    """Whether Temporal knows the holder as closed, or does not know it at all any more (its retention is over).
+
+    The workflow's newest run is asked for, not the holder itself: a reset closes that one, and lives on under a new
+    id with the same first run.
+    """
     try:
-        description = await activity.client().get_workflow_handle(workflow_id, run_id=run_id).describe()
+        newest = await activity.client().get_workflow_handle(workflow_id).describe()
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return True
         raise
-    return description.status is not WorkflowExecutionStatus.RUNNING
+    except ValueError:
+        return False  # a status that this SDK does not know, such as paused: in any case not an ended one
+    alive = newest.status is WorkflowExecutionStatus.RUNNING
+    return not (alive and newest.raw_info.first_run_id in ("", holder))

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.common import RawValue
 
 from workflows.control import Choice, Consent, OperatorCommand
 from workflows.engine import Engine
 from workflows.steps import Plan
 
 with workflow.unsafe.imports_passed_through():
+    from pydantic import ValidationError
+
     from recovery.domain.plan import PlanRequest
     from recovery.domain.report import RunReport
+
+NOTHING = RawValue(Payload())
+LARGEST_REQUEST = 64 * 1024  # bytes; it travels with every step
+
+
+def read_request(raw: RawValue) -> PlanRequest:
+    """The request, or one that says what is wrong with the input; the plan's first step refuses with these words.
+
+    An input that cannot be decoded must not fail the workflow's task: Temporal would try it again for ever.
+    """
+    if not raw.payload.metadata:
+        return PlanRequest()
+    if len(raw.payload.data) > LARGEST_REQUEST:
+        return _unreadable(f"it has {len(raw.payload.data):,} bytes, and {LARGEST_REQUEST:,} are the most")
+    try:
+        request = workflow.payload_converter().from_payload(raw.payload, PlanRequest)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc'])) or 'input'}: {each['msg']}" for each in error.errors()[:5]]
+        return _unreadable("; ".join(wrong))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        return _unreadable(str(error))
+    return request if isinstance(request, PlanRequest) else _unreadable("it is no JSON object")
+
+
+def _unreadable(why: str) -> PlanRequest:
+    return PlanRequest(unreadable=f'the input is no request ({why[:500]}): expected at least {{"group": "shop"}}')
 
 
 class PlanWorkflow:
@@ -22,8 +52,8 @@ class PlanWorkflow:
 
     plan: Plan
 
-    def _prepare(self, request: PlanRequest) -> None:
-        self.engine = Engine(self.plan, request)
+    def _prepare(self, request: RawValue) -> None:
+        self.engine = Engine(self.plan, read_request(request))
 
     @workflow.query
     def progress(self) -> RunReport:

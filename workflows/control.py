@@ -16,6 +16,9 @@ with workflow.unsafe.imports_passed_through():
     from recovery.domain.report import RunState
 
 
+LONGEST_ACTOR, LONGEST_REASON = 100, 1_000  # characters; they stand in every report of the run
+
+
 class OperatorCommand(BaseModel):
     """The one argument of every update: who, why, and (where several steps wait) which step."""
 
@@ -56,6 +59,7 @@ class Control:
         self.holds: dict[str, Hold] = {}
         self.gates: dict[str, Consent | None] = {}
         self.paused = False
+        self.rolling_back = False
         self.ended = False
 
     # Validators: raise to reject an update before it reaches the history.
@@ -66,6 +70,10 @@ class Control:
             raise _rejected("the run has ended: nothing can be changed any more")
         if not command.actor.strip() or not command.reason.strip():
             raise _rejected(f'{action} needs who and why, for example {{"actor": "ana", "reason": "checked by hand"}}')
+        if len(command.actor) > LONGEST_ACTOR or len(command.reason) > LONGEST_REASON:
+            raise _rejected(f"say it shorter: {LONGEST_ACTOR} characters for who, {LONGEST_REASON:,} for why")
+        if self.rolling_back and action in ("pause", "abort") and not self._may_answer(Choice.ABORT, action):
+            raise _rejected("the run is rolling back already, and that is not interrupted")
         if action in ("approve", "decline"):
             self._open_gate(command)
         elif action in ("retry", "skip"):
@@ -74,6 +82,9 @@ class Control:
             raise _rejected("the run is paused already")
         elif action == "resume" and not self.paused:
             self._open_hold(Choice.RESUME, command)
+
+    def _may_answer(self, choice: Choice, action: str) -> bool:
+        return action == choice and any(choice in hold.choices for hold in self.holds.values() if hold.answer is None)
 
     def _open_gate(self, command: OperatorCommand) -> str:
         waiting = [name for name, consent in self.gates.items() if consent is None]
@@ -126,23 +137,32 @@ class Control:
 
     # Waiting, called by the engine.
 
+    def state(self) -> RunState:
+        """What the run is doing when one of several questions was answered: another one may still be open."""
+        if any(hold.answer is None for hold in self.holds.values()):
+            return RunState.HELD
+        if any(consent is None for consent in self.gates.values()):
+            return RunState.WAITING
+        return RunState.RUNNING
+
     async def while_paused(self) -> None:
         if not self.paused:
             return
         self._journal.enter(RunState.PAUSED)
         await workflow.wait_condition(lambda: not self.paused)
-        self._journal.enter(RunState.RUNNING)
+        self._journal.enter(self.state())
 
-    async def held(self, hold: Hold) -> Choice:
-        """Waits for the operator's answer, however long it takes."""
+    async def held(self, hold: Hold, patience: timedelta | None) -> Choice | None:
+        """Waits for the operator's answer, however long it takes; None when ``patience`` came to its end."""
         self.holds[hold.step] = hold
         self._show_choices()
         try:
-            await workflow.wait_condition(lambda: hold.answer is not None)
+            await workflow.wait_condition(lambda: hold.answer is not None, timeout=patience)
+        except TimeoutError:
+            pass
         finally:
             del self.holds[hold.step]
             self._show_choices()
-        assert hold.answer is not None
         return hold.answer
 
     async def consented(self, step: str, timeout: timedelta, default: Consent) -> tuple[Consent, bool]:

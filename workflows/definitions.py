@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from temporalio import workflow
+from temporalio.common import RawValue
 
-from workflows.base import PlanWorkflow
+from workflows.base import NOTHING, PlanWorkflow
 from workflows.plans.backup import BACKUP
 from workflows.plans.backup_validation import BACKUP_VALIDATION
 from workflows.plans.full_recovery import FULL_RECOVERY
@@ -12,11 +13,10 @@ from workflows.plans.restore import RESTORE
 from workflows.plans.retention import RETENTION
 
 with workflow.unsafe.imports_passed_through():
-    from recovery.domain.plan import PlanRequest
     from recovery.domain.report import RunReport
 
-# A run that is started without any input must end with a sentence, not hang: its first step says what is missing.
-NOTHING = PlanRequest()
+# The input of every plan is a PlanRequest: {"group": "shop"} is enough. It is taken undecoded, so that a run that is
+# started with anything else, or with nothing at all, ends with a sentence instead of hanging.
 
 
 @workflow.defn
@@ -24,11 +24,11 @@ class Backup(PlanWorkflow):
     plan = BACKUP
 
     @workflow.init
-    def __init__(self, request: PlanRequest = NOTHING) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest = NOTHING) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
 
 
@@ -37,11 +37,11 @@ class BackupValidation(PlanWorkflow):
     plan = BACKUP_VALIDATION
 
     @workflow.init
-    def __init__(self, request: PlanRequest = NOTHING) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest = NOTHING) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
 
 
@@ -50,11 +50,11 @@ class Restore(PlanWorkflow):
     plan = RESTORE
 
     @workflow.init
-    def __init__(self, request: PlanRequest = NOTHING) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest = NOTHING) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
 
 
@@ -63,11 +63,11 @@ class FullRecovery(PlanWorkflow):
     plan = FULL_RECOVERY
 
     @workflow.init
-    def __init__(self, request: PlanRequest = NOTHING) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest = NOTHING) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
 
 
@@ -76,11 +76,11 @@ class Retention(PlanWorkflow):
     plan = RETENTION
 
     @workflow.init
-    def __init__(self, request: PlanRequest = NOTHING) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest = NOTHING) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
 
 

@@ -11,38 +11,34 @@ task is the only one that is ever cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from workflows.calls import Calls
 from workflows.control import Choice, Consent, Control, Hold, OperatorCommand
 from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline
 from workflows.journal import Journal
-from workflows.steps import HEARTBEAT, HOLD, PERSIST, PROBE, WARN, Activity, Parallel, Plan, Step, Where, m, s
+from workflows.steps import HOLD, WARN, Parallel, Plan, Step
 
 with workflow.unsafe.imports_passed_through():
-    from activities.notifications import Alert, Notifications
+    from activities.notifications import Alert
     from activities.ownership import Ownership
-    from activities.reports import Reports
-    from recovery.domain.plan import PlanContext, PlanRequest, StepOutcome
+    from recovery.domain.plan import PlanRequest, StepOutcome
     from recovery.domain.report import RunReport, RunState, StepState
+    from recovery.domain.words import duration
+    from recovery.ports.notify import Severity
 
 
 class Engine:
     """One run of one plan."""
 
     def __init__(self, plan: Plan, request: PlanRequest) -> None:
-        info = workflow.info()
         self.plan = plan
         self.request = request
-        self.run_id = info.run_id
-        self.workflow_id = info.workflow_id
-        self.journal = Journal(plan, request, info.run_id, info.workflow_id)
+        self.journal = Journal(plan, request)
         self.control = Control(self.journal)
+        self._calls = Calls(plan, request, self.journal)
         self._to_undo: list[Step] = []
         self._forward: asyncio.Task[None] | None = None
         self._alerts: list[asyncio.Task[None]] = []
@@ -55,7 +51,7 @@ class Engine:
 
         Raises:
             ApplicationError: of a type named in ``failures.ERROR_TYPES``, with the report as its detail.
-            asyncio.CancelledError: the run was cancelled, and what it had done was undone.
+            asyncio.CancelledError: the run was cancelled, and all that it had done was undone.
         """
         work = asyncio.create_task(self._work())
         while True:
@@ -72,7 +68,7 @@ class Engine:
         report = self.journal.report()
         if report.state is RunState.COMPLETED:
             return report
-        if self._cancelled:
+        if self._cancelled and report.state is RunState.ROLLED_BACK:
             raise asyncio.CancelledError
         raise ApplicationError(headline(report), report, type=ERROR_TYPES[report.state], non_retryable=True)
 
@@ -100,7 +96,7 @@ class Engine:
         self.journal.enter(state)
         for alert in self._alerts:
             await alert
-        await self._store_report()
+        await self._calls.store_report(self.journal.report())
 
     async def _outcome(self) -> RunState:
         try:
@@ -158,29 +154,33 @@ class Engine:
     # One step forward.
 
     async def _step(self, step: Step) -> None:
-        if step.when is not None and not step.when(self._context(step)):
+        if step.when is not None and not step.when(self._calls.context(step)):
             self.journal.ended(step, StepState.SKIPPED, summary="not asked for")
             return
-        await self._gate(step)
-        while True:
-            await self._between_steps(step)
-            try:
-                outcome = await self._run_step(step)
-            except ActivityError as error:
-                if _told_to_stop():
-                    self.journal.ended(step, StepState.CANCELLED, error=explain(error), attempts=attempts_of(error))
-                    raise asyncio.CancelledError from error
-                if await self._after_failure(step, error):
-                    continue
-                return
-            except asyncio.CancelledError:
+        try:
+            await self._gate(step)
+            while not await self._tried(step):
+                pass
+        except asyncio.CancelledError:
+            if not self.journal.is_finished(step):
                 self.journal.ended(step, StepState.CANCELLED)
-                raise
-            self.journal.done(step, outcome)
+            raise
+
+    async def _tried(self, step: Step) -> bool:
+        """One try, with all that its budget allows. False: the operator wants another one."""
+        await self._between_steps(step)
+        try:
+            outcome = await self._run_step(step)
+        except (ActivityError, StepFailed) as error:
             if _told_to_stop():
-                # The step was done before the cancellation reached it; the cancellation still counts.
-                raise asyncio.CancelledError
-            return
+                self.journal.ended(step, StepState.CANCELLED, error=explain(error), attempts=attempts_of(error))
+                raise asyncio.CancelledError from error
+            return await self._after_failure(step, error)
+        self.journal.done(step, outcome)
+        if _told_to_stop():
+            # The step was done before the cancellation reached it; the cancellation still counts.
+            raise asyncio.CancelledError
+        return True
 
     async def _between_steps(self, step: Step) -> None:
         await self.control.while_paused()
@@ -200,64 +200,70 @@ class Engine:
             return
         self.journal.step_state(step, StepState.WAITING)
         self.journal.enter(RunState.WAITING)
-        self._alert("critical", f"{self.plan.name} of {group.name} waits for an approval", step.gate.question)
+        self._alert(Severity.CRITICAL, f"{self.plan.name} of {group.name} waits for an approval", step.gate.question)
         default = Consent.APPROVED if group.approval_default == "approve" else Consent.DECLINED
         consent, by_person = await self.control.consented(step.name, group.approval_timeout, default)
-        self.journal.enter(RunState.RUNNING)
+        self.journal.enter(self.control.state())
+        patience = duration(group.approval_timeout)
         if not by_person:
-            self.journal.act(str(consent), "timeout", f"nobody answered in {group.approval_timeout}", step.name)
+            self.journal.act(str(consent), "timeout", f"nobody answered within {patience}", step.name)
         if consent is Consent.DECLINED:
-            reason = "declined" if by_person else f"nobody approved within {group.approval_timeout}"
+            reason = "declined" if by_person else f"nobody approved within {patience}"
             self.journal.ended(step, StepState.FAILED, error=reason)
             raise StepFailed(step.name, reason)
 
     async def _run_step(self, step: Step) -> StepOutcome:
+        claimed = self.journal.facts.ownership is not None
+        if self.plan.locks_group and step.undo is not None and claimed and not self._pivot_started:
+            # A reset of this workflow may repeat a step whose effect clients are using by now.
+            await self._calls.own(Ownership.confirm_claim, step, "confirm")
         if step.undo is not None and step not in self._to_undo:
             self._to_undo.append(step)  # before it starts: a step that timed out may have worked
         self.journal.started(step)
         if step.pivot:
             await self._record_pivot(step)
-        group = self.journal.facts.group
-        budget = self.plan.budget(step, group.budgets if group else {})
-        return await self._execute(
-            step.activity,
-            self._context(step),
-            queue=self._queue(step.where),
-            attempt=min(step.attempt, budget),
-            budget=budget,
-            retry=step.retry,
-            start_within=step.start_within,
-        )
+        return await self._calls.forward(step)
 
     async def _record_pivot(self, step: Step) -> None:
         """Written where a reset of this workflow cannot forget it, before the step starts."""
+        if self._pivot_started:
+            return  # another try of the step: it is written already
         self._pivot_started = True  # from here on a cancellation must not cut in
         try:
-            await self._execute(
-                Ownership.record_pivot, self._context(step), queue=None, attempt=s(10), budget=m(1), retry=PROBE
-            )
+            await self._calls.own(Ownership.record_pivot, step, "record")
         except ActivityError:
-            # The step did not start. Whether the record was written is asked again before anything is undone.
-            self._pivot_started = False
+            await self._withdraw_pivot(step)
             raise
+        if self._stop_reason:
+            # The cancellation came first: the step is not started, and what was done can still be undone.
+            await self._withdraw_pivot(step)
+            raise asyncio.CancelledError
 
-    async def _after_failure(self, step: Step, error: ActivityError) -> bool:
-        """True: try the step again. False: go on without it. Raises where the forward part ends here."""
+    async def _withdraw_pivot(self, step: Step) -> None:
+        """Where this fails too, the ownership record says so, and nothing is undone without the operator."""
+        self._pivot_started = False
+        try:
+            await self._calls.own(Ownership.withdraw_pivot, step, "withdraw")
+        except ActivityError as error:
+            self.journal.warn(f"{step.name}: the recorded point of no return was not withdrawn: {explain(error)}")
+
+    async def _after_failure(self, step: Step, error: ActivityError | StepFailed) -> bool:
+        """False: try the step again. True: go on without it. Raises where the forward part ends here."""
         reason = explain(error)
         if step.pivot and self._pivot_started and await self._took_effect(step, reason):
-            return False
+            return True
         if step.on_failure is WARN:
             self.journal.ended(step, StepState.WARNED, error=reason, attempts=attempts_of(error))
-            return False
+            return True
         self.journal.ended(step, StepState.FAILED, error=reason, attempts=attempts_of(error))
         if step.on_failure is not HOLD and not self._pivot_started:
             raise StepFailed(step.name, reason)
         choice = await self._hold(step, reason, (Choice.RETRY, Choice.SKIP, Choice.ABORT))
         if choice is Choice.RETRY:
-            return True
+            return False
         if choice is Choice.SKIP:
             self.journal.ended(step, StepState.SKIPPED, error=reason, summary="skipped by the operator")
-            return False
+            return True
         if self._pivot_started:
             raise StoppedByOperator(step.name, reason)
         raise StepFailed(step.name, reason)
@@ -267,16 +273,9 @@ class Engine:
         if step.observe is None:
             return False
         try:
-            seen = await self._execute(
-                step.observe,
-                self._context(step),
-                queue=self._queue(step.where),
-                attempt=s(20),
-                budget=m(1),
-                retry=PROBE,
-            )
-        except ActivityError as error:
-            self.journal.warnings.append(f"{step.name}: its effect could not be observed: {explain(error)}")
+            seen = await self._calls.observe(step)
+        except (ActivityError, StepFailed) as error:
+            self.journal.warn(f"{step.name}: its effect could not be observed: {explain(error)}")
             return False
         if not seen.effect_present:
             return False
@@ -284,15 +283,26 @@ class Engine:
         return True
 
     async def _hold(self, step: Step, reason: str, choices: tuple[Choice, ...]) -> Choice:
+        """Waits for the operator. Where undoing is still allowed, the configuration may bound how long."""
+        group = self.journal.facts.group
+        can_undo = Choice.ABORT in choices and not self._pivot_started and not self.control.rolling_back
+        patience = group.hold_timeout if group and can_undo else None
+        began, before = workflow.now(), self.journal.state_of(step)
         self.journal.step_state(step, StepState.HELD)
         self.journal.enter(RunState.HELD)
         self._alert(
-            "critical",
+            Severity.CRITICAL,
             f"{self.plan.name} of {self.request.group} is held at {step.name}",
-            f"{reason} Choose {', '.join(choices)}: drctl {choices[0]} {self.workflow_id}",
+            f"{reason} Choose {', '.join(choices)}: drctl {choices[0]} {self._calls.workflow_id}",
         )
-        choice = await self.control.held(Hold(step.name, reason, choices))
-        self.journal.enter(RunState.RUNNING)
+        try:
+            choice = await self.control.held(Hold(step.name, reason, choices), patience)
+        finally:
+            self.journal.waited(step, before, workflow.now() - began)
+        if choice is None:
+            self.journal.act("abort", "timeout", f"nobody answered within {duration(patience)}", step.name)
+            choice = Choice.ABORT
+        self.journal.enter(self.control.state())
         return choice
 
     # Backwards.
@@ -301,6 +311,7 @@ class Engine:
         """Undoes in reverse order. A failing undo is reported and does not stop the others."""
         if not self._to_undo:
             return RunState.ROLLED_BACK
+        self.control.rolling_back = True
         self.journal.enter(RunState.ROLLING_BACK)
         if self.plan.locks_group and not await self._may_undo():
             return await self._leave_as_it_is()
@@ -310,9 +321,9 @@ class Engine:
         if complete:
             return RunState.ROLLED_BACK
         self._alert(
-            "critical",
+            Severity.CRITICAL,
             f"{self.plan.name} of {self.request.group} could not be undone completely",
-            f"See the report of {self.workflow_id}: it names each undo that failed.",
+            f"See the report of {self._calls.workflow_id}: it names each undo that failed.",
         )
         return RunState.ROLLBACK_INCOMPLETE
 
@@ -321,9 +332,7 @@ class Engine:
         step = self._to_undo[-1]
         while True:
             try:
-                await self._execute(
-                    Ownership.permit_undo, self._context(step), queue=None, attempt=s(10), budget=m(1), retry=PROBE
-                )
+                await self._calls.own(Ownership.permit_undo, step, "permit undo from")
                 return True
             except ActivityError as error:
                 reason = f"nothing was undone: {explain(error)}"
@@ -335,18 +344,10 @@ class Engine:
                     return False
 
     async def _undo_step(self, step: Step) -> bool:
-        assert step.undo is not None
         self.journal.undoing(step)
         try:
-            outcome = await self._execute(
-                step.undo,
-                self._context(step),
-                queue=self._queue(step.undo_where or step.where),
-                attempt=step.undo_budget,
-                budget=step.undo_budget,
-                retry=PERSIST,
-            )
-        except ActivityError as error:
+            outcome = await self._calls.back(step)
+        except (ActivityError, StepFailed) as error:
             self.journal.undone(step, error=explain(error))
             return False
         self.journal.undone(step, summary=outcome.summary)
@@ -356,94 +357,15 @@ class Engine:
         """The operator ended a run that must not be undone: the group is released, all else stays."""
         if self.plan.locks_group:
             try:
-                await self._execute(
-                    Ownership.release_after_stop, self._context(self.plan.first()), None, s(10), m(1), PROBE
-                )
+                await self._calls.own(Ownership.release_after_stop, self.plan.first(), "release after")
             except ActivityError as error:
-                self.journal.warnings.append(f"the group could not be released: {explain(error)}")
+                self.journal.warn(f"the group could not be released: {explain(error)}")
         return RunState.STOPPED
 
-    # Calls.
-
-    def _context(self, step: Step) -> PlanContext:
-        return PlanContext(
-            plan=self.plan.name,
-            run_id=self.run_id,
-            workflow_id=self.workflow_id,
-            step=step.name,
-            request=self.request,
-            facts=self.journal.facts,
-            started_at=self.journal.started_at,
-        )
-
-    def _queue(self, where: Where) -> str | None:
-        """The task queue of the region that the step belongs to; None is the queue of this workflow."""
-        facts = self.journal.facts
-        if where is Where.VALIDATION:
-            return facts.group.validation_queue if facts.group else None
-        region = {Where.SOURCE: facts.source_region, Where.TARGET: facts.target_region}.get(where)
-        if region is None or facts.group is None:
-            return None
-        return facts.group.region(region).task_queue
-
-    async def _execute(
-        self,
-        activity: Activity,
-        context: PlanContext,
-        queue: str | None,
-        attempt: timedelta,
-        budget: timedelta,
-        retry: RetryPolicy,
-        start_within: timedelta | None = None,
-    ) -> StepOutcome:
-        # The activity is a method of a class that only workers build: it is referenced here, and its definition
-        # names it. Waiting for a cancelled step to end is what makes it safe to undo it next.
-        call: Callable[..., Any] = activity
-        outcome: StepOutcome = await workflow.execute_activity_method(
-            call,
-            context,
-            task_queue=queue,
-            start_to_close_timeout=attempt,
-            schedule_to_close_timeout=budget,
-            schedule_to_start_timeout=start_within,
-            heartbeat_timeout=HEARTBEAT,
-            retry_policy=retry,
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary=context.step,
-        )
-        return outcome
-
-    def _alert(self, severity: str, title: str, body: str) -> None:
+    def _alert(self, severity: Severity, title: str, body: str) -> None:
         """Sends a message beside the plan, which neither waits for it nor fails with it."""
-        self._alerts.append(asyncio.create_task(self._send(Alert(severity=severity, title=title, body=body))))
-
-    async def _send(self, alert: Alert) -> None:
-        try:
-            await workflow.execute_activity_method(
-                Notifications.alert,
-                alert,
-                start_to_close_timeout=s(30),
-                schedule_to_close_timeout=m(1),
-                heartbeat_timeout=HEARTBEAT,
-                retry_policy=PROBE,
-                summary=alert.title,
-            )
-        except ActivityError as error:
-            self.journal.warnings.append(f"alert not delivered ({alert.title}): {explain(error)}")
-
-    async def _store_report(self) -> None:
-        try:
-            await workflow.execute_activity_method(
-                Reports.store,
-                self.journal.report(),
-                start_to_close_timeout=s(15),
-                schedule_to_close_timeout=m(1),
-                heartbeat_timeout=HEARTBEAT,
-                retry_policy=PROBE,
-                summary="store-report",
-            )
-        except ActivityError as error:
-            self.journal.warnings.append(f"the report was not stored beside the evidence: {explain(error)}")
+        message = Alert(severity=severity, title=title, body=body)
+        self._alerts.append(asyncio.create_task(self._calls.alert(message)))
 
 
 def _told_to_stop() -> bool:

@@ -14,6 +14,7 @@ ERROR_TYPES = {
     RunState.STOPPED: "StoppedAfterPivot",
 }
 """The type of the ApplicationError that a run ends with, by its final state."""
+LONGEST_REASON = 2_000  # characters: Temporal refuses payloads of more than 2 MiB, and a refused one jams a run
 
 
 class StepFailed(Exception):
@@ -32,15 +33,20 @@ def headline(report: RunReport) -> str:
     """One sentence: what became of the run, and why."""
     where = f" at {report.failed_step}" if report.failed_step else ""
     ends = {
-        RunState.ROLLED_BACK: "everything was undone",
+        RunState.ROLLED_BACK: "everything was undone" if report.undo_order else "nothing had been changed",
         RunState.ROLLBACK_INCOMPLETE: "not everything could be undone",
         RunState.STOPPED: "it was stopped after its point of no return and left as it is",
     }
     return f"{report.plan} of {report.group} ended{where}: {report.error}; {ends[report.state]}"
 
 
-def explain(error: ActivityError) -> str:
-    """The cause in words for an operator."""
+def explain(error: ActivityError | StepFailed) -> str:
+    """The cause in words for an operator, never longer than a report can carry."""
+    words = str(error) if isinstance(error, StepFailed) else _explain(error)
+    return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"
+
+
+def _explain(error: ActivityError) -> str:
     cause = error.cause
     if isinstance(cause, ApplicationError):
         return cause.message
@@ -51,8 +57,10 @@ def explain(error: ActivityError) -> str:
     return str(cause or error)
 
 
-def attempts_of(error: ActivityError) -> int:
-    """How many tries the failing step had, as its last try knew; 1 where nobody could say."""
+def attempts_of(error: ActivityError | StepFailed) -> int:
+    """How many tries the failing step had, as its last try knew; 1 where nobody could say, 0 where none began."""
+    if isinstance(error, StepFailed):
+        return 0
     cause = error.cause
     while isinstance(cause, TimeoutError) and cause.cause is not None:
         cause = cause.cause

@@ -13,8 +13,15 @@ with workflow.unsafe.imports_passed_through():
     from recovery.domain.recovery_point import CheckResult
     from recovery.domain.report import OperatorAction, RunReport, RunState, StepRecord, StepState
     from recovery.domain.report_text import markdown_table
+    from recovery.domain.words import duration
 
 from workflows.steps import Plan, Step
+
+# A report is one payload, and Temporal refuses payloads of more than 2 MiB: what a run may gather is bounded.
+MOST_CHECKS = 500
+MOST_WARNINGS = 100
+MOST_ACTIONS = 200
+UNFINISHED = (StepState.PENDING, StepState.RUNNING, StepState.WAITING, StepState.HELD)
 
 
 @dataclass
@@ -22,7 +29,6 @@ class Entry:
     """A step's row, as it changes."""
 
     record: StepRecord
-    waited: timedelta = timedelta()
 
     def change(self, **values: object) -> None:
         self.record = self.record.model_copy(update=values)
@@ -31,12 +37,14 @@ class Entry:
 class Journal:
     """Keeps the rows and shows each change in the Temporal UI."""
 
-    def __init__(self, plan: Plan, request: PlanRequest, run_id: str, workflow_id: str) -> None:
+    def __init__(self, plan: Plan, request: PlanRequest) -> None:
+        info = workflow.info()
         self.plan = plan
         self.request = request
-        self.run_id = run_id
-        self.workflow_id = workflow_id
-        self.started_at = workflow.now()
+        self.run_id = info.run_id
+        self.workflow_id = info.workflow_id
+        # Of the first run: a reset must neither rename what the run has made nor restart the clock of its RTO.
+        self.started_at = info.workflow_start_time
         self.ended_at: datetime | None = None
         self.state = RunState.RUNNING
         self.entries = {
@@ -62,6 +70,7 @@ class Journal:
         self.error = ""
         self.hold_choices: list[str] = []
         self.facts = Facts()
+        self._said: set[str] = set()
 
     def started(self, step: Step) -> None:
         entry = self.entries[step.name]
@@ -75,8 +84,9 @@ class Journal:
 
     def done(self, step: Step, outcome: StepOutcome) -> None:
         self.facts = self.facts.merged(outcome.facts)
-        self.checks.extend(outcome.checks)
-        self.warnings.extend(f"{step.name}: {warning}" for warning in outcome.warnings)
+        self._checked(outcome.checks)
+        for warning in outcome.warnings:
+            self._warn_once(step, warning)
         entry = self.entries[step.name]
         entry.change(
             state=StepState.DONE,
@@ -98,7 +108,39 @@ class Journal:
             summary=summary or entry.record.summary,
         )
         if state is StepState.WARNED:
-            self.warnings.append(f"{step.name}: {error}")
+            self.warn(f"{step.name}: {error}")
+        self.show()
+
+    def warn(self, sentence: str) -> None:
+        if len(self.warnings) < MOST_WARNINGS:
+            self.warnings.append(sentence)
+        else:
+            self.warnings[-1] = f"{sentence} (the last of more than {MOST_WARNINGS} warnings)"
+
+    def _warn_once(self, step: Step, sentence: str) -> None:
+        """What every step would say (that a worker's configuration differs, say) is said once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.warn(f"{step.name}: {sentence}")
+
+    def _checked(self, checks: list[CheckResult]) -> None:
+        """Where there are too many, those that failed are kept."""
+        self.checks = [*self.checks, *checks]
+        if len(self.checks) > MOST_CHECKS:
+            failed = [check for check in self.checks if not check.passed][:MOST_CHECKS]
+            passed = [check for check in self.checks if check.passed]
+            self.checks = failed + passed[: MOST_CHECKS - len(failed)]
+
+    def state_of(self, step: Step) -> StepState:
+        return self.entries[step.name].record.state
+
+    def is_finished(self, step: Step) -> bool:
+        return self.state_of(step) not in UNFINISHED
+
+    def waited(self, step: Step, state: StepState, while_: timedelta) -> None:
+        """The step was held for its operator so long, and is again what it was before."""
+        entry = self.entries[step.name]
+        entry.change(state=state, waited=entry.record.waited + while_)
         self.show()
 
     def step_state(self, step: Step, state: StepState) -> None:
@@ -122,7 +164,8 @@ class Journal:
         self.show()
 
     def act(self, action: str, actor: str, reason: str, step: str | None) -> None:
-        self.actions.append(OperatorAction(action=action, actor=actor, reason=reason, at=workflow.now(), step=step))
+        taken = OperatorAction(action=action, actor=actor, reason=reason, at=workflow.now(), step=step)
+        self.actions = [*self.actions, taken][-MOST_ACTIONS:]
 
     def report(self) -> RunReport:
         """The run as it stands. Pure: it is also what a query sees."""
@@ -172,8 +215,8 @@ class Journal:
         path = self.plan.critical_path(facts.group.budgets)
         rto = facts.group.objectives.rto
         if self.plan.locks_group and path > rto:
-            self.warnings.append(
-                f"the budgets of this plan add up to {path}, longer than the RTO of {rto}: "
+            self.warn(
+                f"the budgets of this plan add up to {duration(path)}, longer than the RTO of {duration(rto)}: "
                 "each step may take its budget, so the objective is not guaranteed"
             )
 
@@ -185,11 +228,11 @@ class Journal:
         rows: dict[int, timedelta] = {}
         for entry in self.entries.values():
             record = entry.record
-            if record.state not in (StepState.PENDING, StepState.RUNNING, StepState.WAITING, StepState.HELD):
+            if record.state not in UNFINISHED:
                 continue
             if record.expected is None:
                 return None
-            elapsed = now - record.started_at if record.started_at else timedelta()
+            elapsed = now - record.started_at - record.waited if record.started_at else timedelta()
             left = max(record.expected - elapsed, timedelta())
             rows[record.group] = max(rows.get(record.group, timedelta()), left)
         return now + sum(rows.values(), timedelta())

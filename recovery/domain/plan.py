@@ -34,6 +34,7 @@ class PlanRequest(Model):
     outage_began_at: datetime | None = None  # what RTO and RPO are measured from; the run's start when not given
     since: timedelta | None = None  # validation: all points of this last while
     approve: bool = False  # the operator approved beforehand
+    unreadable: str = ""  # set by the workflow when its input is no request: what the first step refuses it with
 
 
 class DnsBefore(Model):
@@ -100,12 +101,13 @@ class Facts(Model):
 class PlanContext(Model):
     """The one argument of every step's activity.
 
-    ``run_id`` is Temporal's; a reset of the workflow gives it a new one. Effects are keyed by ``effect_id``, which
-    is the same for every attempt, for the undo, and after a reset.
+    ``run_id`` is Temporal's; a reset of the workflow gives it a new one, but not a new ``first_run_id``. Effects are
+    keyed by ``effect_id``, which is the same for every attempt, for the undo, and after a reset.
     """
 
     plan: str
     run_id: str
+    first_run_id: str = ""
     workflow_id: str
     step: str
     request: PlanRequest
@@ -116,7 +118,12 @@ class PlanContext(Model):
     @property
     def effect_id(self) -> str:
         """Twelve hexadecimal digits that stand for this run of this workflow."""
-        return sha256(f"{self.workflow_id} {self.started_at.isoformat()}".encode()).hexdigest()[:12]
+        return sha256(f"{self.workflow_id} {self.holder}".encode()).hexdigest()[:12]
+
+    @property
+    def holder(self) -> str:
+        """The id by which an ownership record knows this run, before and after a reset."""
+        return self.first_run_id or self.run_id
 
     @property
     def group(self) -> GroupSnapshot:

@@ -40,7 +40,7 @@ class RunState(StrEnum):
 
 
 class StepRecord(Recorded):
-    """One row of the plan as it went. Times are the workflow's; ``seconds`` excludes waiting for people."""
+    """One row of the plan as it went. Times are the workflow's; ``waited`` is the part of them that people took."""
 
     name: str
     activity: str
@@ -49,6 +49,7 @@ class StepRecord(Recorded):
     state: StepState = StepState.PENDING
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    waited: timedelta = timedelta()
     attempts: int = 0
     budget: timedelta
     expected: timedelta | None = None  # median of earlier runs

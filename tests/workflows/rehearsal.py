@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
     from activities.boundary import step
     from activities.configuration import ConfigurationSteps
-    from activities.notifications import Alert, Notifications
+    from activities.notifications import Alert
     from activities.ownership import Ownership
-    from activities.reports import Reports
     from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-    from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
+    from recovery.domain.plan import PlanContext, StepOutcome
     from recovery.domain.report import RunReport
     from recovery.errors import RecoveryError
 
-from workflows.base import PlanWorkflow
+from workflows.base import NOTHING, PlanWorkflow
 from workflows.steps import CONTROL, HOLD, ONCE, PROBE, WARN, Gate, Step, parallel, plan, s
 
 GROUP = GroupSnapshot(
@@ -128,9 +128,9 @@ class Rehearsal(PlanWorkflow):
     plan = REHEARSAL
 
     @workflow.init
-    def __init__(self, request: PlanRequest) -> None:
+    def __init__(self, request: RawValue = NOTHING) -> None:
         self._prepare(request)
 
     @workflow.run
-    async def run(self, request: PlanRequest) -> RunReport:
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
         return await self.engine.run()
