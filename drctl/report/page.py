@@ -1,0 +1,213 @@
+"""Fills the page: everything is computed here, the template only places it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from drctl.report.timeline import as_of, forward_kind, timeline_of
+from drctl.report.verdict import verdict_of
+from recovery.domain import words
+from recovery.domain.report import RunReport, StepRecord, StepState
+from recovery.domain.report_text import SYMBOLS, is_finished, state_words
+
+LEGEND = {
+    "done": "done",
+    "running": "running",
+    "failed": "failed",
+    "warned": "failed or skipped, the plan went on",
+    "cancelled": "cancelled",
+    "wait": "waiting for a person",
+    "undo": "undo",
+    "undo-failed": "undo failed or refused",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One big figure. ``fill`` and ``goal`` are percent of the bar; None draws no bar."""
+
+    name: str
+    figure: str
+    of: str
+    verdict: str
+    tone: Literal["good", "bad", "plain"]
+    fill: float | None = None
+    goal: float | None = None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    number: int
+    name: str
+    activity: str
+    where: str
+    symbol: str
+    state: str
+    kind: str
+    started: str
+    offset: str
+    took: str
+    budget: str
+    budget_share: float | None  # percent
+    expected: str
+    attempts: int
+    summary: str
+    error: str
+    pivot: bool
+    has_undo: bool
+    together: bool
+
+
+@dataclass(frozen=True)
+class UndoRow:
+    name: str
+    symbol: str
+    state: str
+    failed: bool
+    started: str
+    took: str
+    summary: str
+    error: str
+
+
+def render_report(report: RunReport) -> str:
+    """One HTML file without scripts, fonts, images or any other fetch; the same report gives the same bytes."""
+    return _template().render(
+        report=report,
+        verdict=verdict_of(report),
+        finished=is_finished(report),
+        title=f"{report.plan} of {report.group}: {verdict_of(report).headline}",
+        route=_route(report),
+        tiles=_tiles(report),
+        timeline=timeline_of(report),
+        legend=LEGEND,
+        steps=[_step_row(number, step, report) for number, step in enumerate(report.steps, 1)],
+        undone=_undo_rows(report),
+        now=as_of(report),
+        record=report.model_dump_json(indent=2),
+        words=words,
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("drctl.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = resources.files("drctl.report").joinpath("style.css").read_text("utf-8")
+    return environment.get_template("report.html.j2")
+
+
+def _route(report: RunReport) -> str:
+    source, target = report.source_region, report.target_region
+    if source and target and source != target:
+        return f"{source} → {target}"
+    return target or source or ""
+
+
+def _tiles(report: RunReport) -> list[Tile]:
+    achieved = report.achieved
+    return [
+        _objective("Achieved RTO", achieved.rto, achieved.rto_objective),
+        _objective("Achieved RPO", achieved.rpo, achieved.rpo_objective),
+        _lost(achieved.lost_transactions),
+        _duration_tile(report),
+    ]
+
+
+def _objective(name: str, achieved: timedelta | None, objective: timedelta | None) -> Tile:
+    of = f"of {words.duration(objective)}" if objective is not None else "no objective set"
+    if achieved is None:
+        return Tile(name, words.NOTHING, of, "not measured in this run", "plain")
+    if objective is None:
+        return Tile(name, words.duration(achieved), of, "", "plain")
+    longest = max(achieved, objective) or timedelta(seconds=1)
+    fill, goal = achieved / longest * 100, objective / longest * 100
+    if achieved <= objective:
+        spare = words.duration(objective - achieved)
+        return Tile(name, words.duration(achieved), of, f"✓ met, {spare} to spare", "good", fill, goal)
+    over = words.duration(achieved - objective)
+    return Tile(name, words.duration(achieved), of, f"✗ missed by {over}", "bad", fill, goal)
+
+
+def _lost(count: int | None) -> Tile:
+    if count is None:
+        return Tile("Lost transactions", words.NOTHING, "", "nobody counted them", "plain")
+    if count == 0:
+        return Tile("Lost transactions", "0", "", "✓ every acknowledged commit is there", "good")
+    return Tile("Lost transactions", f"{count:,}", "", "acknowledged commits that are gone", "bad")
+
+
+def _duration_tile(report: RunReport) -> Tile:
+    spent = as_of(report) - report.started_at
+    budgets = f"budgets allow {words.duration(report.critical_path)}" if report.critical_path else ""
+    name = "Whole run" if is_finished(report) else "Running for"
+    return Tile(name, words.duration(spent), words.plural(len(report.steps), "step"), budgets, "plain")
+
+
+def _step_row(number: int, step: StepRecord, report: RunReport) -> StepRow:
+    taken = _taken(step, as_of(report))
+    return StepRow(
+        number=number,
+        name=step.name,
+        activity=step.activity,
+        where=step.where,
+        symbol=SYMBOLS[step.state],
+        state=_state(step, report),
+        kind=forward_kind(step, report) if step.started_at else "none",
+        started=words.clock(step.started_at) if step.started_at else "",
+        offset=f"+{words.duration(step.started_at - report.started_at)}" if step.started_at else "",
+        took=words.duration(taken) if taken is not None else "",
+        budget=words.duration(step.budget),
+        budget_share=None if taken is None or not step.budget else taken / step.budget * 100,
+        expected=words.duration(step.expected) if step.expected is not None else "",
+        attempts=step.attempts,
+        summary=step.summary,
+        error=step.error,
+        pivot=step.pivot,
+        has_undo=step.has_undo,
+        together=sum(other.group == step.group for other in report.steps) > 1,
+    )
+
+
+def _state(step: StepRecord, report: RunReport) -> str:
+    if step.state is StepState.PENDING and (is_finished(report) or report.undo_order):
+        return "not reached"
+    if step.state in (StepState.UNDONE, StepState.UNDO_FAILED, StepState.UNDO_REFUSED, StepState.UNDOING):
+        before = "failed" if forward_kind(step, report) == "failed" else "done"
+        return f"{before}, then {state_words(step.state)}"
+    return state_words(step.state)
+
+
+def _undo_rows(report: RunReport) -> list[UndoRow]:
+    by_name = {step.name: step for step in report.steps}
+    rows = []
+    for step in (by_name[name] for name in report.undo_order if name in by_name):
+        end = step.undo_ended_at or (as_of(report) if step.state is StepState.UNDOING else None)
+        rows.append(
+            UndoRow(
+                name=step.name,
+                symbol=SYMBOLS[step.state],
+                state=state_words(step.state),
+                failed=step.state in (StepState.UNDO_FAILED, StepState.UNDO_REFUSED),
+                started=words.clock(step.undo_started_at),
+                took=words.duration(end - step.undo_started_at) if end and step.undo_started_at else "",
+                summary=step.undo_summary,
+                error=step.undo_error,
+            )
+        )
+    return rows
+
+
+def _taken(step: StepRecord, now: datetime) -> timedelta | None:
+    return None if step.started_at is None else (step.ended_at or now) - step.started_at
