@@ -151,6 +151,7 @@ def _bucket(place: S3Place) -> None:
 async def _temporal(state: LabState) -> None:
     from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest  # slow to import, and not always needed
     from temporalio.client import Client
+    from temporalio.service import RPCError, RPCStatusCode
 
     assert state.temporal is not None
     client = await Client.connect(state.temporal.address, namespace=state.temporal.namespace)
@@ -158,6 +159,17 @@ async def _temporal(state: LabState) -> None:
     known = await client.operator_service.list_search_attributes(wanted)
     if not {"DrGroup", "DrPlan"} <= set(known.custom_attributes):
         raise LabError("its search attributes are not registered yet")
+    try:
+        # Asks the part that keeps workflows, and not only the part that takes calls.
+        await client.get_workflow_handle("ready?").describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+    try:
+        await client.get_workflow_handle("ready").describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:  # which only the inner services can say
+            raise
 
 
 async def _dns(state: LabState) -> None:

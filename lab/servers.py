@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import packages
-from lab.addresses import PORTS_OF_ONE_STORE
+from lab.addresses import LOCALHOST, PORTS_OF_ONE_STORE
 from lab.control import python_environment
 from lab.state import DnsPlace, S3Place, Server, TemporalPlace
 from lab.supervisor import Launch
@@ -151,7 +151,7 @@ def temporal(site: Site, place: TemporalPlace) -> Planned:
     data = site.data("temporal")
     port = site.ports["temporal"]
     arguments = {
-        "--ip": site.host,
+        "--ip": LOCALHOST,
         "--port": port,
         "--ui-port": site.ports["temporal-ui"],
         "--db-filename": place.database_file,
@@ -173,7 +173,7 @@ def temporal(site: Site, place: TemporalPlace) -> Planned:
         env=site.environment(),
         cwd=data,
     )
-    return Planned(site.server("temporal", port, data), launch)
+    return Planned(site.server("temporal", port, data).model_copy(update={"host": LOCALHOST}), launch)
 
 
 def _python(site: Site, module: str, configuration: Path, data: Path) -> Launch:

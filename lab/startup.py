@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,6 +81,9 @@ class _Build:
     def site(self, place: str) -> Site:
         host = addresses.host_of(self.state.network, self.state.regions, place)
         return Site(self.state.folder, place, host, self.ports)
+
+    def host(self, place: str, service: str) -> str:
+        return addresses.TEMPORAL_HOST if service == "temporal" else self.site(place).host
 
     def add(self, planned: Planned) -> None:
         self.planned[planned.server.name] = planned
@@ -160,7 +163,7 @@ def _plan_links(build: _Build) -> None:
                         service=service,
                         host=addresses.link_host(state.network, state.regions, vantage, place),
                         port=port,
-                        target_host=addresses.host_of(state.network, state.regions, place),
+                        target_host=build.host(place, service),
                         target_port=port,
                     )
                 )
@@ -199,12 +202,14 @@ def _plan_control(build: _Build) -> None:
         build.add(servers.s3(site, state.s3[WITNESS]))
     site = build.site(CONTROL)
     if "temporal" in services:
+        site = replace(site, host=build.host(CONTROL, "temporal"))
         state.temporal = TemporalPlace(
-            address=f"{site.host}:{site.ports['temporal']}",
-            ui_address=f"http://{site.host}:{site.ports['temporal-ui']}",
+            address=f"{addresses.LOCALHOST}:{site.ports['temporal']}",
+            ui_address=f"http://{addresses.LOCALHOST}:{site.ports['temporal-ui']}",
             database_file=site.data("temporal") / "temporal.db",
         )
         build.add(servers.temporal(site, state.temporal))
+        site = build.site(CONTROL)
     if "dns" in services:
         state.dns = DnsPlace(
             host=site.host,
