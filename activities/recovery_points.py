@@ -87,7 +87,7 @@ class RecoveryPointSteps:
     @step("points.choose_validated")
     async def choose_validated(self, context: PlanContext) -> StepOutcome:
         """The named recovery point, or the newest one that was restored and found VALID."""
-        wanted, kind = context.request.point_id, context.request.kind
+        wanted, kind = context.request.point_id, _fitting_kind(context)
         if wanted is not None:
             point = await self._points.point(context.group, wanted)
         else:
@@ -202,6 +202,18 @@ def _taken(taken: TakenPoint) -> StepOutcome:
         ),
         warnings=[f"{name} was dropped: {reason}" for name, reason in taken.dropped.items()],
     )
+
+
+def _fitting_kind(context: PlanContext) -> BackupKind | None:
+    """The kind that was asked for; a physical one where the target is a place for a whole cluster."""
+    request, region = context.request, context.facts.target_region
+    if request.kind is not None:
+        return request.kind
+    if request.target_database is not None:
+        return BackupKind.LOGICAL
+    place = context.group.region(region).postgres if region is not None else None
+    has_folder = request.target_directory is not None or (place is not None and place.data_directory is not None)
+    return BackupKind.PHYSICAL if has_folder else BackupKind.LOGICAL
 
 
 def _point_id(context: PlanContext, kind: BackupKind) -> str:
