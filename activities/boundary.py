@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.bounds import bounded
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.errors import RecoveryError
 
@@ -75,7 +76,7 @@ def step(
                 group=context.request.group, plan=context.plan, run_id=context.run_id, step=context.step
             ):
                 outcome = await _bounded(method(self, context))
-            return outcome.model_copy(update={"attempt": activity.info().attempt})
+            return bounded(outcome).model_copy(update={"attempt": activity.info().attempt})
 
         return activity.defn(name=name)(run)
 
@@ -112,6 +113,11 @@ async def _bounded(work: Awaitable[R]) -> R:
         # Not one of ours: the operating system's word about a connection or a file. Another attempt may do better.
         log.warning("step failed", kind=type(error).__name__, error=str(error), attempt=attempt)
         raise ApplicationError(f"{type(error).__name__}: {error}", attempt, type=type(error).__name__) from error
+    except ApplicationError:
+        raise
+    except Exception as error:  # a driver's own: which of them are for good is not known here, so the budget decides
+        log.exception("step failed with an error that no adapter translated", attempt=attempt)
+        raise ApplicationError(f"{type(error).__name__}: {error}", attempt, type=type(error).__name__) from error
 
 
 @contextlib.asynccontextmanager
@@ -120,9 +126,10 @@ async def _heartbeats() -> AsyncIterator[None]:
     token = _progress.set(details)
 
     async def beat() -> None:
+        # Not at once: a step that is quicker than this needs none, and each one is a write for the server.
         while True:
-            activity.heartbeat(*details)
             await asyncio.sleep(HEARTBEAT_EVERY)
+            activity.heartbeat(*details)
 
     beating = asyncio.create_task(beat())
     try:
