@@ -40,6 +40,10 @@ def port(value: object) -> int:
     return number
 
 
+def _listen_port(value: object) -> int:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else port(value)
+
+
 def is_host(text: str) -> bool:
     """A DNS name or an IP address (IPv6 without brackets)."""
     try:
@@ -194,6 +198,7 @@ StreamName = Annotated[
     ),
 ]
 Port = Annotated[int, BeforeValidator(port)]
+ListenPort = Annotated[int, BeforeValidator(_listen_port)]
 Host = Annotated[str, AfterValidator(host)]
 HostPort = Annotated[str, AfterValidator(_address("temporal.example.com:7233", with_port=True))]
 Address = Annotated[str, AfterValidator(_address("nats-cluster-us-east-1.example.com:4222", with_port=False))]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from recovery.config.base import Section
-from recovery.config.names import AbsolutePath, Host, Port, WebAddress
+from recovery.config.names import AbsolutePath, Host, ListenPort, WebAddress
 from recovery.config.values import Duration, Threshold, expected
 from recovery.domain.secret import SecretRef
 
@@ -32,7 +32,7 @@ class Alert(Section):
         "validation_failure",
         "failover_failure",
     ] = Field(description="What is watched.", examples=["high_replication_lag"])
-    threshold: Threshold = Field(description="Value above which it is raised: a duration or a count.", examples=["60s"])
+    threshold: Threshold = Field(description="Value at which it is raised: a duration or a count.", examples=["60s"])
     severity: Severity = Field(description="How much it matters.", examples=["warning"])
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Metrics(Section):
     """The Prometheus endpoint of each of our processes."""
 
     bind: Host = Field("127.0.0.1", description="Address to listen at.", examples=["0.0.0.0"])
-    port: Port = Field(9464, description="TCP port.", examples=[9464])
+    port: ListenPort = Field(9464, description="TCP port; 0 takes any free one.", examples=[9464])
 
 
 def _seed_alerts() -> list[Alert]:
