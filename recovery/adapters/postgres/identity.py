@@ -52,7 +52,7 @@ async def read_identity(connection: Connection) -> Identity:
                (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
                pg_is_in_recovery() AS in_recovery, current_setting('data_checksums') = 'on' AS data_checksums,
                (SELECT rolname::text FROM pg_roles WHERE oid = 10) AS superuser,
-               current_setting('shared_preload_libraries', true) AS preload
+               (SELECT setting FROM pg_settings WHERE name = 'shared_preload_libraries') AS preload
         """
     )
     assert row is not None

@@ -84,6 +84,7 @@ async def restore_logical(
     target = _target(login, database or source_database)
     properties = _refuse_unsuitable(reader, source_database)
     async with connected(target.keeper, "prepare the restore", failure=RestoreFailed) as keeper:
+        await keeper.execute("SET default_transaction_read_only = off")
         major = int(keeper.get_server_version().major)
         _refuse_older(reader, login, major)
         if not await keeper.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", options.restore_id):
@@ -119,6 +120,7 @@ async def remove_restored_database(login: PostgresLogin, database: str, restore_
         found = await _mark_of(keeper, database)
         if found is None or found[0] != restore_id:
             raise Refused(f"database {database!r} is not the work of restore {restore_id}: it was not touched")
+        await keeper.execute("SET default_transaction_read_only = off")
         await keeper.execute(f"DROP DATABASE IF EXISTS {quoted(database)} WITH (FORCE)")
         return True
 
@@ -235,7 +237,7 @@ async def _fill(
         f"--dbname={where}",
     ]
     with password_file(login) as (extra, descriptors):
-        environment = clean_environment(login) | extra
+        environment = clean_environment(login) | extra | {"PGOPTIONS": "-c default_transaction_read_only=off"}
         async with Child(arguments, environment=environment, descriptors=descriptors, stdin=True) as child:
             whole = await child.feed(_counted(reader, dump_name(source_database), target, progress))
             code = await child.wait()
@@ -281,7 +283,8 @@ async def _finish(keeper: Connection, target: _Target, properties: DatabasePrope
     await _grant(keeper, target, properties.privileges)
     if options.durable:
         async with connected(target.login, "analyse the tables", failure=RestoreFailed) as inside:
-            await inside.execute("SET default_transaction_read_only = off; ANALYZE")
+            await inside.execute("SET default_transaction_read_only = off")
+            await inside.execute("ANALYZE")
     if options.read_only:
         await keeper.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await _mark(keeper, target.database, options.restore_id, "complete")
@@ -313,6 +316,7 @@ async def _drop_after_failure(target: _Target, restore_id: str) -> None:
         try:
             found = await _mark_of(session, target.database)
             if found is not None and found[0] == restore_id:
+                await session.execute("SET default_transaction_read_only = off")
                 await session.execute(f"DROP DATABASE IF EXISTS {quoted(target.database)} WITH (FORCE)")
         finally:
             await close_connection(session)

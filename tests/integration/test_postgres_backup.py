@@ -1,0 +1,242 @@
+"""Backup sources on a real server that is being written to, killed, and damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recovery.adapters.postgres.physical import PhysicalSource
+from recovery.errors import BadInput, Refused, SourceFailed, Unreachable
+from recovery.ports.postgres import BackupSource, PostgresLogin
+from tests.integration.postgres_servers import Server, Writer, eventually, public_folder, running_source, take
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with public_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+async def source(folder: Path) -> AsyncIterator[Server]:
+    async with running_source(folder) as server:
+        yield server
+
+
+@pytest.fixture
+async def victim() -> AsyncIterator[Server]:
+    with public_folder() as path:
+        async with running_source(path) as server:
+            yield server
+
+
+async def test_physical_point_is_complete_and_knows_its_source(source: Server) -> None:
+    async with Writer(source):
+        point = await take(source.postgres.physical_source(source.login, "point-1"))
+    found = point.manifest.source
+    assert list(point.content) == ["base.tar", "backup_manifest"]
+    with tarfile.open(fileobj=io.BytesIO(point.content["base.tar"])) as archive:
+        members = archive.getnames()
+    assert {"backup_label", "global/pg_control", "PG_VERSION"} <= set(members)
+    assert any(name.startswith("pg_wal/0") for name in members), "the WAL that it needs comes with it"
+    listed = json.loads(point.content["backup_manifest"])
+    assert listed["WAL-Ranges"][0]["End-LSN"] == found.stop_lsn
+    assert found.system_identifier == await source.value("SELECT system_identifier::text FROM pg_control_system()")
+    assert (found.major, found.timeline, found.data_checksums, found.superuser) == (16, 1, True, "postgres")
+    assert set(found.roles) == {"postgres", "clerk", "auditor"}
+    assert any(entry.startswith("shop.vector ") for entry in found.extensions)
+    assert found.canary == "point-1 during"
+    assert found.last_commit_at is not None
+    compared = {entry.table: entry for entry in found.tables}
+    assert compared["shop.public.customers"].rows == 3000
+    assert 'shop.public.odd.name "quoted' in compared
+    assert "shop.public.events" not in compared, "a table that is written to cannot be compared"
+    assert "shop.public.orders" not in compared
+    assert found.fingerprints_taken == "unchanged-tables"
+    assert found.settings["default_text_search_config"] == "pg_catalog.german"
+    assert "work_mem" not in found.settings, "memory is a matter of the machine"
+
+
+async def test_nothing_stays_at_the_source_after_a_physical_backup(source: Server) -> None:
+    async with source.postgres.physical_source(source.login, "point-2") as backup:
+        assert await source.value("SELECT count(*) FROM pg_replication_slots WHERE temporary AND active") == 1
+        async for artefact in backup.artefacts():
+            async for _ in artefact.chunks():
+                pass
+        await backup.finish()
+    assert await source.value("SELECT count(*) FROM pg_replication_slots") == 0
+    await _nothing_left(source)
+
+
+async def _nothing_left(server: Server) -> None:
+    async def clean() -> bool:
+        return not await server.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'recovery-plans'")
+
+    await eventually(clean)
+    assert await server.value("SELECT count(*) FROM pg_replication_slots") == 0
+    assert not _dump_processes()
+
+
+def _dump_processes() -> list[int]:
+    ours = psutil.Process(os.getpid()).children(recursive=True)
+    return [child.pid for child in ours if child.is_running() and child.name().startswith(("pg_dump", "pg_restore"))]
+
+
+@pytest.mark.parametrize("kind", ["physical", "logical"])
+async def test_a_cancelled_backup_leaves_no_slot_no_session_and_no_process(source: Server, kind: str) -> None:
+    started = asyncio.Event()
+
+    async def backup() -> None:
+        async with _source_of(source, kind) as running:
+            async for artefact in running.artefacts():
+                async for _ in artefact.chunks():
+                    if artefact.name != "globals.sql":
+                        started.set()
+                        await asyncio.Event().wait()
+
+    task = asyncio.create_task(backup())
+    await asyncio.wait_for(started.wait(), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    await _nothing_left(source)
+
+
+def _source_of(server: Server, kind: str) -> AbstractAsyncContextManager[BackupSource]:
+    if kind == "physical":
+        return server.postgres.physical_source(server.login, "point")
+    return server.postgres.logical_source(server.login, "point", ["shop"])
+
+
+@pytest.mark.parametrize("kind", ["physical", "logical"])
+async def test_a_consumer_that_stops_reading_ends_the_backup(source: Server, kind: str) -> None:
+    async with _source_of(source, kind) as running:
+        async for artefact in running.artefacts():
+            chunks = artefact.chunks()
+            await anext(chunks)
+            assert isinstance(chunks, AsyncGenerator)
+            await chunks.aclose()
+            break
+    await _nothing_left(source)
+
+
+@pytest.mark.parametrize("kind", ["physical", "logical"])
+async def test_a_source_that_dies_in_mid_backup_is_reported_in_its_own_words(victim: Server, kind: str) -> None:
+    with pytest.raises((SourceFailed, Unreachable)) as failure:
+        async with _source_of(victim, kind) as running:
+            async for artefact in running.artefacts():
+                async for _ in artefact.chunks():
+                    if artefact.name != "globals.sql":
+                        victim.kill()
+            await running.finish()
+    assert "clos" in str(failure.value) or "terminat" in str(failure.value), failure.value
+    assert not _dump_processes()
+
+
+async def test_a_physical_backup_of_a_killed_source_is_a_failed_source(victim: Server) -> None:
+    with pytest.raises(SourceFailed, match=r"closed the connection unexpectedly|terminating connection"):
+        async with victim.postgres.physical_source(victim.login, "point") as running:
+            async for artefact in running.artefacts():
+                async for _ in artefact.chunks():
+                    victim.kill()
+
+
+async def test_damaged_pages_at_the_source_are_named_with_file_and_block(victim: Server) -> None:
+    path = await victim.value("SELECT pg_relation_filepath('customers')")
+    await victim.postgres.host.stop(victim.place)
+    with (victim.place.data_directory / path).open("r+b") as file:
+        file.seek(3 * 8192 + 5000)
+        file.write(b"damage")
+    await victim.postgres.host.start(victim.place)
+    source = PhysicalSource(victim.login, "point")
+    with pytest.raises(SourceFailed, match=rf"{path}.*block 3") as failure:
+        await take(source)
+    assert "checksum" in str(failure.value)
+
+
+async def test_logical_fingerprints_are_those_of_the_dump_under_load(source: Server) -> None:
+    async with Writer(source) as writer:
+        before = len(writer.acknowledged)
+        point = await take(source.postgres.logical_source(source.login, "point-3", ["shop"]))
+        assert len(writer.acknowledged) > before, "the load must have gone on during the backup"
+    found = point.manifest.source
+    assert list(point.content) == ["globals.sql", "shop.dump"]
+    assert point.content["shop.dump"].startswith(b"PGDMP")
+    assert b"CREATE ROLE clerk" in point.content["globals.sql"]
+    assert found.fingerprints_taken == "same-snapshot"
+    names = {entry.table for entry in found.tables}
+    assert {"shop.public.orders", "shop.public.events", "shop.public.empty_one"} <= names
+    assert "shop.public.totals" not in names, "a restore fills a materialised view anew"
+    assert found.table_count == len(found.tables)
+    assert found.large_objects == 1
+    assert found.sequences["shop.public.events_id"] < found.sequences_after["shop.public.events_id"]
+    assert found.database_properties["shop"].owner == "clerk"
+
+
+async def test_globals_without_passwords_say_so(source: Server) -> None:
+    await source.execute("CREATE ROLE dumper LOGIN PASSWORD 'p'; GRANT SELECT ON LARGE OBJECT 4711 TO dumper")
+    for schema in await source.value(
+        "SELECT array_agg(nspname::text) FROM pg_namespace WHERE nspname !~ '^(pg_|info)'"
+    ):
+        await source.execute(
+            f"GRANT USAGE ON SCHEMA {schema} TO dumper; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO dumper"
+        )
+        await source.execute(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO dumper")
+    try:
+        login = PostgresLogin(source.place.host, source.place.port, "dumper", "shop", "p", sslmode="disable")
+        point = await take(source.postgres.logical_source(login, "point-4", ["shop"]))
+        assert b"PASSWORD" not in point.content["globals.sql"]
+        assert any("may not read pg_authid" in note for note in point.manifest.source.notes)
+    finally:
+        await source.execute("DROP OWNED BY dumper; DROP ROLE dumper")
+
+
+async def test_no_secret_is_in_a_childs_arguments_or_environment(source: Server) -> None:
+    login = PostgresLogin(
+        source.place.host, source.place.port, "postgres", "shop", password="geheim-4711", sslmode="disable"
+    )
+    seen: list[psutil.Process] = []
+    async with source.postgres.logical_source(login, "point-5", ["shop"]) as backup:
+        async for artefact in backup.artefacts():
+            async for _ in artefact.chunks():
+                for pid in _dump_processes():
+                    seen.append(psutil.Process(pid))
+                    assert "geheim" not in " ".join(seen[-1].cmdline())
+                    assert not [value for value in seen[-1].environ().values() if "geheim" in value]
+    assert seen
+    assert "geheim" not in repr(login)
+
+
+async def test_what_cannot_be_backed_up_is_said(source: Server) -> None:
+    with pytest.raises(BadInput, match=r"no database 'shpo'.*postgres, shop"):
+        await take(source.postgres.logical_source(source.login, "point", ["shpo"]))
+    nowhere = PostgresLogin("127.0.0.1", 1, sslmode="disable")
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 did not answer"):
+        await take(source.postgres.physical_source(nowhere, "point"))
+    await source.execute("CREATE ROLE stranger LOGIN")
+    try:
+        stranger = PostgresLogin(source.place.host, source.place.port, "stranger", "postgres", sslmode="disable")
+        with pytest.raises((Refused, SourceFailed), match=r"(?i)permission|replication"):
+            await take(PhysicalSource(stranger, "point"))
+    finally:
+        await source.execute("DROP ROLE stranger")
+    assert await source.value("SELECT count(*) FROM pg_replication_slots") == 0
+
+
+async def test_a_source_that_cannot_be_written_to_has_no_canary_and_says_why(source: Server) -> None:
+    await source.execute("ALTER DATABASE shop SET default_transaction_read_only = on")
+    try:
+        point = await take(source.postgres.physical_source(source.login, "point-6"))
+    finally:
+        await source.execute("ALTER DATABASE shop RESET default_transaction_read_only", "postgres")
+    assert point.manifest.source.canary is None
+    assert any("no canary" in note and "read-only" in note for note in point.manifest.source.notes)
