@@ -1,5 +1,10 @@
 -- The sample shop. Run by a superuser in an empty database; owner of everything is the role "app".
-CREATE ROLE shop_reporting NOLOGIN;
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'shop_reporting') THEN
+        CREATE ROLE shop_reporting NOLOGIN;
+    END IF;
+END $$;
 SET ROLE app;
 
 CREATE TABLE customers (
