@@ -1,0 +1,99 @@
+"""What the demo shows: scenes, live tables, figures. It degrades to plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from drctl.following import follow_run
+from drctl.tables import checks_table, objectives_table, points_table
+from lab.workload import LossReport
+from recovery.domain.recovery_point import CheckResult, RecoveryPoint
+from recovery.domain.report import RunReport
+from recovery.domain.words import duration
+from workers.operations import Handle
+
+TITLE = "recovery-plans: a backup is proven, a region is lost, and the service comes back"
+
+
+class Screen:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._scenes = 0
+
+    def title(self) -> None:
+        self.console.print()
+        self.console.print(Text(TITLE, style="bold"))
+
+    def scene(self, name: str, words: str) -> None:
+        self._scenes += 1
+        self.console.print()
+        self.console.rule(Text(f"{self._scenes}. {name}", style="bold cyan"), align="left", characters="─")
+        self.console.print(Padding(words, (0, 0, 1, 3)))
+
+    def starting(self, line: str) -> None:
+        self.console.print(Text(f"   {line}", style="dim"))
+
+    def note(self, line: str) -> None:
+        self.console.print(Text.assemble(("   ✓ ", "green"), line))
+
+    def alarm(self, line: str) -> None:
+        self.console.print(Text.assemble(("   ✗ ", "bold red"), (line, "bold")))
+
+    async def follow(self, handle: Handle) -> RunReport:
+        """A live table of the run until it ends."""
+        report = await follow_run(self.console, handle)
+        self.console.print()
+        return report
+
+    def points(self, points: list[RecoveryPoint]) -> None:
+        self._table(points_table(points))
+
+    def checks(self, checks: list[CheckResult]) -> None:
+        self._table(checks_table(checks))
+
+    def objectives(self, report: RunReport) -> None:
+        self._table(objectives_table(report))
+
+    def loss(self, loss: LossReport, lost_commits_after: timedelta, silence: timedelta) -> None:
+        """What the workload's own file says: counted, not estimated."""
+        table = Table(title="Counted from the client's own file", title_justify="left", show_header=False)
+        table.add_column("what")
+        table.add_column("value", justify="right")
+        table.add_row("transactions acknowledged in all", f"{loss.acknowledged:,}")
+        table.add_row("found in the recovered database", f"{loss.present:,}")
+        table.add_row("lost", Text(f"{loss.lost:,}", style="bold"))
+        table.add_row("their span (counted RPO)", duration(lost_commits_after))
+        table.add_row("the client could not buy for (its RTO)", duration(silence))
+        self._table(table)
+
+    def undo(self, report: RunReport) -> None:
+        """The compensations in the order in which they ran."""
+        table = Table(title="Undone, in reverse order", title_justify="left")
+        table.add_column("#", justify="right")
+        table.add_column("step")
+        table.add_column("what its undo did")
+        steps = {step.name: step for step in report.steps}
+        for number, name in enumerate(report.undo_order, 1):
+            step = steps[name]
+            table.add_row(str(number), name, step.undo_error or step.undo_summary)
+        self._table(table)
+
+    def end(self, report_file: Path, took: timedelta) -> None:
+        self.console.print()
+        self.console.rule(Text("The end", style="bold cyan"), align="left", characters="─")
+        self.console.print(f"   The story took {duration(took)}. The report of the recovery, as a page:")
+        self.console.print(Text(f"   {report_file}", style="bold"), soft_wrap=True)
+
+    def keep(self, ui_address: str, config_file: Path) -> None:
+        self.console.print()
+        self.console.print(f"   Everything stays up until Ctrl-C. Temporal: {ui_address}", soft_wrap=True)
+        self.console.print(f"   Try: drctl --config {config_file} status", soft_wrap=True)
+
+    def _table(self, table: Table) -> None:
+        self.console.print(Padding(table, (1, 0, 0, 3)))
