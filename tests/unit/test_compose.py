@@ -1,0 +1,395 @@
+"""docker-compose.yaml, Dockerfile and deploy/ fit together, and say nothing that our code does not do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from recovery.config import Config
+from recovery.config.operations import COUNTED, TIMED
+from recovery.telemetry import metrics as recovery_metrics
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yaml"
+DEPLOY = ROOT / "deploy"
+OURS = {"worker-a", "worker-b", "monitor-a", "monitor-b", "monitor-witness", "guard-a", "guard-b"}
+NEXT = {"monitor-a", "monitor-b", "monitor-witness", "guard-a", "guard-b"}
+
+# The part of the Compose file format that we use, closed: a key that is not in it is misspelt, or has to be added here
+# together with what it may hold.
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_COMMAND = {"anyOf": [{"type": "string"}, _TEXTS]}
+_DURATION = {"type": "string", "pattern": r"^\d+(ms|s|m|h)$"}
+_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+_SERVICE = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "image": {"type": "string", "pattern": r"^[a-z0-9./_-]+:[A-Za-z0-9._-]+$"},
+        "build": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["context"],
+            "properties": {"context": {"type": "string"}, "args": {"type": "object"}},
+        },
+        "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+        "read_only": {"type": "boolean"},
+        "cap_drop": _TEXTS,
+        "security_opt": _TEXTS,
+        "tmpfs": _TEXTS,
+        "stop_grace_period": _DURATION,
+        "environment": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[A-Z][A-Z0-9_]*$"},
+            "additionalProperties": {"type": "string"},
+        },
+        "command": _COMMAND,
+        "entrypoint": _COMMAND,
+        "profiles": _TEXTS,
+        "ports": {"type": "array", "items": {"type": "string", "pattern": r"^127\.0\.0\.1:\d{2,5}:\d{2,5}$"}},
+        "volumes": {"type": "array", "items": {"type": "string", "pattern": r"^(\./)?[A-Za-z0-9._/-]+:/[^:]+(:ro)?$"}},
+        "networks": _TEXTS,
+        "secrets": _TEXTS,
+        "configs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["source", "target"],
+                "properties": {"source": {"type": "string"}, "target": {"type": "string", "pattern": "^/"}},
+            },
+        },
+        "depends_on": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["condition"],
+                "properties": {
+                    "condition": {"enum": ["service_started", "service_healthy", "service_completed_successfully"]}
+                },
+            },
+        },
+        "healthcheck": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["test", "interval", "timeout", "retries"],
+            "properties": {
+                "test": {"type": "array", "minItems": 2, "prefixItems": [{"enum": ["CMD", "CMD-SHELL"]}]},
+                "interval": _DURATION,
+                "timeout": _DURATION,
+                "start_period": _DURATION,
+                "retries": {"type": "integer", "minimum": 1},
+            },
+        },
+    },
+}
+_FILES = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "pattern": r"^\./"}},
+    },
+}
+_NAMED = {
+    "type": "object",
+    "propertyNames": {"pattern": _NAME},
+    "additionalProperties": {"type": "object", "maxProperties": 0},
+}
+OUR_PART_OF_THE_FORMAT = {
+    "type": "object",
+    "additionalProperties": False,
+    "patternProperties": {"^x-": {}},
+    "properties": {
+        "name": {"type": "string", "pattern": _NAME},
+        "services": {"type": "object", "propertyNames": {"pattern": _NAME}, "additionalProperties": _SERVICE},
+        "networks": _NAMED,
+        "volumes": _NAMED,
+        "configs": _FILES,
+        "secrets": _FILES,
+    },
+}
+
+
+def _yaml(path: Path) -> Any:
+    return YAML(typ="safe").load(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = _yaml(COMPOSE)
+    return found
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+def _variables() -> set[str]:
+    return set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", COMPOSE.read_text()))
+
+
+def _compose_command() -> list[str] | None:
+    """A Compose of version 2 or later, where one is installed: version 1 refuses valid files."""
+    for command in (["docker", "compose"], ["docker-compose"], ["/usr/libexec/docker/cli-plugins/docker-compose"]):
+        if shutil.which(command[0]) is None:
+            continue
+        found = subprocess.run(
+            [*command, "version", "--short"], capture_output=True, text=True, timeout=30, check=False
+        )
+        if found.returncode == 0 and re.match(r"v?([2-9]|\d\d)\.", found.stdout.strip()):
+            return command
+    return None
+
+
+def test_the_file_has_the_form_of_a_compose_file(compose: dict[str, Any], tmp_path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(OUR_PART_OF_THE_FORMAT)
+    errors = jsonschema.Draft202012Validator(OUR_PART_OF_THE_FORMAT).iter_errors(compose)
+    assert [f"{list(error.absolute_path)}: {error.message}" for error in errors] == []
+    command = _compose_command()
+    if command is not None:  # a real validator says more
+        (tmp_path / "env").write_text("".join(f"{name}=x\n" for name in sorted(_variables())))
+        arguments = [*command, "--file", str(COMPOSE), "--env-file", str(tmp_path / "env"), "--profile", "next"]
+        found = subprocess.run([*arguments, "config", "-q"], capture_output=True, text=True, timeout=60, check=False)
+        assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"imagee": "x:1"},
+        {"image": "nats"},
+        {"ports": ["127.0.0.1:80800x:1"]},
+        {"ports": ["8080:8080"]},
+        {"depends_on": {"postgres-a": {"condition": "healthy"}}},
+        {"healthcheck": {"test": ["CMD", "x"], "interval": "5", "timeout": "5s", "retries": 1}},
+        {"environment": {"A": 1}},
+    ],
+)
+def test_the_form_refuses_what_is_wrong(compose: dict[str, Any], spoil: dict[str, Any]) -> None:
+    wrong = {**compose, "services": {**compose["services"], "nats-a": {**compose["services"]["nats-a"], **spoil}}}
+    assert list(jsonschema.Draft202012Validator(OUR_PART_OF_THE_FORMAT).iter_errors(wrong)) != []
+
+
+def test_everything_that_is_named_exists(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
+    used: dict[str, set[str]] = {"networks": set(), "volumes": set(), "configs": set(), "secrets": set()}
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+        for other, needed in service.get("depends_on", {}).items():
+            if needed["condition"] == "service_healthy":
+                assert "healthcheck" in services[other], (
+                    f"{name} waits for {other}, which never says that it is healthy"
+                )
+            assert not set(services[other].get("profiles", [])) - set(service.get("profiles", []))
+        used["networks"] |= set(service["networks"])
+        used["secrets"] |= set(service.get("secrets", []))
+        used["configs"] |= {entry["source"] for entry in service.get("configs", [])}
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), f"{name}: {source}"
+            else:
+                used["volumes"].add(source)
+    for kind, names in used.items():
+        assert names == set(compose[kind]), f"{kind}: named and defined must be the same"
+
+
+def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        tag = service["image"].rpartition(":")[2]
+        assert re.search(r"\d+\.\d+", tag), f"{name}: {service['image']} is not pinned to a version"
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("FROM "):
+            assert re.fullmatch(r"FROM [a-z]+:\d+\.\d+\.\d+-\S+", line), line
+
+
+def test_the_stack_has_its_parts(services: dict[str, dict[str, Any]]) -> None:
+    parts = {"temporal", "temporal-postgres", "temporal-ui", "s3-witness", "prometheus", "grafana", *OURS}
+    parts |= {f"{part}-{region}" for part in ("postgres", "nats", "redis", "s3") for region in "ab"}
+    assert parts <= set(services)
+    for name in set(services) - {"create-buckets"}:
+        assert "healthcheck" in services[name], name
+    assert {name for name, service in services.items() if service.get("profiles") == ["next"]} == NEXT
+
+
+def test_the_witness_and_temporal_are_in_no_region(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("s3-witness", "temporal", "temporal-postgres"):
+        assert services[name]["networks"] == ["control"], name
+
+
+def test_our_processes_are_locked_in(services: dict[str, dict[str, Any]]) -> None:
+    for name in OURS:
+        service = services[name]
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert "no-new-privileges:true" in service["security_opt"], name
+    assert [name for name in services if "age_identity" in services[name].get("secrets", [])] == ["worker-b"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    user, entry = dockerfile.index("\nUSER recovery"), dockerfile.index("\nENTRYPOINT")
+    assert user < entry
+    assert "--require-hashes" in dockerfile
+
+
+def test_every_secret_is_asked_for_and_none_is_written_down(services: dict[str, dict[str, Any]]) -> None:
+    text = COMPOSE.read_text()
+    asked = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+):\?set it in \.env\}", text))
+    assert asked == _variables(), "every variable must be refused when it is empty"
+    offered = set(re.findall(r"^([A-Z0-9_]+)=(.*)$", (DEPLOY / "compose" / "example.env").read_text(), re.MULTILINE))
+    assert offered == {(name, "") for name in asked}
+    for name, service in services.items():
+        for key, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|PWD|SECRET|KEY|AUTH|TOKEN", key):
+                assert value.startswith("${"), f"{name}: {key}"
+        words = json.dumps([service.get("command", ""), service.get("entrypoint", "")])
+        assert not re.search(r"(?<!\$)\$\{", words), f"{name}: a process list would show it"
+
+
+def test_scripts_are_sound_and_can_be_run() -> None:
+    for script in sorted((DEPLOY / "compose").glob("*.sh")):
+        assert os.access(script, os.X_OK), script.name
+        assert subprocess.run(["sh", "-n", str(script)], timeout=10, check=False).returncode == 0
+        assert "set -eu" in script.read_text()
+
+
+def test_the_configuration_of_the_stack(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    make_keys = runpy.run_path(str(DEPLOY / "compose" / "make_keys.py"))["make_keys"]
+    make_keys(tmp_path / "keys")
+    config = Config.load(tmp_path / "keys" / "recovery.yaml")
+    assert config.warnings() == []
+    with pytest.raises(FileExistsError):
+        make_keys(tmp_path / "keys")
+    hosts = {region.postgres.host for region in config.snapshot("shop").regions if region.postgres}
+    hosts |= {(config.temporal.address or "").partition(":")[0]}
+    for region in config.snapshot("shop").regions:
+        hosts |= {str(region.nats).partition(":")[0], str(region.redis).partition(":")[0]}
+    for store in (config.witness, *config.locations.values()):
+        hosts.add(str(store.endpoint).partition("://")[2].partition(":")[0])
+    assert hosts <= set(services)
+    buckets = re.findall(
+        r"^create \S+//([\w-]+):8333 (\S+)$", (DEPLOY / "compose" / "create-buckets.sh").read_text(), re.M
+    )
+    stores = (config.witness, *config.locations.values())
+    assert sorted(buckets) == sorted(
+        (str(store.endpoint).partition("://")[2].partition(":")[0], store.bucket) for store in stores
+    )
+    wanted = set(re.findall(r"env:([A-Z0-9_]+)", (tmp_path / "keys" / "recovery.yaml").read_text()))
+    for worker in ("worker-a", "worker-b"):
+        assert wanted <= set(services[worker]["environment"])
+    mounted = set(re.findall(r"file:/run/secrets/(\w+)", (tmp_path / "keys" / "recovery.yaml").read_text()))
+    assert mounted == set(services["worker-b"]["secrets"])
+
+
+def test_prometheus_asks_who_is_there(services: dict[str, dict[str, Any]], compose: dict[str, Any]) -> None:
+    config = _yaml(DEPLOY / "prometheus.yml")
+    stack = _yaml(DEPLOY / "compose" / "recovery.yaml")
+    for job in config["scrape_configs"]:
+        for entry in job["static_configs"]:
+            for target in entry["targets"]:
+                host, _, port = target.partition(":")
+                if host == "127.0.0.1":
+                    continue
+                assert set(services[host]["networks"]) & set(services["prometheus"]["networks"])
+                assert int(port) == stack["monitoring"]["metrics"]["port"]
+    mounts = {volume.split(":")[1] for volume in services["prometheus"]["volumes"]}
+    assert set(config["rule_files"]) <= mounts
+
+
+def _alerts() -> dict[str, dict[str, Any]]:
+    return {rule["alert"]: rule for group in _yaml(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]}
+
+
+@pytest.mark.parametrize(
+    ("alert", "name", "comparison"),
+    [
+        ("HighReplicationLag", "high_replication_lag", ">"),
+        ("BackupFailure", "backup_failure", ">="),
+        ("RtoViolation", "rto_violation", ">"),
+    ],
+)
+def test_alert_rules_have_the_thresholds_of_the_configuration(alert: str, name: str, comparison: str) -> None:
+    configured = {entry.name: entry for entry in Config.load(ROOT / "recovery.example.yaml").monitoring.alerts}[name]
+    value = configured.threshold if isinstance(configured.threshold, int) else configured.threshold.total_seconds()
+    rule = _alerts()[alert]
+    assert rule["labels"] == {"severity": configured.severity, "name": name}
+    found = re.findall(rf"{comparison} (\d+)", rule["expr"])
+    assert found and {float(number) for number in found} == {float(value)}
+    assert name in (*TIMED, *COUNTED)
+
+
+def test_alert_rules_say_what_to_do_and_have_a_severity(tmp_path: Path) -> None:
+    for name, rule in _alerts().items():
+        assert re.fullmatch(r"([A-Z][a-z]+)+", name)
+        assert rule["labels"]["severity"] in ("warning", "critical"), name
+        assert set(rule["annotations"]) == {"summary", "action"}, name
+        assert rule["expr"].count("(") == rule["expr"].count(")"), name
+    tested = _yaml(DEPLOY / "alerts_test.yml")["tests"]
+    assert {entry["alertname"] for test in tested for entry in test["alert_rule_test"]} <= set(_alerts())
+    if (promtool := shutil.which("promtool")) is not None:  # Prometheus's own judgement, where it is installed
+        config = tmp_path / "prometheus.yml"
+        config.write_text((DEPLOY / "prometheus.yml").read_text().replace("/etc/prometheus/", f"{DEPLOY}/"))
+        for arguments in (
+            ["check", "rules", DEPLOY / "alerts.yml"],
+            ["test", "rules", DEPLOY / "alerts_test.yml"],
+            ["check", "config", config],
+        ):
+            found = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=60, check=False)
+            assert found.returncode == 0, found.stdout + found.stderr
+
+
+def _our_metrics() -> dict[str, set[str]]:
+    """Every metric that we create, by name, from the code that creates them."""
+    text = Path(recovery_metrics.__file__).read_text()
+    return {name: set() for name in re.findall(r'"(dr_[a-z_]+)"', text)}
+
+
+def _expressions() -> list[str]:
+    found = [rule["expr"] for rule in _alerts().values()]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "recovery.json").read_text())
+    return found + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
+    known = _our_metrics()
+    assert len(known) > 12
+    asked = {name for expression in _expressions() for name in re.findall(r"\bdr_[a-z_]+", expression)}
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= set(known)
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "recovery.json").read_text())
+    shown = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    hidden = {name for name in _our_metrics() if name not in shown}
+    assert hidden <= {"dr_backup_validation_overall_status"}, hidden
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "recovery.json").read_text())
+    source = _yaml(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml")["datasources"][0]
+    assert dashboard["uid"] and dashboard["title"] and dashboard["schemaVersion"] >= 36
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        assert panel["datasource"] == {"type": source["type"], "uid": source["uid"]}
+        assert panel["title"] and panel["description"]
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
