@@ -10,7 +10,7 @@ from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from drctl.report.timeline import as_of, forward_kind, timeline_of
+from drctl.report.timeline import as_of, forward_kind, forward_symbol, timeline_of
 from drctl.report.verdict import verdict_of
 from recovery.domain import words
 from recovery.domain.report import RunReport, StepRecord, StepState
@@ -49,6 +49,7 @@ class StepRow:
     where: str
     symbol: str
     state: str
+    then: str  # what became of it afterwards
     kind: str
     started: str
     offset: str
@@ -90,6 +91,7 @@ def render_report(report: RunReport) -> str:
         steps=[_step_row(number, step, report) for number, step in enumerate(report.steps, 1)],
         undone=_undo_rows(report),
         now=as_of(report),
+        longest_name=max((len(step.name) for step in report.steps), default=0),
         record=report.model_dump_json(indent=2),
         words=words,
     )
@@ -116,19 +118,23 @@ def _route(report: RunReport) -> str:
 
 
 def _tiles(report: RunReport) -> list[Tile]:
-    achieved = report.achieved
-    return [
-        _objective("Achieved RTO", achieved.rto, achieved.rto_objective),
-        _objective("Achieved RPO", achieved.rpo, achieved.rpo_objective),
-        _lost(achieved.lost_transactions),
-        _duration_tile(report),
-    ]
+    achieved, finished = report.achieved, is_finished(report)
+    tiles = []
+    for name, figure, objective in (
+        ("Achieved RTO", achieved.rto, achieved.rto_objective),
+        ("Achieved RPO", achieved.rpo, achieved.rpo_objective),
+    ):
+        if figure is not None or objective is not None:
+            tiles.append(_objective(name, figure, objective, finished))
+    if tiles or achieved.lost_transactions is not None:
+        tiles.append(_lost(achieved.lost_transactions, achieved.rpo_met))
+    return [*tiles, _duration_tile(report)]
 
 
-def _objective(name: str, achieved: timedelta | None, objective: timedelta | None) -> Tile:
+def _objective(name: str, achieved: timedelta | None, objective: timedelta | None, finished: bool) -> Tile:
     of = f"of {words.duration(objective)}" if objective is not None else "no objective set"
     if achieved is None:
-        return Tile(name, words.NOTHING, of, "not measured in this run", "plain")
+        return Tile(name, words.NOTHING, of, "not measured in this run" if finished else "not measured yet", "plain")
     if objective is None:
         return Tile(name, words.duration(achieved), of, "", "plain")
     longest = max(achieved, objective) or timedelta(seconds=1)
@@ -140,11 +146,13 @@ def _objective(name: str, achieved: timedelta | None, objective: timedelta | Non
     return Tile(name, words.duration(achieved), of, f"✗ missed by {over}", "bad", fill, goal)
 
 
-def _lost(count: int | None) -> Tile:
+def _lost(count: int | None, rpo_met: bool | None) -> Tile:
     if count is None:
         return Tile("Lost transactions", words.NOTHING, "", "nobody counted them", "plain")
     if count == 0:
         return Tile("Lost transactions", "0", "", "✓ every acknowledged commit is there", "good")
+    if rpo_met:
+        return Tile("Lost transactions", f"{count:,}", "", "acknowledged commits, within the RPO", "plain")
     return Tile("Lost transactions", f"{count:,}", "", "acknowledged commits that are gone", "bad")
 
 
@@ -162,8 +170,9 @@ def _step_row(number: int, step: StepRecord, report: RunReport) -> StepRow:
         name=step.name,
         activity=step.activity,
         where=step.where,
-        symbol=SYMBOLS[step.state],
+        symbol=forward_symbol(step, report),
         state=_state(step, report),
+        then=state_words(step.state) if step.state.value.startswith("undo") else "",
         kind=forward_kind(step, report) if step.started_at else "none",
         started=words.clock(step.started_at) if step.started_at else "",
         offset=f"+{words.duration(step.started_at - report.started_at)}" if step.started_at else "",
@@ -183,9 +192,8 @@ def _step_row(number: int, step: StepRecord, report: RunReport) -> StepRow:
 def _state(step: StepRecord, report: RunReport) -> str:
     if step.state is StepState.PENDING and (is_finished(report) or report.undo_order):
         return "not reached"
-    if step.state in (StepState.UNDONE, StepState.UNDO_FAILED, StepState.UNDO_REFUSED, StepState.UNDOING):
-        before = "failed" if forward_kind(step, report) == "failed" else "done"
-        return f"{before}, then {state_words(step.state)}"
+    if step.state.value.startswith("undo"):
+        return forward_kind(step, report)
     return state_words(step.state)
 
 

@@ -67,10 +67,10 @@ class Scale:
         return [Break(self.at(a), self.at(b), words.duration(b - a)) for a, b in self._gaps]
 
     def ticks(self) -> list[Tick]:
-        """Round offsets from the start, outside the squeezed gaps, with room between their labels."""
+        """Round offsets from the start (times of day where gaps were squeezed), with room between their labels."""
         wanted = self._active.total_seconds() / _TICKS
         step = next((nice for nice in _NICE_SECONDS if nice >= wanted), _NICE_SECONDS[-1])
-        ticks: list[Tick] = [Tick(0.0, "0", "start")]
+        ticks: list[Tick] = [Tick(0.0, self._tick_label(timedelta()), "start")]
         length = (self._end - self._start).total_seconds()
         count = min(int(length / step), 5_000)
         for number in range(1, count + 1):
@@ -78,10 +78,14 @@ class Scale:
             if any(a < moment < b for a, b in self._gaps):
                 continue
             x = self.at(moment)
-            if x - ticks[-1].x >= 9:
-                label = words.duration(timedelta(seconds=number * step))
+            if x - ticks[-1].x >= 10:
+                label = self._tick_label(timedelta(seconds=number * step))
                 ticks.append(Tick(x, label, "end" if x > 95 else "middle"))
         return ticks
+
+    def _tick_label(self, offset: timedelta) -> str:
+        # After hours of waiting every offset reads "8 h": there the time of day tells more.
+        return words.clock(self._start + offset) if self._gaps else words.duration(offset)
 
 
 def _long_gaps(start: datetime, end: datetime, busy: list[Span]) -> list[Span]:

@@ -13,6 +13,8 @@ from recovery.domain.report_text import SYMBOLS, is_finished, state_words
 
 BarKind = Literal["done", "failed", "warned", "running", "cancelled", "undo", "undo-failed", "wait"]
 
+Anchor = Literal["start", "end", "inside"]  # "inside": before its place, upon the bar
+
 _CONSENTS = {"approve", "approved", "decline", "declined"}
 _LEAST_WIDTH = 0.35  # percent: even an instant is seen
 
@@ -45,7 +47,7 @@ class Lane:
     marks: list[Mark]
     label: str
     label_x: float
-    label_anchor: Literal["start", "end"]
+    label_anchor: Anchor
     description: str  # the whole lane in words, for a screen reader
     parallel: str = ""  # "first", "middle", "last" of rows that ran together
     muted: bool = False
@@ -101,9 +103,18 @@ def forward_kind(step: StepRecord, report: RunReport) -> BarKind:
     }
     if step.state in kinds:
         return kinds[step.state]
+    if step.error == "cancelled" or (not step.error and not step.attempts and step.name != report.failed_step):
+        return "cancelled"  # it was under way when the run was told to stop
     if step.error or step.name == report.failed_step:
         return "failed"
     return "done"
+
+
+def forward_symbol(step: StepRecord, report: RunReport) -> str:
+    """The symbol for how the step itself went."""
+    states = {"done": StepState.DONE, "failed": StepState.FAILED, "cancelled": StepState.CANCELLED}
+    is_over = step.state.value.startswith("undo")
+    return SYMBOLS[states[forward_kind(step, report)]] if is_over else SYMBOLS[step.state]
 
 
 def timeline_of(report: RunReport) -> Timeline:
@@ -133,12 +144,12 @@ def _lane(step: StepRecord, report: RunReport, scale: Scale, now: datetime, wait
     if step.started_at is not None:
         bars.append(_bar(kind, (step.started_at, step.ended_at or now), scale, _title(step, kind, now)))
     label = _label(step, kind, now, waits, report)
-    x, anchor = _label_place(bars)
+    x, anchor = _label_place(bars, label)
     known = [action for action in report.actions if action.step == step.name]
     return Lane(
         name=step.name,
         note=step.where,
-        symbol=SYMBOLS[step.state],
+        symbol=forward_symbol(step, report),
         kind=kind if step.started_at else "none",
         bars=bars,
         marks=[_mark(action, scale) for action in known],
@@ -156,9 +167,9 @@ def _undo_lane(step: StepRecord, scale: Scale, now: datetime) -> Lane:
     start, end = step.undo_started_at or now, step.undo_ended_at or now
     title = f"undo of {step.name}: {state_words(step.state)}, took {words.duration(end - start)}"
     bar = _bar("undo-failed" if failed else "undo", (start, end), scale, title)
-    x, anchor = _label_place([bar])
     taken = words.duration(end - start)
     label = taken if step.state is StepState.UNDONE else f"{state_words(step.state)}, {taken}"
+    x, anchor = _label_place([bar], label)
     return Lane(
         name=step.name,
         note="undo",
@@ -204,13 +215,16 @@ def _label(step: StepRecord, kind: BarKind, now: datetime, waits: list[Span], re
     return ", ".join(parts)
 
 
-def _label_place(bars: list[Bar]) -> tuple[float, Literal["start", "end"]]:
-    """Right of the bars where there is room, else left of them."""
+def _label_place(bars: list[Bar], label: str) -> tuple[float, Anchor]:
+    """Right of the bars where there is room, else left of them, else inside at their end."""
     if not bars:
         return 0.0, "start"
     right = max(bar.x + bar.width for bar in bars)
     left = min(bar.x for bar in bars)
-    return (right, "start") if right <= 68 or left < 25 else (left, "end")
+    needed = 32 if len(label) < 12 else 46  # percent, on a phone
+    if right <= 100 - needed:
+        return right, "start"
+    return (left, "end") if left >= needed else (right, "inside")
 
 
 def _waits(step: StepRecord, report: RunReport, now: datetime) -> list[Span]:
