@@ -34,8 +34,7 @@ RUN printf '#!/bin/sh\nexec python -m drctl "$@"\n' > /usr/local/bin/drctl \
 
 ENV PYTHONPATH=/opt/recovery-plans \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1 \
-    DRCTL_CONFIG=/etc/recovery/recovery.yaml
+    PYTHONDONTWRITEBYTECODE=1
 
 # PostgreSQL refuses to run as root, and nothing else here needs it.
 USER recovery

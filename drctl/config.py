@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
@@ -11,18 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from ruamel.yaml import YAML
 
 from drctl.config_reference import markdown
+from drctl.output import USAGE, Form, Output, console, examples, messages, print_error, print_json
 from recovery.config import Config, ConfigurationInvalid
 from recovery.config.mistakes import suggestion
 from recovery.domain.words import plural
 from recovery.errors import BadInput, NotFound
 from workflows.plans import PLANS
-
-USAGE = 2  # exit code of a user's mistake
 
 app = typer.Typer(
     name="config",
@@ -32,32 +29,39 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
 class SchemaOutput(StrEnum):
     JSON = "json"
     TEXT = "text"
     MARKDOWN = "markdown"
 
 
-File = Annotated[
-    Path,
-    typer.Argument(metavar="FILE", envvar="DRCTL_CONFIG", help="The configuration.", show_default=True),
-]
-Form = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
+PLACES = (Path("recovery.yaml"), Path("/etc/recovery-plans/recovery.yaml"))
 
-RECOVERY_YAML = Path("recovery.yaml")
+File = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[FILE]",
+        envvar="RECOVERY_CONFIG",
+        help="The configuration. Else ./recovery.yaml, else /etc/recovery-plans/recovery.yaml.",
+        show_default=False,
+    ),
+]
+
+
+def find_config(given: Path | None) -> Path:
+    """The file that was named, else the first usual place that exists, else the first one, for the error to name."""
+    if given is not None:
+        return given
+    return next((place for place in PLACES if place.exists()), PLACES[0])
 
 
 @app.command(
-    epilog="Examples:  [bold]drctl config check[/]   [bold]drctl config check staging.yaml --output json[/]   "
-    "[bold]drctl config check --strict[/] (in CI)"
+    epilog=examples(
+        "drctl config check", "drctl config check staging.yaml --output json", "drctl config check --strict   (in CI)"
+    )
 )
 def check(
-    file: File = RECOVERY_YAML,
+    file: File = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 for warnings, too.")] = False,
     output: Form = Output.TEXT,
 ) -> None:
@@ -65,16 +69,17 @@ def check(
 
     Nothing is contacted and no secret is resolved. Exit code 0: usable; 2: mistakes.
     """
+    file = find_config(file)
     config = _load(file, output)
     warnings = [*config.warnings(_critical_paths), *_unknown_budgets(config)]
     if output is Output.JSON:
-        _print_json({"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings})
+        print_json({"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings})
     else:
-        console = Console(soft_wrap=True, highlight=False)
+        out = console()
         for warning in warnings:
-            console.print(f"[yellow]warning[/]  {escape(warning)}")
+            out.print(f"[yellow]warning[/]  {escape(warning)}")
         said = f"{plural(len(config.groups), 'group')}, {plural(len(warnings), 'warning')}"
-        console.print(f"[green]valid[/]    {escape(str(file))}: {said}")
+        out.print(f"[green]valid[/]    {escape(str(file))}: {said}")
     if strict and warnings:
         raise typer.Exit(USAGE)
 
@@ -100,11 +105,14 @@ def _unknown_budgets(config: Config) -> Iterator[str]:
 
 
 @app.command(
-    epilog="Examples:  [bold]drctl config show[/]   [bold]drctl config show --group shop[/]   "
-    "[bold]drctl config show --group shop --output json[/] (with the snapshot that runs work with)"
+    epilog=examples(
+        "drctl config show",
+        "drctl config show --group shop",
+        "drctl config show --group shop --output json   (with the snapshot that runs work with)",
+    )
 )
 def show(
-    file: File = RECOVERY_YAML,
+    file: File = None,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group, with its snapshot.")] = None,
     output: Form = Output.TEXT,
 ) -> None:
@@ -113,6 +121,7 @@ def show(
     The text is a configuration that loads again. With --group a comment, or the key "snapshot" in JSON, says what
     a run of that group would work with, and its hash.
     """
+    file = find_config(file)
     config = _load(file, output)
     try:
         shown = config.public(group)
@@ -122,14 +131,14 @@ def show(
     if output is Output.JSON:
         if snapshot is not None:
             shown = {**shown, "snapshot": snapshot.model_dump(mode="json")}
-        _print_json(shown)
+        print_json(shown)
         return
     if snapshot is not None:
         typer.echo(f"# group {snapshot.name}, configuration {snapshot.config_hash}")
     typer.echo(_yaml(shown), nl=False)
 
 
-@app.command(epilog="Example:  [bold]drctl config schema > recovery.schema.json[/]   (for your editor)")
+@app.command(epilog=examples("drctl config schema > recovery.schema.json   (for your editor)"))
 def schema(
     output: Annotated[
         SchemaOutput, typer.Option("--output", "-o", help="JSON schema, a list of all keys, or docs/configuration.md.")
@@ -137,7 +146,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of the configuration, or a list of all keys."""
     if output is SchemaOutput.JSON:
-        _print_json(Config.schema_document())
+        print_json(Config.schema_document())
         return
     if output is SchemaOutput.MARKDOWN:
         typer.echo(markdown(), nl=False)
@@ -193,18 +202,12 @@ def _refuse(error: BadInput | NotFound, file: Path, output: Output) -> NoReturn:
     mistakes = error.mistakes if isinstance(error, ConfigurationInvalid) else []
     if output is Output.JSON:
         entries = [{"line": entry.line, "key": entry.key, "text": entry.text} for entry in mistakes]
-        _print_json({"file": str(file), "valid": False, "mistakes": entries, "error": str(error)})
+        print_json({"file": str(file), "valid": False, "mistakes": entries, "error": str(error)})
     else:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        for sentence in str(error).splitlines():
-            console.print(f"[red]error[/]  {escape(sentence)}")
+        print_error(str(error), USAGE, as_json=False)
         if len(mistakes) > 1:
-            console.print(f"{plural(len(mistakes), 'mistake')} in {escape(str(file))}")
+            messages().print(f"{plural(len(mistakes), 'mistake')} in {escape(str(file))}")
     raise typer.Exit(USAGE)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _yaml(value: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from drctl.config import PLACES
 from recovery.config import Config
 from recovery.config.operations import COUNTED, TIMED
 from recovery.telemetry import metrics as recovery_metrics
@@ -290,6 +291,11 @@ def test_the_configuration_of_the_stack(services: dict[str, dict[str, Any]], tmp
         assert wanted <= set(services[worker]["environment"])
     mounted = set(re.findall(r"file:/run/secrets/(\w+)", (tmp_path / "keys" / "recovery.yaml").read_text()))
     assert mounted == set(services["worker-b"]["secrets"])
+
+
+def test_the_configuration_is_mounted_where_drctl_looks_for_it(services: dict[str, dict[str, Any]]) -> None:
+    for name in OURS:
+        assert [Path(entry["target"]) for entry in services[name]["configs"]] == [PLACES[1]]
 
 
 def test_prometheus_asks_who_is_there(services: dict[str, dict[str, Any]], compose: dict[str, Any]) -> None:

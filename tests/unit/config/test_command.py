@@ -85,6 +85,17 @@ def test_a_missing_file_is_one_sentence(command: str, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_the_usual_place_and_the_environment(tmp_path: Path, minimal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECOVERY_CONFIG", raising=False)
+    assert _run("check")[0] == 2, "there is none"
+    (tmp_path / "recovery.yaml").write_text(minimal)
+    assert "valid    recovery.yaml" in _run("check")[1]
+    (tmp_path / "other.yaml").write_text("version: 2")
+    monkeypatch.setenv("RECOVERY_CONFIG", str(tmp_path / "other.yaml"))
+    assert "other.yaml" in _run("check")[2]
+
+
 def test_show_prints_a_configuration_that_loads_again() -> None:
     code, out, _ = _run("show", EXAMPLE)
     assert code == 0
