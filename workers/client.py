@@ -16,9 +16,14 @@ from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.errors import Unreachable
 from workers.codec import EncryptionCodec
+from workers.embedded import embedded_address
 
 CONNECT_SECONDS = 5.0
-EMBEDDED_ADDRESS = "127.0.0.1:7233"
+
+
+def address_of(config: Config) -> str:
+    """``temporal.address``, else where ``drctl up`` runs the embedded server."""
+    return config.temporal.address or embedded_address(config)
 
 
 async def connect(
@@ -30,7 +35,7 @@ async def connect(
         Unreachable: nothing answers at the address, or it refuses.
     """
     temporal = config.temporal
-    where = address or temporal.address or EMBEDDED_ADDRESS
+    where = address or address_of(config)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await Client.connect(

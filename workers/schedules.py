@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     Schedule,
@@ -18,12 +19,17 @@ from temporalio.client import (
     SchedulePolicy,
     ScheduleSpec,
     ScheduleState,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
 )
+from temporalio.service import RPCError, RPCStatusCode
 
 from recovery.config import Config
+from workers.operations import GROUP_MEMO
 
 PREFIX = "recovery/"
 HASH = "recovery-plans.spec"
+FORM = 1  # raise it when _schedule changes, so that the next apply updates every schedule
 CATCH_UP = timedelta(minutes=10)
 """A moment that passed longer ago than this, while Temporal was down, is not made up for."""
 
@@ -36,12 +42,15 @@ class Planned:
     plan: str
     group: str
     cron: str
+    queue: str
     request: dict[str, Any]
 
     @property
     def digest(self) -> str:
         """What a schedule is compared by: Temporal stores cron as calendars, so the fields do not read back."""
-        wanted = json.dumps([self.plan, self.cron, self.request, CATCH_UP.total_seconds()], sort_keys=True)
+        wanted = json.dumps(
+            [FORM, self.plan, self.cron, self.queue, self.request, CATCH_UP.total_seconds()], sort_keys=True
+        )
         return hashlib.sha256(wanted.encode()).hexdigest()
 
 
@@ -75,20 +84,21 @@ def planned(config: Config) -> list[Planned]:
             continue
         backup = group.backup
         if backup.enabled:
-            found.append(_planned("Backup", name, backup.schedule, {}))
+            found.append(_planned(config, "Backup", name, backup.schedule, {}))
         if backup.validation.enabled:
             lookback = {"since": backup.validation.lookback.total_seconds()}
-            found.append(_planned("BackupValidation", name, backup.validation.frequency, lookback))
-        found.append(_planned("Retention", name, backup.retention_schedule, {}))
+            found.append(_planned(config, "BackupValidation", name, backup.validation.frequency, lookback))
+        found.append(_planned(config, "Retention", name, backup.retention_schedule, {}))
     return found
 
 
-def _planned(plan: str, group: str, cron: str, request: dict[str, Any]) -> Planned:
+def _planned(config: Config, plan: str, group: str, cron: str, request: dict[str, Any]) -> Planned:
     return Planned(
         schedule_id=f"{PREFIX}{group}/{plan}",
         plan=plan,
         group=group,
         cron=cron,
+        queue=config.temporal.control_queue,
         request={"group": group, "reason": "scheduled", "requested_by": "schedule", **request},
     )
 
@@ -96,24 +106,24 @@ def _planned(plan: str, group: str, cron: str, request: dict[str, Any]) -> Plann
 async def apply_schedules(client: Client, config: Config) -> Applied:
     """Creates what is new, updates what changed, deletes what is gone, and leaves the rest and every run alone.
 
-    An operator's pause of a schedule survives an update.
+    An operator's pause of a schedule survives an update. Schedules of another installation in the same namespace
+    (another control queue) are left alone.
     """
     wanted = {entry.schedule_id: entry for entry in planned(config)}
     result = Applied([], [], [], [])
-    known: dict[str, str] = {}
-    async for schedule_id, digest in _ours(client):
-        known[schedule_id] = digest
-    for schedule_id in known.keys() - wanted.keys():
-        await client.get_schedule_handle(schedule_id).delete()
-        result.deleted.append(schedule_id)
+    for schedule_id in [entry.id async for entry in await client.list_schedules() if entry.id.startswith(PREFIX)]:
+        if schedule_id not in wanted and await _delete(client, config, schedule_id):
+            result.deleted.append(schedule_id)
     for schedule_id, entry in wanted.items():
-        if known.get(schedule_id) == entry.digest:
+        # Asked one by one, because the list may not show yet what was created a moment ago.
+        known = await _digest(client, schedule_id)
+        if known == entry.digest:
             result.unchanged.append(schedule_id)
-        elif schedule_id in known:
-            await _replace(client, config, entry)
+        elif known is not None:
+            await _update(client, entry)
             result.updated.append(schedule_id)
         else:
-            await _create(client, config, entry)
+            await _create(client, entry)
             result.created.append(schedule_id)
     return result
 
@@ -134,37 +144,67 @@ async def list_schedules(client: Client) -> AsyncIterator[ScheduleLine]:
         )
 
 
-async def _ours(client: Client) -> AsyncIterator[tuple[str, str]]:
-    async for entry in await client.list_schedules():
-        if entry.id.startswith(PREFIX):
-            yield entry.id, str((await entry.memo()).get(HASH, ""))
-
-
-async def _create(client: Client, config: Config, entry: Planned) -> None:
+async def _digest(client: Client, schedule_id: str) -> str | None:
+    """What the schedule was last applied from; "" where that is unknown, None where there is no such schedule."""
     try:
-        await client.create_schedule(entry.schedule_id, _schedule(config, entry), memo={HASH: entry.digest})
+        description = await client.get_schedule_handle(schedule_id).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    action = description.schedule.action
+    memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
+    return await _text(client, (memo or {}).get(HASH))
+
+
+async def _text(client: Client, value: object) -> str:
+    """A memo's value, which a description gives as it is stored."""
+    if isinstance(value, Payload):
+        value = (await client.data_converter.decode([value]))[0]
+    return str(value or "")
+
+
+async def _create(client: Client, entry: Planned) -> None:
+    try:
+        await client.create_schedule(entry.schedule_id, _schedule(entry))
     except ScheduleAlreadyRunningError:
         # Another apply was faster; its configuration is as good as ours, and the next apply sees the difference.
-        await _replace(client, config, entry)
+        await _update(client, entry)
 
 
-async def _replace(client: Client, config: Config, entry: Planned) -> None:
-    """Deleted and created again, because an update cannot change the memo; the pause and its note are kept."""
-    handle = client.get_schedule_handle(entry.schedule_id)
-    state = (await handle.describe()).schedule.state
-    await handle.delete()
-    schedule = _schedule(config, entry)
-    schedule.state = ScheduleState(paused=state.paused, note=state.note)
-    await client.create_schedule(entry.schedule_id, schedule, memo={HASH: entry.digest})
+async def _update(client: Client, entry: Planned) -> None:
+    """In place: a run that the schedule started keeps the next one from starting beside it."""
+
+    def changed(before: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule = _schedule(entry)
+        schedule.state = before.description.schedule.state
+        return ScheduleUpdate(schedule)
+
+    await client.get_schedule_handle(entry.schedule_id).update(changed)
 
 
-def _schedule(config: Config, entry: Planned) -> Schedule:
+async def _delete(client: Client, config: Config, schedule_id: str) -> bool:
+    handle = client.get_schedule_handle(schedule_id)
+    try:
+        action = (await handle.describe()).schedule.action
+        if not isinstance(action, ScheduleActionStartWorkflow) or action.task_queue != config.temporal.control_queue:
+            return False
+        await handle.delete()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False  # deleted before, and still in the list
+        raise
+    return True
+
+
+def _schedule(entry: Planned) -> Schedule:
     return Schedule(
         action=ScheduleActionStartWorkflow(
             entry.plan,
             entry.request,
-            id=f"{entry.schedule_id}",
-            task_queue=config.temporal.control_queue,
+            id=entry.schedule_id,
+            task_queue=entry.queue,
+            memo={HASH: entry.digest, GROUP_MEMO: entry.group},
             static_summary=f"{entry.plan} of {entry.group}",
         ),
         spec=ScheduleSpec(cron_expressions=[entry.cron]),

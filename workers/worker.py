@@ -41,7 +41,7 @@ class WorkerPlan:
 
 
 async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-    """Works until ``stop`` is set, or SIGTERM or SIGINT comes. ``ready`` is called once with a sentence.
+    """Works until ``stop`` is set, or SIGTERM, SIGINT or SIGHUP comes. ``ready`` is called once with a sentence.
 
     Raises:
         Unreachable: no Temporal server answers.
@@ -57,6 +57,7 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
     metrics = RecoveryMetrics()
     telemetry = SdkTelemetry(metrics.provider)
     async with AsyncExitStack() as stack:
+        stack.callback(secrets.close)
         stack.callback(metrics.close)
         client = await connect(plan.config, secrets, address=plan.address, runtime=telemetry.runtime)
         await stack.enter_async_context(telemetry)
@@ -93,9 +94,9 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """An event that SIGTERM, SIGINT and SIGHUP (a closed terminal) set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     return stop
