@@ -96,9 +96,7 @@ class Owned:
 
     async def wait(self) -> None:
         """Wait until the supervisor has ended, so that no zombie is left."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        await asyncio.to_thread(self.process.wait, _END_TIMEOUT)
+        await asyncio.to_thread(_end, self.process)
 
 
 def _spawn_supervisor(folder: Path | None, regions: Sequence[str]) -> tuple[subprocess.Popen[bytes], bytes]:
@@ -114,11 +112,24 @@ def _spawn_supervisor(folder: Path | None, regions: Sequence[str]) -> tuple[subp
         return process, output.readline()
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let go of a supervisor, which thereupon ends, and wait for it."""
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait(_END_TIMEOUT)
+
+
 async def start_supervisor(folder: Path | None, regions: Sequence[str]) -> Owned:
     """Start a supervisor, which makes the folder and reserves the ports. Raises LabError with its reason."""
-    process, line = await asyncio.to_thread(_spawn_supervisor, folder, regions)
+    spawning = asyncio.ensure_future(asyncio.to_thread(_spawn_supervisor, folder, regions))
+    try:
+        process, line = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        process, _ = await spawning
+        await asyncio.to_thread(_end, process)
+        raise
     hello: dict[str, Any] = json.loads(line) if line else {"error": "The lab's supervisor did not start."}
     if "error" in hello:
-        await asyncio.to_thread(process.wait, _END_TIMEOUT)
+        await asyncio.to_thread(_end, process)
         raise LabError(hello["error"])
     return Owned(process, Path(hello["folder"]), hello["network"], hello["ports"])

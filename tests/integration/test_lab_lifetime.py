@@ -20,13 +20,14 @@ from lab.control import python_environment
 
 SMALL = {"redis", "dns"}
 OWNER = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
 from lab import Lab
 async def main():
     lab = await Lab.start(Path(sys.argv[1]) if sys.argv[1] else None, services={"redis", "postgres"}, standby="none")
     state = lab.describe()
-    print(lab.folder, *[pid for s in state.servers for pid in s.pids], state.supervisor_pid, flush=True)
+    pids = [pid for server in state.servers for pid in server.pids]
+    print(json.dumps([str(lab.folder), *pids, state.supervisor_pid]), flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
 """
@@ -52,12 +53,11 @@ def test_the_end_of_the_owner_is_the_end_of_the_lab(tmp_path: Path, with_signal:
         [sys.executable, "-c", OWNER, ""], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        folder, *pids = owner.stdout.readline().rsplit(" ", 20)
+        folder, *pids = json.loads(owner.stdout.readline())
         owner.send_signal(with_signal)
         owner.wait(20)
-    numbers = [int(pid) for pid in pids]
-    assert len(numbers) >= 8  # two Redis, one PostgreSQL with its processes, the supervisor
-    until_nothing_is_left(numbers, Path(folder))
+    assert len(pids) >= 8  # two Redis, one PostgreSQL with its processes, the supervisor
+    until_nothing_is_left(pids, Path(folder))
 
 
 async def test_killing_the_supervisor_kills_every_server(tmp_path: Path) -> None:
