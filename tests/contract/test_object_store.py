@@ -252,6 +252,24 @@ async def test_a_folder_shows_no_half_written_object(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_folder_compares_and_replaces_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moment between the two is drawn out, so that writers would meet in it if nothing kept them apart."""
+    store = FolderStore("folder", tmp_path)
+    compare = store._require_etag
+
+    def compare_slowly(target: Path, key: str, expected: str) -> None:
+        compare(target, key, expected)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(store, "_require_etag", compare_slowly)
+    etag = await store.put("own", b"before")
+    outcomes = await asyncio.gather(
+        *(store.put("own", b"%d" % number, if_match=etag) for number in range(4)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, str) for outcome in outcomes) == 1
+    await store.close()
+
+
 @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "a//b", "a/./b", ""])
 async def test_a_folder_never_leaves_its_root(tmp_path: Path, key: str) -> None:
     store = FolderStore("folder", tmp_path / "root")

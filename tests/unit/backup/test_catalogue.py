@@ -111,6 +111,14 @@ async def test_the_newest_verdict_counts() -> None:
     assert not found.is_valid
 
 
+async def test_the_newest_verdict_counts_wherever_it_lies() -> None:
+    a, b = MemoryStore("a"), MemoryStore("b")
+    signed = await _add(1, a, b)
+    await _judge(signed, a, VALID, hours=2)
+    await _judge(signed, b, CORRUPT, hours=1)
+    assert (await _catalogue(a, b).point("shop", "point-1")).is_valid
+
+
 async def test_a_validation_that_could_not_judge_takes_nothing_back() -> None:
     a = MemoryStore("a")
     signed = await _add(1, a)
@@ -285,9 +293,10 @@ async def test_orphans_are_found_and_only_old_ones_removed() -> None:
 
 
 async def test_an_attempt_that_still_writes_is_as_young_as_its_youngest_object() -> None:
-    times = iter([NOW - timedelta(days=9), NOW])
+    times = iter([NOW - timedelta(days=9), NOW, NOW - timedelta(days=9)])
     store = MemoryStore("a", clock=lambda: next(times))
     await store.put("shop/postgres/point-8/attempt-1-x/base.tar.000000.zst.age", b"x")
     await store.put("shop/postgres/point-8/attempt-1-x/base.tar.000001.zst.age", b"x")
+    await store.put("shop/postgres/point-8/attempt-1-x/base.tar.000002.zst.age", b"x")
     removed, _ = await _catalogue(store).remove_orphans("shop", NOW - timedelta(days=1))
     assert removed == []

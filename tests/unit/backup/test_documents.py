@@ -65,6 +65,18 @@ def test_no_missing_doubled_or_added_byte_is_accepted(what: str) -> None:
                 _read(what, altered)
 
 
+def test_the_signature_has_one_spelling_only() -> None:
+    """The last base64 character of 64 bytes has four unused bits: fifteen other characters decode to the same."""
+    value = json.loads(SIGNED.body)["signature"]["value"]
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    others = [f"{value[:85]}{letter}==" for letter in alphabet if letter != value[85]]
+    same = [text for text in others if base64.b64decode(text) == base64.b64decode(value)]
+    assert len(same) == 15
+    for text in same:
+        with pytest.raises(Corrupt, match="canonical base64"):
+            _read("manifest", _resigned({"value": text}))
+
+
 @given(st.binary(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_other_bytes_are_corrupt(body: bytes) -> None:
