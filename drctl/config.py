@@ -72,12 +72,17 @@ def check(
     file = find_config(file)
     config = _load(file, output)
     warnings = [*config.warnings(_critical_paths), *_unknown_budgets(config)]
+    later = config.set_for_later()
     if output is Output.JSON:
-        print_json({"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings})
+        print_json(
+            {"file": str(file), "valid": True, "groups": list(config.groups), "warnings": warnings, "not_yet": later}
+        )
     else:
         out = console()
         for warning in warnings:
             out.print(f"[yellow]warning[/]  {escape(warning)}")
+        if later:
+            out.print(f"[cyan]not yet[/]  set, and not acted on by this version: {escape(', '.join(later))}")
         said = f"{plural(len(config.groups), 'group')}, {plural(len(warnings), 'warning')}"
         out.print(f"[green]valid[/]    {escape(str(file))}: {said}")
     if strict and warnings:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from recovery.config.base import Section
 from recovery.config.group import Group
 from recovery.config.installation import Keys, Location, Region, Reports, Targets, Temporal, Tier, Witness
+from recovery.config.later import set_for_later
 from recovery.config.mistakes import ConfigurationInvalid, KeyPath, Mistake, explain, suggestion
 from recovery.config.names import Name
 from recovery.config.operations import Monitoring, Notifications
@@ -154,6 +155,10 @@ class Config(Section):
         the RTO; without it only the budgets that are configured are added up.
         """
         return warnings_of(self, critical_paths)
+
+    def set_for_later(self) -> list[str]:
+        """Keys that were set and that this version does not act on yet, as ``drctl config schema`` writes them."""
+        return set_for_later(self)
 
     def public(self, group: str | None = None) -> dict[str, Any]:
         """What ``drctl config show`` prints: a configuration that loads again, secrets as references only.
