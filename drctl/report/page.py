@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from drctl.report.timeline import as_of, forward_kind, forward_symbol, timeline_of
 from drctl.report.verdict import verdict_of
@@ -103,11 +104,17 @@ def _template() -> Template:
         loader=PackageLoader("drctl.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals["style"] = resources.files("drctl.report").joinpath("style.css").read_text("utf-8")
     return environment.get_template("report.html.j2")
+
+
+def _printable(value: object) -> object:
+    """Control characters are not allowed in HTML, and bidirectional ones could turn a sentence around."""
+    return words.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _route(report: RunReport) -> str:

@@ -80,6 +80,8 @@ def remaining(step: StepRecord, now: datetime | None) -> timedelta | None:
     """Time until the step is expected to end, from the durations of earlier runs. None where nothing is known."""
     if step.expected is None or step.state not in (StepState.PENDING, StepState.RUNNING, StepState.WAITING):
         return None
+    if step.state is StepState.RUNNING and now is None:
+        return None
     return max(step.expected - (elapsed(step, now) or timedelta()), timedelta())
 
 
@@ -168,7 +170,7 @@ def _after_table(report: RunReport) -> list[str]:
 
 def _cell(text: str) -> str:
     """One line that cannot break the table or smuggle in markup."""
-    flat = " ".join(text.split())
+    flat = " ".join(words.printable(text).split())
     if len(flat) > LONGEST_CELL:
         flat = flat[: LONGEST_CELL - 1] + "…"
     for sign in "\\|`*_[]":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _SIZES = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 NOTHING = "–"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def duration(value: timedelta | None) -> str:
@@ -80,6 +82,13 @@ def listed(words: list[str], last: str = "and") -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def printable(text: str) -> str:
+    """The text with every control character but newline and tab replaced: it may come from a server, and a terminal
+    would obey an escape sequence.
+    """
+    return _CONTROL.sub("\ufffd", text)
 
 
 def _utc(at: datetime) -> datetime:
