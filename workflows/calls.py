@@ -119,6 +119,8 @@ class Calls:
     def _queue(self, step: Step, where: Where) -> str | None:
         """The task queue of the region that the step belongs to; None is the queue of this workflow."""
         facts = self._journal.facts
+        if where is Where.VALIDATION:
+            return facts.group.validation_queue if facts.group is not None else None
         name = {Where.SOURCE: facts.source_region, Where.TARGET: facts.target_region}.get(where)
         if name is None or facts.group is None:
             return None
