@@ -85,9 +85,10 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL to every process, as when the machine loses power."""
-        for pid in server_processes(self.place.data_directory):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while found := server_processes(self.place.data_directory):
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ LOG = "recovery-plans.log"
 
 _POLL_SECONDS = 0.05
 _LOG_LINES = 12
+_APPEAR_SECONDS = 15.0  # for a new server to write its pid file, on a busy machine
 
 
 class LocalPostgresHost:
@@ -106,6 +107,7 @@ class LocalPostgresHost:
         user = self.user_for(place)
         log = folder / LOG
         offset = await asyncio.to_thread(_size, log)
+        await _forget_dead_postmaster(folder)
         arguments: list[str | Path] = [tool, "-D", folder, "-l", log, "-W", "-s", "start"]
         done = await run(arguments, run_as=user, environment=clean_environment(), timeout=60)
         if done.code != 0:
@@ -151,6 +153,15 @@ async def stop_server(folder: Path, *, patience: float = 10.0, gentle: bool = Tr
         await asyncio.sleep(_POLL_SECONDS)
 
 
+async def _forget_dead_postmaster(folder: Path) -> None:
+    """Waits until a killed postmaster is reaped. PostgreSQL takes one that nobody reaps for a running one, for ever."""
+    deadline = asyncio.get_running_loop().time() + 5
+    while await asyncio.to_thread(_postmaster_is_dying, folder):
+        if asyncio.get_running_loop().time() > deadline:
+            await asyncio.to_thread((folder / "postmaster.pid").unlink, True)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 async def _gone(folder: Path, seconds: float) -> bool:
     deadline = asyncio.get_running_loop().time() + seconds
     while await asyncio.to_thread(server_processes, folder):
@@ -177,8 +188,8 @@ async def wait_until_ready(folder: Path, *, timeout: float, log_offset: int = 0,
         if alive and status == "ready":
             return
         seen = seen or alive
-        if not alive and (seen or loop.time() > started + 5):
-            words = await tail(log, log_offset)
+        words = "" if alive else await tail(log, log_offset)
+        if not alive and (seen or "FATAL:" in words or loop.time() > started + _APPEAR_SECONDS):
             kind = NoSpace if "No space left on device" in words else RestoreFailed
             raise kind(f"PostgreSQL in {folder} did not start. The end of its log: {words or '(empty)'}")
         if loop.time() > deadline:
@@ -240,6 +251,21 @@ def _works_in(pid: int, folder: Path) -> bool:
 
 def _is_zombie(process: Path) -> bool:
     return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _postmaster_is_dying(folder: Path) -> bool:
+    """Whether the pid still exists, of a process that ended: such a one has no working directory any more."""
+    try:
+        process = Path("/proc") / (folder / "postmaster.pid").read_text().splitlines()[0].strip()
+    except (OSError, IndexError):
+        return False
+    try:
+        (process / "cwd").readlink()
+    except FileNotFoundError:
+        return process.exists()
+    except OSError:
+        return False
+    return False
 
 
 def _status(folder: Path) -> tuple[str, bool]:

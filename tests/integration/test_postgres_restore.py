@@ -1,0 +1,495 @@
+"""Restores of real points into real servers, and everything that a restore refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from recovery.adapters.postgres.folder import ClaimedFolder, RestoreMark
+from recovery.adapters.postgres.host import INCOMPLETE, free_port, server_processes
+from recovery.adapters.postgres.observation import Scope, observe
+from recovery.domain.recovery_point import CheckResult
+from recovery.errors import BadInput, Contended, Corrupt, NoSpace, Refused, RestoreFailed, WrongKey
+from recovery.ports.postgres import PostgresPlace, Restored, RestoreOptions
+from tests.integration.postgres_servers import (
+    MemoryPoint,
+    Server,
+    Writer,
+    public_folder,
+    running_source,
+    take,
+)
+
+CRITICAL = ["customers", "public.orders", "shop.public.documents"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with public_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+async def source(folder: Path) -> AsyncIterator[Server]:
+    async with running_source(folder, tablespace=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def physical(source: Server) -> tuple[MemoryPoint, Writer]:
+    async with Writer(source) as writer:
+        return await take(source.postgres.physical_source(source.login, "physical-1"), "physical-1"), writer
+
+
+@pytest.fixture(scope="module")
+async def logical(source: Server) -> MemoryPoint:
+    async with Writer(source):
+        return await take(source.postgres.logical_source(source.login, "logical-1", ["shop"]), "logical-1")
+
+
+@pytest.fixture
+def target(folder: Path) -> PostgresPlace:
+    port = free_port()
+    return PostgresPlace("127.0.0.1", port, folder / f"restored-{port}")
+
+
+@pytest.fixture(scope="module")
+async def restored(
+    source: Server, physical: tuple[MemoryPoint, Writer], folder: Path
+) -> AsyncIterator[tuple[Server, Restored]]:
+    """The physical point, restored and running."""
+    place = PostgresPlace("127.0.0.1", free_port(), folder / "restored")
+    done = await source.postgres.restore_physical(physical[0], place, RestoreOptions("restore-1"))
+    yield Server(source.postgres, place, folder), done
+    await source.postgres.remove_restored(place, "restore-1")
+    assert not place.data_directory.exists()
+
+
+async def test_restored_server_is_a_primary_of_its_own_that_ends_at_the_stop_lsn(
+    restored: tuple[Server, Restored], physical: tuple[MemoryPoint, Writer]
+) -> None:
+    server, done = restored
+    point, writer = physical
+    assert await server.value("SELECT pg_is_in_recovery()") is False
+    assert await server.value("SELECT timeline_id FROM pg_control_checkpoint()") == 2
+    history = (server.place.data_directory / "pg_wal" / "00000002.history").read_text()
+    assert str(point.manifest.source.stop_lsn) in history
+    assert done.restored_bytes == point.manifest.plain_bytes
+    assert done.last_commit_at is not None
+    assert point.manifest.source.last_commit_at is not None
+    assert done.last_commit_at >= point.manifest.source.last_commit_at - timedelta(seconds=1)
+    present = await server.value("SELECT array_agg(id) FROM events")
+    promised = {number for number, at in writer.acknowledged.items() if at <= point.manifest.source.last_commit_at}
+    assert promised, "the load must have run before the last promised commit"
+    assert promised <= set(present), "every commit acknowledged by last_commit_at is in the point"
+    assert set(writer.acknowledged) - set(present), "and the load went on after it"
+
+
+async def test_restored_server_is_safe_and_sound(restored: tuple[Server, Restored], source: Server) -> None:
+    server, _ = restored
+    folder = server.place.data_directory
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert await server.value("SHOW archive_mode") == "off"
+    assert await server.value("SHOW max_connections") == "57", "not less than at the source"
+    assert await server.value("SHOW default_text_search_config") == "pg_catalog.german"
+    assert await server.value("SHOW listen_addresses") == "127.0.0.1"
+    assert not (folder / INCOMPLETE).exists()
+    assert (folder / "postgresql.conf.source").exists()
+    assert await server.value("SELECT count(*) FROM in_space") == 500
+    location = await server.value("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'")
+    assert location.startswith(str(folder)), "the source's tablespace is not shared with the copy"
+    assert {process.username() for process in map(psutil.Process, server_processes(folder))} == {
+        source.postgres.host.user_for(server.place) or psutil.Process(os.getpid()).username()
+    }
+
+
+async def test_read_only_until_it_is_opened(restored: tuple[Server, Restored]) -> None:
+    server, _ = restored
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await server.execute("CREATE TABLE written (id int)")
+    await server.postgres.set_read_only(server.place, False)
+    await server.execute("CREATE TABLE written (id int); DROP TABLE written")
+    await server.postgres.set_read_only(server.place, True)
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await server.execute("CREATE TABLE written (id int)")
+    await server.postgres.set_read_only(server.place, False)
+
+
+async def test_restored_server_survives_a_crash_and_a_restart(restored: tuple[Server, Restored]) -> None:
+    server, _ = restored
+    rows = await server.value("SELECT count(*) FROM events")
+    server.kill()
+    await server.postgres.host.start(server.place)
+    assert await server.value("SELECT count(*) FROM events") == rows
+    await server.postgres.host.stop(server.place)
+    assert not server_processes(server.place.data_directory)
+    await server.postgres.host.start(server.place)
+    assert await server.value("SELECT count(*) FROM events") == rows
+
+
+async def test_all_checks_pass_on_the_restored_server(
+    restored: tuple[Server, Restored], physical: tuple[MemoryPoint, Writer]
+) -> None:
+    results = await restored[0].postgres.verify_restored(
+        physical[0].manifest, restored[0].login, CRITICAL, everything=True
+    )
+    assert [result for result in results if not result.passed] == []
+    assert {result.name for result in results} >= {"canary", "fingerprints", "tables-readable", "sequences"}
+    compared = next(result for result in results if result.name == "fingerprints").detail
+    assert "did not change" in compared
+
+
+async def test_a_missing_canary_is_noticed(
+    restored: tuple[Server, Restored], physical: tuple[MemoryPoint, Writer]
+) -> None:
+    server, _ = restored
+    value = physical[0].manifest.source.canary
+    await server.execute(f"DELETE FROM recovery_plans.canary WHERE value = '{value}'")
+    results = await server.postgres.verify_restored(physical[0].manifest, server.login, [])
+    assert [result.name for result in results if not result.passed] == ["canary"]
+    await server.execute(f"INSERT INTO recovery_plans.canary VALUES ('{value}')")
+
+
+async def test_a_damaged_page_makes_a_table_unreadable(restored: tuple[Server, Restored]) -> None:
+    server, _ = restored
+    path = server.place.data_directory / await server.value("SELECT pg_relation_filepath('customers')")
+    await server.postgres.host.stop(server.place)
+    with path.open("r+b") as file:
+        file.seek(2 * 8192 + 4000)
+        before = file.read(4)
+        file.seek(2 * 8192 + 4000)
+        file.write(b"\x00\xff\x00\xff")
+    await server.postgres.host.start(server.place)
+    seen = await observe(server.login, {"shop": "shop"}, Scope())
+    assert list(seen.unreadable) == ["shop.public.customers"]
+    assert "block 2" in seen.unreadable["shop.public.customers"]
+    await server.postgres.host.stop(server.place)
+    with path.open("r+b") as file:
+        file.seek(2 * 8192 + 4000)
+        file.write(before)
+    await server.postgres.host.start(server.place)
+
+
+async def test_a_repeated_restore_finds_its_finished_work(
+    restored: tuple[Server, Restored], physical: tuple[MemoryPoint, Writer]
+) -> None:
+    server, done = restored
+    unread = MemoryPoint(physical[0].manifest, {})
+    again = await server.postgres.restore_physical(unread, server.place, RestoreOptions("restore-1"))
+    assert (again.place, again.restored_bytes, again.last_commit_at) == (
+        done.place,
+        done.restored_bytes,
+        done.last_commit_at,
+    )
+    with pytest.raises(Refused, match="is running in"):
+        await server.postgres.restore_physical(unread, server.place, RestoreOptions("restore-2"))
+    with pytest.raises(Refused, match="belongs to restore restore-1"):
+        await server.postgres.remove_restored(server.place, "restore-2")
+    assert await server.value("SELECT 1") == 1
+
+
+async def _refused(
+    source: Server, point: MemoryPoint, target: PostgresPlace, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        await source.postgres.restore_physical(point, target, RestoreOptions("restore-x"))
+
+
+async def test_a_physical_restore_refuses_with_what_to_do(
+    source: Server, physical: tuple[MemoryPoint, Writer], logical: MemoryPoint, target: PostgresPlace
+) -> None:
+    point = physical[0]
+    await _refused(source, logical, target, BadInput, "only a physical one makes a data directory")
+    other = point.changed(major=14)
+    await _refused(source, other, target, Refused, r"of PostgreSQL 14, and this machine has 16.*Install 14 here")
+    relative = PostgresPlace("127.0.0.1", target.port, Path("relative"))
+    await _refused(source, point, relative, BadInput, "must be an absolute path")
+    busy = PostgresPlace("127.0.0.1", source.place.port, target.data_directory)
+    await _refused(source, point, busy, Refused, "something listens at .* name another port")
+    assert not target.data_directory.exists()
+    target.data_directory.mkdir()
+    (target.data_directory / "precious").write_text("keep me")
+    await _refused(source, point, target, Refused, "is not empty: a restore overwrites nothing")
+    assert (target.data_directory / "precious").read_text() == "keep me"
+    with pytest.raises(Refused, match="nothing in it was touched"):
+        await source.postgres.remove_restored(target, "restore-x")
+    assert (target.data_directory / "precious").exists()
+
+
+async def test_too_little_room_is_refused_before_anything_is_fetched(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = physical[0].manifest.plain_bytes
+
+    async def free(path: Path) -> int:
+        return needed
+
+    monkeypatch.setattr(source.postgres.host, "free_bytes", free)
+    unread = MemoryPoint(physical[0].manifest, {})
+    await _refused(source, unread, target, NoSpace, r"needs .* MiB in .*, and .* MiB are free there: free some space")
+    assert not target.data_directory.exists()
+
+
+async def _fails_and_removes(
+    source: Server, target: PostgresPlace, point: MemoryPoint, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        await source.postgres.restore_physical(point, target, RestoreOptions("restore-y"))
+    assert not target.data_directory.exists()
+    assert not target.data_directory.with_name(target.data_directory.name + ".tablespaces").exists()
+    assert not server_processes(target.data_directory)
+
+
+async def test_a_failing_restore_removes_its_target(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace
+) -> None:
+    point = physical[0]
+    for failure in (WrongKey("no identity at hand"), Corrupt("object 3 differs")):
+        broken = MemoryPoint(point.manifest, point.content, failure)
+        await _fails_and_removes(source, target, broken, type(failure), str(failure))
+    flipped = bytearray(point.content["base.tar"])
+    flipped[flipped.index(b"customer 1500")] ^= 1
+    damaged = MemoryPoint(point.manifest, {**point.content, "base.tar": bytes(flipped)})
+    await _fails_and_removes(source, target, damaged, Corrupt, "pg_verifybackup found damage.*checksum mismatch")
+    cut = MemoryPoint(point.manifest, {**point.content, "base.tar": point.content["base.tar"][:-9_000_000]})
+    await _fails_and_removes(source, target, cut, RestoreFailed, "tar could not unpack base.tar")
+
+
+async def test_a_server_that_cannot_start_is_reported_with_its_log(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace
+) -> None:
+    options = RestoreOptions("restore-z", settings={"shared_preload_libraries": "no_such_library"})
+    with pytest.raises(RestoreFailed, match='could not access file "no_such_library"'):
+        await source.postgres.restore_physical(physical[0], target, options)
+    assert not target.data_directory.exists()
+
+
+async def test_a_full_disk_in_mid_restore_is_said_and_the_target_removed(
+    source: Server,
+    physical: tuple[MemoryPoint, Writer],
+    target: PostgresPlace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with public_folder() as programs:
+        fake = programs / "tar"
+        fake.write_text(
+            "#!/bin/sh\nhead -c 1000000 >/dev/null\n"
+            "echo 'tar: base/1/2: Cannot write: No space left on device' >&2\nexit 2\n"
+        )
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        await _fails_and_removes(source, target, physical[0], NoSpace, "became full during the restore")
+
+
+async def test_a_cancelled_restore_leaves_nothing(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace
+) -> None:
+    point = MemoryPoint(physical[0].manifest, physical[0].content)
+    point.waiting = asyncio.Event()
+    task = asyncio.create_task(source.postgres.restore_physical(point, target, RestoreOptions("restore-c")))
+    await asyncio.wait_for(point.waiting.wait(), 20)
+    with pytest.raises(Contended, match="still at work"):
+        await source.postgres.remove_restored(target, "restore-c")
+    with pytest.raises(Contended, match="still at work"):
+        await source.postgres.restore_physical(physical[0], target, RestoreOptions("restore-c"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert not target.data_directory.exists()
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    assert not [child for child in children if child.name() in ("tar", "postgres", "pg_verifybackup")]
+
+
+async def test_what_a_killed_worker_left_is_never_started_and_is_restored_anew(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace
+) -> None:
+    folder = target.data_directory
+    claimed = ClaimedFolder(folder, RestoreMark("restore-k", "physical-1", created_directory=False))
+    with claimed:
+        (folder / "PG_VERSION").write_text("16\n")
+        (folder / "base").mkdir()
+    with pytest.raises(Refused, match="interrupted restore and must not be started"):
+        await source.postgres.host.start(target)
+    assert await source.postgres.remove_restored(target, "restore-k") is True
+    assert not folder.exists()
+    assert await source.postgres.remove_restored(target, "restore-k") is False, (
+        "idempotent, and fine when never created"
+    )
+    with ClaimedFolder(folder, RestoreMark("restore-k", "physical-1", created_directory=False)):
+        (folder / "rubbish").write_text("of the killed worker")
+    await source.postgres.restore_physical(physical[0], target, RestoreOptions("restore-k"))
+    assert not (folder / "rubbish").exists()
+    assert await Server(source.postgres, target, folder).value("SELECT count(*) FROM customers") == 3000
+    assert await source.postgres.remove_restored(target, "restore-k") is True
+    assert not server_processes(folder)
+
+
+async def test_an_empty_folder_of_the_operators_stays_when_its_content_is_removed(
+    source: Server, physical: tuple[MemoryPoint, Writer], target: PostgresPlace
+) -> None:
+    target.data_directory.mkdir()
+    options = RestoreOptions("restore-m", start=False)
+    await source.postgres.restore_physical(physical[0], target, options)
+    assert await source.postgres.remove_restored(target, "restore-m") is True
+    assert list(target.data_directory.iterdir()) == []
+
+
+# Logical
+
+
+async def _copy(source: Server, logical: MemoryPoint, name: str, restore_id: str = "logical-restore") -> Server:
+    await source.postgres.restore_logical(
+        logical,
+        source.login.at("postgres"),
+        RestoreOptions(restore_id, read_only=False),
+        source_database="shop",
+        database=name,
+    )
+    return Server(source.postgres, source.place, source.folder, database=name)
+
+
+@pytest.fixture(scope="module")
+async def copy(source: Server, logical: MemoryPoint) -> AsyncIterator[Server]:
+    yield await _copy(source, logical, "copy")
+    assert await source.postgres.remove_restored_database(source.login, "copy", "logical-restore") is True
+    assert await source.postgres.remove_restored_database(source.login, "copy", "logical-restore") is False
+
+
+async def _failed_checks(server: Server, point: MemoryPoint) -> list[CheckResult]:
+    results = await server.postgres.verify_restored(
+        point.manifest, server.login, CRITICAL, database=server.database, everything=True
+    )
+    return [result for result in results if not result.passed]
+
+
+async def test_a_logical_restore_is_exactly_the_dumps_snapshot(copy: Server, logical: MemoryPoint) -> None:
+    assert await _failed_checks(copy, logical) == []
+    assert await copy.value("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'copy'") == "clerk"
+    assert await copy.value("SHOW search_path") == "public, pg_temp"
+    assert await copy.value("SELECT count(*) FROM totals") > 0
+
+
+MUTATIONS = [
+    ("fingerprints", "DELETE FROM orders WHERE id = (SELECT max(id) FROM orders)", "rows instead of"),
+    ("fingerprints", "UPDATE customers SET note = 'x' WHERE id = 7", "their content differs"),
+    ("sequences", "SELECT setval('events_id', 1)", "events_id stands at 1"),
+    ("sequences", "SELECT setval('countdown', 998)", "countdown stands at 998"),
+    ("large-objects", "SELECT lo_put(4711, 100, 'X')", "those of shop differ"),
+    ("large-objects", "SELECT lo_from_bytea(0, 'more')", "2 instead of 1"),
+    ("extensions", "DROP EXTENSION vector", "shop.vector"),
+    ("critical-tables", "DROP TABLE documents", "shop.public.documents is missing"),
+    ("critical-tables", "TRUNCATE documents", "documents is empty, the source's had 20 rows"),
+]
+
+
+@pytest.mark.parametrize(("check", "mutation", "words"), MUTATIONS, ids=[f"{m[0]}: {m[1]}" for m in MUTATIONS])
+async def test_every_difference_is_noticed_by_its_check(
+    source: Server, copy: Server, logical: MemoryPoint, check: str, mutation: str, words: str
+) -> None:
+    await source.execute("CREATE DATABASE mutant TEMPLATE copy", "postgres")
+    mutant = Server(source.postgres, source.place, source.folder, database="mutant")
+    try:
+        await mutant.execute(mutation)
+        failed = {result.name: result.detail for result in await _failed_checks(mutant, logical)}
+        assert words in failed[check]
+        assert set(failed) <= {check, "fingerprints"}
+    finally:
+        await source.execute("DROP DATABASE mutant WITH (FORCE)", "postgres")
+
+
+async def test_a_missing_role_is_noticed(source: Server, copy: Server, logical: MemoryPoint) -> None:
+    await source.execute("DROP ROLE auditor", "postgres")
+    failed = await _failed_checks(copy, logical)
+    assert [(result.name, result.detail) for result in failed] == [("roles", "missing: auditor")]
+    await source.execute("CREATE ROLE auditor; GRANT clerk TO auditor", "postgres")
+
+
+async def test_a_logical_restore_refuses_with_what_to_do(
+    source: Server, logical: MemoryPoint, physical: tuple[MemoryPoint, Writer]
+) -> None:
+    login = source.login.at("postgres")
+    options = RestoreOptions("restore-l")
+
+    async def restore(point: MemoryPoint, database: str = "shop", name: str | None = None) -> object:
+        return await source.postgres.restore_logical(point, login, options, source_database=database, database=name)
+
+    orders = await source.value("SELECT count(*) FROM orders")
+    with pytest.raises(Refused, match=r"database 'shop' .* is not empty: a restore overwrites nothing"):
+        await restore(logical)
+    with pytest.raises(Refused, match=r"is of PostgreSQL 18, and the server at .* is PostgreSQL 16"):
+        await restore(logical.changed(major=18), name="new")
+    with pytest.raises(BadInput, match="holds no database 'shpo': it has shop"):
+        await restore(logical, database="shpo", name="new")
+    with pytest.raises(BadInput, match="restored into a folder"):
+        await restore(physical[0], name="new")
+    with pytest.raises(Refused, match="is not the work of restore restore-l"):
+        await source.postgres.remove_restored_database(login, "shop", "restore-l")
+    assert await source.value("SELECT count(*) FROM orders") == orders
+    assert not await source.value("SELECT count(*) FROM pg_database WHERE datname = 'new'")
+
+
+async def test_a_failing_logical_restore_drops_its_database(source: Server, logical: MemoryPoint) -> None:
+    login = source.login.at("postgres")
+    dump = logical.content["shop.dump"]
+    cut = MemoryPoint(logical.manifest, {**logical.content, "shop.dump": dump[: len(dump) // 2]})
+    torn = MemoryPoint(logical.manifest, logical.content, Corrupt("object 3 differs"))
+    for point, kind, words in ((cut, RestoreFailed, "pg_restore into broken"), (torn, Corrupt, "object 3 differs")):
+        with pytest.raises(kind, match=words):
+            await source.postgres.restore_logical(
+                point, login, RestoreOptions("restore-b"), source_database="shop", database="broken"
+            )
+        assert not await source.value("SELECT count(*) FROM pg_database WHERE datname = 'broken'")
+
+
+async def test_a_cancelled_logical_restore_leaves_nothing_and_can_be_repeated(
+    source: Server, logical: MemoryPoint
+) -> None:
+    login = source.login.at("postgres")
+    point = MemoryPoint(logical.manifest, logical.content)
+    point.waiting = asyncio.Event()
+
+    def restore(reader: MemoryPoint) -> asyncio.Task[object]:
+        return asyncio.ensure_future(
+            source.postgres.restore_logical(
+                reader, login, RestoreOptions("restore-d"), source_database="shop", database="again"
+            )
+        )
+
+    task = restore(point)
+    await asyncio.wait_for(point.waiting.wait(), 20)
+    with pytest.raises(Contended, match="still at work"):
+        await restore(logical)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    exists = "SELECT count(*) FROM pg_database WHERE datname = 'again'"
+    async with asyncio.timeout(5):
+        while await source.value(exists):
+            await asyncio.sleep(0.02)
+    await restore(logical)
+    await restore(MemoryPoint(logical.manifest, {}))  # finished already: nothing is read
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await Server(source.postgres, source.place, source.folder, database="again").execute("CREATE TABLE t ()")
+    await source.postgres.remove_restored_database(login, "again", "restore-d")
+
+
+async def test_existing_roles_are_left_as_they_are(source: Server, logical: MemoryPoint) -> None:
+    await source.execute("ALTER ROLE clerk CONNECTION LIMIT 7", "postgres")
+    done = await source.postgres.restore_logical(
+        logical, source.login, RestoreOptions("restore-r"), source_database="shop", database="roles_again"
+    )
+    try:
+        assert "clerk" in done.skipped_roles
+        assert await source.value("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'clerk'") == 7
+        assert done.notes == ["tablespaces are not recreated: fast"]
+    finally:
+        await source.postgres.remove_restored_database(source.login, "roles_again", "restore-r")
