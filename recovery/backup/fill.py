@@ -10,7 +10,7 @@ from recovery.backup.bounded import for_each
 from recovery.backup.layout import manifest_key, verdicts_prefix
 from recovery.backup.leftovers import existing_manifest
 from recovery.domain.recovery_point import RecoveryPoint, StoredObject
-from recovery.errors import Contended, Corrupt, NotFound
+from recovery.errors import Contended, Corrupt, NotFound, RecoveryError
 from recovery.ports.object_store import ObjectStore
 
 COPIES = 4  # objects on their way at once, each in memory whole
@@ -71,7 +71,10 @@ async def _is_there(store: ObjectStore, entry: StoredObject) -> bool:
     info = await store.head(entry.key)
     if info is None or info.size != entry.size:
         return False
-    body, _ = await store.get(entry.key)
+    try:
+        body, _ = await store.get(entry.key)
+    except RecoveryError:
+        return False  # listed and not readable, as after a crash of the store: it is written anew
     return await asyncio.to_thread(sha256_hex, body) == entry.sha256
 
 

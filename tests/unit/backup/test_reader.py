@@ -292,6 +292,30 @@ async def test_a_dropped_location_is_filled_with_the_manifest_last(
     assert await fill_location(_point(manifest), full, partial) == 0
 
 
+async def test_an_object_that_the_location_lists_and_cannot_read_is_written_anew(
+    stores: tuple[MemoryStore, MemoryStore], manifest: Manifest
+) -> None:
+    class CameBackFromACrash(MemoryStore):
+        broken = _key(manifest, 3)
+
+        async def get(self, key: str) -> tuple[bytes, str]:
+            if key == self.broken:
+                raise Unreachable("InternalError")
+            return await super().get(key)
+
+        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+            if key == self.broken:
+                self.broken = ""
+            return await super().put(key, body, **options)  # type: ignore[arg-type]
+
+    crashed = CameBackFromACrash("c")
+    for key, body in stores[0].objects.items():
+        if key != MANIFEST_KEY:
+            await MemoryStore.put(crashed, key, body)
+    assert await fill_location(_point(manifest), stores[0], crashed) == 1
+    assert crashed.objects == stores[0].objects
+
+
 async def test_filling_from_a_damaged_location_stops_before_the_manifest(
     stores: tuple[MemoryStore, MemoryStore], manifest: Manifest
 ) -> None:
