@@ -199,7 +199,7 @@ class Journal:
         )
 
     def show(self) -> None:
-        workflow.set_current_details(markdown_table(self.report()))
+        workflow.set_current_details(markdown_table(self.report(), workflow.now()))
 
     def _learn(self, facts: Facts) -> None:
         """Budgets and expected durations become known with the configuration."""
