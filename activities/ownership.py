@@ -107,7 +107,9 @@ class Ownership:
                 return None
             return _changed(record, region=before.region, epoch=record.epoch + 1, reason="rolled back")
 
-        _, record = await self._swap(context.request.group, give_back)
+        found, record = await self._swap(context.request.group, give_back)
+        if record is None and found is not None and before is not None and found.epoch > before.epoch:
+            return StepOutcome(summary=f"{found.region} owns {found.group}, as before the run; epoch {found.epoch}")
         if record is None:
             return StepOutcome(summary="ownership had not changed")
         return StepOutcome(summary=f"{record.region} owns {record.group} again, epoch {record.epoch}")

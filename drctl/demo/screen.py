@@ -34,7 +34,7 @@ class Screen:
         self._scenes += 1
         self.console.print()
         self.console.rule(Text(f"{self._scenes}. {name}", style="bold cyan"), align="left", characters="─")
-        self.console.print(Padding(words, (0, 0, 1, 3)))
+        self.console.print(Padding(words, (0, 0, 1, 3), expand=False))
 
     def starting(self, line: str) -> None:
         self.console.print(Text(f"   {line}", style="dim"))
@@ -59,6 +59,12 @@ class Screen:
 
     def objectives(self, report: RunReport) -> None:
         self._table(objectives_table(report))
+
+    def told(self, titles: list[str]) -> None:
+        """What people were told meanwhile, as their channel received it."""
+        self.console.print(Text(f"   {len(titles)} notifications reached the webhook:", style="dim"))
+        for title in titles:
+            self.console.print(Text(f"     {title}", style="dim"))
 
     def loss(self, loss: LossReport, lost_commits_after: timedelta, silence: timedelta) -> None:
         """What the workload's own file says: counted, not estimated."""
@@ -96,4 +102,4 @@ class Screen:
         self.console.print(f"   Try: drctl --config {config_file} status", soft_wrap=True)
 
     def _table(self, table: Table) -> None:
-        self.console.print(Padding(table, (1, 0, 0, 3)))
+        self.console.print(Padding(table, (1, 0, 0, 3), expand=False))

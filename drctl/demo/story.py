@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 import time
@@ -33,8 +34,7 @@ async def run_demo(console: Console, *, keep: bool, report_file: Path | None = N
     screen.title()
     began = time.monotonic()
     lab = await _start(screen)
-    folder = Path(tempfile.mkdtemp(prefix="recovery-demo-"))
-    folder.chmod(0o755)  # PostgreSQL runs as another user than root, and restores below this folder
+    folder = await asyncio.to_thread(_folder)
     try:
         async with set_stage(
             lab,
@@ -65,26 +65,28 @@ async def _start(screen: Screen) -> Lab:
 
 
 async def _tell(stage: Stage, screen: Screen, report_file: Path) -> bool:
+    """All scenes; False as soon as one did not end as it should, which its table has told already."""
     await _schedule(stage, screen)
     backup = await _back_up(stage, screen)
+    if backup.state is not RunState.COMPLETED:
+        return False
     validations = await _validate(stage, screen, backup)
+    if any(report.state is not RunState.COMPLETED for report in validations):
+        return False
     recovery = await _lose_and_recover(stage, screen)
     await asyncio.to_thread(report_file.write_text, render_report(recovery), encoding="utf-8")
+    if recovery.state is not RunState.COMPLETED:
+        return False
     failing = await _fail_and_undo(stage, screen)
-    return (
-        backup.state is RunState.COMPLETED
-        and all(report.state is RunState.COMPLETED for report in validations)
-        and recovery.state is RunState.COMPLETED
-        and failing.state is RunState.ROLLED_BACK
-    )
+    return failing.state is RunState.ROLLED_BACK
 
 
 async def _schedule(stage: Stage, screen: Screen) -> None:
     applied = await apply_schedules(stage.client, stage.config)
-    group = stage.config.group(GROUP).backup
+    policy = stage.config.group(GROUP).backup
     screen.note(
-        f"{len(applied.created)} schedules: backups at '{group.schedule}', validations at '{group.validation.frequency}', "
-        f"retention at '{group.retention_schedule}'"
+        f"{len(applied.created)} schedules: backup at '{policy.schedule}', validation at "
+        f"'{policy.validation.frequency}', retention at '{policy.retention_schedule}'"
     )
 
 
@@ -124,11 +126,12 @@ async def _lose_and_recover(stage: Stage, screen: Screen) -> RunReport:
         outage_began_at=lost_at,
         reason=f"{REGION_A} is lost with its disks",
     )
+    if report.state is not RunState.COMPLETED:
+        return report
     loss, span, silence = await _count_loss(stage)
-    report = report.model_copy(
-        update={"achieved": report.achieved.model_copy(update={"lost_transactions": loss.lost})}
-    )
+    report = report.model_copy(update={"achieved": report.achieved.model_copy(update={"lost_transactions": loss.lost})})
     screen.objectives(report)
+    screen.told(await asyncio.to_thread(_notifications, stage))
     screen.loss(loss, span, silence)
     return report
 
@@ -148,9 +151,7 @@ async def _fail_and_undo(stage: Stage, screen: Screen) -> RunReport:
 
 
 async def _run(stage: Stage, screen: Screen, plan: str, **request: object) -> RunReport:
-    wanted = PlanRequest.model_validate(
-        {"group": GROUP, "requested_by": "demo", "reason": "demo", **request}
-    )
+    wanted = PlanRequest.model_validate({"group": GROUP, "requested_by": "demo", "reason": "demo", **request})
     handle, _ = await operations.start(stage.client, stage.config, plan, wanted)
     return await screen.follow(handle)
 
@@ -168,9 +169,21 @@ async def _count_loss(stage: Stage) -> tuple[LossReport, timedelta, timedelta]:
     return loss, span, timedelta(seconds=silent_to - silent_from)
 
 
+def _notifications(stage: Stage) -> list[str]:
+    """Titles of the messages that reached the lab's webhook so far."""
+    lines = stage.lab.webhook().file.read_text(encoding="utf-8").splitlines()
+    return [str(json.loads(line)["body"].get("title", "")) for line in lines]
+
+
 async def _keep(stage: Stage, screen: Screen) -> None:
     screen.keep(stage.lab.temporal().ui_address, stage.installation.config_file)
     await stop_on_signals().wait()
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="recovery-demo-"))
+    folder.chmod(0o755)  # where we are root, PostgreSQL runs as another user and restores below this folder
+    return folder
 
 
 def _report_file() -> Path:
