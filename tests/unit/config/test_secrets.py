@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from pydantic import ValidationError
 
 from recovery.adapters.secrets import LARGEST, Secrets
 from recovery.config import Config, ConfigurationInvalid
+from recovery.config.group import Postgres
 from recovery.domain.secret import SecretRef, SecretScheme
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 
@@ -57,6 +59,12 @@ def test_an_error_never_repeats_a_secret(spoiled: Callable[..., str], old: str, 
     told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.mistakes)
     assert SECRET not in told
     assert caught.value.__context__ is None, "pydantic's error knows the values and must not be chained"
+
+
+def test_pydantics_own_error_is_blind_too() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Postgres.model_validate({"password": SECRET, "port": SECRET})
+    assert SECRET not in str(caught.value)
 
 
 def test_the_refusal_says_what_to_write_instead(spoiled: Callable[..., str]) -> None:

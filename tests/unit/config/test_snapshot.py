@@ -163,6 +163,7 @@ def test_every_valid_change_of_a_group_changes_the_hash(example: str) -> None:
         (("locations", "shop-platform-backups", "url"), "s3://elsewhere/database"),
         (("regions", "eu-west-1", "priority"), 91),
         (("keys", "trusted_signers"), []),
+        (("keys", "recipients"), ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]),
         (("witness", "url"), "s3://other-witness/ownership"),
         (("temporal", "region_queue"), "other-{region}"),
         (("defaults", "backup", "compression_level"), 3),
