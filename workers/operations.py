@@ -205,6 +205,11 @@ async def latest(handle: Handle) -> RunReport:
     return await _as_it_stands(handle, description.status)
 
 
+async def progress_of(handle: Handle) -> dict[str, StepProgress]:
+    """How far the steps are that run now, by activity name."""
+    return await _progress(handle, await handle.describe())
+
+
 async def follow(
     handle: Handle, *, every: float = 0.5, silent: Callable[[str], None] | None = None
 ) -> AsyncIterator[tuple[RunReport, dict[str, StepProgress]]]:

@@ -77,6 +77,10 @@ class Wiring:
         stores = {name: await self._store(name, place) for name, place in self.config.locations.items()}
         return lambda group: [stores[name] for name in group.locations]
 
+    async def location(self, name: str) -> ObjectStore:
+        """One location. Raises NotFound with the known ones, or where a secret of it is not on this machine."""
+        return await self._store(name, self.config.location(name))
+
     async def _store(self, name: str, place: Store) -> ObjectStore:
         if name not in self._stores:
             store: ObjectStore = await self._s3(name, place) if place.bucket else FolderStore(name, Path(place.prefix))

@@ -1,0 +1,5 @@
+"""``python -m drctl``."""
+
+from drctl.main import main
+
+main()

@@ -1,0 +1,207 @@
+"""``drctl backup run | list | show``."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from drctl import words
+from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
+from drctl.session import Session, catalogue, chosen_group, load_config, operator, run
+from drctl.starting import run_plan
+from drctl.tables import checks_table, console, points_table
+from drctl.times import span
+from recovery.domain.plan import PlanRequest
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.report import RunReport
+from recovery.errors import NotFound
+
+if TYPE_CHECKING:
+    from recovery.backup.catalogue import Survey
+    from workers.operations import Handle
+
+VALIDATION_APPEARS_SECONDS = 10.0
+
+app = typer.Typer(
+    name="backup", no_args_is_help=True, rich_markup_mode="rich", help="Take recovery points, list and show them."
+)
+
+
+@app.command(
+    "run",
+    epilog=examples(
+        "drctl backup run",
+        "drctl backup run --group shop --kind logical --validate",
+        "drctl backup run --no-wait -o json",
+    ),
+)
+def take(
+    group: GroupName = None,
+    kind: Annotated[
+        BackupKind | None, typer.Option("--kind", "-k", help="Only this kind; else all that are configured.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Back up this region's server; else the one that owns the group.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Wait for the validation of what was written, too.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the report.")] = "asked for",
+    actor: Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")] = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Take recovery points now: streamed, encrypted, to every location at once.
+
+    Each one is validated afterwards by a run of its own, which restores it for real. A second backup of the same
+    kind attaches to the one that is running.
+    """
+    loaded = load_config(config)
+    request = PlanRequest(
+        group=chosen_group(loaded, group), kind=kind, region=region, reason=reason, requested_by=operator(actor)
+    )
+    run_plan(
+        loaded, "Backup", request, wait=wait or validate, output=output, afterwards=validations if validate else None
+    )
+
+
+async def validations(ours: Session, report: RunReport) -> list[Handle]:
+    """The runs that validate what this backup wrote."""
+    from workers.operations import find
+
+    found = []
+    for point_id in report.point_ids:
+        deadline = asyncio.get_running_loop().time() + VALIDATION_APPEARS_SECONDS
+        while True:
+            try:
+                found.append(await find(ours.client, f"validate/{report.group}/{point_id}"))
+                break
+            except NotFound:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+    return found
+
+
+@app.command(
+    "list",
+    epilog=examples("drctl backup list", "drctl backup list --group shop --since 7d", "drctl backup list -o json"),
+)
+def list_points(
+    group: GroupName = None,
+    since: Annotated[
+        timedelta | None,
+        typer.Option("--since", parser=span, metavar="SPAN", help="Only points of this last while, e.g. 24h."),
+    ] = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """List recovery points, newest first, with their verdicts and the locations that hold them.
+
+    Everything is read from the locations themselves, without Temporal. What is there and not believed (a wrong
+    signature, damaged bytes) is named below the table.
+    """
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+
+    async def work() -> Survey:
+        async with catalogue(loaded, name) as found:
+            return await found.survey(name, None if since is None else datetime.now(UTC) - since)
+
+    survey = run(work())
+    if output is Output.JSON:
+        print_json(_survey_document(name, survey))
+        return
+    console().print(points_table(survey.points))
+    for entry in survey.rejected:
+        note(f"not believed: {entry.key} at {entry.location}: {entry.reason}", output, "red")
+    for location, reason in survey.unreachable.items():
+        note(f"no answer from {location}: {reason}", output)
+
+
+@app.command(
+    epilog=examples(
+        "drctl backup show 20261122T101500Z-physical-1a2b3c4d", "drctl backup show POINT --group shop -o json"
+    )
+)
+def show(
+    point: Annotated[str, typer.Argument(metavar="POINT", help="The recovery point's id.")],
+    group: GroupName = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Show everything about one recovery point: source, sizes, keys, locations, and what its validation found."""
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+
+    async def work() -> RecoveryPoint:
+        async with catalogue(loaded, name) as found:
+            return await found.point(name, point)
+
+    found = run(work())
+    if output is Output.JSON:
+        print_json(found.model_dump(mode="json"))
+        return
+    out = console()
+    for label, value in _facts(found):
+        out.print(f"[bold]{label:<18}[/] {escape(value)}", markup=True, soft_wrap=True)
+    if found.verdict is not None and found.verdict.checks:
+        out.print(checks_table(found.verdict.checks))
+
+
+def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
+    manifest, source, verdict = point.manifest, point.manifest.source, point.verdict
+    said = "not yet validated"
+    if verdict is not None:
+        said = f"{verdict.state.value} at {words.moment(verdict.validated_at)}, read at {verdict.location}"
+        said += f": {verdict.reason}" if verdict.reason else ""
+    position = f", {source.start_lsn or '?'} to {source.stop_lsn}" if source.stop_lsn else ""
+    facts = [
+        ("Recovery point", point.point_id),
+        ("Group", manifest.group),
+        ("Kind", manifest.kind.value),
+        ("Verdict", said),
+        ("Taken", f"{words.moment(manifest.started_at)} to {words.moment(manifest.finished_at)}"),
+        ("Source", f"{manifest.source_region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
+        ("Position", f"timeline {source.timeline}{position}"),
+        ("Databases", ", ".join(source.databases) or "all of the cluster"),
+        ("Size", f"{words.size(manifest.plain_bytes)}, stored as {words.size(manifest.stored_bytes)}"),
+        ("Artefacts", "; ".join(f"{a.name} ({words.plural(len(a.objects), 'object')})" for a in manifest.artefacts)),
+        ("Locations", ", ".join(point.locations)),
+        ("Opens with", ", ".join(manifest.recipients)),
+        ("Run", f"{manifest.run_id}, attempt {manifest.attempt}"),
+    ]
+    return facts + [("Note", text) for text in source.notes]
+
+
+def _survey_document(group: str, survey: Survey) -> dict[str, Any]:
+    return {
+        "group": group,
+        "points": [_point_document(point) for point in survey.points],
+        "rejected": [
+            {"point_id": e.point_id, "location": e.location, "key": e.key, "reason": e.reason} for e in survey.rejected
+        ],
+        "unreachable": survey.unreachable,
+    }
+
+
+def _point_document(point: RecoveryPoint) -> dict[str, Any]:
+    """The point without the list of its objects, which ``backup show`` gives."""
+    manifest = point.manifest
+    return {
+        "point_id": point.point_id,
+        "kind": manifest.kind.value,
+        "region": manifest.source_region,
+        "started_at": manifest.started_at.isoformat(),
+        "finished_at": manifest.finished_at.isoformat(),
+        "bytes": manifest.plain_bytes,
+        "stored_bytes": manifest.stored_bytes,
+        "locations": point.locations,
+        "valid": point.is_valid,
+        "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,
+    }

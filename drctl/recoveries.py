@@ -1,0 +1,199 @@
+"""``drctl validate | restore | recover``: recovery points proven, restored beside the service, or in its place."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples, note
+from drctl.session import check_point, chosen_group, load_config, operator
+from drctl.starting import run_plan
+from drctl.times import moment_or_span_ago, span
+from recovery.domain.plan import PlanRequest
+from recovery.domain.recovery_point import BackupKind
+from recovery.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from recovery.config import Config
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the report.")]
+Actor = Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")]
+PointOption = Annotated[
+    str | None, typer.Option("--point", metavar="ID", help="This recovery point; else the newest validated one.")
+]
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.command(
+    epilog=examples(
+        "drctl validate", "drctl validate 20261122T101500Z-physical-1a2b3c4d", "drctl validate --group shop --since 7d"
+    )
+)
+def validate(
+    point: Annotated[
+        str | None, typer.Argument(metavar="[POINT]", help="Only this recovery point.", show_default=False)
+    ] = None,
+    since: Annotated[
+        timedelta | None,
+        typer.Option("--since", parser=span, metavar="SPAN", help="All points of this last while; else of 24h."),
+    ] = None,
+    group: GroupName = None,
+    wait: Wait = True,
+    reason: Reason = "asked for",
+    actor: Actor = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Restore recovery points into a scratch server, check them, and store the signed verdicts.
+
+    Exit code 1 when any of them is not VALID.
+    """
+    if point is not None and since is not None:
+        raise BadInput("expected a recovery point or --since, and not both")
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+    request = PlanRequest(group=name, point_id=point, since=since, reason=reason, requested_by=operator(actor))
+    run_plan(
+        loaded, "BackupValidation", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output)
+    )
+
+
+@app.command(
+    epilog=examples(
+        "drctl restore --to-region region-b",
+        "drctl restore --point 20261122T101500Z-logical-1a2b3c4d --target-database shop_copy",
+        "drctl restore --group shop --target-directory /var/lib/postgresql/copy --target-port 5440",
+    )
+)
+def restore(
+    group: GroupName = None,
+    point: PointOption = None,
+    to_region: Annotated[str | None, typer.Option("--to-region", help="The region whose worker restores.")] = None,
+    target_directory: Annotated[
+        Path | None, typer.Option("--target-directory", help="Physical: an empty folder for the new server.")
+    ] = None,
+    target_port: Annotated[
+        int | None, typer.Option("--target-port", min=1, max=65535, help="Physical: the new server's port.")
+    ] = None,
+    target_database: Annotated[
+        str | None, typer.Option("--target-database", help="Logical: the name of the new database.")
+    ] = None,
+    wait: Wait = True,
+    reason: Reason = "asked for",
+    actor: Actor = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Restore a validated recovery point into an empty target, beside the running service.
+
+    It moves no clients and owns no group; a target that is not empty is refused. Without --point the newest validated
+    point of the kind that fits the target is taken.
+    """
+    if target_database is not None and (target_directory is not None or target_port is not None):
+        raise BadInput(
+            "expected --target-database (a logical recovery point) or --target-directory and --target-port "
+            "(a physical one), and not both"
+        )
+    if target_directory is not None and not target_directory.is_absolute():
+        raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {target_directory}")
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+    request = PlanRequest(
+        group=name,
+        region=to_region,
+        point_id=point,
+        kind=_kind(target_database, target_directory, target_port) if point is None else None,
+        target_directory=str(target_directory) if target_directory is not None else None,
+        target_port=target_port,
+        target_database=target_database,
+        reason=reason,
+        requested_by=operator(actor),
+    )
+    run_plan(loaded, "Restore", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output))
+
+
+@app.command(
+    epilog=examples(
+        "drctl recover --group shop --reason 'region-a burnt down' --outage-began 12m",
+        "drctl recover --to region-b --approve --yes",
+        "drctl recover --point 20261122T101500Z-physical-1a2b3c4d --outage-began 2026-11-22T10:15:00Z",
+    )
+)
+def recover(
+    group: GroupName = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The region that takes over; else the one of highest priority.")
+    ] = None,
+    point: PointOption = None,
+    reason: Reason = "asked for",
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Consent beforehand, so that the plan does not wait for an approval.")
+    ] = False,
+    outage_began: Annotated[
+        datetime | None,
+        typer.Option(
+            "--outage-began",
+            parser=moment_or_span_ago,
+            metavar="TIME",
+            help="What RTO and RPO are measured from: 2026-11-22T10:15:00Z (UTC), or how long ago: 12m. Else now.",
+        ),
+    ] = None,
+    yes: Confirmed = False,
+    wait: Wait = True,
+    actor: Actor = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Recover a group in another region from its newest validated recovery point, because its own region is lost.
+
+    What was committed after that point is lost. The plan restores, verifies, takes ownership, switches DNS and lets
+    clients in; until clients are let in, a failure or an abort undoes everything.
+    """
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+    request = PlanRequest(
+        group=name,
+        region=to,
+        point_id=point,
+        reason=reason,
+        requested_by=operator(actor),
+        approve=approve,
+        outage_began_at=outage_began,
+    )
+    target = f"in {to}" if to is not None else "in another region"
+    confirm_group(
+        name,
+        f"This recovers {name} {target} from a recovery point: what was committed after it is lost.",
+        yes=yes,
+        output=output,
+    )
+    run_plan(
+        loaded, "FullRecovery", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output)
+    )
+
+
+def _kind(database: str | None, directory: Path | None, port: int | None) -> BackupKind | None:
+    """The kind of recovery point that such a target can take."""
+    if database is not None:
+        return BackupKind.LOGICAL
+    return BackupKind.PHYSICAL if directory is not None or port is not None else None
+
+
+def _known_point(config: Config, group: str, point: str | None, output: Output) -> Callable[[], Awaitable[None]] | None:
+    """Looks a named point up first: a misspelt one is refused before a plan begins."""
+    if point is None:
+        return None
+
+    async def look() -> None:
+        unknown = await check_point(config, group, point)
+        if unknown is not None:
+            note(f"the recovery point could not be looked up from here, the plan will: {unknown}", output)
+
+    return look

@@ -1,0 +1,163 @@
+"""``drctl worker`` and ``drctl up``: the processes that do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drctl.output import ConfigFile, Form, Output, examples, messages, print_json
+from drctl.session import load_config, run, session
+from recovery.errors import BadInput, Unreachable
+
+if TYPE_CHECKING:
+    from recovery.config import Config
+    from workers.embedded import Embedded
+    from workers.schedules import Applied
+
+app = typer.Typer(rich_markup_mode="rich")
+
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", min=0, max=65535, help="Prometheus endpoint; 0 chooses a free port."),
+]
+LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
+
+
+@app.command(
+    epilog=examples(
+        "drctl worker --region us-east-1", "drctl worker --region eu-west-1 --region us-east-1 --metrics-port 0"
+    )
+)
+def worker(
+    region: Annotated[list[str], typer.Option("--region", help="Take the steps of this region; may be repeated.")],
+    metrics_port: MetricsPort = None,
+    log_level: LogLevel = "INFO",
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Run a worker of one or more regions until SIGTERM or Ctrl-C. Run as many as you want, on as many machines.
+
+    Each worker also takes workflows and steps that belong to no region. It takes validations only where the
+    configuration names a key that opens recovery points.
+    """
+    loaded = load_config(config)
+    _configure_logs(log_level, output)
+    run(_work(loaded, region, metrics_port, output))
+
+
+@app.command(
+    epilog=examples("drctl up", "drctl up --config recovery.yaml --port 7300 --ui-port 8300", "drctl up --no-schedules")
+)
+def up(
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Temporal's port; 0 chooses a free one.")
+    ] = 7233,
+    ui_port: Annotated[
+        int, typer.Option("--ui-port", min=0, max=65535, help="The Temporal UI's port; 0 chooses a free one.")
+    ] = 8233,
+    metrics_port: MetricsPort = None,
+    apply: Annotated[bool, typer.Option("--schedules/--no-schedules", help="Apply the configured schedules.")] = True,
+    log_level: LogLevel = "WARNING",
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Run everything on this machine until Ctrl-C: Temporal (state in a file), a worker of all regions, schedules.
+
+    With temporal.address in the configuration no server is started: that one is used. What was running when this is
+    stopped goes on at the next drctl up.
+    """
+    loaded = load_config(config)
+    _configure_logs(log_level, output)
+    run(_up(loaded, port, ui_port, metrics_port, apply, output))
+
+
+async def _up(config: Config, port: int, ui_port: int, metrics_port: int | None, apply: bool, output: Output) -> None:
+    from workers.embedded import embedded_temporal, state_file_of
+    from workers.worker import stop_on_signals
+
+    stop = stop_on_signals()
+    if config.temporal.address is not None:
+        await _serve(config, metrics_port, apply, output, stop)
+        return
+    state_file = state_file_of(config)
+    namespace = config.temporal.namespace
+    async with embedded_temporal(state_file, port=port, ui_port=ui_port, namespace=namespace) as server:
+        _say(output, f"Temporal runs at {server.address}, its state is in {state_file}")
+        _say(output, f"Temporal UI: {server.ui_address}")
+        watching = asyncio.create_task(_stop_with(server, stop))
+        try:
+            await _serve(config, metrics_port, apply, output, stop)
+        finally:
+            watching.cancel()
+        if server.process.returncode is not None:
+            raise Unreachable(
+                f"the embedded Temporal server has ended (exit code {server.process.returncode}): its last words are "
+                f"in {state_file.with_suffix('.log')}. drctl up starts it again, and every run goes on"
+            )
+
+
+async def _stop_with(server: Embedded, stop: asyncio.Event) -> None:
+    await server.process.wait()
+    stop.set()
+
+
+async def _serve(config: Config, metrics_port: int | None, apply: bool, output: Output, stop: asyncio.Event) -> None:
+    if apply:
+        async with session(config) as ours:
+            from workers.schedules import apply_schedules
+
+            _say(output, _applied(await apply_schedules(ours.client, config)))
+    await _work(config, list(config.regions), metrics_port, output, stop)
+
+
+async def _work(
+    config: Config, regions: list[str], metrics_port: int | None, output: Output, stop: asyncio.Event | None = None
+) -> None:
+    from workers.client import address_of
+    from workers.worker import WorkerPlan, run_worker
+
+    def ready(sentence: str) -> None:
+        if output is Output.JSON:
+            print_json({"ready": True, "message": sentence, "temporal": address_of(config), "regions": regions})
+        else:
+            _say(output, sentence)
+        sys.stdout.flush()  # whoever started this process waits for that sentence, also through a pipe
+
+    metrics = config.monitoring.metrics
+    plan = WorkerPlan(
+        config=config,
+        regions=regions,
+        metrics_host=metrics.bind,
+        metrics_port=metrics.port if metrics_port is None else metrics_port,
+        address=address_of(config),
+    )
+    await run_worker(plan, ready=ready, stop=stop)
+
+
+def _applied(applied: Applied) -> str:
+    counts = {
+        "created": applied.created,
+        "updated": applied.updated,
+        "deleted": applied.deleted,
+        "unchanged": applied.unchanged,
+    }
+    said = ", ".join(f"{len(names)} {what}" for what, names in counts.items() if names)
+    return f"schedules: {said or 'none configured'}"
+
+
+def _say(output: Output, sentence: str) -> None:
+    if output is Output.TEXT:
+        typer.echo(sentence)
+        sys.stdout.flush()
+
+
+def _configure_logs(level: str, output: Output) -> None:
+    from recovery.telemetry.logs import configure_logs
+
+    try:
+        configure_logs("console" if messages().is_terminal and output is Output.TEXT else "json", level)
+    except ValueError as error:
+        raise BadInput(f"--log-level: {error}") from None
