@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import socket
@@ -14,11 +15,14 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import apprise.decorators
 import pytest
+import structlog
 
 from recovery.adapters.apprise import AppriseNotifier, Channel
 from recovery.errors import BadInput, Unreachable
 from recovery.ports.notify import Notifier, Severity
+from recovery.telemetry.logs import configure_logs
 from recovery.telemetry.redaction import Redactor
 from tests.fakes.notifier import FakeNotifier
 
@@ -174,7 +178,7 @@ async def test_slow_channel_does_not_delay_the_fast_one(webhook: Webhook, closed
         channels = notifier(
             Channel("silent", f"json://127.0.0.1:{closed_port}/", EVERY),
             Channel("fast", webhook.url(), EVERY),
-                timeout=1.5,
+            timeout=1.5,
             budget=1.5,
         )
         began = time.monotonic()
@@ -254,6 +258,43 @@ async def test_refusing_channel_says_so_without_its_address(closed_port: int, ca
     assert "attempt" in sentence
     for text in (sentence, repr(failure.value), repr(channel), caplog.text):
         assert TOKEN not in text
+
+
+@pytest.fixture
+def leaky_service() -> str:
+    """A service whose plugin prints its whole address and its token, as some real ones do."""
+
+    @apprise.decorators.notify(on="leakytest")  # type: ignore[no-untyped-call,untyped-decorator]
+    def leaky(body: str, title: str, notify_type: str, meta: dict[str, Any], *_: Any, **__: Any) -> bool:
+        logging.getLogger("apprise").warning("cannot reach %s", meta["url"])
+        logging.getLogger("apprise").warning("token %s was refused", TOKEN)
+        return False
+
+    return f"leakytest://host/{TOKEN}"
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("restored_logging")
+async def test_a_plugin_that_prints_its_address_is_masked_and_kept_out_of_the_log(
+    leaky_service: str,
+) -> None:
+    written = io.StringIO()
+    configure_logs("json", "DEBUG", stream=written, redactor=Redactor())
+    channels = AppriseNotifier(
+        [Channel("leaky", leaky_service, EVERY)], budget=timedelta(seconds=0.01), redactor=Redactor()
+    )
+    with pytest.raises(Unreachable, match=r"leaky: cannot reach .* token \*\*\* was refused") as failure:
+        await channels.send(Severity.INFO, "t", "b")
+    assert TOKEN not in str(failure.value)
+    assert "apprise" not in written.getvalue()
 
 
 async def test_refused_by_the_server_gives_its_status(webhook: Webhook) -> None:
