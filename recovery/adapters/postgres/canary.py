@@ -36,11 +36,11 @@ async def write_canary(connection: Connection, value: str) -> str:
     return str(await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
 
 
-async def has_canary(connection: Connection, value: str) -> bool:
-    """False also when the table does not exist."""
+async def read_canaries(connection: Connection) -> set[str]:
+    """All values in the table; empty also when there is none."""
     if await connection.fetchval("SELECT to_regclass($1)", TABLE) is None:
-        return False
-    return bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {TABLE} WHERE value = $1)", value))
+        return set()
+    return {row["value"] for row in await connection.fetch(f"SELECT value FROM {TABLE}")}
 
 
 def lsn_number(lsn: str) -> int:

@@ -185,8 +185,9 @@ def check_canary(manifest: Manifest, seen: Observation) -> CheckResult:
     if value is None:
         why = "; ".join(note for note in manifest.source.notes if "canary" in note) or "the source gave no reason"
         return CheckResult(name="canary", passed=True, detail=f"{NOT_AVAILABLE}: {why}")
-    detail = f"{value!r} is there" if seen.canary else f"{value!r}, written before the backup ended, is not there"
-    return CheckResult(name="canary", passed=seen.canary, detail=detail)
+    there = value in seen.canaries
+    detail = f"{value!r} is there" if there else f"{value!r}, written before the backup ended, is not there"
+    return CheckResult(name="canary", passed=there, detail=detail)
 
 
 def _named(what: str, findings: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from recovery.adapters.postgres.canary import has_canary
+from recovery.adapters.postgres.canary import read_canaries
 from recovery.adapters.postgres.connection import Connection, connected, quoted, words_of
 from recovery.adapters.postgres.fingerprint import (
     Content,
@@ -39,7 +39,7 @@ class Observation:
     large_objects: dict[str, LargeObjects] = field(default_factory=dict)
     roles: list[str] = field(default_factory=list)
     extensions: list[str] = field(default_factory=list)
-    canary: bool = False
+    canaries: set[str] = field(default_factory=set)
     indexes_checked: int | None = None  # None: the amcheck extension is not available
     broken_indexes: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,7 +52,6 @@ class Scope:
     only: Callable[[Table], bool] | None = None
     catalogue: bool = False
     indexes: bool = False
-    canary: str | None = None
     large_objects: Collection[str] = ()  # databases whose large objects are read
 
 
@@ -92,8 +91,7 @@ async def _describe(connection: Connection, database: str, scope: Scope, seen: O
     )
     steps = {f"{database}.{row['schema']}.{row['name']}": int(row["step"]) for row in rows}
     seen.sequences |= {key: (value, steps[key]) for key, value in values.items()}
-    if scope.canary is not None and not seen.canary:
-        seen.canary = await has_canary(connection, scope.canary)
+    seen.canaries |= await read_canaries(connection)
     if database in scope.large_objects:
         try:
             seen.large_objects[database] = await read_large_objects(connection)

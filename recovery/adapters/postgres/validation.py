@@ -96,7 +96,6 @@ async def verify_restored(
         names = {name: database for name in names if name == database or len(names) == 1}
     scope = Scope(
         only=None if everything else lambda table: any(matches(table.key, name) for name in critical_tables),
-        canary=manifest.source.canary,
         large_objects=list(names) if everything else (),
     )
     return judge(manifest, await observe(login, names, scope), critical_tables)
@@ -130,7 +129,6 @@ class _Validation:
             scope = Scope(
                 catalogue=physical,
                 indexes=physical,
-                canary=source.canary,
                 large_objects=source.databases,
             )
             names = {name: name for name in source.databases}
