@@ -15,7 +15,6 @@ from rich.text import Text
 from drctl import words
 from drctl.tables import plan_table
 from recovery.domain.report import RunReport, RunState, StepRecord, StepState
-from recovery.domain.report_text import elapsed
 
 if TYPE_CHECKING:
     from activities.boundary import StepProgress
@@ -127,7 +126,7 @@ class ChangeLines:
         lines: list[str] = []
         if self._run_state is None:
             lines.append(f"{words.clock(now)}  {report.plan} of {report.group}, run {report.run_id}")
-        lines += [self._changed(step, now) for step in report.steps if self._is_new(step)]
+        lines += [self._changed(step, now) for step in _as_it_went(report) if self._is_new(step)]
         lines += self._far(report, progress, now)
         asked = questions(report)
         lines += [f"{words.clock(now)}  {line}" for line in asked if line not in self._asked]
@@ -143,14 +142,17 @@ class ChangeLines:
 
     def _changed(self, step: StepRecord, now: datetime) -> str:
         unicode = words.is_unicode()
-        took = elapsed(step, now)
+        began, ended = (
+            (step.undo_started_at, step.undo_ended_at) if step.undo_ended_at else (step.started_at, step.ended_at)
+        )
+        took = ended - began if began is not None and ended is not None else None
         parts = [
             f"{words.clock(now)}  {words.symbol(step.state, unicode)} {step.name}: {words.state_words(step.state)}"
         ]
-        if took is not None and step.ended_at is not None and step.state is not StepState.UNDOING:
+        if took is not None and step.state is not StepState.UNDOING:
             parts.append(f" after {words.duration(took)}")
         what = step.undo_error or step.undo_summary or step.error or step.summary
-        if what and step.state is not StepState.RUNNING:
+        if what and step.state not in (StepState.RUNNING, StepState.UNDOING):
             parts.append(f": {' '.join(what.split())}")
         return words.plain("".join(parts), unicode)
 
@@ -196,6 +198,12 @@ def questions(report: RunReport) -> list[str]:
     if report.state is RunState.PAUSED:
         lines.append(f"the run is paused: drctl resume {run} --reason ...")
     return lines
+
+
+def _as_it_went(report: RunReport) -> list[StepRecord]:
+    """Forward steps in the order of the plan, then those that were undone in the order of their undo."""
+    order = {name: number for number, name in enumerate(report.undo_order)}
+    return sorted(report.steps, key=lambda step: order.get(step.name, -1))
 
 
 def _moving(report: RunReport, progress: dict[str, StepProgress]) -> list[StepRecord]:
