@@ -19,17 +19,12 @@ from lab.state import ALL, CONTROL, OUTSIDE, WITNESS
 _LOWEST, _HIGHEST = 10_000, 32_000
 PORTS_OF_ONE_STORE = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
 _PLAIN_PORTS = (*sorted(ALL - {WITNESS}), "nats-monitor", "temporal-ui")
-# Temporal's inner services bind the address that they are given and yet look for each other on 127.0.0.1: any other
-# address gives a server that accepts connections and can start no workflow.
-TEMPORAL_HOST = "127.0.0.1"
-_ON_LOCALHOST = ("temporal", "temporal-ui")
 _WITNESS_HOST, _CONTROL_HOST, _FIRST_LINK_HOST = 90, 100, 120
 MOST_REGIONS = 8
 LOCALHOST = "127.0.0.1"
 # Temporal's development server tells its own parts that they live on 127.0.0.1, whatever address it is given: with any
-# other one it answers, and no workflow ever starts. Its ports are therefore reserved beside that address.
+# other one it answers, and no workflow ever starts.
 _ON_LOCALHOST = ("temporal", "temporal-ui")
-_SHADOW = "127.0.0.2"
 
 
 def port_names(regions: Sequence[str]) -> list[str]:
@@ -45,8 +40,11 @@ def reserve(names: Sequence[str]) -> tuple[dict[str, int], list[socket.socket]]:
     for name in names:
         for _ in range(1000):
             candidate = random.randrange(_LOWEST, _HIGHEST)
-            holder = _hold(candidate, LOCALHOST if name not in _ON_LOCALHOST else _SHADOW)
-            if holder is None:
+            holder = socket.socket()
+            try:
+                holder.bind((LOCALHOST, candidate))
+            except OSError:
+                holder.close()
                 continue
             if name in _ON_LOCALHOST:
                 # Set after binding, this lets a listener that sets it too have the port, and still no other lab.
@@ -57,22 +55,6 @@ def reserve(names: Sequence[str]) -> tuple[dict[str, int], list[socket.socket]]:
         else:
             raise LabError(f"No free port between {_LOWEST} and {_HIGHEST}: end programs that hold them.")
     return ports, held
-
-
-def _hold(port: int, host: str) -> socket.socket | None:
-    """Bind without listening; None when the port is taken there or on 127.0.0.1."""
-    for address in {LOCALHOST, host}:
-        holder = socket.socket()
-        try:
-            holder.bind((address, port))
-        except OSError:
-            holder.close()
-            return None
-        if address == host:
-            kept = holder
-        else:
-            holder.close()
-    return kept
 
 
 def random_network() -> str:

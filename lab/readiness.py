@@ -165,11 +165,6 @@ async def _temporal(state: LabState) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-    try:
-        await client.get_workflow_handle("ready").describe()
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:  # which only the inner services can say
-            raise
 
 
 async def _dns(state: LabState) -> None:

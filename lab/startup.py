@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class _Build:
         return Site(self.state.folder, place, host, self.ports)
 
     def host(self, place: str, service: str) -> str:
-        return addresses.TEMPORAL_HOST if service == "temporal" else self.site(place).host
+        return addresses.LOCALHOST if service == "temporal" else self.site(place).host
 
     def add(self, planned: Planned) -> None:
         self.planned[planned.server.name] = planned
@@ -202,14 +202,12 @@ def _plan_control(build: _Build) -> None:
         build.add(servers.s3(site, state.s3[WITNESS]))
     site = build.site(CONTROL)
     if "temporal" in services:
-        site = replace(site, host=build.host(CONTROL, "temporal"))
         state.temporal = TemporalPlace(
             address=f"{addresses.LOCALHOST}:{site.ports['temporal']}",
             ui_address=f"http://{addresses.LOCALHOST}:{site.ports['temporal-ui']}",
             database_file=site.data("temporal") / "temporal.db",
         )
         build.add(servers.temporal(site, state.temporal))
-        site = build.site(CONTROL)
     if "dns" in services:
         state.dns = DnsPlace(
             host=site.host,

@@ -190,9 +190,11 @@ class Supervisor:
 
     async def kill(self, names: list[str], with_disks: bool) -> None:
         servers = [self.known().server(name) for name in names]
+        roots = {server.name: self.roots(server) for server in servers}
         for server in servers:
-            server.state = "killed"
-        doomed = kill_trees([root for server in servers for root in self.roots(server)])
+            if roots[server.name] or server.state != "absent":
+                server.state = "killed"
+        doomed = kill_trees([root for found in roots.values() for root in found])
         while not all(is_gone(process) for process in doomed):
             await asyncio.sleep(0.005)
         for server in servers:
@@ -208,11 +210,12 @@ class Supervisor:
     def pause(self, names: list[str], freeze: bool) -> None:
         for name in names:
             server = self.known().server(name)
-            if freeze and server.state == "running":
-                stop_trees(self.roots(server))
+            roots = self.roots(server)
+            if freeze and roots:
+                stop_trees(roots)
                 server.state = "frozen"
             elif not freeze and server.state == "frozen":
-                resume_trees(self.roots(server))
+                resume_trees(roots)
                 server.state = "running"
         self.save()
 

@@ -255,7 +255,7 @@ class _Client:
         customers = await connection.fetchval("SELECT max(id) FROM customers") or 1
         next_at = time.monotonic()
         while True:
-            number = _new_number()
+            number = new_number()
             await self.commit(connection, number, random.randint(1, customers))
             self.file.write(f"{number} {time.time():.6f}\n")
             self.file.flush()
@@ -288,7 +288,7 @@ class _Client:
 _last_number = 0
 
 
-def _new_number() -> int:
+def new_number() -> int:
     """Return a number that no other transaction has: microseconds, made to grow."""
     global _last_number
     _last_number = max(_last_number + 1, time.time_ns() // 1000)

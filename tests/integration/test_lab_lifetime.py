@@ -139,6 +139,8 @@ async def test_a_place_without_standby_is_ready_to_be_restored_into(tmp_path: Pa
             for path in (target.data_directory, *target.data_directory.rglob("*")):
                 shutil.chown(path, target.run_as)
         await lab.kill("region-a", with_disks=True)
+        await lab.kill("region-b")
+        assert lab.describe().server("region-b/postgres").state == "absent"  # there was nothing to kill
         assert not source.data_directory.exists()
         await lab.restart("region-b", "postgres")  # a copy of region-a's configuration listens in region-b
         assert lab.describe().server("region-b/postgres").state == "running"
@@ -155,6 +157,9 @@ async def test_a_server_that_somebody_else_started_ends_with_the_lab(tmp_path: P
     server = lab.describe().server("region-a/postgres")
     assert server.state == "running"
     assert len(server.pids) > 3
+    await lab.freeze("region-a", "postgres")
+    assert {psutil.Process(pid).status() for pid in server.pids} == {psutil.STATUS_STOPPED}
+    assert lab.describe().server("region-a/postgres").state == "frozen"
     await lab.stop()
     assert left_of(server.pids, tmp_path / "lab") == []
 
