@@ -1,0 +1,172 @@
+"""The matrix of faults: what strikes where, and how the run has to end all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from tests.chaos.recording import name_of
+from tests.chaos.world import Fault, Side
+from workflows.plans import PLANS
+from workflows.steps import HOLD, WARN, Plan, Step
+
+End = Literal["completed", "rolled-back", "held"]
+SIDES: tuple[Side, Side] = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: its faults, whether it is cancelled at the first of them, and the only end that is right."""
+
+    plan: str
+    what: str
+    faults: tuple[Fault, ...]
+    end: End
+    cancel: bool = False
+    missing: str | None = None  # a step that failed, with whose absence the plan goes on
+
+    @property
+    def name(self) -> str:
+        return f"{self.plan}: {self.what} {self.faults[-1].side} {self.faults[-1].at}" + (
+            f", {self.faults[0].name}" if len(self.faults) > 1 else ""
+        )
+
+
+class Table:
+    """A plan's calls in their order: the steps, and what the engine asks in between."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.steps = list(plan.steps())
+        self.order = {step.name: number for number, step in enumerate(self.steps)}
+        pivots = [step for step in self.steps if step.pivot]
+        self.pivot = pivots[0] if pivots else None
+
+    def calls(self, step: Step) -> list[str]:
+        """The ids of all activities of a step's forward part."""
+        asked = [f"confirm {step.name}"] if self._confirmed(step) else []
+        noted = [f"record {step.name}"] if step.pivot else []
+        return [*asked, *noted, step.name]
+
+    def past_pivot(self, at: str) -> bool:
+        """A cancellation at this call does not undo any more."""
+        if self.pivot is None:
+            return False
+        return at == self.pivot.name or self.order.get(at, -1) > self.order[self.pivot.name]
+
+    def beside(self, one: Step, other: Step) -> bool:
+        """Whether both run in the same parallel row."""
+        return any(one in steps and other in steps for _, steps in self.plan.groups())
+
+    def registered(self, failing: Step) -> list[Step]:
+        """The steps that are undone when this one fails, in the order of their undo."""
+        row = next(steps for _, steps in self.plan.groups() if failing in steps)
+        last = self.order[row[-1].name]
+        return [step for step in reversed(self.steps[: last + 1]) if step.undo is not None]
+
+    def undone_by(self) -> Step:
+        """The step whose failure undoes most."""
+        return [step for step in self.steps if self.after_failure(step, "after") == "rolled-back"][-1]
+
+    def after_failure(self, step: Step, side: Side) -> End:
+        """What follows when the step fails for good on that side of its effect."""
+        if step.pivot and side == "after":
+            return "completed"  # it is seen to have taken effect
+        if step.on_failure is WARN:
+            return "completed"
+        if step.on_failure is HOLD or self.past_pivot(step.name):
+            return "held"
+        return "rolled-back"
+
+    def _confirmed(self, step: Step) -> bool:
+        if not self.plan.locks_group or step.undo is None:
+            return False
+        claimed = next(each for each in self.steps if name_of(each.activity) == "ownership.claim_run")
+        before_pivot = self.pivot is None or self.order[step.name] < self.order[self.pivot.name]
+        return before_pivot and self.order[step.name] > self.order[claimed.name]
+
+
+TABLES = {name: Table(plan) for name, plan in PLANS.items()}
+
+
+def forward_kills() -> Iterator[Case]:
+    """The worker is killed on either side of every step's effect: all goes on as if nothing had happened."""
+    for name, table in TABLES.items():
+        for step in table.steps:
+            for at in table.calls(step):
+                for side in SIDES:
+                    yield Case(name, "kill", (Fault("kill", at, side),), "completed")
+                    yield Case(name, "freeze", (Fault("freeze", at, side),), "completed")
+
+
+def kills_before_a_failure() -> Iterator[Case]:
+    """The worker is killed at one step, and a later one fails for good."""
+    for name, table in TABLES.items():
+        for killed, failing in combinations(table.steps, 2):
+            if table.beside(killed, failing):
+                continue  # they run at the same time: which comes first is not said
+            for side in SIDES:
+                for failing_side in SIDES:
+                    end = table.after_failure(failing, failing_side)
+                    missing = failing.name if failing.on_failure is WARN and failing_side == "before" else None
+                    faults = (Fault("fail", failing.name, failing_side), Fault("kill", killed.name, side))
+                    yield Case(name, "kill+fail", faults, end, missing=missing)
+
+
+def cancellations() -> Iterator[Case]:
+    """The run is cancelled while a step is blocked on either side of its effect, or just after its worker's death."""
+    for name, table in TABLES.items():
+        for step in table.steps:
+            for at in table.calls(step):
+                for side in SIDES:
+                    end: End = "rolled-back"
+                    if table.past_pivot(at):
+                        end = "completed" if step is table.steps[-1] else "held"
+                    yield Case(name, "cancel", (Fault("block", at, side),), end, cancel=True)
+                    yield Case(name, "kill+cancel", (Fault("kill", at, side),), end, cancel=True)
+
+
+def faults_in_undo() -> Iterator[Case]:
+    """All is undone, and an undo's worker is killed, or the run is cancelled meanwhile."""
+    for name, table in TABLES.items():
+        if not any(step.undo for step in table.steps):
+            continue
+        failing = table.undone_by()
+        undone = table.registered(failing)
+        asked = [f"permit undo from {undone[0].name}"] if table.plan.locks_group else []
+        failure = Fault("fail", failing.name, "after")
+        for at in [*asked, *(f"undo {step.name}" for step in undone)]:
+            for side in SIDES:
+                yield Case(name, "undo-kill", (failure, Fault("kill", at, side)), "rolled-back")
+                yield Case(name, "undo-cancel", (failure, Fault("block", at, side)), "rolled-back", cancel=True)
+
+
+def everything() -> list[Case]:
+    return [*forward_kills(), *kills_before_a_failure(), *cancellations(), *faults_in_undo()]
+
+
+def pairwise(cases: Iterable[Case]) -> list[Case]:
+    """A choice in which every pair (call, side), (plan, kind), (side, kind) and (kind, end) occurs: greedy, stable."""
+    open_cases = list(cases)
+    uncovered = {pair for case in open_cases for pair in _pairs(case)}
+    chosen: list[Case] = []
+    while uncovered:
+        best = max(open_cases, key=lambda case: len(_pairs(case) & uncovered))
+        chosen.append(best)
+        uncovered -= _pairs(best)
+        open_cases.remove(best)
+    return chosen
+
+
+def _pairs(case: Case) -> frozenset[tuple[str, str]]:
+    fault = case.faults[-1]
+    return frozenset(
+        {
+            (fault.at, fault.side),
+            (case.plan, case.what),
+            (fault.side, case.what),
+            (case.what, case.end),
+        }
+    )

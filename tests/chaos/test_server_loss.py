@@ -1,0 +1,66 @@
+"""SIGKILL of the Temporal server, and its restart, while a run stands on either side of every step and every undo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.cases import Case, faults_in_undo, forward_kills
+from tests.chaos.stage import Stage, judge
+from tests.chaos.temporal_server import TemporalServer
+from tests.chaos.world import Fault
+
+PATIENCE = 180  # seconds, for some eighty runs at the same time
+
+
+@pytest.fixture
+async def fragile(tmp_path: Path) -> AsyncIterator[Stage]:
+    server = TemporalServer(tmp_path)
+    stage = Stage(server, await server.start(), tmp_path, pairs=1)
+    try:
+        yield stage
+    finally:
+        stage.close()
+        await server.kill()
+
+
+def cases() -> list[Case]:
+    """Where the workers are killed elsewhere, they are only held up here, until the server is gone."""
+    found = [case for case in [*forward_kills(), *faults_in_undo()] if case.faults[-1].kind == "kill"]
+    blocked = []
+    for case in found:
+        *others, last = case.faults
+        blocked.append(Case(case.plan, "server", (*others, Fault("block", last.at, last.side)), case.end))
+    return blocked
+
+
+def one_side_of_each(found: list[Case]) -> list[Case]:
+    """Before the effect of one step, after that of the next."""
+    return [case for number, case in enumerate(found) if number % 4 in (0, 3)]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param(one_side_of_each(cases()), id="one side of each"),
+        pytest.param(cases(), id="both sides", marks=pytest.mark.chaos),
+    ],
+)
+async def test_the_server_is_killed_and_comes_back(fragile: Stage, chosen: list[Case]) -> None:
+    async with fragile.pair() as pair, asyncio.timeout(PATIENCE):
+        runs = [(case, *await fragile.start(case.plan, pair.queue, list(case.faults))) for case in chosen]
+        for case, world, _ in runs:
+            await fragile.struck(world, case.faults[-1])
+        await fragile.server.kill()
+        for case, world, _ in runs[::2]:
+            world.release(case.faults[-1])  # these steps end while nobody can be told
+        fragile.client = await fragile.server.start()
+        for case, world, _ in runs[1::2]:
+            world.release(case.faults[-1])
+        for case, world, started in runs:
+            handle = fragile.client.get_workflow_handle(started.id)
+            held = await fragile.end_or_hold(handle)
+            judge(case, await fragile.outcome(world, handle, held))
