@@ -12,16 +12,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 def duration(value: timedelta | None) -> str:
-    """``0.4 s``, ``42 s``, ``15 min``, ``1 m 23 s``, ``2 h 5 m``, ``3 d 4 h``: never more than two units.
+    """``34 ms``, ``0.4 s``, ``42 s``, ``15 min``, ``1 m 23 s``, ``2 h 5 m``, ``3 d 4 h``: never more than two units.
 
-    Rounded to what one reads at that length: a tenth of a second below 10 s, a second below an hour, a minute below
-    a day, an hour above. ``None`` gives a dash.
+    Rounded to what one reads at that length: a millisecond below a tenth of a second, that below 10 s, a second below
+    an hour, a minute below a day, an hour above. ``None`` gives a dash.
     """
     if value is None:
         return NOTHING
     seconds = value.total_seconds()
-    sign = "-" if seconds <= -0.05 else ""
+    sign = "-" if seconds <= -0.0005 else ""
     seconds = abs(seconds)
+    if 0 < (milliseconds := round(seconds * 1000)) < 100:
+        return f"{sign}{milliseconds} ms"
     if (tenths := round(seconds, 1)) < 10:
         return f"{sign}{tenths:g} s"
     if (whole := round(seconds)) < _MINUTE:

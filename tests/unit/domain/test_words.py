@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from recovery.domain import words
 
-UNITS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
         (0, "0 s"),
+        (0.0003, "0 s"),
+        (0.034, "34 ms"),
+        (0.0996, "0.1 s"),
         (0.4, "0.4 s"),
         (9.96, "10 s"),
         (42, "42 s"),
@@ -29,7 +32,7 @@ UNITS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
         (86_399, "1 d"),
         (273_600, "3 d 4 h"),
         (-83, "-1 m 23 s"),
-        (-0.01, "0 s"),
+        (-0.01, "-10 ms"),
     ],
 )
 def test_durations(seconds: float, said: str) -> None:
