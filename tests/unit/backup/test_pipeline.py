@@ -210,7 +210,9 @@ async def test_a_manifest_whose_answer_was_lost_still_counts(sealer: Sealer, ope
 async def test_cancelled_in_mid_upload_leaves_nothing(sealer: Sealer) -> None:
     hanging, other = FaultyStore("hanging", hang=lambda number, key: number == 6), MemoryStore("other")
     source = _source(chunks=30)
-    writing = asyncio.ensure_future(_write(source, [hanging, other], sealer, budget=WriteBudget(CHUNK, 4, 2)))
+    writing = asyncio.ensure_future(
+        _write(source, [hanging, other], sealer, budget=WriteBudget(chunk_bytes=CHUNK, window=4, uploads=2))
+    )
     await hanging.hanging.wait()
     assert hanging.objects
     writing.cancel()
@@ -223,7 +225,9 @@ async def test_cancelled_in_mid_upload_leaves_nothing(sealer: Sealer) -> None:
 
 async def test_cancelled_again_while_cleaning_up_still_leaves_nothing(sealer: Sealer) -> None:
     store = FaultyStore("a", hang=lambda number, key: number == 6)
-    writing = asyncio.ensure_future(_write(_source(chunks=30), [store], sealer, budget=WriteBudget(CHUNK, 4, 2)))
+    writing = asyncio.ensure_future(
+        _write(_source(chunks=30), [store], sealer, budget=WriteBudget(chunk_bytes=CHUNK, window=4, uploads=2))
+    )
     await store.hanging.wait()
     writing.cancel()
     await asyncio.sleep(0.05)
@@ -257,7 +261,7 @@ async def test_cleaning_up_is_bounded_where_a_location_hangs(sealer: Sealer) -> 
             await asyncio.Event().wait()
 
     hanging, good = NeverDeletes("hanging"), MemoryStore("good")
-    budget = WriteBudget(CHUNK, cleanup_seconds=0.5)
+    budget = WriteBudget(chunk_bytes=CHUNK, cleanup_seconds=0.5)
     with pytest.raises(SourceFailed):
         await _write(_source(failure=SourceFailed("gone")), [hanging, good], sealer, budget=budget)
     assert good.objects == {}
@@ -377,7 +381,7 @@ async def test_a_sealing_failure_fails_the_backup_and_cleans_up() -> None:
         recipients = ("age1x",)
         count = 0
 
-        async def seal(self, chunk: bytes) -> SealedChunk:
+        async def seal(self, chunk: bytes, level: int = 1) -> SealedChunk:
             self.count += 1
             if self.count > 3:
                 raise Unreachable("a sealing process ended unexpectedly (killed by signal 9)")
