@@ -7,12 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes expected; 0 when unknown)."""
+
+
+Checkpoint = Literal["fast", "spread"]
+"""How a base backup's first checkpoint is made: at once, or gently over checkpoint_completion_target."""
 
 
 class ArtefactStream(Protocol):
@@ -172,7 +176,9 @@ class PostgresRecovery(Protocol):
     @property
     def host(self) -> PostgresHost: ...
 
-    def physical_source(self, login: PostgresLogin, point_id: str) -> AbstractAsyncContextManager[BackupSource]:
+    def physical_source(
+        self, login: PostgresLogin, point_id: str, checkpoint: Checkpoint = "fast"
+    ) -> AbstractAsyncContextManager[BackupSource]:
         """A base backup over the replication protocol.
 
         Raises:

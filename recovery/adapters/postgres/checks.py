@@ -29,10 +29,9 @@ def judge(manifest: Manifest, seen: Observation, critical_tables: Sequence[str])
         check_large_objects(manifest, seen),
         check_roles(manifest, seen),
         check_extensions(manifest, seen),
-        check_indexes(manifest, seen),
     ]
-    if physical:
-        results.append(check_canary(manifest, seen))
+    if physical:  # a logical restore builds its indexes anew
+        results += [check_indexes(seen), check_canary(manifest, seen)]
     return [result.model_copy(update={"seconds": seen.seconds.get(result.name, 0.0)}) for result in results]
 
 
@@ -166,14 +165,12 @@ def check_extensions(manifest: Manifest, seen: Observation) -> CheckResult:
     return CheckResult(name="extensions", passed=not missing, detail=detail)
 
 
-def check_indexes(manifest: Manifest, seen: Observation) -> CheckResult:
+def check_indexes(seen: Observation) -> CheckResult:
     """B-tree indexes agree with their tables, where PostgreSQL's amcheck is at hand; it is said where it is not."""
-    if seen.indexes_checked is None:
-        detail = (
-            f"not available: PostgreSQL {manifest.source.major} here has no amcheck extension; indexes were not checked"
-        )
-    elif seen.broken_indexes:
+    if seen.broken_indexes:
         detail = _named("damaged", [f"{name} ({words})" for name, words in sorted(seen.broken_indexes.items())])
+    elif seen.indexes_checked is None:
+        detail = f"{NOT_AVAILABLE}: {seen.indexes_why_not}"
     else:
         detail = f"amcheck found nothing wrong in {seen.indexes_checked} B-tree indexes"
     return CheckResult(name="indexes", passed=not seen.broken_indexes, detail=detail)

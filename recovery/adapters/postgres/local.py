@@ -15,6 +15,7 @@ from recovery.adapters.postgres.unchanged import FingerprintBudget
 from recovery.domain.recovery_point import CheckResult, Manifest, VerdictState
 from recovery.ports.postgres import (
     BackupSource,
+    Checkpoint,
     PointReader,
     PostgresLogin,
     PostgresPlace,
@@ -46,8 +47,10 @@ class LocalPostgres:
     def host(self) -> LocalPostgresHost:
         return self._host
 
-    def physical_source(self, login: PostgresLogin, point_id: str) -> AbstractAsyncContextManager[BackupSource]:
-        return PhysicalSource(login, point_id, fingerprints=self._fingerprints)
+    def physical_source(
+        self, login: PostgresLogin, point_id: str, checkpoint: Checkpoint = "fast"
+    ) -> AbstractAsyncContextManager[BackupSource]:
+        return PhysicalSource(login, point_id, fingerprints=self._fingerprints, checkpoint=checkpoint)
 
     def logical_source(
         self, login: PostgresLogin, point_id: str, databases: Sequence[str]

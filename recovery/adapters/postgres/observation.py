@@ -40,7 +40,8 @@ class Observation:
     roles: list[str] = field(default_factory=list)
     extensions: list[str] = field(default_factory=list)
     canaries: set[str] = field(default_factory=set)
-    indexes_checked: int | None = None  # None: the amcheck extension is not available
+    indexes_checked: int | None = None  # None: they were not checked, for the reason below
+    indexes_why_not: str = "indexes are checked by a validation only"
     broken_indexes: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -133,6 +134,7 @@ async def _check_indexes(login: PostgresLogin, database: str, seen: Observation)
     """
     async with connected(login, "check indexes", failure=RestoreFailed) as connection:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'amcheck')"):
+            seen.indexes_why_not = "PostgreSQL's extension amcheck is not installed here, so indexes were not checked"
             return
         schema = "recovery_plans_amcheck"
         await connection.execute(

@@ -40,7 +40,7 @@ from recovery.adapters.postgres.replication import (
 from recovery.adapters.postgres.unchanged import FingerprintBudget, UnchangedTables, UnchangedTablesProof
 from recovery.domain.recovery_point import BackupKind, PostgresSource
 from recovery.errors import RecoveryError
-from recovery.ports.postgres import PostgresLogin
+from recovery.ports.postgres import Checkpoint, PostgresLogin
 
 MANIFEST_NAME = "backup_manifest"
 
@@ -70,9 +70,17 @@ class PhysicalSource:
 
     kind = BackupKind.PHYSICAL
 
-    def __init__(self, login: PostgresLogin, point_id: str, *, fingerprints: FingerprintBudget | None = None) -> None:
+    def __init__(
+        self,
+        login: PostgresLogin,
+        point_id: str,
+        *,
+        fingerprints: FingerprintBudget | None = None,
+        checkpoint: Checkpoint = "fast",
+    ) -> None:
         self._login = login
         self._point_id = point_id
+        self._checkpoint: Checkpoint = checkpoint
         self._budget = fingerprints or FingerprintBudget()
         self._replication = ReplicationSession(login)
         self._events: deque[Event] = deque()
@@ -113,7 +121,9 @@ class PhysicalSource:
         await self._replication.query(
             f"CREATE_REPLICATION_SLOT recovery_plans_{secrets.token_hex(6)} TEMPORARY PHYSICAL RESERVE_WAL"
         )
-        self._header = await self._replication.start_backup(f"recovery-plans {self._point_id}")
+        self._header = await self._replication.start_backup(
+            f"recovery-plans {self._point_id}", checkpoint=self._checkpoint
+        )
         # The second canary is younger than the start LSN: it is in the restored copy only if WAL was replayed.
         await self._write_canary(f"{self._point_id} during")
         self._sampling = asyncio.create_task(self._keep_sampling())

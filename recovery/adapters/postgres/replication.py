@@ -23,11 +23,12 @@ from psycopg.conninfo import make_conninfo
 
 from recovery.adapters.postgres.connection import CONNECT_SECONDS
 from recovery.errors import Refused, SourceFailed, Unreachable
-from recovery.ports.postgres import PostgresLogin
+from recovery.ports.postgres import Checkpoint, PostgresLogin
 
 OLDEST_MAJOR = 15
 BATCH_BYTES = 1 << 20
 STALL_SECONDS = 120.0
+CHECKPOINT_SECONDS = 3600.0  # a spread checkpoint takes most of checkpoint_timeout, and nothing is sent meanwhile
 
 _SLICE_MILLISECONDS = 200
 _LINGER_MILLISECONDS = 20  # a fuller buffer is worth so much waiting
@@ -105,12 +106,12 @@ class ReplicationSession:
         """The rows of one replication command."""
         return await self._in_thread(lambda: self._query(command))
 
-    async def start_backup(self, label: str) -> BackupHeader:
+    async def start_backup(self, label: str, *, checkpoint: Checkpoint = "fast") -> BackupHeader:
         """Sends BASE_BACKUP and returns when the server begins to stream, after its checkpoint."""
         quoted_label = label.replace("'", "''")
         command = (
-            f"BASE_BACKUP (LABEL '{quoted_label}', PROGRESS, CHECKPOINT 'fast', WAL, WAIT false, TARGET 'client', "
-            "MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS)"
+            f"BASE_BACKUP (LABEL '{quoted_label}', PROGRESS, CHECKPOINT '{checkpoint}', WAL, WAIT false, "
+            "TARGET 'client', MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS)"
         )
         return await self._in_thread(lambda: self._start_backup(command))
 
@@ -172,16 +173,17 @@ class ReplicationSession:
             self._connection.close()
             self._connection = None
 
-    def _wait_readable(self) -> None:
+    def _wait_readable(self, seconds: float | None = None) -> None:
         poll = select.poll()
         poll.register(self._pgconn.socket, select.POLLIN)
-        deadline = time.monotonic() + self._stall_seconds
+        patience = seconds or self._stall_seconds
+        deadline = time.monotonic() + patience
         while not poll.poll(_SLICE_MILLISECONDS):
             if self._stopping.is_set():
                 raise _Stopped
             if time.monotonic() > deadline:
                 raise SourceFailed(
-                    f"PostgreSQL at {self._login.address} sent nothing for {self._stall_seconds:.0f} s in mid-backup: "
+                    f"PostgreSQL at {self._login.address} sent nothing for {patience:.0f} s in mid-backup: "
                     "the server or the network between us stands still."
                 )
         try:
@@ -208,9 +210,9 @@ class ReplicationSession:
         except psycopg.OperationalError as error:
             raise self._failed(str(error)) from error
 
-    def _result(self) -> pq.abc.PGresult | None:
+    def _result(self, seconds: float | None = None) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            self._wait_readable()
+            self._wait_readable(seconds)
         result = self._pgconn.get_result()
         if result is not None and result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
             raise self._failed(result.get_error_message())
@@ -226,7 +228,8 @@ class ReplicationSession:
     def _start_backup(self, command: str) -> BackupHeader:
         self._send(command)
         sets: list[_Rows] = []
-        while (result := self._result()) is not None and result.status != pq.ExecStatus.COPY_OUT:
+        wait = CHECKPOINT_SECONDS
+        while (result := self._result(wait)) is not None and result.status != pq.ExecStatus.COPY_OUT:
             if result.status == pq.ExecStatus.TUPLES_OK:
                 sets.append(_rows(result))
         if result is None or len(sets) != 2 or not sets[0]:

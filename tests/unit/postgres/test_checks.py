@@ -111,7 +111,6 @@ BROKEN: list[tuple[str, Observation, str]] = [
     ("large-objects", seen(large_objects={"shop": LargeObjects(0, "99")}), "0 instead of 1"),
     ("roles", seen(roles=["postgres"]), "missing: clerk"),
     ("extensions", seen(extensions=["shop.plpgsql 1.0"]), "shop.vector"),
-    ("indexes", seen(broken_indexes={"shop.public.orders_pkey": "item order"}), "orders_pkey (item order)"),
 ]
 
 
@@ -161,8 +160,14 @@ def test_a_physical_points_extensions_have_the_same_version() -> None:
     assert list(failed(manifest(BackupKind.PHYSICAL), newer)) == ["extensions"]
 
 
+def test_a_damaged_index_fails() -> None:
+    found = failed(manifest(BackupKind.PHYSICAL), seen(broken_indexes={"shop.public.orders_pkey": "item order"}))
+    assert found == {"indexes": "damaged: shop.public.orders_pkey (item order)"}
+
+
 def test_without_amcheck_that_is_said() -> None:
-    result = next(result for result in judge(manifest(), seen(indexes_checked=None), []) if result.name == "indexes")
+    physical = manifest(BackupKind.PHYSICAL)
+    result = next(result for result in judge(physical, seen(indexes_checked=None), []) if result.name == "indexes")
     assert result.passed
     assert result.detail.startswith("not available")
 
