@@ -67,19 +67,23 @@ class PostgresRestores:
     async def verify(self, group: GroupSnapshot, restored: RestoredServer) -> list[CheckResult]:
         """See the port."""
         point = await self.catalogue(group).point(group.name, restored.point_id)
-        logical = restored.kind is BackupKind.LOGICAL
+        renamed = restored.kind is BackupKind.LOGICAL and len(restored.databases) == 1
         return await self.postgres(group.name, restored.region).verify_restored(
             point.manifest,
             await self._login(group, restored),
             group.critical_tables,
-            database=restored.database if logical else None,
+            database=restored.database if renamed else None,
         )
 
     async def open_writes(self, group: GroupSnapshot, restored: RestoredServer) -> None:
         """See the port."""
+        engine = self.postgres(group.name, restored.region)
         if restored.kind is BackupKind.PHYSICAL:
-            engine = self.postgres(group.name, restored.region)
             await engine.set_read_only(_place_of(restored), False)
+            return
+        login = await self._login(group, restored)
+        for database in restored.databases:
+            await engine.set_database_read_only(login, database, False)
 
     async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool:
         """See the port."""
@@ -216,10 +220,12 @@ class PostgresRestores:
             host=login.host,
             port=login.port,
             database=order.target_database or databases[0],
+            databases=[order.target_database] if order.target_database else databases,
             kind=BackupKind.LOGICAL,
             point_id=order.point_id,
             restored_bytes=total,
             last_commit_at=point.manifest.source.last_commit_at,
+            read_only=True,
         )
 
     async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:

@@ -54,6 +54,7 @@ class RestoredServer(Model):
     host: str
     port: int
     database: str
+    databases: list[str] = Field(default_factory=list)  # of a logical restore: all that it made
     kind: BackupKind
     data_directory: str | None = None
     run_as: str | None = None

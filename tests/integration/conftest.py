@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from lab import Lab
 from lab.shop import load_shop
+from tests.integration.installation import Site, installed_site
 
 SHOP_MEGABYTES = 24
 
@@ -21,3 +22,17 @@ async def lab() -> AsyncIterator[Lab]:
         yield running
     finally:
         await running.stop()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def running_site() -> AsyncIterator[Site]:
+    """One installation for all tests of whole plans."""
+    async with installed_site() as site:
+        yield site
+
+
+@pytest_asyncio.fixture
+async def site(running_site: Site) -> AsyncIterator[Site]:
+    """The installation as it was at first; its recovery points stay."""
+    await running_site.reset()
+    yield running_site

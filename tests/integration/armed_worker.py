@@ -1,0 +1,139 @@
+"""A worker as `drctl worker` runs it, in which one call of one adapter can be made to fail in a chosen way.
+
+    python -m tests.integration.armed_worker <recovery.yaml> <regions, comma separated> <control folder>
+
+The product knows nothing of this: the methods named in ``CALLS`` are wrapped from outside. Before and after each call
+the wrapper looks for ``<control>/armed.json`` (see ``Fault``); where it names this call, the file is renamed to
+``fired.json``, so that exactly one process of all that share the folder acts, once. Every call is noted in
+``<control>/calls.log``: step, method, first argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from pydantic import BaseModel
+
+import recovery.errors
+from lab.processes import descendants
+from recovery.adapters.postgres import LocalPostgres
+from recovery.adapters.recovery_points import PostgresRecoveryPoints
+from recovery.adapters.restores import PostgresRestores
+from recovery.adapters.s3 import S3Store
+from recovery.adapters.witness import WitnessStore
+from recovery.config import Config
+from recovery.telemetry.logs import configure_logs
+from workers.worker import WorkerPlan, run_worker
+from workers.zones import ConfiguredZones
+
+CALLS: dict[type, tuple[str, ...]] = {
+    PostgresRecoveryPoints: ("take", "fill", "validate", "expire", "remove_unfinished"),
+    PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
+    LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
+    WitnessStore: ("write",),
+    ConfiguredZones: ("replace",),
+    S3Store: ("put", "get", "delete"),
+}
+
+
+class Fault(BaseModel):
+    """What happens at the ``number``-th call of ``method`` in ``step`` (of any step when it is empty).
+
+    ``kill``: SIGKILL to this process. ``hold``: the call waits until ``<control>/held.json`` is removed. ``fail``: the
+    call raises the error of this ``error`` class with the ``words``. ``hold`` and ``fail`` act before the call.
+    """
+
+    step: str = ""
+    method: str
+    when: Literal["before", "after"] = "before"
+    number: int = 1
+    action: Literal["kill", "hold", "fail"] = "kill"
+    error: str = "Unreachable"
+    words: str = "a fault of the test's own"
+
+
+class _Trigger:
+    def __init__(self, control: Path) -> None:
+        self._control = control
+        self._seen: dict[str, int] = {}
+
+    def note(self, method: str, arguments: tuple[Any, ...]) -> None:
+        first = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+        with (self._control / "calls.log").open("a") as log:
+            log.write(f"{_step()} {method} {first}\n")
+
+    async def pull(self, method: str, when: str) -> None:
+        fault = self._armed()
+        if fault is None or (fault.method, fault.when) != (method, when) or fault.step not in ("", _step()):
+            return
+        key = fault.model_dump_json()
+        self._seen[key] = self._seen.get(key, 0) + 1
+        if self._seen[key] < fault.number:
+            return
+        target = "held.json" if fault.action == "hold" else "fired.json"
+        (self._control / "armed.json").rename(self._control / target)  # raises where another process was first
+        await self._act(fault)
+
+    async def _act(self, fault: Fault) -> None:
+        if fault.action == "kill":
+            # What outlives a killed worker would show in the tests that look for it: the kernel ends its children.
+            (self._control / "children").write_text(" ".join(str(child.pid) for child in descendants(os.getpid())))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault.action == "fail":
+            raise getattr(recovery.errors, fault.error)(fault.words)
+        held = self._control / "held.json"
+        while await asyncio.to_thread(held.exists):
+            await asyncio.sleep(0.02)
+
+    def _armed(self) -> Fault | None:
+        try:
+            return Fault.model_validate_json((self._control / "armed.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+
+def _step() -> str:
+    return str(structlog.contextvars.get_contextvars().get("step", "-"))
+
+
+def _arm(owner: type, name: str, trigger: _Trigger) -> None:
+    original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+    label = f"{owner.__name__}.{name}"
+
+    @functools.wraps(original)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trigger.note(label, args)
+        await trigger.pull(label, "before")
+        result = await original(self, *args, **kwargs)
+        await trigger.pull(label, "after")
+        return result
+
+    setattr(owner, name, call)
+
+
+def _say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> None:
+    config_file, regions, control = arguments
+    configure_logs("json", "INFO")
+    trigger = _Trigger(Path(control))
+    for owner, names in CALLS.items():
+        for name in names:
+            _arm(owner, name, trigger)
+    plan = WorkerPlan(Config.load(Path(config_file)), regions.split(","), "127.0.0.1", 0)
+    asyncio.run(run_worker(plan, ready=_say))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,478 @@
+"""A whole installation on a lab of its own: configuration, workers that can be killed, and what a test asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import psutil
+from ruamel.yaml import YAML
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from drctl.demo.installation import GROUP, RECORD, Installation, install
+from lab import Lab
+from lab.control import python_environment
+from lab.processes import die_with
+from lab.readiness import s3_client
+from lab.shop import load_shop
+from recovery.adapters.rfc2136 import Rfc2136Zone, TsigKey
+from recovery.adapters.secrets import Secrets
+from recovery.adapters.witness import WitnessStore
+from recovery.backup.catalogue import Catalogue
+from recovery.config import Config
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.plan import PlanRequest
+from recovery.domain.recovery_point import BackupKind
+from recovery.domain.report import RunReport
+from recovery.ports.object_store import ObjectStore
+from recovery.telemetry.metrics import RecoveryMetrics
+from tests.integration.armed_worker import Fault
+from tests.integration.contents import Contents, contents
+from workers import operations
+from workers.client import connect
+from workers.operations import Handle
+from workers.wiring import Wiring
+
+HOME, AWAY = "region-a", "region-b"
+REGIONS = (HOME, AWAY)
+SERVICES = {"postgres", "s3", "app", "witness", "temporal", "dns", "webhook"}
+SHOP_MEGABYTES = 24
+COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
+PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class WorkerProcess:
+    """One ``tests.integration.armed_worker``. It ends with this process, however that ends."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    regions: Sequence[str]
+
+    @classmethod
+    def start(cls, config_file: Path, control: Path, log: Path, regions: Sequence[str] = REGIONS) -> WorkerProcess:
+        temporary = control / "tmp"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.armed_worker", config_file, ",".join(regions), control],
+                env={**os.environ, **python_environment(), "TMPDIR": str(temporary)},
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with(os.getpid()),
+            )
+        return cls(process, log, regions)
+
+    async def ready(self) -> None:
+        async def said() -> bool:
+            assert self.process.poll() is None, f"the worker ended while it started:\n{self.log.read_text()[-3000:]}"
+            return "is ready" in self.log.read_text()
+
+        await eventually(said, 60)
+
+    async def killed(self, seconds: float = 60) -> None:
+        """Waits until it was killed, and reaps it."""
+        await asyncio.to_thread(self.process.wait, seconds)
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    async def stop(self) -> None:
+        if self.runs:
+            self.process.terminate()
+        try:
+            await asyncio.to_thread(self.process.wait, 30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+@dataclass
+class Crew:
+    """The workers of an installation: killed ones are replaced."""
+
+    config_file: Path
+    control: Path
+    workers: list[WorkerProcess] = field(default_factory=list)
+    size: int = 2
+    started: int = 0
+
+    def hire(self, config_file: Path | None = None, regions: Sequence[str] = REGIONS) -> WorkerProcess:
+        self.started += 1
+        log = self.control / f"worker-{self.started}.log"
+        worker = WorkerProcess.start(config_file or self.config_file, self.control, log, regions)
+        self.workers.append(worker)
+        return worker
+
+    async def complete(self) -> None:
+        """Brings the crew back to its size, all of them ready."""
+        self.workers = [worker for worker in self.workers if worker.runs]
+        while len(self.workers) < self.size:
+            self.hire()
+        await asyncio.gather(*(worker.ready() for worker in self.workers))
+
+    async def dismiss(self) -> None:
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+        self.workers.clear()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.control.glob("worker-*.log")))
+
+
+@dataclass
+class Site:
+    """A lab with one region in service (``HOME``), an empty place in the other, an installation, and two workers."""
+
+    lab: Lab
+    folder: Path
+    installation: Installation
+    config: Config
+    client: Client
+    crew: Crew
+    wiring: Wiring
+    copies: Path
+    _points: dict[BackupKind, tuple[str, Contents]] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Path:
+        return self.crew.control
+
+    @property
+    def group(self) -> GroupSnapshot:
+        return self.config.snapshot(GROUP)
+
+    # Plans.
+
+    async def start(self, plan: str, **request: Any) -> Handle:
+        wanted = PlanRequest.model_validate({"group": GROUP, "reason": "a test", "requested_by": "pytest", **request})
+        handle, new = await operations.start(self.client, self.config, plan, wanted)
+        assert new, f"{handle.id} was running already: an earlier test left it"
+        return handle
+
+    async def run(self, plan: str, **request: Any) -> RunReport:
+        return await self.ended(await self.start(plan, **request))
+
+    async def ended(self, handle: Handle) -> RunReport:
+        async with asyncio.timeout(PLAN_SECONDS):
+            return await operations.result(handle)
+
+    async def backup(self, kind: BackupKind) -> str:
+        """A new recovery point, validated."""
+        report = await self.run("Backup", kind=kind)
+        assert report.state == "completed", report
+        await self.validated(report.point_ids[0])
+        return report.point_ids[0]
+
+    async def validated(self, point_id: str) -> RunReport:
+        """The end of the validation that a backup starts."""
+
+        async def known() -> Handle:
+            return await operations.find(self.client, f"validate/{GROUP}/{point_id}")
+
+        return await self.ended(await known())
+
+    async def point(self, kind: BackupKind) -> str:
+        """A validated recovery point that tests share: they must not change it."""
+        if kind not in self._points:
+            # A logical restore fills materialised views anew: one that is out of date would differ from its source.
+            await execute(self.lab.postgres(HOME).dsn(), "REFRESH MATERIALIZED VIEW daily_revenue")
+            point_id = await self.backup(kind)
+            self._points[kind] = point_id, await contents(self.lab.postgres(HOME).dsn())
+        return self._points[kind][0]
+
+    async def source_of(self, kind: BackupKind) -> Contents:
+        """What the source of ``point`` held when it was taken; nobody wrote to it meanwhile."""
+        await self.point(kind)
+        return self._points[kind][1]
+
+    # Faults.
+
+    def arm(self, method: str, when: str = "before", **fault: Any) -> None:
+        """See ``tests.integration.armed_worker.Fault``."""
+        self.disarm()
+        armed = Fault.model_validate({"method": method, "when": when, **fault})
+        fresh = self.control / "armed.new"
+        fresh.write_text(armed.model_dump_json())
+        fresh.rename(self.control / "armed.json")
+
+    def disarm(self) -> None:
+        for name in ("armed.json", "held.json", "fired.json", "children", "calls.log"):
+            (self.control / name).unlink(missing_ok=True)
+
+    @property
+    def fired(self) -> bool:
+        return (self.control / "fired.json").exists()
+
+    async def held(self) -> None:
+        """Waits until a worker stands in the call that was armed with ``action="hold"``."""
+        await eventually(lambda: _exists(self.control / "held.json"), 60)
+
+    def release(self) -> None:
+        (self.control / "held.json").unlink()
+
+    def calls(self, method: str) -> list[str]:
+        """First arguments of the calls of a method since the last ``arm`` or ``disarm``."""
+        path = self.control / "calls.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.split(" ", 2)[2] for line in lines if line.split(" ", 2)[1] == method]
+
+    async def fallen(self) -> list[psutil.Process]:
+        """Waits for the worker that killed itself; returns its former children that live on (none should)."""
+        await eventually(lambda: _exists(self.control / "fired.json"), 60)
+        dead = await eventually(lambda: _found([worker for worker in self.crew.workers if not worker.runs]), 10)
+        assert len(dead) == 1
+        self.crew.workers = [worker for worker in self.crew.workers if worker.runs]
+        pids = [int(text) for text in (self.control / "children").read_text().split()]
+
+        async def gone() -> bool:
+            return not [pid for pid in pids if _lives(pid)]
+
+        with contextlib.suppress(TimeoutError):
+            await eventually(gone, 5)
+        return [psutil.Process(pid) for pid in pids if _lives(pid)]
+
+    # What stands where.
+
+    async def stores(self) -> list[ObjectStore]:
+        return (await self.wiring.locations())(self.group)
+
+    async def catalogue(self) -> Catalogue:
+        return await self.wiring.catalogue(self.group)
+
+    async def witness(self) -> WitnessStore:
+        return await self.wiring.witness()
+
+    async def ownership(self) -> OwnershipRecord | None:
+        found = await (await self.witness()).read(GROUP)
+        return found[0] if found else None
+
+    def zone(self) -> Rfc2136Zone:
+        dns = self.lab.dns()
+        return Rfc2136Zone(dns.host, dns.port, key=TsigKey(dns.tsig_key_name, dns.tsig_secret, dns.tsig_algorithm))
+
+    async def address(self) -> str:
+        """What the group's record says."""
+        return " ".join((await self.zone().read(RECORD, "A", self.lab.dns().zone)).values)
+
+    async def objects(self, point_id: str) -> dict[str, dict[str, int]]:
+        """Location -> key -> size of everything that is stored of a point."""
+        return {
+            store.name: {info.key: info.size async for info in store.list(f"{GROUP}/postgres/{point_id}/")}
+            for store in await self.stores()
+        }
+
+    async def residue(self) -> list[str]:
+        """Everything that a finished run must not leave: in S3, on this machine, at the source."""
+        found = [f"orphan {orphan}" for orphan in await (await self.catalogue()).orphans(GROUP)]
+        scratch = self.installation.folder / "scratch"
+        for folder in (scratch, self.control / "tmp"):
+            # Libraries' own caches aside, nothing belongs there.
+            found += [str(path) for path in folder.glob("*") if path.name.startswith(("scratch-", "recovery-", "tmp"))]
+        place = self.lab.postgres(HOME)
+        if (place.data_directory / "PG_VERSION").exists():
+            found += await at_the_source(place.dsn())
+        return found
+
+    async def no_residue(self) -> None:
+        """Sessions of a process that was killed end within moments, not at once."""
+
+        async def clean() -> bool:
+            return not await self.residue()
+
+        with contextlib.suppress(TimeoutError):
+            await eventually(clean, 10)
+        assert await self.residue() == []
+
+    def target_is_empty(self) -> None:
+        """Nothing of a restore is left in the other region."""
+        place = self.lab.postgres(AWAY)
+        assert not place.data_directory.exists() or not any(place.data_directory.iterdir())
+        busy = [process.pid for process in psutil.process_iter() if _works_in(process, place.data_directory)]
+        assert busy == [], f"a server runs in {place.data_directory}"
+
+    # Back to the beginning.
+
+    async def reset(self) -> None:
+        """The home region owns the group and serves it, the other is empty, two workers wait, no plan runs."""
+        self.disarm()
+        await self._end_plans()
+        await self.lab.kill(AWAY, "postgres", with_disks=True)
+        client = s3_client(self.lab.witness())
+        key = f"recovery/ownership/{GROUP}.json"
+        await asyncio.to_thread(client.delete_object, Bucket=self.lab.witness().bucket, Key=key)
+        await self._point_home()
+        await self.crew.complete()
+
+    async def _end_plans(self) -> None:
+        async for run in self.client.list_workflows("ExecutionStatus = 'Running'"):
+            if run.status is WorkflowExecutionStatus.RUNNING:
+                await self.client.get_workflow_handle(run.id).terminate("the test is over")
+
+    async def _point_home(self) -> None:
+        zone, home = self.zone(), self.lab.postgres(HOME).host
+        now = await zone.read(RECORD, "A", self.lab.dns().zone)
+        if now.values != [home]:
+            await zone.replace([(now, now.model_copy(update={"values": [home], "ttl": 1}))])
+
+    async def rebuild_home(self) -> None:
+        """Puts the home region back as it was at first, after it was lost with its disks."""
+        await self.lab.kill(HOME, with_disks=True)
+        for service in COPIED:
+            await asyncio.to_thread(copy_folder, self.copies / service, _data(self.lab, service))
+        await self.lab.restart(HOME)
+
+
+async def execute(dsn: str, sql: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+async def value_of(dsn: str, sql: str) -> Any:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def at_the_source(dsn: str) -> list[str]:
+    """What a backup or restore may have left in a running server."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            """
+            SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
+            UNION ALL SELECT 'session ' || application_name || ' ' || left(query, 60) FROM pg_stat_activity
+                       WHERE application_name LIKE 'recovery-plans%'
+            UNION ALL SELECT 'database ' || d.datname FROM pg_database d
+                       WHERE shobj_description(d.oid, 'pg_database') LIKE 'recovery-plans restore % incomplete'
+            UNION ALL SELECT 'backup in progress' FROM pg_stat_progress_basebackup
+            """
+        )
+        return [row["what"] for row in rows]
+    finally:
+        await connection.close()
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """With owners and modes."""
+    subprocess.run(["cp", "-a", f"{source}/.", _made(target, source)], check=True)
+
+
+def _made(target: Path, like: Path) -> Path:
+    target.mkdir(parents=True, exist_ok=True)
+    state = like.stat()
+    os.chown(target, state.st_uid, state.st_gid)
+    target.chmod(state.st_mode & 0o777)
+    return target
+
+
+@contextlib.asynccontextmanager
+async def installed_site() -> AsyncIterator[Site]:
+    """Starts everything, and ends everything."""
+    folder = _made_folder()
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            lab = await Lab.start(standby="none", services=SERVICES)
+            stack.push_async_callback(lab.stop)
+            place = lab.postgres(HOME)
+            await load_shop(place.dsn(), SHOP_MEGABYTES)
+            await _copy_home(lab, folder / "copies")
+            installation = _installed(lab, folder / "installation")
+            config = Config.load(installation.config_file)
+            client = await connect(config, Secrets())
+            wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
+            crew = Crew(installation.config_file, folder / "control")
+            stack.push_async_callback(crew.dismiss)
+            await crew.complete()
+            yield Site(lab, folder, installation, config, client, crew, wiring, folder / "copies")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_folder() -> Path:
+    """As root, the database's user has to pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix="recovery-site-"))
+    for each in (folder, folder / "control", folder / "control" / "tmp"):
+        each.mkdir(exist_ok=True)
+        each.chmod(0o711)
+    return folder
+
+
+async def _copy_home(lab: Lab, target: Path) -> None:
+    """The home region's shop and the settings of its application as they stand, for ``rebuild_home``."""
+    await lab.kill(HOME, "postgres")
+    for service in COPIED:
+        await asyncio.to_thread(copy_folder, _data(lab, service), target / service)
+    await lab.restart(HOME, "postgres")
+
+
+def _data(lab: Lab, service: str) -> Path:
+    folder = lab.describe().server(f"{HOME}/{service}").data_directory
+    assert folder is not None
+    return folder
+
+
+def _installed(lab: Lab, folder: Path) -> Installation:
+    """As the demo's, but it waits only 3 s for a service that is down."""
+    folder.mkdir(mode=0o711)
+    installation = install(lab, folder)
+    yaml = YAML()
+    for file in (installation.config_file, installation.backup_config_file):
+        document = yaml.load(file)
+        document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
+        yaml.dump(document, file)
+    return installation
+
+
+async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 10.0) -> Value:
+    """Asks until the answer is true; returns it. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await question()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s")
+        await asyncio.sleep(0.03)
+    return answer
+
+
+async def _exists(path: Path) -> bool:
+    return await asyncio.to_thread(path.exists)
+
+
+async def _found(values: list[Value]) -> list[Value]:
+    return values
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()) == folder
+    except (psutil.Error, OSError):
+        return False
