@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 from pydantic import BaseModel
 
 from activities.boundary import service, step
+from recovery.domain.incident import Incident, IncidentSeverity, IncidentStatus
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.words import duration
+from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
+
+NEXT_UPDATE = timedelta(minutes=15)
 
 
 class Alert(BaseModel):
@@ -20,8 +27,9 @@ class Alert(BaseModel):
 
 
 class Notifications:
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: Notifier, writer: IncidentWriter) -> None:
         self._notifier = notifier
+        self._writer = writer
 
     @service("notifications.alert")
     async def alert(self, alert: Alert) -> None:
@@ -30,14 +38,17 @@ class Notifications:
     @step("notifications.announce_start")
     async def announce_start(self, context: PlanContext) -> StepOutcome:
         """Says that a recovery begins."""
-        group = context.group
-        title = f"{context.plan} of {group.name} has begun"
-        body = (
-            f"Incident {context.run_id}. From {context.facts.source_region or 'unknown'} to "
-            f"{context.facts.target_region or 'unknown'}. Reason: {context.request.reason or 'none given'}. "
-            f"Services: {', '.join(group.services) or 'not listed'}. "
-            f"Follow it: drctl status --watch {context.workflow_id}"
+        group, facts = context.group, context.facts
+        incident = _incident(
+            context,
+            status=IncidentStatus.IDENTIFIED,
+            severity=IncidentSeverity.CRITICAL,
+            summary=f"{context.plan} of {group.name} has begun: from {facts.source_region or 'unknown'} to "
+            f"{facts.target_region or 'unknown'}. Reason: {context.request.reason or 'none given'}.",
+            actions=[f"recovery point {facts.point_id or 'not chosen'}", _follow(context)],
+            next_update_at=datetime.now(UTC) + NEXT_UPDATE,
         )
+        title, body = f"{context.plan} of {group.name} has begun", self._writer.write(incident)
         taken = await self._notifier.send(Severity.CRITICAL, title, body)
         return StepOutcome(summary=_told(taken))
 
@@ -54,12 +65,16 @@ class Notifications:
         )
         goals = context.group.objectives
         title = f"{context.plan} of {context.group.name} is complete: {facts.target_region} serves it"
-        body = (
-            f"Incident {context.run_id}. From {facts.source_region or 'unknown'} to {facts.target_region}. "
-            f"Achieved RTO {took} (objective {duration(goals.rto)}), achieved RPO {lost} (objective "
-            f"{duration(goals.rpo)}). Recovery point {facts.point_id or 'none'}. "
-            f"Reason: {context.request.reason or 'none given'}."
+        incident = _incident(
+            context,
+            status=IncidentStatus.MONITORING,
+            severity=IncidentSeverity.LOW,
+            summary=f"{title}. From {facts.source_region or 'unknown'}. Achieved RTO {took} (objective "
+            f"{duration(goals.rto)}), achieved RPO {lost} (objective {duration(goals.rpo)}). "
+            f"Reason: {context.request.reason or 'none given'}.",
+            actions=[f"recovered from {facts.point_id or 'no recovery point'}", _follow(context)],
         )
+        body = self._writer.write(incident)
         taken = await self._notifier.send(Severity.INFO, title, body)
         return StepOutcome(summary=_told(taken))
 
@@ -74,6 +89,22 @@ class Notifications:
         title = f"{len(bad)} of {len(verdicts)} recovery points of {context.group.name} are not VALID"
         body = "\n".join(f"{verdict.point_id}: {verdict.state}. {verdict.reason}" for verdict in bad)
         return StepOutcome(summary=_told(await self._notifier.send(Severity.CRITICAL, title, body)))
+
+
+def _incident(context: PlanContext, **said: Any) -> Incident:
+    return Incident(
+        incident_id=context.run_id,
+        group=context.group.name,
+        started_at=context.facts.outage_began_at or context.started_at,
+        now=datetime.now(UTC),
+        services=context.group.services,
+        commander=context.request.requested_by or "not named",
+        **said,
+    )
+
+
+def _follow(context: PlanContext) -> str:
+    return f"follow it: drctl status --watch {context.workflow_id}"
 
 
 def _told(taken: list[str]) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from activities.boundary import step
 from recovery.domain.objectives import achieved
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.domain.report_text import objective_sentences
 from recovery.errors import Refused, Unreachable
-from recovery.ports.measurements import Measurements
 from recovery.ports.services import HealthProbe
 
 
 class ServiceSteps:
-    def __init__(self, probe: HealthProbe, measurements: Measurements) -> None:
+    def __init__(self, probe: HealthProbe) -> None:
         self._probe = probe
-        self._measurements = measurements
 
     @step("services.verify_services")
     async def verify_services(self, context: PlanContext) -> StepOutcome:
@@ -25,8 +22,12 @@ class ServiceSteps:
         region = context.facts.target_region
         if region is None:
             raise Refused("verify-services needs a target region: the plan's table is wrong")
-        urls = context.group.region(region).health_urls
-        checks = list(await asyncio.gather(*(self._probe.check(url) for url in urls)))
+        group = context.group
+        questions = (
+            self._probe.check(url, status=group.health_status, timeout=group.health_timeout)
+            for url in group.region(region).health_urls
+        )
+        checks = list(await asyncio.gather(*questions))
         failed = [check for check in checks if not check.passed]
         if failed:
             words = "; ".join(f"{check.name}: {check.detail}" for check in failed)
@@ -36,8 +37,6 @@ class ServiceSteps:
 
     @step("services.measure")
     async def measure(self, context: PlanContext) -> StepOutcome:
-        """Achieved RTO and RPO against the objectives, for the report and the metrics."""
+        """Achieved RTO and RPO against the objectives, for the report."""
         result = achieved(context.facts, context.started_at)
-        seconds = (datetime.now(UTC) - context.started_at).total_seconds()
-        self._measurements.recovery_finished(context.plan, seconds, result)
         return StepOutcome(summary="; ".join(objective_sentences(result)))

@@ -47,11 +47,26 @@ async def connect(
                 runtime=runtime,
             )
     except (RuntimeError, RPCError, TimeoutError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "no answer in time"
         raise Unreachable(
-            f"no Temporal server answers at {where} (namespace {temporal.namespace}): {reason}. Start one, or correct "
-            "temporal.address in the configuration; `drctl up` runs an embedded one"
+            f"no Temporal server answers at {where} ({_reason(error)}): start one with drctl up, or correct "
+            f"temporal.address in the configuration"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """In a few words: the SDK's own text shows its inner types."""
+    text = str(error)
+    for sign, words in (
+        ("ConnectionRefused", "connection refused"),
+        ("dns error", "its name is not known"),
+        ("HostUnreachable", "no route to it"),
+        ("NetworkUnreachable", "no route to it"),
+        ("InvalidCertificate", "its certificate is not trusted"),
+        ("corrupt message", "it speaks TLS only, or it is another kind of server"),
+    ):
+        if sign in text:
+            return words
+    return text.splitlines()[0] if text else f"no answer within {CONNECT_SECONDS:.0f} s"
 
 
 async def _tls(config: Config, secrets: Secrets) -> TLSConfig | bool:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from activities.services import ServiceSteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
 from recovery.adapters.folder import FolderStore
 from recovery.adapters.http_probe import HttpProbe
+from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
-from recovery.adapters.recovery_points import KeyRing, PostgresRecoveryPoints
+from recovery.adapters.recovery_points import BackupTuning, KeyRing, PostgresRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
@@ -33,6 +35,7 @@ from recovery.adapters.witness import WitnessStore
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier
+from recovery.backup.upload import WriteBudget
 from recovery.config import Config
 from recovery.config.installation import Location, Store
 from recovery.domain.group import GroupSnapshot
@@ -44,6 +47,9 @@ from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresRecovery
 from workers.registry import activities_of
 from workers.zones import ConfiguredZones
+
+MESSAGE_BUDGET = timedelta(seconds=25)
+"""For one message with all its attempts: less than a step's attempt, so that a message is not sent again by it."""
 
 log = structlog.get_logger("recovery.workers")
 
@@ -99,7 +105,8 @@ class Wiring:
             access_key=await self._secret(credentials.access_key if credentials else None),
             secret_key=await self._secret(credentials.secret_key if credentials else None),
             session_token=await self._secret(credentials.session_token if credentials else None),
-            storage_class=place.storage_class if isinstance(place, Location) else None,
+            ca_file=place.ca_file,
+            **_location_options(place),
         )
 
     # Keys.
@@ -169,7 +176,13 @@ class Wiring:
             )
             for name, channel in configured.channels.items()
         ]
-        return AppriseNotifier(channels, timeout=configured.timeout)
+        return AppriseNotifier(
+            channels, timeout=configured.timeout, budget=MESSAGE_BUDGET, attempts=configured.attempts
+        )
+
+    def incident_writer(self) -> TemplateIncidentWriter:
+        file = self.config.notifications.incident_template
+        return TemplateIncidentWriter(Path(file) if file else None)
 
     # Everything together.
 
@@ -178,7 +191,7 @@ class Wiring:
         stores = await self.locations()
         witness = await self.witness()
         reports = await self.reports()
-        points = PostgresRecoveryPoints(stores, keys, self.postgres, self, witness, self.scratch_folder)
+        points = PostgresRecoveryPoints(stores, keys, self.postgres, self, witness, self.scratch_folder, self.tuning)
         restores = PostgresRestores(points.catalogue, keys, self.postgres, self)
         probe = HttpProbe()
         self._open.push_async_callback(probe.close)
@@ -186,12 +199,12 @@ class Wiring:
             methods=activities_of(
                 ConfigurationSteps(self.config, reports),
                 Ownership(witness),
-                Notifications(await self.notifier()),
-                Reports(reports),
+                Notifications(await self.notifier(), self.incident_writer()),
+                Reports(reports, self.measurements),
                 RecoveryPointSteps(points, self.measurements),
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(ConfiguredZones(self.config, self.secrets)),
-                ServiceSteps(probe, self.measurements),
+                ServiceSteps(probe),
             ),
             opens_points=keys.opener is not None,
         )
@@ -199,6 +212,13 @@ class Wiring:
     async def catalogue(self, group: GroupSnapshot) -> Catalogue:
         """For reading only: what the command line lists."""
         return Catalogue((await self.locations())(group), Verifier(self.config.keys.trusted_signers))
+
+    def tuning(self, group: str) -> BackupTuning:
+        backup = self.config.group(group).backup
+        budget = WriteBudget(
+            chunk_bytes=backup.chunk_size, uploads=backup.parallel_uploads, compression_level=backup.compression_level
+        )
+        return BackupTuning(budget, backup.checkpoint)
 
     def scratch_folder(self, group: str) -> Path:
         configured = self.config.group(group).backup.validation.scratch_folder
@@ -211,3 +231,14 @@ class Activities:
 
     methods: Sequence[Callable[..., Any]]
     opens_points: bool
+
+
+def _location_options(place: Store) -> dict[str, Any]:
+    """What a location says beyond any other store."""
+    if not isinstance(place, Location):
+        return {"versioning_required": False}
+    return {
+        "storage_class": place.storage_class,
+        "connections": place.max_connections,
+        "versioning_required": place.versioning == "required",
+    }

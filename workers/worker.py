@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
-from recovery.errors import NotFound
+from recovery.errors import NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
 from workers.metrics import SdkTelemetry
@@ -27,6 +27,8 @@ log = structlog.get_logger("recovery.workers")
 
 GRACE = timedelta(seconds=5)
 """A step that is running when its worker is told to stop gets this long to end; then it goes on elsewhere."""
+
+REPORTS_TO_LEARN_FROM = 50
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,31 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
         endpoint = stack.enter_context(metrics.serve(plan.metrics_host, plan.metrics_port))
         for worker in await _workers(client, plan, wiring):
             await stack.enter_async_context(worker)
+        learning = asyncio.create_task(_learn(plan.config, wiring, metrics))
+        stack.callback(learning.cancel)
         regions = ", ".join(plan.regions) or "no region"
         ready(
             f"worker of {regions} is ready: {plan.address or plan.config.temporal.address}, metrics at {endpoint.url}"
         )
         await stop.wait()
         log.info("worker is stopping")
+
+
+async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> None:
+    """What earlier processes measured, so that a restart loses neither compliance nor the age of valid points."""
+    try:
+        reports = await wiring.reports()
+        for name, group in config.groups.items():
+            history = await reports.recent(name, REPORTS_TO_LEARN_FROM)
+            metrics.learn_compliance(report.achieved for report in history if any(step.pivot for step in report.steps))
+            if group.postgres is None:
+                continue
+            for point in await (await wiring.catalogue(config.snapshot(name))).points(name):
+                if point.is_valid:
+                    metrics.newest_valid_point(name, point.manifest.kind, point.manifest.finished_at)
+    except RecoveryError as error:
+        # Gauges start empty then; work does not wait for them.
+        log.warning("earlier measurements could not be read", error=str(error))
 
 
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:

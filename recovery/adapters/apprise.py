@@ -49,6 +49,7 @@ class AppriseNotifier:
         channels: with distinct names; all are checked here, without any connection.
         timeout: of one attempt on one channel.
         budget: of all attempts on one channel together.
+        attempts: at most, on one channel; None leaves it to the budget.
         first_pause: before the second attempt; doubled for each further one.
 
     Raises:
@@ -61,6 +62,7 @@ class AppriseNotifier:
         *,
         timeout: timedelta = timedelta(seconds=10),
         budget: timedelta = timedelta(seconds=45),
+        attempts: int | None = None,
         first_pause: timedelta = timedelta(seconds=0.5),
         redactor: Redactor = REDACTOR,
     ) -> None:
@@ -69,6 +71,7 @@ class AppriseNotifier:
         self._channels = list(channels)
         self._timeout = timeout.total_seconds()
         self._budget = budget.total_seconds()
+        self._most_attempts = attempts
         self._first_pause = first_pause.total_seconds()
         self._redactor = redactor
         self._busy: dict[str, threading.Thread] = {}
@@ -106,7 +109,7 @@ class AppriseNotifier:
             reason = await self._attempt(channel, severity, title, body, within)
             if not reason:
                 return ""
-            if loop.time() + pause >= deadline:
+            if loop.time() + pause >= deadline or attempts == self._most_attempts:
                 return f"{reason} ({attempts} attempt{'s' if attempts > 1 else ''})"
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._timeout)

@@ -19,13 +19,14 @@ from recovery.backup.pipeline import TransferProgress, write_point
 from recovery.backup.reader import check_key, open_point, verify_objects
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier
+from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
 from recovery.domain.retention import plan_retention
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
-from recovery.ports.postgres import PostgresRecovery
+from recovery.ports.postgres import Checkpoint, PostgresRecovery
 from recovery.ports.recovery_points import BackupOrder, Expired, Progress, TakenPoint
 
 ORPHAN_AGE = timedelta(hours=24)
@@ -55,6 +56,14 @@ class KeyRing:
         return self.opener
 
 
+@dataclass(frozen=True)
+class BackupTuning:
+    """How a group's backups are written."""
+
+    budget: WriteBudget
+    checkpoint: Checkpoint = "fast"
+
+
 @dataclass
 class PostgresRecoveryPoints:
     """``recovery.ports.recovery_points.RecoveryPoints``."""
@@ -65,6 +74,7 @@ class PostgresRecoveryPoints:
     logins: Logins
     ownership: OwnershipStore
     scratch_folder: Callable[[str], Path]  # by group
+    tuning: Callable[[str], BackupTuning]  # by group
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
         return Catalogue(self.stores(group), self.keys.verifier)
@@ -107,9 +117,9 @@ class PostgresRecoveryPoints:
         def tell(state: TransferProgress) -> None:
             progress(state.plain_bytes, state.expected_bytes, state.artefact)
 
-        engine = self.postgres(order.group.name, order.region)
+        engine, tuning = self.postgres(order.group.name, order.region), self.tuning(order.group.name)
         if order.kind is BackupKind.PHYSICAL:
-            opening = engine.physical_source(login, order.point_id)
+            opening = engine.physical_source(login, order.point_id, tuning.checkpoint)
         else:
             opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
         async with backup_lock(login, order.point_id, order.kind), opening as source:
@@ -121,6 +131,7 @@ class PostgresRecoveryPoints:
                 signer=self.keys.signing(),
                 progress=tell,
                 check=lambda: self._same_epoch(order),
+                budget=tuning.budget,
             )
         return TakenPoint(written.manifest, written.complete_locations, written.dropped)
 

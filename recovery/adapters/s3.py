@@ -63,6 +63,8 @@ class S3Store:
         session_token: str | None = None,
         storage_class: str | None = None,
         connections: int = 8,
+        ca_file: str | None = None,
+        versioning_required: bool = True,
         connect_timeout: float = 3.0,
         read_timeout: float = 20.0,
     ) -> None:
@@ -75,6 +77,7 @@ class S3Store:
         self._bucket = bucket
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._storage_class = storage_class
+        self._versioning_required = versioning_required
         self._secrets = [text for text in (access_key, secret_key, session_token) if text]
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix=f"s3-{name}")
         self._making = asyncio.Lock()
@@ -85,6 +88,7 @@ class S3Store:
             "aws_access_key_id": access_key,
             "aws_secret_access_key": secret_key,
             "aws_session_token": session_token,
+            "verify": ca_file,
             "config": Config(
                 connect_timeout=connect_timeout,
                 read_timeout=read_timeout,
@@ -217,6 +221,8 @@ class S3Store:
                 raise Refused(message) if first.get("Code") == "AccessDenied" else Unreachable(message)
 
     async def shortcomings(self) -> Sequence[str]:
+        if not self._versioning_required:
+            return []
         answer = await self._repeat(lambda client: client.get_bucket_versioning(Bucket=self._bucket))
         if answer.get("Status") == "Enabled":
             return []

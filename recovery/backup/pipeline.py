@@ -191,7 +191,7 @@ class _Write:
     ) -> None:
         """Seals one chunk and stores it everywhere. The chunk comes in a list, so that it is freed once sealed."""
         try:
-            sealed = await self._sealer.seal(chunk.pop())
+            sealed = await self._sealer.seal(chunk.pop(), self.budget.compression_level)
             key = object_key(self._identity, artefact, index)
             self._plain += sealed.plain_size
             self._stored += sealed.size

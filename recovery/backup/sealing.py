@@ -68,9 +68,9 @@ class Sealer(_Pooled):
             raise BadInput("no age recipient is configured: give at least one public key, e.g. age1qx...")
         self._pool = ProcessPool({"recipients": self.recipients}, processes=processes, timeout=CHUNK_SECONDS)
 
-    async def seal(self, chunk: bytes) -> SealedChunk:
-        """Raises Unreachable when the process dies; the chunk may be given again."""
-        answer, body = await self._pool.ask({}, chunk)
+    async def seal(self, chunk: bytes, level: int = 1) -> SealedChunk:
+        """``level`` is zstd's. Raises Unreachable when the process dies; the chunk may be given again."""
+        answer, body = await self._pool.ask({"level": level}, chunk)
         return SealedChunk(body=body, sha256=answer["sha256"], size=len(body), plain_size=len(chunk))
 
 

@@ -53,9 +53,9 @@ def write_frame(target: BinaryIO, body: bytes) -> None:
     target.write(body)
 
 
-def seal(plain: bytes, recipients: list[pyrage.x25519.Recipient]) -> bytes:
+def seal(plain: bytes, recipients: list[pyrage.x25519.Recipient], level: int = LEVEL) -> bytes:
     """zstd, then a complete binary age file for all recipients."""
-    return pyrage.encrypt(zstandard.ZstdCompressor(level=LEVEL).compress(plain), recipients)  # type: ignore[no-any-return]
+    return pyrage.encrypt(zstandard.ZstdCompressor(level=level).compress(plain), recipients)  # type: ignore[no-any-return]
 
 
 def unseal(stored: bytes, expected: dict[str, object], identities: list[pyrage.x25519.Identity]) -> bytes:
@@ -113,7 +113,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         answer: dict[str, object]
         try:
             if recipients:
-                result = seal(body, recipients)
+                result = seal(body, recipients, json.loads(header).get("level", LEVEL))
                 answer = {"sha256": hashlib.sha256(result).hexdigest()}
             else:
                 result = unseal(body, json.loads(header), identities)

@@ -20,6 +20,7 @@ class WriteBudget:
 
     Args:
         chunk_bytes: size of a chunk before compression.
+        compression_level: zstd's, 1 is fast, 19 is small.
         window: chunks in memory at once, plain or sealed, whatever the number of locations.
         uploads: parallel uploads per location.
         object_seconds: for one object at one location with all its retries; then the location is dropped.
@@ -30,6 +31,7 @@ class WriteBudget:
     """
 
     chunk_bytes: int = 8 << 20
+    compression_level: int = 1
     window: int = 8
     uploads: int = 4
     object_seconds: float = 60.0

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 # As `drctl config schema --output text` writes them; an entry stands for everything below it. What groups inherit is
 # named without `groups.<name>.` and `defaults.`.
 LATER = (
-    "backup.checkpoint",
-    "backup.chunk_size",
-    "backup.compression_level",
-    "backup.parallel_uploads",
-    "backup.validation.after_backup",
     "replication.archive_command",
     "replication.archive_mode",
     "replication.hot_standby",
@@ -40,8 +35,6 @@ LATER = (
     "failover.watch_for",
     "testing",
     "approvals.second_person",
-    "groups.<name>.checks.status",
-    "groups.<name>.checks.timeout",
     "groups.<name>.dns.access_key",
     "groups.<name>.dns.endpoint",
     "groups.<name>.dns.secret_key",
@@ -58,18 +51,11 @@ LATER = (
     "groups.<name>.redis",
     "groups.<name>.regions.<name>.dns_alias_zone",
     "groups.<name>.regions.<name>.kubernetes_context",
-    "locations.<name>.ca_file",
-    "locations.<name>.max_connections",
     "locations.<name>.replication",
-    "locations.<name>.versioning",
-    "witness.ca_file",
-    "reports.ca_file",
     "targets.availability",
     "targets.mttr",
     "monitoring.alerts",
     "monitoring.prometheus_url",
-    "notifications.attempts",
-    "notifications.incident_template",
 )
 
 

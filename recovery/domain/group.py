@@ -77,6 +77,9 @@ class GroupSnapshot(Model):
     logical_databases: list[str] = Field(default_factory=list)
     critical_tables: list[str] = Field(default_factory=list)
     retention: RetentionRule = RetentionRule()
+    health_status: int = 200
+    health_timeout: timedelta = timedelta(seconds=5)
+    validate_after_backup: bool = True
     require_approval: bool = False
     approval_timeout: timedelta = timedelta(hours=1)
     approval_default: str = "decline"

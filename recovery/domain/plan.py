@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import StrEnum
 from hashlib import sha256
 
 from pydantic import ConfigDict, Field
@@ -99,6 +100,14 @@ class Facts(Model):
         return self.model_copy(update=known)
 
 
+class LockDemand(StrEnum):
+    """What a step that changes the outside asks of the ownership record, in each of its attempts, before it begins."""
+
+    BEFORE_PIVOT = "before-pivot"  # the group is this run's, and its point of no return did not begin
+    HELD = "held"  # the group is this run's
+    UNDO = "undo"  # nothing that this run made can be in use by clients
+
+
 class PlanContext(Model):
     """The one argument of every step's activity.
 
@@ -115,6 +124,7 @@ class PlanContext(Model):
     facts: Facts = Facts()
     started_at: datetime
     dry_run: bool = False
+    lock: LockDemand | None = None
 
     @property
     def effect_id(self) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Protocol
 
 from recovery.domain.recovery_point import CheckResult
 
 
 class HealthProbe(Protocol):
-    async def check(self, url: str) -> CheckResult:
-        """One HTTP question with a time limit; a failure is a result with its reason, never an exception."""
+    async def check(self, url: str, *, status: int, timeout: timedelta) -> CheckResult:
+        """One HTTP question; a failure is a result with its reason, never an exception.
+
+        Args:
+            status: the answer that counts as well.
+            timeout: for the whole question, name resolution and body included.
+        """
         ...

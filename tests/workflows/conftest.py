@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,10 +19,15 @@ from activities.configuration import ConfigurationSteps
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.reports import Reports
+from recovery.adapters.incident_text import TemplateIncidentWriter
+from recovery.domain.group import GroupSnapshot
 from recovery.domain.report import RunReport, RunState
+from recovery.errors import NotFound
+from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
-from tests.workflows.rehearsal import Recording, Rehearsal, World
+from tests.workflows.rehearsal import Crossing, Recording, Rehearsal, World
+from workers.options import worker_options
 
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
 
@@ -44,7 +47,9 @@ class KnownConfiguration:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def snapshot(self, group: str) -> object:
+    def snapshot(self, group: str) -> GroupSnapshot:
+        if group != self.world.group.name:
+            raise NotFound(f"there is no group {group!r}: known is {self.world.group.name}")
         return self.world.group
 
 
@@ -79,26 +84,31 @@ class Rig:
         return Worker(
             self.client,
             task_queue=self.queue,
-            workflows=[Rehearsal],
+            workflows=[Rehearsal, Crossing],
             activities=[
                 recording.act,
                 recording.undo,
                 recording.observe,
                 *_activities_of(Ownership(self.ownership)),
-                *_activities_of(Notifications(self.notifier)),
-                *_activities_of(Reports(self.reports)),
-                *_activities_of(ConfigurationSteps(KnownConfiguration(self.world), self.reports)),  # type: ignore[arg-type]
+                *_activities_of(Notifications(self.notifier, TemplateIncidentWriter())),
+                *_activities_of(Reports(self.reports, FakeMeasurements())),
+                *_activities_of(ConfigurationSteps(KnownConfiguration(self.world), self.reports)),
             ],
-            max_heartbeat_throttle_interval=timedelta(seconds=0.5),
-            default_heartbeat_throttle_interval=timedelta(seconds=0.5),
-            sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-            **options,  # type: ignore[arg-type]
+            **{**worker_options(), **options},  # type: ignore[arg-type]
         )
 
-    async def start(self, workflow_id: str | None = None, **request: object) -> WorkflowHandle[Rehearsal, RunReport]:
+    async def start(
+        self, workflow_id: str | None = None, plan: str = "Rehearsal", **request: object
+    ) -> WorkflowHandle[Rehearsal, RunReport]:
+        return await self.start_with({"group": "shop", **request}, workflow_id=workflow_id, plan=plan)
+
+    async def start_with(
+        self, *input: object, workflow_id: str | None = None, plan: str = "Rehearsal"
+    ) -> WorkflowHandle[Rehearsal, RunReport]:
+        """With an input as somebody might type it."""
         handle: WorkflowHandle[Rehearsal, RunReport] = await self.client.start_workflow(
-            "Rehearsal",
-            {"group": "shop", **request},
+            plan,
+            args=input,
             id=workflow_id or f"rehearsal-{uuid.uuid4()}",
             task_queue=self.queue,
             result_type=RunReport,
@@ -134,5 +144,3 @@ async def rig(temporal: Client) -> AsyncIterator[Rig]:
     rig = Rig(temporal)
     async with rig.worker():
         yield rig
-    with contextlib.suppress(Exception):
-        pass

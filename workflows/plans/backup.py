@@ -20,6 +20,10 @@ def wants_logical(context: PlanContext) -> bool:
     return _wants(context, BackupKind.LOGICAL)
 
 
+def validates_at_once(context: PlanContext) -> bool:
+    return context.group.validate_after_backup
+
+
 def _wants(context: PlanContext, kind: BackupKind) -> bool:
     return context.request.kind is kind or (context.request.kind is None and kind in context.group.backup_kinds)
 
@@ -36,6 +40,6 @@ BACKUP = plan(
     Step("take-logical-backup",  Points.take_logical_backup,    SOURCE,  h(4),    h(6),   PERSIST, undo=Points.remove_unfinished, when=wants_logical),
     ),
     Step("fill-locations",       Points.fill_locations,         SOURCE,  h(2),    h(4),   PERSIST, on_failure=WARN),
-    Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN),
+    Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN, when=validates_at_once),
 )
 # fmt: on

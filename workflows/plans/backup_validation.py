@@ -2,7 +2,7 @@
 
 from temporalio import workflow
 
-from workflows.steps import CONTROL, PERSIST, PROBE, VALIDATION, WARN, Step, h, m, plan, s
+from workflows.steps import CONTROL, ONCE, PERSIST, PROBE, VALIDATION, WARN, Step, h, m, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -16,7 +16,7 @@ BACKUP_VALIDATION = plan(
     Step("load-configuration", Configuration.load,             CONTROL,    s(20),   m(2),   PROBE),
     Step("choose-points",      Points.choose_to_validate,      CONTROL,    s(30),   m(2),   PROBE),
     Step("validate-points",    Points.validate,                VALIDATION, h(6),    h(8),   PERSIST),
-    Step("announce-verdict",   Notifications.announce_verdict, CONTROL,    s(30),   m(1),   PROBE,   on_failure=WARN),
+    Step("announce-verdict",   Notifications.announce_verdict, CONTROL,    s(30),   m(1),   ONCE,    on_failure=WARN),
     Step("judge",              Points.judge,                   CONTROL,    s(20),   m(1),   PROBE),
 )
 # fmt: on

@@ -6,7 +6,7 @@ target is the primary, and only forward steps remain.
 
 from temporalio import workflow
 
-from workflows.steps import CONTROL, HOLD, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
+from workflows.steps import CONTROL, HOLD, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -27,7 +27,7 @@ FULL_RECOVERY = plan(
     Step("claim-group",           Ownership.claim_run,            CONTROL, s(20),   m(2),   PROBE,   undo=Ownership.release_run),
     Step("choose-target",         Restores.choose_target,         CONTROL, s(20),   m(1),   PROBE),
     Step("choose-recovery-point", Points.choose_validated,        TARGET,  s(30),   m(2),   PROBE),
-    Step("announce-start",        Notifications.announce_start,   CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN),
+    Step("announce-start",        Notifications.announce_start,   CONTROL, s(30),   m(1),   ONCE,    on_failure=WARN),
     Step("verify-infrastructure", Restores.verify_infrastructure, TARGET,  m(1),    m(5),   PROBE,   gate=BEGIN),
     Step("restore-database",      Restores.restore_database,      TARGET,  m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
     Step("verify-data",           Restores.verify_data,           TARGET,  m(10),   m(10),  PROBE),
@@ -38,7 +38,7 @@ FULL_RECOVERY = plan(
     Step("open-writes",           Restores.open_writes,           TARGET,  m(1),    m(5),   PROBE,   pivot=True, observe=Restores.observe_writes),
     Step("confirm-service",       Restores.confirm_service,       TARGET,  s(30),   m(5),   PROBE,   on_failure=HOLD),
     Step("measure",               Services.measure,               CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN),
-    Step("notify-stakeholders",   Notifications.announce_end,     CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN),
+    Step("notify-stakeholders",   Notifications.announce_end,     CONTROL, s(30),   m(1),   ONCE,    on_failure=WARN),
     Step("release-group",         Ownership.release_run,          CONTROL, s(20),   m(2),   PROBE),
     locks_group=True,
 )

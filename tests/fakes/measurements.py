@@ -1,0 +1,36 @@
+"""Remembers what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
+from recovery.domain.report import Achieved
+
+
+@dataclass
+class FakeMeasurements:
+    """Each list holds the arguments of one kind of measurement, in order."""
+
+    backups: list[tuple[str, str, float, dict[str, int]]] = field(default_factory=list)
+    verdicts: list[tuple[Verdict, str, datetime]] = field(default_factory=list)
+    validations: list[tuple[str, list[VerdictState]]] = field(default_factory=list)
+    checks: list[CheckResult] = field(default_factory=list)
+    recoveries: list[tuple[str, float, Achieved, bool]] = field(default_factory=list)
+
+    def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None:
+        self.backups.append((kind, status, seconds, bytes_by_location))
+
+    def point_validated(self, verdict: Verdict, kind: str, taken_at: datetime) -> None:
+        self.verdicts.append((verdict, kind, taken_at))
+
+    def validation_finished(self, group: str, states: Iterable[VerdictState]) -> None:
+        self.validations.append((group, list(states)))
+
+    def recovery_checked(self, checks: list[CheckResult]) -> None:
+        self.checks.extend(checks)
+
+    def recovery_finished(self, kind: str, seconds: float, achieved: Achieved, *, completed: bool = True) -> None:
+        self.recoveries.append((kind, seconds, achieved, completed))
