@@ -3,21 +3,39 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
+REAP := $(PY) -m lab.reap --
 
-.PHONY: demo test check format test-chaos bench-engine docs clean setup
+.PHONY: demo test check format test-chaos test-system bench-engine bench-memory docs clean setup
 
-demo: setup
-	@$(PY) -m drctl demo $(ARGS)
+demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up)
+	@$(REAP) $(PY) -m drctl demo $(ARGS)
 
-test: setup
-	@$(PY) -m lab.reap -- $(PY) -m pytest -q $(ARGS)
+test: setup  ## all tests but the whole fault matrix
+	@$(REAP) $(PY) -m pytest -q $(ARGS)
 
-check: setup
+test-chaos: setup  ## the whole fault matrix: every step, both sides of its effect
+	@$(REAP) $(PY) -m pytest -q -m chaos tests/chaos tests/integration $(ARGS)
+
+test-system:  ## what needs Debian packages and root; says what is missing
+	@tests/system/run $(ARGS)
+
+check: setup  ## style, types, layers and unit tests, within a minute
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
-	@$(VENV)/bin/lint-imports
-	@$(PY) -m pytest -q tests/unit
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) -m pytest -q -n 2 tests/unit
+
+bench-engine: setup  ## the engine's overhead beside a bare activity, in one run
+	@$(REAP) $(PY) -m bench.engine $(ARGS)
+
+bench-memory: setup  ## a worker's memory with a small and a large database
+	@$(REAP) $(PY) -m bench.memory $(ARGS)
+
+docs: setup  ## the generated pages
+	@$(PY) -m workflows.document > docs/plans.md
+	@$(PY) -m drctl config schema --output markdown > docs/configuration.md
 
 format: setup
 	@$(PY) -m ruff format .
@@ -25,8 +43,8 @@ format: setup
 
 setup: $(STAMP)
 
-$(STAMP): requirements/development.txt pyproject.toml requirements/setup.sh
+$(STAMP): requirements/development.txt requirements/setup.sh
 	@requirements/setup.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(VENV).lock build

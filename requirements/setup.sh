@@ -16,6 +16,11 @@ done
 [ -n "$python" ] || say "Python 3.11 or 3.12 is needed: apt-get install python3.11 python3.11-venv (or set PYTHON=/path/to/python)."
 "$python" -c 'import venv, ensurepip' 2>/dev/null || say "$python has no venv module: apt-get install $(basename "$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')")-venv."
 
+exec 9> "$venv.lock"
+flock 9 # a second `make` waits for the first
+if [ -f "$venv/.installed" ] && [ "$venv/.installed" -nt requirements/development.txt ] && [ "$venv/.installed" -nt requirements/setup.sh ]; then
+    exit 0
+fi
 echo "Installing into $venv (first time only) ..."
 "$python" -m venv --clear "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r requirements/development.txt
