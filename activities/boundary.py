@@ -20,6 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.bounds import bounded
+from activities.lock import demand
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.errors import RecoveryError
 
@@ -70,12 +71,17 @@ def step(
     def make(
         method: Callable[[Self, PlanContext], Awaitable[StepOutcome]],
     ) -> Callable[[Self, PlanContext], Awaitable[StepOutcome]]:
+        async def permitted(self: Self, context: PlanContext) -> StepOutcome:
+            if not name.startswith("ownership."):  # those decide on the record as they read it
+                await demand(context)
+            return await method(self, context)
+
         @functools.wraps(method)
         async def run(self: Self, context: PlanContext) -> StepOutcome:
             with structlog.contextvars.bound_contextvars(
                 group=context.request.group, plan=context.plan, run_id=context.run_id, step=context.step
             ):
-                outcome = await _bounded(method(self, context))
+                outcome = await _bounded(permitted(self, context))
             return bounded(outcome).model_copy(update={"attempt": activity.info().attempt})
 
         return activity.defn(name=name)(run)

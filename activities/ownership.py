@@ -10,6 +10,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import step
+from activities.lock import check_held, check_undo, is_held_by, is_pivoted, no_return
 from recovery.domain.ownership import OwnershipRecord, Phase, Pivot
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.errors import Contended, NotFound, Refused
@@ -33,10 +34,10 @@ class Ownership:
         async def claim(record: OwnershipRecord | None) -> OwnershipRecord | None:
             if record is None:
                 return self._first(context)
-            if _pivoted(record):
+            if is_pivoted(record):
                 # Of this very run too: it was reset to before its claim, and knows nothing of what it did.
                 raise Refused(_left_pivoted(record))
-            if record.run is not None and not _is_mine(record, context):
+            if record.run is not None and not is_held_by(record, context):
                 warnings[:] = [await self._supersede(record, context)]
             return _changed(
                 record, run=context.holder, workflow_id=context.workflow_id, plan=context.plan, phase=Phase.RUNNING
@@ -85,14 +86,14 @@ class Ownership:
             raise Refused("take-ownership needs a target region and a claimed group: the plan's table is wrong")
 
         async def take(record: OwnershipRecord | None) -> OwnershipRecord | None:
-            held = _held(record, context)
+            held = check_held(record, context)
             if held.region == target and held.epoch > before.epoch:
                 return None
             return _changed(held, region=target, epoch=held.epoch + 1, reason=context.request.reason)
 
         _, record = await self._swap(context.group.name, take)
         if record is None:
-            record = _held(await self._read(context.group.name), context)
+            record = check_held(await self._read(context.group.name), context)
         return StepOutcome(summary=f"{target} owns {record.group}, epoch {record.epoch}", facts=Facts(ownership=record))
 
     @step("ownership.return_ownership")
@@ -101,7 +102,7 @@ class Ownership:
         before = context.facts.ownership_before
 
         async def give_back(record: OwnershipRecord | None) -> OwnershipRecord | None:
-            if record is None or before is None or not _is_mine(record, context) or record.epoch == before.epoch:
+            if record is None or before is None or not is_held_by(record, context) or record.epoch == before.epoch:
                 return None
             if record.region == before.region:
                 return None
@@ -114,24 +115,12 @@ class Ownership:
             return StepOutcome(summary="ownership had not changed")
         return StepOutcome(summary=f"{record.region} owns {record.group} again, epoch {record.epoch}")
 
-    @step("ownership.confirm_claim")
-    async def confirm_claim(self, context: PlanContext) -> StepOutcome:
-        """Asked before each change that has an undo: the lock is still this run's, and no pivot began.
-
-        A workflow that was reset repeats its steps without knowing what it did before; a terminated one may have lost
-        the group to another run.
-        """
-        held = _held(await self._read(context.group.name), context)
-        if _pivoted(held):
-            raise Refused(f"{context.step} was not started: {_no_return(held)}")
-        return StepOutcome(summary="the group is held by this run")
-
     @step("ownership.record_pivot")
     async def record_pivot(self, context: PlanContext) -> StepOutcome:
         """Writes that this run's point of no return begins."""
 
         async def pivot(record: OwnershipRecord | None) -> OwnershipRecord | None:
-            held = _held(record, context)
+            held = check_held(record, context)
             began = Pivot(run_id=context.run_id, step=context.step, at=datetime.now(UTC))
             return _changed(held, phase=Phase.PIVOTED, pivot=held.pivot or began)
 
@@ -146,11 +135,11 @@ class Ownership:
         """
 
         async def withdraw(record: OwnershipRecord | None) -> OwnershipRecord | None:
-            held = _held(record, context)
-            if not _pivoted(held):
+            held = check_held(record, context)
+            if not is_pivoted(held):
                 return None
             if held.pivot is None or held.pivot.run_id != context.run_id:
-                raise Refused(_no_return(held))
+                raise Refused(no_return(held))
             return _changed(held, phase=Phase.RUNNING, pivot=None)
 
         _, record = await self._swap(context.group.name, withdraw)
@@ -158,25 +147,12 @@ class Ownership:
 
     @step("ownership.permit_undo")
     async def permit_undo(self, context: PlanContext) -> StepOutcome:
-        """Refuses when a point of no return of this run had begun, even if the run itself no longer knows it.
-
-        It refuses as well when the run once held the group and does not any more: it was completed and then reset,
-        or another run took the group over. What it made may be in use by clients.
-        """
-        record = await self._read(context.request.group)
-        if record is None:
-            return StepOutcome(summary="the group was never claimed")
-        if _is_mine(record, context):
-            if _pivoted(record):
-                raise Refused(_no_return(record))
-            return StepOutcome(summary="no point of no return had begun")
-        if context.facts.ownership is not None:
-            raise Refused(_not_held(record, context))
-        return StepOutcome(summary="this run never held the group")
+        """Says whether this run may undo what it did: see ``activities.lock.check_undo``."""
+        return StepOutcome(summary=check_undo(await self._read(context.request.group), context))
 
     async def _release(self, context: PlanContext) -> StepOutcome:
         async def release(record: OwnershipRecord | None) -> OwnershipRecord | None:
-            if record is None or not _is_mine(record, context):
+            if record is None or not is_held_by(record, context):
                 return None
             return _changed(record, run=None, workflow_id=None, plan=None, phase=Phase.STEADY, pivot=None)
 
@@ -231,39 +207,8 @@ class Ownership:
         )
 
 
-def _is_mine(record: OwnershipRecord, context: PlanContext) -> bool:
-    return record.run is not None and record.run == context.holder
-
-
-def _pivoted(record: OwnershipRecord) -> bool:
-    return record.phase is Phase.PIVOTED or record.pivot is not None
-
-
-def _held(record: OwnershipRecord | None, context: PlanContext) -> OwnershipRecord:
-    if record is None or not _is_mine(record, context):
-        raise Refused(_not_held(record, context))
-    return record
-
-
 def _changed(record: OwnershipRecord, **values: object) -> OwnershipRecord:
     return record.model_copy(update={**values, "changed_at": datetime.now(UTC)})
-
-
-def _not_held(record: OwnershipRecord | None, context: PlanContext) -> str:
-    holder = "nobody" if record is None or record.run is None else f"run {record.run}"
-    return (
-        f"group {context.request.group} is held by {holder}, not by this run: nothing was changed. "
-        "Look at the other run and at the real state of the group before starting again"
-    )
-
-
-def _no_return(record: OwnershipRecord) -> str:
-    pivot = record.pivot
-    began = f" ({pivot.step}) began at {pivot.at:%Y-%m-%d %H:%M:%S} UTC" if pivot else " began"
-    return (
-        f"the point of no return of run {pivot.run_id if pivot else record.run}{began}. Look at the real state of both "
-        "regions: go forward with a new run, or stop here and leave it as it is"
-    )
 
 
 def _left_pivoted(record: OwnershipRecord) -> str:

@@ -13,6 +13,8 @@ import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from activities.drift import ConfigurationDrift
+from activities.lock import LockGuard
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.errors import NotFound, RecoveryError
@@ -97,6 +99,7 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
     """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
     activities = await wiring.activities()
+    interceptors = [LockGuard(await wiring.witness()), ConfigurationDrift(plan.config)]
     queues = {plan.config.temporal.control_queue: WORKFLOWS}
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:
@@ -107,6 +110,7 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
             task_queue=queue,
             workflows=workflows,
             activities=activities.methods,
+            interceptors=interceptors,
             graceful_shutdown_timeout=GRACE,
             **worker_options(),
         )

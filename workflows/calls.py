@@ -18,7 +18,7 @@ from workflows.steps import HEARTBEAT, PERSIST, PROBE, Activity, Plan, Step, Whe
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Alert, Notifications
     from activities.reports import Reports
-    from recovery.domain.plan import PlanContext, PlanRequest, StepOutcome
+    from recovery.domain.plan import LockDemand, PlanContext, PlanRequest, StepOutcome
     from recovery.domain.report import RunReport
 
 
@@ -49,8 +49,8 @@ class Calls:
         self.workflow_id = info.workflow_id
         self._journal = journal
 
-    def context(self, step: Step) -> PlanContext:
-        """What the step is told: the request and all that the run learned so far."""
+    def context(self, step: Step, lock: LockDemand | None = None) -> PlanContext:
+        """What the step is told: the request, all that the run learned so far, and what it has to ask first."""
         return PlanContext(
             plan=self.plan.name,
             run_id=self.run_id,
@@ -60,21 +60,29 @@ class Calls:
             request=self.request,
             facts=self._journal.facts,
             started_at=self._journal.started_at,
+            lock=lock,
         )
 
-    async def forward(self, step: Step) -> StepOutcome:
+    async def forward(self, step: Step, *, past_pivot: bool) -> StepOutcome:
         """Raises ActivityError, or StepFailed where the step's region has no queue."""
+        changes = step.undo is not None or step.pivot
+        lock = LockDemand.HELD if past_pivot else LockDemand.BEFORE_PIVOT
         group = self._journal.facts.group
         budget = self.plan.budget(step, group.budgets if group else {})
         limits = Limits(min(step.attempt, budget), budget, step.retry, step.start_within)
-        return await self._execute(step.activity, step, limits, self._queue(step, step.where), step.name)
+        queue = self._queue(step, step.where)
+        return await self._execute(step.activity, step, limits, queue, step.name, self._lock(lock) if changes else None)
 
     async def back(self, step: Step) -> StepOutcome:
         """Undoes the step, with its own budget. Raises as ``forward``."""
         assert step.undo is not None
         limits = Limits(step.undo_budget, step.undo_budget, PERSIST)
         queue = self._queue(step, step.undo_where or step.where)
-        return await self._execute(step.undo, step, limits, queue, f"undo {step.name}")
+        return await self._execute(step.undo, step, limits, queue, f"undo {step.name}", self._lock(LockDemand.UNDO))
+
+    def _lock(self, demanded: LockDemand) -> LockDemand | None:
+        """Only what a run that claimed its group changes is guarded; the steps of the lock itself guard themselves."""
+        return demanded if self.plan.locks_group and self._journal.facts.ownership is not None else None
 
     async def observe(self, step: Step) -> StepOutcome:
         """Looks whether a pivot took effect. Raises as ``forward``."""
@@ -131,14 +139,20 @@ class Calls:
         raise StepFailed(step.name, f"no worker can be asked: the configuration of the run has {known}, and not {name}")
 
     async def _execute(
-        self, activity: Activity, step: Step, limits: Limits, queue: str | None, name: str
+        self,
+        activity: Activity,
+        step: Step,
+        limits: Limits,
+        queue: str | None,
+        name: str,
+        lock: LockDemand | None = None,
     ) -> StepOutcome:
         # The activity is a method of a class that only workers build: it is referenced here, and its definition
         # names it. Waiting for a cancelled step to end is what makes it safe to undo it next.
         call: Callable[..., Any] = activity
         outcome: StepOutcome = await workflow.execute_activity_method(
             call,
-            self.context(step),
+            self.context(step, lock),
             task_queue=queue,
             start_to_close_timeout=limits.attempt,
             schedule_to_close_timeout=limits.budget,

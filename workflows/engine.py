@@ -213,16 +213,12 @@ class Engine:
             raise StepFailed(step.name, reason)
 
     async def _run_step(self, step: Step) -> StepOutcome:
-        claimed = self.journal.facts.ownership is not None
-        if self.plan.locks_group and step.undo is not None and claimed and not self._pivot_started:
-            # A reset of this workflow may repeat a step whose effect clients are using by now.
-            await self._calls.own(Ownership.confirm_claim, step, "confirm")
         if step.undo is not None and step not in self._to_undo:
             self._to_undo.append(step)  # before it starts: a step that timed out may have worked
         self.journal.started(step)
         if step.pivot:
             await self._record_pivot(step)
-        return await self._calls.forward(step)
+        return await self._calls.forward(step, past_pivot=self._pivot_started)
 
     async def _record_pivot(self, step: Step) -> None:
         """Written where a reset of this workflow cannot forget it, before the step starts."""
@@ -297,8 +293,10 @@ class Engine:
         )
         try:
             choice = await self.control.held(Hold(step.name, reason, choices), patience)
-        finally:
+        except asyncio.CancelledError:
             self.journal.waited(step, before, workflow.now() - began)
+            raise
+        self.journal.waited(step, before, workflow.now() - began)
         if choice is None:
             self.journal.act("abort", "timeout", f"nobody answered within {duration(patience)}", step.name)
             choice = Choice.ABORT

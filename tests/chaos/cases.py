@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from tests.chaos.recording import name_of
 from tests.chaos.world import Fault, Side
 from workflows.plans import PLANS
 from workflows.steps import HOLD, WARN, Plan, Step
@@ -46,9 +45,8 @@ class Table:
 
     def calls(self, step: Step) -> list[str]:
         """The ids of all activities of a step's forward part."""
-        asked = [f"confirm {step.name}"] if self._confirmed(step) else []
         noted = [f"record {step.name}"] if step.pivot else []
-        return [*asked, *noted, step.name]
+        return [*noted, step.name]
 
     def past_pivot(self, at: str) -> bool:
         """A cancellation at this call does not undo any more."""
@@ -79,13 +77,6 @@ class Table:
         if step.on_failure is HOLD or self.past_pivot(step.name):
             return "held"
         return "rolled-back"
-
-    def _confirmed(self, step: Step) -> bool:
-        if not self.plan.locks_group or step.undo is None:
-            return False
-        claimed = next(each for each in self.steps if name_of(each.activity) == "ownership.claim_run")
-        before_pivot = self.pivot is None or self.order[step.name] < self.order[self.pivot.name]
-        return before_pivot and self.order[step.name] > self.order[claimed.name]
 
 
 TABLES = {name: Table(plan) for name, plan in PLANS.items()}

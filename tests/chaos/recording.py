@@ -18,10 +18,12 @@ from activities.configuration import ConfigurationSteps
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.reports import Reports
+from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.plan import DnsBefore, Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, Verdict, VerdictState
 from tests.chaos.world import FileNotifier, FileReports, SqliteOwnership, World
+from tests.fakes.measurements import FakeMeasurements
 from workers.registry import activities_of
 from workflows.plans import PLANS
 from workflows.steps import Activity, Plan
@@ -129,7 +131,8 @@ def activities(root: Path, queue: str) -> list[Callable[..., Any]]:
         Ownership(SqliteOwnership(root / "ownership.db")),
         ConfigurationSteps(KnownGroups(queue), reports),
     )
-    return [*steps, Notifications(FileNotifier(root / "alerts")).alert, Reports(reports).store]
+    notifications = Notifications(FileNotifier(root / "alerts"), TemplateIncidentWriter())
+    return [*steps, notifications.alert, Reports(reports, FakeMeasurements()).store]
 
 
 class Faults(Interceptor):

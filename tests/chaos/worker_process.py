@@ -10,7 +10,9 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
+from activities.lock import LockGuard
 from tests.chaos.recording import Faults, activities
+from tests.chaos.world import SqliteOwnership
 from workers.options import worker_options
 from workflows.definitions import WORKFLOWS
 
@@ -27,7 +29,7 @@ async def _serve(address: str, queue: str, root: Path, parent: int) -> None:
         task_queue=queue,
         workflows=WORKFLOWS,
         activities=activities(root, queue),
-        interceptors=[Faults(root)],
+        interceptors=[Faults(root), LockGuard(SqliteOwnership(root / "ownership.db"))],
         **worker_options(),
     )
     async with worker:

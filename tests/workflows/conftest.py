@@ -16,6 +16,8 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.configuration import ConfigurationSteps
+from activities.drift import ConfigurationDrift
+from activities.lock import LockGuard
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.reports import Reports
@@ -78,6 +80,7 @@ class Rig:
         self.ownership = FakeOwnershipStore()
         self.notifier = FakeNotifier()
         self.reports = MemoryReports()
+        self.drifted = KnownConfiguration(self.world)  # what the worker knows: a test may let it differ
 
     def worker(self, **options: object) -> Worker:
         recording = Recording(self.world)
@@ -93,6 +96,10 @@ class Rig:
                 *_activities_of(Notifications(self.notifier, TemplateIncidentWriter())),
                 *_activities_of(Reports(self.reports, FakeMeasurements())),
                 *_activities_of(ConfigurationSteps(KnownConfiguration(self.world), self.reports)),
+            ],
+            interceptors=[
+                LockGuard(self.ownership),
+                ConfigurationDrift(self.drifted or KnownConfiguration(self.world)),
             ],
             **{**worker_options(), **options},  # type: ignore[arg-type]
         )

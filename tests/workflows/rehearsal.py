@@ -17,7 +17,6 @@ from temporalio.common import RawValue
 with workflow.unsafe.imports_passed_through():
     from activities.boundary import step
     from activities.configuration import ConfigurationSteps
-    from activities.notifications import Alert
     from activities.ownership import Ownership
     from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
     from recovery.domain.plan import PlanContext, StepOutcome
@@ -48,7 +47,7 @@ class World:
     fail_undo: dict[str, list[RecoveryError]] = field(default_factory=dict)
     block: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: dict[str, asyncio.Event] = field(default_factory=dict)
-    alerts: list[Alert] = field(default_factory=list)
+    effect_ids: set[str] = field(default_factory=set)
     group: GroupSnapshot = GROUP
 
     def fault(self, where: dict[str, list[RecoveryError]], name: str) -> None:
@@ -75,6 +74,7 @@ class Recording:
     async def act(self, context: PlanContext) -> StepOutcome:
         world, name = self.world, context.step
         world.calls[name] += 1
+        world.effect_ids.add(context.effect_id)
         await world.wait(f"before {name}")
         world.fault(world.fail_before, name)
         if name not in world.present:
@@ -120,7 +120,32 @@ REHEARSAL = plan(
     Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
     locks_group=True,
 )
+CROSSING = plan(
+    "Crossing", "a parallel row in which one step fails, one is held and one goes on",
+    Step("load",  ConfigurationSteps.load, CONTROL, s(5), s(20), PROBE),
+    Step("first", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+    parallel(
+        Step("fails", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
+        Step("held",  DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD),
+        Step("holds", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD),
+        Step("warns", DO, CONTROL, s(10), s(20), PROBE, on_failure=WARN),
+    ),
+    Step("last", DO, CONTROL, s(10), s(20), PROBE),
+)
 # fmt: on
+
+
+@workflow.defn
+class Crossing(PlanWorkflow):
+    plan = CROSSING
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
 
 
 @workflow.defn

@@ -13,14 +13,22 @@ from temporalio.testing import ActivityEnvironment
 from activities import boundary
 from activities.boundary import StepProgress, report_progress, step
 from activities.bounds import LARGEST_OUTCOME, MOST_CHECKS, MOST_WARNINGS, bounded
-from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
+from activities.lock import guarded_by
+from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.domain.plan import Facts, LockDemand, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
 from recovery.errors import BadInput, Refused, Unreachable
+from tests.fakes.ownership import FakeOwnershipStore
 
 CONTEXT = PlanContext(
     plan="Rehearsal", run_id="run", workflow_id="wf", step="act", request=PlanRequest(group="shop"),
     started_at=datetime(2026, 11, 22, tzinfo=UTC),
 )  # fmt: skip
+
+MINE = OwnershipRecord(
+    group="shop", region="region-a", phase=Phase.RUNNING, run="run-1", changed_at=datetime(2026, 11, 22, tzinfo=UTC)
+)
+THEIRS = MINE.model_copy(update={"run": "run-9"})
 
 
 class Raising:
@@ -144,3 +152,46 @@ def test_many_verdicts_still_fit():
 def test_what_cannot_be_left_out_is_refused_in_a_sentence():
     with pytest.raises(BadInput, match="ask for less at once"):
         bounded(StepOutcome(facts=Facts(points_to_validate=["p" * 60] * 20_000)))
+
+
+class TestLock:
+    """A step that changes the outside asks the ownership record in each of its attempts."""
+
+    CONTEXT = CONTEXT.model_copy(
+        update={"facts": Facts(ownership=MINE), "run_id": "run-1", "lock": LockDemand.BEFORE_PIVOT}
+    )
+    PIVOTED = MINE.model_copy(update={"phase": Phase.PIVOTED})
+    FREE = MINE.model_copy(update={"run": None, "phase": Phase.STEADY})
+
+    async def begin(self, record: OwnershipRecord, lock: LockDemand) -> None:
+        store = FakeOwnershipStore()
+        store.records["shop"] = (record, "1")
+        with guarded_by(store):
+            await ActivityEnvironment().run(Raising().act, self.CONTEXT.model_copy(update={"lock": lock}))
+
+    @pytest.mark.parametrize(
+        ("record", "lock"),
+        [(MINE, LockDemand.BEFORE_PIVOT), (MINE, LockDemand.HELD), (PIVOTED, LockDemand.HELD), (MINE, LockDemand.UNDO)],
+    )
+    async def test_begins(self, record: OwnershipRecord, lock: LockDemand):
+        await self.begin(record, lock)
+
+    @pytest.mark.parametrize(
+        ("record", "lock"),
+        [
+            (PIVOTED, LockDemand.BEFORE_PIVOT), (FREE, LockDemand.BEFORE_PIVOT), (THEIRS, LockDemand.BEFORE_PIVOT),
+            (FREE, LockDemand.HELD), (THEIRS, LockDemand.HELD),
+            (PIVOTED, LockDemand.UNDO), (FREE, LockDemand.UNDO), (THEIRS, LockDemand.UNDO),
+        ],
+    )  # fmt: skip
+    async def test_is_refused(self, record: OwnershipRecord, lock: LockDemand):
+        with pytest.raises(ApplicationError) as caught:
+            await self.begin(record, lock)
+        assert caught.value.type == "Refused" and caught.value.non_retryable
+
+    async def test_is_refused_by_a_worker_that_cannot_ask(self):
+        with pytest.raises(ApplicationError, match="without a LockGuard"):
+            await ActivityEnvironment().run(Raising().act, self.CONTEXT)
+
+    async def test_needs_no_worker_that_can_ask_where_nothing_is_locked(self):
+        await ActivityEnvironment().run(Raising().act, self.CONTEXT.model_copy(update={"lock": None}))

@@ -180,8 +180,8 @@ async def test_a_return_after_a_lost_take_gives_the_group_back():
 
 @pytest.mark.parametrize(
     "method",
-    [Ownership.take_ownership, Ownership.record_pivot, Ownership.withdraw_pivot, Ownership.confirm_claim],
-    ids=["take", "record", "withdraw", "confirm"],
+    [Ownership.take_ownership, Ownership.record_pivot, Ownership.withdraw_pivot],
+    ids=["take", "record", "withdraw"],
 )
 @pytest.mark.parametrize("record", [None, STEADY, THEIRS], ids=["nobody ever", "nobody", "another run"])
 async def test_who_does_not_hold_the_group_changes_nothing(method: Method, record):
@@ -197,9 +197,6 @@ class TestAfterThePivot:
 
     async def test_a_reset_run_may_not_claim_again(self):
         assert "point of no return" in await refusal(Ownership.claim_run, store_with(PIVOTED), reset())
-
-    async def test_a_reset_run_may_not_repeat_a_change(self):
-        assert "was not started" in await refusal(Ownership.confirm_claim, store_with(PIVOTED), reset())
 
     async def test_a_reset_run_may_not_withdraw_what_an_earlier_execution_wrote(self):
         await refusal(Ownership.withdraw_pivot, store_with(PIVOTED), reset())
