@@ -97,8 +97,8 @@ def _critical_path(plan: Plan, tiers: dict[str, timedelta]) -> Iterator[str]:
         return
     yield (
         f"**Critical path.** The budgets add up to {duration(path)}; of steps that run at the same time only the "
-        "longest counts, and waiting for people is not in it. A longer path than the RTO is a warning, never a refusal: "
-        "each step may take its budget, but seldom does."
+        "longest counts, and waiting for people is not in it. A longer path than the RTO is a warning, never a "
+        "refusal: each step may take its budget, but seldom does."
     )
     yield ""
     yield "| tier of `recovery.example.yaml` | RTO | critical path | |"
@@ -131,9 +131,9 @@ def _failure(plan: Plan) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"**From `{pivot}` on.** The point of no return is written into the ownership record first. From then on nothing "
-        "is undone automatically: the plan goes forward, or it is held with a critical alert, and the operator retries, "
-        "skips or aborts. An abort leaves everything as it is and releases the group. A reset of the workflow does not "
+        f"**From `{pivot}` on.** The point of no return is written into the ownership record first. From then on "
+        "nothing is undone automatically: the plan goes forward, or it is held with a critical alert, and the operator "
+        "retries, skips or aborts. An abort leaves everything as it is and releases the group. A reset of the workflow does not "
         "forget the point of no return."
     )
     if plan.locks_group:
