@@ -133,8 +133,8 @@ def _failure(plan: Plan) -> Iterator[str]:
     yield (
         f"**From `{pivot}` on.** The point of no return is written into the ownership record first. From then on "
         "nothing is undone automatically: the plan goes forward, or it is held with a critical alert, and the operator "
-        "retries, skips or aborts. An abort leaves everything as it is and releases the group. A reset of the workflow does not "
-        "forget the point of no return."
+        "retries, skips or aborts. An abort leaves everything as it is and releases the group. A reset of the workflow "
+        "does not forget the point of no return."
     )
     if plan.locks_group:
         yield ""
