@@ -20,8 +20,8 @@ from lab.supervisor import Launch
 REPLICATION_USER = "replicator"
 
 # The roles of a well-run shop: nobody but the operator is a superuser. What `backup` may do follows what Barman and
-# pgBackRest ask for. It reads pg_authid so that pg_dumpall --globals-only can store the roles with their password
-# hashes: without them nobody could log in after a recovery. (A base backup holds the same hashes.)
+# pgBackRest ask for. pg_read_all_data covers pg_authid too, so pg_dumpall --globals-only stores the roles with their
+# password hashes, without which nobody could log in after a recovery. (A base backup holds the same hashes.)
 _ROLES = """
 CREATE ROLE {replicator} LOGIN REPLICATION PASSWORD {replicator_password};
 CREATE ROLE backup LOGIN REPLICATION PASSWORD {backup_password};
@@ -29,7 +29,6 @@ CREATE ROLE app LOGIN PASSWORD {app_password};
 GRANT pg_read_all_data, pg_monitor, pg_checkpoint TO backup;
 """
 _GRANTS = """
-GRANT SELECT ON pg_catalog.pg_authid TO backup;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_create_restore_point(text), pg_catalog.pg_switch_wal(),
     pg_catalog.pg_backup_start(text, boolean), pg_catalog.pg_backup_stop(boolean) TO backup;
 """

@@ -39,6 +39,11 @@ def left_of(pids: list[int], folder: Path) -> list[str]:
     return alive + ([str(folder)] if folder.exists() else [])
 
 
+def shared_memory_segments() -> set[str]:
+    """The ids of all System V segments of this machine (proc(5): the second column)."""
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
 def until_nothing_is_left(pids: list[int], folder: Path) -> None:
     deadline = time.monotonic() + 15
     while left := left_of(pids, folder):
@@ -160,8 +165,11 @@ async def test_a_server_that_somebody_else_started_ends_with_the_lab(tmp_path: P
     await lab.freeze("region-a", "postgres")
     assert {psutil.Process(pid).status() for pid in server.pids} == {psutil.STATUS_STOPPED}
     assert lab.describe().server("region-a/postgres").state == "frozen"
+    segment = (place.data_directory / "postmaster.pid").read_text().splitlines()[6].split()[1]
+    assert segment in shared_memory_segments()
     await lab.stop()
     assert left_of(server.pids, tmp_path / "lab") == []
+    assert segment not in shared_memory_segments()
 
 
 async def test_two_labs_side_by_side_do_not_meet() -> None:

@@ -17,6 +17,7 @@ import pytest
 from lab import packages
 from lab.control import python_environment
 from lab.elf import make_data_segments_writable
+from lab.processes import is_gone
 
 REGIONS = ["region-a", "region-b"]
 
@@ -120,3 +121,23 @@ async def test_the_event_loop_is_free_while_a_supervisor_starts() -> None:
     assert ticks > 5
     await owned.wait()
     assert await asyncio.to_thread(owned.folder.exists) is False
+
+
+async def test_a_cancelled_start_waits_until_the_supervisor_is_gone(tmp_path: Path) -> None:
+    from lab.control import start_supervisor
+
+    folder = tmp_path / "lab"
+    starting = asyncio.ensure_future(start_supervisor(folder, REGIONS))
+    while not starting.done() and not supervisors_of(folder):
+        await asyncio.sleep(0.001)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert supervisors_of(folder) == []
+    assert await asyncio.to_thread(folder.exists) is False
+
+
+def supervisors_of(folder: Path) -> list[int]:
+    """The supervisors that this process started for a lab in `folder` and that still run."""
+    children = [child for child in psutil.Process().children() if not is_gone(child)]
+    return [child.pid for child in children if str(folder) in child.cmdline()]

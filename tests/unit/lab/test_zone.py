@@ -141,6 +141,15 @@ def test_prerequisites_decide_whether_anything_changes(server: DnsServer, kept: 
     assert bool(kept) == (rcode == "NOERROR")
 
 
+def test_a_prerequisite_with_a_time_to_live_is_malformed(server: DnsServer, kept: Kept) -> None:
+    update = new_update()
+    update.present("db", "A", "127.0.0.1")
+    update.prerequisite[0].ttl = 5  # RFC 2136, 2.4: must be zero
+    update.replace("db", 1, "A", "127.0.0.2")
+    assert send(server, update) == "FORMERR"
+    assert not kept
+
+
 def test_an_update_is_done_wholly_or_not_at_all(server: DnsServer, kept: Kept) -> None:
     update = new_update()
     update.replace("db", 1, "A", "127.0.0.2")
