@@ -17,14 +17,16 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import structlog
 from pydantic import BaseModel
+from temporalio import activity
 
 import recovery.errors
 from lab.processes import descendants
-from recovery.adapters.postgres import LocalPostgres
+from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.recovery_points import PostgresRecoveryPoints
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
@@ -40,19 +42,24 @@ CALLS: dict[type, tuple[str, ...]] = {
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
     WitnessStore: ("write",),
     ConfiguredZones: ("replace",),
+    LocalPostgresHost: ("launch",),
     S3Store: ("put", "get", "delete"),
 }
+FUNCTIONS: dict[ModuleType, tuple[str, ...]] = {validation: ("observe",)}
 
 
 class Fault(BaseModel):
-    """What happens at the ``number``-th call of ``method`` in ``step`` (of any step when it is empty).
+    """What happens at the ``number``-th call of ``method``.
 
-    ``kill``: SIGKILL to this process. ``hold``: the call waits until ``<control>/held.json`` is removed. ``fail``: the
-    call raises the error of this ``error`` class with the ``words``. ``hold`` and ``fail`` act before the call.
+    Only calls count whose step is ``step``, whose activity is ``activity`` and whose first argument ends with ``key``,
+    where these are given. ``kill``: SIGKILL to this process. ``hold``: the call waits until ``<control>/held.json`` is
+    removed. ``fail``: the call raises the error of this ``error`` class with the ``words``.
     """
 
-    step: str = ""
     method: str
+    step: str = ""
+    activity: str = ""
+    key: str = ""
     when: Literal["before", "after"] = "before"
     number: int = 1
     action: Literal["kill", "hold", "fail"] = "kill"
@@ -65,21 +72,23 @@ class _Trigger:
         self._control = control
         self._seen: dict[str, int] = {}
 
-    def note(self, method: str, arguments: tuple[Any, ...]) -> None:
-        first = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+    def note(self, method: str, first: str) -> None:
         with (self._control / "calls.log").open("a") as log:
             log.write(f"{_step()} {method} {first}\n")
 
-    async def pull(self, method: str, when: str) -> None:
+    async def pull(self, method: str, when: str, first: str) -> None:
         fault = self._armed()
-        if fault is None or (fault.method, fault.when) != (method, when) or fault.step not in ("", _step()):
+        if fault is None or (fault.method, fault.when) != (method, when) or not _meant(fault, first):
             return
         key = fault.model_dump_json()
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] < fault.number:
             return
         target = "held.json" if fault.action == "hold" else "fired.json"
-        (self._control / "armed.json").rename(self._control / target)  # raises where another process was first
+        try:
+            (self._control / "armed.json").rename(self._control / target)
+        except FileNotFoundError:
+            return  # another process was first
         await self._act(fault)
 
     async def _act(self, fault: Fault) -> None:
@@ -104,16 +113,24 @@ def _step() -> str:
     return str(structlog.contextvars.get_contextvars().get("step", "-"))
 
 
-def _arm(owner: type, name: str, trigger: _Trigger) -> None:
+def _meant(fault: Fault, first: str) -> bool:
+    if fault.step not in ("", _step()) or not first.endswith(fault.key):
+        return False
+    return not fault.activity or (activity.in_activity() and activity.info().activity_type == fault.activity)
+
+
+def _arm(owner: type | ModuleType, name: str, trigger: _Trigger) -> None:
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
-    label = f"{owner.__name__}.{name}"
+    label = f"{owner.__name__.rpartition('.')[2]}.{name}"
+    skipped = 1 if isinstance(owner, type) else 0  # self
 
     @functools.wraps(original)
-    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        trigger.note(label, args)
-        await trigger.pull(label, "before")
-        result = await original(self, *args, **kwargs)
-        await trigger.pull(label, "after")
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        first = args[skipped] if len(args) > skipped and isinstance(args[skipped], str) else ""
+        trigger.note(label, first)
+        await trigger.pull(label, "before", first)
+        result = await original(*args, **kwargs)
+        await trigger.pull(label, "after", first)
         return result
 
     setattr(owner, name, call)
@@ -128,7 +145,7 @@ def main(arguments: list[str]) -> None:
     config_file, regions, control = arguments
     configure_logs("json", "INFO")
     trigger = _Trigger(Path(control))
-    for owner, names in CALLS.items():
+    for owner, names in (*CALLS.items(), *FUNCTIONS.items()):
         for name in names:
             _arm(owner, name, trigger)
     plan = WorkerPlan(Config.load(Path(config_file)), regions.split(","), "127.0.0.1", 0)

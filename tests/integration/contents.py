@@ -32,6 +32,7 @@ async def contents(dsn: str) -> Contents:
             digest = await connection.fetchrow(
                 f"SELECT count(*), md5(string_agg(md5(t::text), '' ORDER BY md5(t::text))) FROM {name} t"
             )
+            assert digest is not None
             found[f"table {name}"] = tuple(digest)
         for kind, query in _OTHERS.items():
             found[kind] = [tuple(row) for row in await connection.fetch(query)]

@@ -191,7 +191,8 @@ class Site:
 
     async def point(self, kind: BackupKind) -> str:
         """A validated recovery point that tests share: they must not change it."""
-        if kind not in self._points:
+        known = {point.point_id for point in await (await self.catalogue()).points(GROUP)}
+        if kind not in self._points or self._points[kind][0] not in known:
             # A logical restore fills materialised views anew: one that is out of date would differ from its source.
             await execute(self.lab.postgres(HOME).dsn(), "REFRESH MATERIALIZED VIEW daily_revenue")
             point_id = await self.backup(kind)
@@ -205,9 +206,10 @@ class Site:
 
     # Faults.
 
-    def arm(self, method: str, when: str = "before", **fault: Any) -> None:
-        """See ``tests.integration.armed_worker.Fault``."""
-        self.disarm()
+    def arm(self, method: str, when: str = "before", *, keep_held: bool = False, **fault: Any) -> None:
+        """See ``tests.integration.armed_worker.Fault``. ``keep_held``: a call that is held stays so."""
+        if not keep_held:
+            self.disarm()
         armed = Fault.model_validate({"method": method, "when": when, **fault})
         fresh = self.control / "armed.new"
         fresh.write_text(armed.model_dump_json())
@@ -435,13 +437,14 @@ def _data(lab: Lab, service: str) -> Path:
 
 
 def _installed(lab: Lab, folder: Path) -> Installation:
-    """As the demo's, but it waits only 3 s for a service that is down."""
+    """As the demo's, but it waits only 3 s for a service that is down, and keeps one recovery point of each kind."""
     folder.mkdir(mode=0o711)
     installation = install(lab, folder)
     yaml = YAML()
     for file in (installation.config_file, installation.backup_config_file):
         document = yaml.load(file)
         document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
+        document["groups"][GROUP]["backup"].update(retention_count=1, retention_days=None)
         yaml.dump(document, file)
     return installation
 

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from drctl.demo.installation import GROUP
 from lab.workload import Workload, longest_gap, lost_commits, read_acknowledged
 from recovery.domain.ownership import Phase
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.report import RunReport, RunState, StepState
+from recovery.errors import Refused
 from tests.integration.contents import contents, torn_transactions
-from tests.integration.installation import AWAY, GROUP, HOME, Site, eventually, value_of
+from tests.integration.installation import AWAY, HOME, Site, eventually, value_of
 from workers import operations
 
 STEPS = [
@@ -137,7 +139,7 @@ async def test_a_failure_after_the_pivot_is_held_and_retried(site: Site) -> None
     assert await site.address() == away.host
     dsn = site.lab.postgres(HOME).dsn(host=away.host)
     assert await value_of(dsn, "SHOW default_transaction_read_only") == "off"
-    with pytest.raises(operations.Refused, match=r"is past its point of no return\. Finish it"):
+    with pytest.raises(Refused, match=r"is past its point of no return\. Finish it"):
         await other_plan(site)
 
     await operations.act(handle, "retry", "ana", "looked at it")
@@ -155,7 +157,7 @@ async def other_plan(site: Site) -> None:
         "FullRecovery", {"group": GROUP}, id="by-hand", task_queue=site.config.temporal.control_queue
     )
     report = await operations.result(await operations.find(site.client, handle.id))
-    raise operations.Refused(report.error)
+    raise Refused(report.error)
 
 
 async def test_an_abort_after_the_pivot_undoes_nothing_and_frees_the_group(site: Site) -> None:
