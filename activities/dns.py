@@ -37,7 +37,7 @@ class DnsSteps:
                     raise
         while not await self._stands(after):
             await asyncio.sleep(SETTLE_EVERY)
-        return StepOutcome(summary=", ".join(f"{record.name} -> {_values(record)}" for record in after))
+        return StepOutcome(summary=", ".join(f"{record.name} → {_values(record)}" for record in after))
 
     @step("dns.restore_records")
     async def restore_records(self, context: PlanContext) -> StepOutcome:
@@ -46,7 +46,7 @@ class DnsSteps:
         if await self._stands(before):
             return StepOutcome(summary="the records had not changed")
         await self._zone.replace(list(zip(after, before, strict=True)))
-        return StepOutcome(summary=", ".join(f"{record.name} -> {_values(record)}" for record in before))
+        return StepOutcome(summary=", ".join(f"{record.name} → {_values(record)}" for record in before))
 
     def _change(self, context: PlanContext) -> tuple[list[DnsBefore], list[DnsBefore]]:
         group, region = context.group, context.facts.target_region
