@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from workers.operations import Handle
 
 VALIDATION_APPEARS_SECONDS = 10.0
+PIPE_WIDTH = 200  # columns
 
 app = typer.Typer(
     name="backup", no_args_is_help=True, rich_markup_mode="rich", help="Take recovery points, list and show them."
@@ -117,7 +119,9 @@ def list_points(
     if output is Output.JSON:
         print_json(_survey_document(name, survey))
         return
-    console().print(points_table(survey.points))
+    # In a pipe an id must stay on one line, for whoever searches for it.
+    out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    out.print(points_table(survey.points))
     for entry in survey.rejected:
         note(f"not believed: {entry.key} at {entry.location}: {entry.reason}", output, "red")
     for location, reason in survey.unreachable.items():

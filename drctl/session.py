@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import io
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from drctl.output import CONFIG_VARIABLE, InterruptedRun
 from recovery.errors import BadInput, NotFound, RecoveryError, Unreachable
@@ -30,8 +32,37 @@ def _nothing_further() -> str:
     return "interrupted: nothing further was done"
 
 
-def run(work: Coroutine[Any, Any, Result], interrupted: Callable[[], str] = _nothing_further) -> Result:
-    """Runs a command's work. Ctrl-C ends it with the words of ``interrupted`` and exit code 130."""
+class _StandardError(io.TextIOBase):
+    """Standard error as it is when a line is written: whoever captures it gets the line."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+def run(
+    work: Coroutine[Any, Any, Result],
+    interrupted: Callable[[], str] = _nothing_further,
+    *,
+    log_form: Literal["console", "json"] = "console",
+    log_level: str = "WARNING",
+) -> Result:
+    """Runs a command's work. Ctrl-C ends it with the words of ``interrupted`` and exit code 130.
+
+    Logs go to standard error: standard output holds the answer and nothing else.
+
+    Raises:
+        BadInput: there is no such log level.
+    """
+    from recovery.telemetry.logs import configure_logs
+
+    try:
+        configure_logs(log_form, log_level, stream=_StandardError())  # type: ignore[arg-type]  # text is all it takes
+    except ValueError as error:
+        work.close()
+        raise BadInput(f"--log-level: {error}") from None
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from drctl.output import ConfigFile, Form, Output, examples, messages, print_json
 from drctl.session import load_config, run, session
-from recovery.errors import BadInput, Unreachable
+from recovery.errors import Unreachable
 
 if TYPE_CHECKING:
     from recovery.config import Config
@@ -44,8 +44,7 @@ def worker(
     configuration names a key that opens recovery points.
     """
     loaded = load_config(config)
-    _configure_logs(log_level, output)
-    run(_work(loaded, region, metrics_port, output))
+    run(_work(loaded, region, metrics_port, output), log_form=_form(output), log_level=log_level)
 
 
 @app.command(
@@ -70,8 +69,7 @@ def up(
     stopped goes on at the next drctl up.
     """
     loaded = load_config(config)
-    _configure_logs(log_level, output)
-    run(_up(loaded, port, ui_port, metrics_port, apply, output))
+    run(_up(loaded, port, ui_port, metrics_port, apply, output), log_form=_form(output), log_level=log_level)
 
 
 async def _up(config: Config, port: int, ui_port: int, metrics_port: int | None, apply: bool, output: Output) -> None:
@@ -154,10 +152,6 @@ def _say(output: Output, sentence: str) -> None:
         sys.stdout.flush()
 
 
-def _configure_logs(level: str, output: Output) -> None:
-    from recovery.telemetry.logs import configure_logs
-
-    try:
-        configure_logs("console" if messages().is_terminal and output is Output.TEXT else "json", level)
-    except ValueError as error:
-        raise BadInput(f"--log-level: {error}") from None
+def _form(output: Output) -> Literal["console", "json"]:
+    """Lines for a person at a terminal, JSON for what collects logs."""
+    return "console" if messages().is_terminal and output is Output.TEXT else "json"

@@ -39,6 +39,8 @@ GROUP_MEMO = "recovery-plans.group"
 """A run's memo names its group, so that a list of runs need not read each one's input."""
 ANSWER_SECONDS = 15.0
 """A worker that lives takes an operator's answer within a second."""
+FOLLOW_SECONDS = 3.0
+"""A follower that heard nothing for so long says so, and asks again."""
 OUTAGE_SECONDS = 60.0
 """So long a follower waits for a Temporal server that stopped answering."""
 Handle = WorkflowHandle[object, RunReport]
@@ -227,7 +229,7 @@ async def follow(
     while True:
         try:
             description = await handle.describe()
-            current = await _as_it_stands(handle, description.status)
+            current = await _as_it_stands(handle, description.status, patience=FOLLOW_SECONDS)
             progress = await _progress(handle, description)
         except RPCError as error:
             if error.status not in _SILENT:
@@ -305,7 +307,7 @@ async def is_running(client: Client, workflow_id: str, run_id: str) -> bool:
     return run_id in (newest.run_id, newest.raw_info.first_run_id) or not newest.raw_info.first_run_id
 
 
-async def _as_it_stands(handle: Handle, status: WorkflowExecutionStatus | None) -> RunReport:
+async def _as_it_stands(handle: Handle, status: WorkflowExecutionStatus | None, *, patience: float = 10.0) -> RunReport:
     if status in (WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED):
         try:
             return await handle.result()
@@ -313,7 +315,7 @@ async def _as_it_stands(handle: Handle, status: WorkflowExecutionStatus | None) 
             found = _enclosed(failure)
             if found is not None:
                 return found
-    return await report(handle)
+    return await report(handle, patience=patience)
 
 
 def _enclosed(failure: WorkflowFailureError) -> RunReport | None:
