@@ -9,7 +9,7 @@ REAP := $(PY) -m lab.reap --
 .PHONY: demo test check format test-chaos test-system bench-engine bench-memory docs clean setup
 
 demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up)
-	@$(REAP) $(PY) -m drctl demo $(ARGS)
+	@$(PY) -m drctl demo $(ARGS)
 
 test: setup  ## all tests but the whole fault matrix
 	@$(REAP) $(PY) -m pytest -q $(ARGS)

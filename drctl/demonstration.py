@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,8 @@ import typer
 from drctl.output import examples
 from drctl.session import run
 from drctl.tables import console
+
+REAPED = "DRCTL_DEMO_IS_REAPED"
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -25,6 +29,8 @@ def demo(
 
     Everything runs on this machine, on free ports and in a temporary folder, and is gone at the end.
     """
+    if REAPED not in os.environ:
+        _leave_nothing_behind()
     from drctl.demo import run_demo
 
     raise typer.Exit(
@@ -33,3 +39,10 @@ def demo(
             lambda: "the demo was ended; its servers are stopped",
         )
     )
+
+
+def _leave_nothing_behind() -> None:
+    """Becomes the process that runs this command again and, however that ends, ends what it left."""
+    os.environ[REAPED] = "1"
+    reap = [sys.executable, "-m", "lab.reap", "--", sys.executable, "-m", "drctl"]
+    os.execv(sys.executable, [*reap, *sys.argv[1:]])
