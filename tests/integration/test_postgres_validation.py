@@ -165,6 +165,20 @@ async def test_what_a_killed_worker_left_is_swept(scratch: Path) -> None:
     assert not left.exists()
 
 
+async def test_points_of_the_newest_version_are_valid() -> None:
+    with public_folder() as folder:
+        async with running_source(folder, major=18, tablespace=True) as newest:
+            async with Writer(newest):
+                taken = [
+                    await take(newest.postgres.physical_source(newest.login, "physical-18"), "physical-18"),
+                    await take(newest.postgres.logical_source(newest.login, "logical-18", ["shop"]), "logical-18"),
+                ]
+            for point in taken:
+                assert point.manifest.source.major == 18
+                state, reason, _ = await newest.postgres.validate(point, folder / "scratch", CRITICAL)
+                assert state is VerdictState.VALID, reason
+
+
 async def test_the_labs_backup_role_makes_valid_points_under_load(lab: Lab, folder: Path, scratch: Path) -> None:
     """Not a superuser: what a careful operator grants is enough."""
     place = lab.postgres("region-a")
