@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+import structlog
 from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from activities.boundary import StepProgress, report_progress, step
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
-from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
 from recovery.domain.words import duration, size
-from recovery.errors import NotFound, RecoveryError, Refused, RestoreFailed
+from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, RestoreFailed
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, TakenPoint
+
+log = structlog.get_logger("recovery.points")
 
 ONE_DAY = timedelta(days=1)
 
@@ -55,10 +58,18 @@ class RecoveryPointSteps:
 
     @step("points.fill_locations")
     async def fill_locations(self, context: PlanContext) -> StepOutcome:
-        """Copies the new points to the locations that failed meanwhile."""
+        """Copies the new points, and what older ones lack, to the locations that failed meanwhile."""
         missing: list[str] = []
         filled = 0
-        for point_id in context.facts.points_written:
+        written = context.facts.points_written
+        older = [
+            point.point_id
+            for point in await self._points.points(context.group)
+            if point.point_id not in written and not set(context.group.locations) <= set(point.locations)
+        ]
+        for point_id in [*written, *older]:
+            if missing and point_id in older:
+                break  # a location that did not take one takes no other now
             done = await self._points.fill(context.group, point_id, _heartbeat("filling"))
             filled += len(done.complete)
             missing += [f"{point_id} is not at {name}: {reason}" for name, reason in done.dropped.items()]
@@ -114,10 +125,15 @@ class RecoveryPointSteps:
     async def choose_to_validate(self, context: PlanContext) -> StepOutcome:
         """The named point, or all points of the last 24 hours (or of the given while)."""
         if context.request.point_id is not None:
-            chosen = [(await self._points.point(context.group, context.request.point_id)).point_id]
+            chosen = [context.request.point_id]
+            await self._known(context, context.request.point_id)
         else:
             since = context.request.since or ONE_DAY
             chosen = [point.point_id for point in await self._points.points(context.group, since)]
+            unbelieved = [
+                point_id for point_id in await self._points.unbelieved(context.group) if point_id not in chosen
+            ]
+            chosen += [point_id for point_id in unbelieved if _is_younger(point_id, since)]
             if not chosen:
                 raise NotFound(
                     f"group {context.group.name} has no recovery point of the last {duration(since)}: "
@@ -130,13 +146,14 @@ class RecoveryPointSteps:
         """Restores each chosen point for real. Another attempt goes on after the points that have a verdict."""
         verdicts: list[Verdict] = []
         for point_id in context.facts.points_to_validate or []:
-            point = await self._points.point(context.group, point_id)
-            verdict = point.verdict
+            point = await self._known(context, point_id)
+            verdict = point.verdict if point is not None else None
             if verdict is None or verdict.run_id != context.run_id:
                 verdict = await self._points.validate(
                     context.group, point_id, context.run_id, _heartbeat(f"validating {point_id}")
                 )
-                self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
+                if point is not None:
+                    self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
             verdicts.append(verdict)
         valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
         return StepOutcome(
@@ -165,6 +182,14 @@ class RecoveryPointSteps:
             summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed",
             facts=Facts(points_removed=sorted(expired.removed)),
         )
+
+    async def _known(self, context: PlanContext, point_id: str) -> RecoveryPoint | None:
+        """None for a point that is there and whose manifest is not believed."""
+        try:
+            return await self._points.point(context.group, point_id)
+        except Corrupt as error:
+            log.warning("a manifest is not believed", point=point_id, reason=str(error))
+            return None
 
     async def _take(self, context: PlanContext, kind: BackupKind) -> StepOutcome:
         order = BackupOrder(
@@ -214,6 +239,15 @@ def _fitting_kind(context: PlanContext) -> BackupKind | None:
     place = context.group.region(region).postgres if region is not None else None
     has_folder = request.target_directory is not None or (place is not None and place.data_directory is not None)
     return BackupKind.PHYSICAL if has_folder else BackupKind.LOGICAL
+
+
+def _is_younger(point_id: str, since: timedelta) -> bool:
+    """By the moment that the id begins with; of an id without one nobody knows, so it counts."""
+    try:
+        began = datetime.strptime(point_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return began >= datetime.now(UTC) - since
 
 
 def _point_id(context: PlanContext, kind: BackupKind) -> str:

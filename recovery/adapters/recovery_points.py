@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
+
 from recovery.adapters.backup_lock import backup_lock
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
-from recovery.backup.catalogue import Catalogue
+from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
+from recovery.backup.documents import read_manifest
 from recovery.backup.fill import fill_location
-from recovery.backup.layout import PointIdentity, point_prefix
-from recovery.backup.leftovers import remove_leftovers
+from recovery.backup.layout import PointIdentity, manifest_key, point_prefix
+from recovery.backup.leftovers import existing_manifest, remove_leftovers
 from recovery.backup.pipeline import TransferProgress, write_point
 from recovery.backup.reader import check_key, open_point, verify_objects
 from recovery.backup.sealing import Opener, Sealer
@@ -23,11 +26,13 @@ from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
 from recovery.domain.retention import plan_retention
-from recovery.errors import NotFound, RecoveryError, Refused, Unreachable, WrongKey
+from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
 from recovery.ports.postgres import Checkpoint, PostgresRecovery
 from recovery.ports.recovery_points import BackupOrder, Expired, Progress, TakenPoint
+
+log = structlog.get_logger("recovery.points")
 
 ORPHAN_AGE = timedelta(hours=24)
 """Objects without a manifest are a running backup's until they are this old; its budget is shorter."""
@@ -145,20 +150,33 @@ class PostgresRecoveryPoints:
         return before - await self._count(stores, group.name, point_id)
 
     async def fill(self, group: GroupSnapshot, point_id: str, progress: Progress) -> TakenPoint:
-        """See the port."""
+        """See the port. A location that cannot give the point is passed over for the next one that holds it."""
         catalogue = self.catalogue(group)
         point = await catalogue.point(group.name, point_id)
-        source = catalogue.stores_of(point)[0]
         complete, dropped = list(point.locations), {}
         for store in self.stores(group):
             if store.name in complete:
                 continue
+            reason = await self._fill_from(catalogue.stores_of(point), point, store, progress)
+            if reason:
+                dropped[store.name] = reason
+            else:
+                complete.append(store.name)
+        return TakenPoint(point.manifest, complete, dropped)
+
+    @staticmethod
+    async def _fill_from(
+        sources: Sequence[ObjectStore], point: RecoveryPoint, store: ObjectStore, progress: Progress
+    ) -> str:
+        """Why no source could fill ``store``; empty when one did."""
+        reasons: list[str] = []
+        for source in sources:
             try:
                 await fill_location(point, source, store, noting(progress, store.name))
-                complete.append(store.name)
+                return ""
             except RecoveryError as error:
-                dropped[store.name] = str(error)
-        return TakenPoint(point.manifest, complete, dropped)
+                reasons.append(str(error))
+        return "; ".join(dict.fromkeys(reasons))
 
     async def points(self, group: GroupSnapshot, since: timedelta | None = None) -> list[RecoveryPoint]:
         """See the port."""
@@ -172,11 +190,33 @@ class PostgresRecoveryPoints:
         """See the port."""
         return await self.catalogue(group).newest_validated(group.name, kind)
 
+    async def unbelieved(self, group: GroupSnapshot) -> dict[str, str]:
+        """See the port."""
+        reasons: dict[str, list[str]] = {}
+        for entry in (await self.catalogue(group).survey(group.name)).rejected:
+            if entry.key == manifest_key(group.name, entry.point_id):
+                reasons.setdefault(entry.point_id, []).append(f"{entry.location}: {entry.reason}")
+        return {point_id: "; ".join(words) for point_id, words in reasons.items()}
+
     async def validate(self, group: GroupSnapshot, point_id: str, run_id: str, progress: Progress) -> Verdict:
         """See the port. Every location's bytes are checked; the restore reads from one of them."""
         began = datetime.now(UTC)
         catalogue = self.catalogue(group)
-        point = await catalogue.point(group.name, point_id)
+        try:
+            point = await catalogue.point(group.name, point_id)
+        except Corrupt as error:
+            # There is no manifest that a verdict could be signed for: it is told and not stored.
+            return Verdict(
+                point_id=point_id,
+                group=group.name,
+                state=VerdictState.CORRUPT,
+                reason=str(error),
+                location="none",
+                manifest_sha256="",
+                validated_at=datetime.now(UTC),
+                duration=datetime.now(UTC) - began,
+                run_id=run_id,
+            )
         state, reason, checks, location = await self._judge(group, point, progress)
         verdict = Verdict(
             point_id=point_id,
@@ -236,13 +276,23 @@ class PostgresRecoveryPoints:
         self, group: GroupSnapshot, point: RecoveryPoint, progress: Progress
     ) -> tuple[VerdictState, str, list[CheckResult], str]:
         """State, reason, checks, and the location that was judged."""
+        stores = self.catalogue(group).stores_of(point)
+        try:  # before the objects are downloaded in bulk
+            await check_key(point.manifest, self.keys.opening(), stores)
+        except WrongKey as error:
+            return VerdictState.FAILED, str(error), [], "none"
+        except (Corrupt, Unreachable, Refused):
+            log.info("the smallest object cannot be read: the check of all objects says why", point=point.point_id)
+        bad_manifests, silent = await self._manifests_elsewhere(group, point)
+        if bad_manifests:
+            location, reason = next(iter(bad_manifests.items()))
+            return VerdictState.CORRUPT, f"at {location}: {reason}", [], location
         checks: list[CheckResult] = []
-        silent: list[str] = []
         intact: list[ObjectStore] = []
-        for store in self.catalogue(group).stores_of(point):
+        for store in stores:
             try:
                 found = await verify_objects(store, point.manifest, noting(progress, f"checking {store.name}"))
-            except Unreachable as error:
+            except (Unreachable, Refused) as error:
                 silent.append(f"{store.name} did not answer: {error}")
                 continue
             checks += [check.model_copy(update={"name": f"{store.name}: {check.name}"}) for check in found]
@@ -255,19 +305,38 @@ class PostgresRecoveryPoints:
         state, reason, more = await self._restored(group, point, intact[0], progress)
         return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
 
+    async def _manifests_elsewhere(
+        self, group: GroupSnapshot, point: RecoveryPoint
+    ) -> tuple[dict[str, str], list[str]]:
+        """Manifests of the point that are not believed, by location, and the locations that did not answer."""
+        bad: dict[str, str] = {}
+        silent: list[str] = []
+        for store in self.stores(group):
+            if store.name in point.locations:
+                continue
+            key = manifest_key(group.name, point.point_id)
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    body = await existing_manifest(store, group.name, point.point_id)
+                if body is None:
+                    continue
+                there = read_manifest(body, self.keys.verifier, group=group.name, point_id=point.point_id)
+                if there.digest != point.manifest_sha256:
+                    bad[store.name] = f"{key} is another manifest than the one at {', '.join(point.locations)}"
+            except (Corrupt, WrongKey) as error:
+                bad[store.name] = f"{key}: {error}"
+            except (RecoveryError, TimeoutError) as error:
+                silent.append(f"{store.name} did not answer: {error}")
+        return bad, silent
+
     async def _restored(
         self, group: GroupSnapshot, point: RecoveryPoint, store: ObjectStore, progress: Progress
     ) -> tuple[VerdictState, str, list[CheckResult]]:
-        opener = self.keys.opening()
-        try:
-            await check_key(point.manifest, opener, store)
-        except WrongKey as error:
-            return VerdictState.FAILED, str(error), []
         engine = self.postgres(group.name, point.manifest.source_region)
         scratch_folder = self.scratch_folder(group.name)
         scratch_folder.mkdir(parents=True, exist_ok=True)
         return await engine.validate(
-            open_point(store, point.manifest, opener),
+            open_point(store, point.manifest, self.keys.opening()),
             scratch_folder,
             group.critical_tables,
             noting(progress, f"restoring from {store.name}"),

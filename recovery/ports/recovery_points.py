@@ -85,8 +85,16 @@ class RecoveryPoints(Protocol):
 
     async def newest_validated(self, group: GroupSnapshot, kind: BackupKind | None = None) -> RecoveryPoint: ...
 
+    async def unbelieved(self, group: GroupSnapshot) -> dict[str, str]:
+        """Points of which a location holds a manifest with a bad or unknown signature: id -> where and why."""
+        ...
+
     async def validate(self, group: GroupSnapshot, point_id: str, run_id: str, progress: Progress) -> Verdict:
-        """Restores the point for real, stores the verdict beside the manifest and returns it."""
+        """Restores the point for real, stores the verdict beside the manifest and returns it.
+
+        A wrong key is said before objects are downloaded in bulk. A point whose manifest no location's signature
+        vouches for is CORRUPT; that verdict is returned and not stored.
+        """
         ...
 
     async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired: ...

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import psutil
 import structlog
 from pydantic import BaseModel
 from temporalio import activity
 
 import recovery.errors
-from lab.processes import descendants
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.recovery_points import PostgresRecoveryPoints
 from recovery.adapters.restores import PostgresRestores
@@ -94,7 +94,9 @@ class _Trigger:
     async def _act(self, fault: Fault) -> None:
         if fault.action == "kill":
             # What outlives a killed worker would show in the tests that look for it: the kernel ends its children.
-            (self._control / "children").write_text(" ".join(str(child.pid) for child in descendants(os.getpid())))
+            (self._control / "children").write_text(
+                " ".join(str(child.pid) for child in psutil.Process().children(True))
+            )
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.action == "fail":
             raise getattr(recovery.errors, fault.error)(fault.words)
@@ -119,7 +121,7 @@ def _meant(fault: Fault, first: str) -> bool:
     return not fault.activity or (activity.in_activity() and activity.info().activity_type == fault.activity)
 
 
-def _arm(owner: type | ModuleType, name: str, trigger: _Trigger) -> None:
+def _arm(owner: Any, name: str, trigger: _Trigger) -> None:
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
     label = f"{owner.__name__.rpartition('.')[2]}.{name}"
     skipped = 1 if isinstance(owner, type) else 0  # self
