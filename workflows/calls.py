@@ -70,14 +70,14 @@ class Calls:
         group = self._journal.facts.group
         budget = self.plan.budget(step, group.budgets if group else {})
         limits = Limits(min(step.attempt, budget), budget, step.retry, step.start_within)
-        queue = self._queue(step, step.where)
+        queue = self.queue(step, step.where)
         return await self._execute(step.activity, step, limits, queue, step.name, self._lock(lock) if changes else None)
 
     async def back(self, step: Step) -> StepOutcome:
         """Undoes the step, with its own budget. Raises as ``forward``."""
         assert step.undo is not None
         limits = Limits(step.undo_budget, step.undo_budget, PERSIST)
-        queue = self._queue(step, step.undo_where or step.where)
+        queue = self.queue(step, step.undo_where or step.where)
         return await self._execute(step.undo, step, limits, queue, f"undo {step.name}", self._lock(LockDemand.UNDO))
 
     def _lock(self, demanded: LockDemand) -> LockDemand | None:
@@ -87,7 +87,7 @@ class Calls:
     async def observe(self, step: Step) -> StepOutcome:
         """Looks whether a pivot took effect. Raises as ``forward``."""
         assert step.observe is not None
-        queue = self._queue(step, step.where)
+        queue = self.queue(step, step.where)
         return await self._execute(step.observe, step, OBSERVE, queue, f"observe {step.name}")
 
     async def own(self, activity: Activity, step: Step, what: str) -> StepOutcome:
@@ -124,8 +124,12 @@ class Calls:
         except ActivityError as error:
             self._journal.warn(f"the report was not stored beside the evidence: {explain(error)}")
 
-    def _queue(self, step: Step, where: Where) -> str | None:
-        """The task queue of the region that the step belongs to; None is the queue of this workflow."""
+    def queue(self, step: Step, where: Where) -> str | None:
+        """The task queue of the region that the step belongs to; None is the queue of this workflow.
+
+        Raises:
+            StepFailed: the run's configuration has no such region.
+        """
         facts = self._journal.facts
         if where is Where.VALIDATION:
             return facts.group.validation_queue if facts.group is not None else None

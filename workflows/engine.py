@@ -213,6 +213,7 @@ class Engine:
             raise StepFailed(step.name, reason)
 
     async def _run_step(self, step: Step) -> StepOutcome:
+        self._calls.queue(step, step.where)  # a step that nobody can be asked for has not begun
         if step.undo is not None and step not in self._to_undo:
             self._to_undo.append(step)  # before it starts: a step that timed out may have worked
         self.journal.started(step)

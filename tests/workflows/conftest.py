@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 import uuid
@@ -23,6 +24,7 @@ from activities.ownership import Ownership
 from activities.reports import Reports
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.group import GroupSnapshot
+from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport, RunState
 from recovery.errors import NotFound
 from tests.fakes.measurements import FakeMeasurements
@@ -70,6 +72,21 @@ class MemoryReports:
         return self.reports[run_id]
 
 
+class SlowOwnershipStore(FakeOwnershipStore):
+    """Writes of a phase wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pause_writes_of: dict[str, asyncio.Event] = {}
+        self.paused = asyncio.Event()
+
+    async def write(self, record: OwnershipRecord, *, version: str | None) -> str:
+        if record.phase in self.pause_writes_of:
+            self.paused.set()
+            await self.pause_writes_of[record.phase].wait()
+        return await super().write(record, version=version)
+
+
 class Rig:
     """One world, its stores, and a worker on a task queue of its own."""
 
@@ -77,7 +94,7 @@ class Rig:
         self.client = client
         self.queue = f"rehearsal-{uuid.uuid4()}"
         self.world = World()
-        self.ownership = FakeOwnershipStore()
+        self.ownership = SlowOwnershipStore()
         self.notifier = FakeNotifier()
         self.reports = MemoryReports()
         self.drifted = KnownConfiguration(self.world)  # what the worker knows: a test may let it differ
@@ -151,3 +168,12 @@ async def rig(temporal: Client) -> AsyncIterator[Rig]:
     rig = Rig(temporal)
     async with rig.worker():
         yield rig
+
+
+@contextlib.asynccontextmanager
+async def hosting(rigs: list[Rig], **options: object) -> AsyncIterator[None]:
+    """Workers of several rigs at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        for rig in rigs:
+            await stack.enter_async_context(rig.worker(**options))
+        yield

@@ -19,12 +19,13 @@ with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps
     from activities.ownership import Ownership
     from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-    from recovery.domain.plan import PlanContext, StepOutcome
+    from recovery.domain.plan import Facts, PlanContext, StepOutcome
+    from recovery.domain.recovery_point import CheckResult
     from recovery.domain.report import RunReport
     from recovery.errors import RecoveryError
 
 from workflows.base import NOTHING, PlanWorkflow
-from workflows.steps import CONTROL, HOLD, ONCE, PROBE, WARN, Gate, Step, parallel, plan, s
+from workflows.steps import CONTROL, HOLD, ONCE, PROBE, TARGET, WARN, Gate, Step, parallel, plan, s
 
 GROUP = GroupSnapshot(
     name="shop",
@@ -49,6 +50,9 @@ class World:
     reached: dict[str, asyncio.Event] = field(default_factory=dict)
     effect_ids: set[str] = field(default_factory=set)
     group: GroupSnapshot = GROUP
+    saying: str = ""  # instead of a short summary
+    checks: list[CheckResult] = field(default_factory=list)
+    target: str | None = None  # the region that the first step with an effect chooses
 
     def fault(self, where: dict[str, list[RecoveryError]], name: str) -> None:
         if where.get(name):
@@ -82,7 +86,12 @@ class Recording:
             world.log.append(f"do {name}")
         await world.wait(f"after {name}")
         world.fault(world.fail_after, name)
-        return StepOutcome(summary=f"did {name}")
+        return StepOutcome(
+            summary=world.saying or f"did {name}",
+            checks=world.checks,
+            warnings=[world.saying] * 100 if world.saying else [],
+            facts=Facts(target_region=world.target),
+        )
 
     @step("recording.undo")
     async def undo(self, context: PlanContext) -> StepOutcome:
@@ -114,7 +123,7 @@ REHEARSAL = plan(
         Step("right", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
     ),
     Step("check",   DO, CONTROL, s(10), s(20), PROBE, on_failure=HOLD),
-    Step("gated",   DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, gate=Gate("May the pivot begin?")),
+    Step("gated",   DO, TARGET, s(10), s(20), PROBE, undo=UNDO_IT, gate=Gate("May the pivot begin?")),
     Step("pivot",   DO, CONTROL, s(10), s(20), PROBE, pivot=True, observe=SEE),
     Step("after",   DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
     Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
