@@ -106,9 +106,10 @@ async def sweep(parent: Path) -> list[Path]:
 def _make(parent: Path, user: str | None) -> tuple[ScratchSpace, int]:
     with no_space(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
-        lock = _try_lock(folder)
-        assert lock is not None
+        lock = None
+        while lock is None:  # another validation's sweep may take a new folder for a forgotten one
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
+            lock = _try_lock(folder, os.O_CREAT)
         sockets = folder / "s"
         if len(str(sockets)) > LONGEST_SOCKET_FOLDER:
             sockets = Path(tempfile.mkdtemp(prefix="recovery-plans-"))
@@ -135,9 +136,9 @@ def _check_reachable(folder: Path, user: str | None) -> None:
             raise PermissionError(13, f"user {user} cannot enter {above}: allow it (chmod o+x) or name another folder")
 
 
-def _try_lock(folder: Path) -> int | None:
+def _try_lock(folder: Path, flags: int = 0) -> int | None:
     try:
-        descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(folder / _LOCK, flags | os.O_RDWR, 0o600)
     except OSError:
         return None
     try:
