@@ -132,6 +132,9 @@ def _explained(error: Exception, *, as_json: bool) -> int:
         code, text = INTERRUPTED, "interrupted: nothing further was done"
     elif hasattr(error, "format_message"):  # a usage error of typer's
         code, text = USAGE, str(error.format_message())
+    elif isinstance(error, ModuleNotFoundError):
+        code = USAGE
+        text = f"this command needs packages that are not installed ({error.name}): pip install 'recovery-plans[lab]'"
     elif type(error).__name__ == "RPCError":  # Temporal's, whose module is not imported for its name's sake
         code, text = UNREACHABLE, f"Temporal refused or did not answer: {error}"
     else:
