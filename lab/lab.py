@@ -12,7 +12,7 @@ from lab import faults, startup
 from lab.control import Owned, Supervised, start_supervisor
 from lab.errors import LabError, LabUnreachableError
 from lab.packages import check_platform
-from lab.processes import postmaster_pid, trees
+from lab.processes import family, postmaster_pid, tree
 from lab.state import (
     ALL,
     STATE_FILE,
@@ -103,6 +103,7 @@ class Lab:
     def describe(self) -> LabState:
         """Return the lab as it is now: addresses, processes, states."""
         state = self._read()
+        children = family()
         for server in state.servers:
             root = server.pid
             if server.service == "postgres" and server.data_directory is not None:
@@ -111,7 +112,7 @@ class Lab:
                     root = running
                     server.state = "frozen" if server.state == "frozen" else "running"
             server.pid = root if server.state in ("running", "frozen") else None
-            server.pids = [process.pid for process in trees([server.pid])] if server.pid is not None else []
+            server.pids = [] if server.pid is None else tree(server.pid, children)
         return state
 
     def _read(self) -> LabState:

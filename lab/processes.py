@@ -38,22 +38,35 @@ def die_with(parent: int, with_signal: int = signal.SIGKILL) -> Callable[[], Non
     return before_exec
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """Return every living descendant of `pid`, without `pid` itself."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def family() -> dict[int, list[int]]:
+    """Return {parent: children} of every process, from one look at /proc (psutil looks once per question)."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - called often, and only names are needed
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                # proc(5): pid (name) state ppid ...; the name may hold spaces and parentheses
+                status = Path(f"/proc/{entry}/stat").read_bytes().rpartition(b")")[2].split()
+                children.setdefault(int(status[1]), []).append(int(entry))
+    return children
+
+
+def tree(root: int, children: dict[int, list[int]]) -> list[int]:
+    """Return `root` and all of its descendants, parents first."""
+    found = [root]
+    for pid in found:
+        found.extend(child for child in children.get(pid, ()) if child not in found)
+    return found
 
 
 def trees(roots: Iterable[int]) -> list[psutil.Process]:
-    """Return the processes `roots` and all of their descendants, roots first."""
+    """Return the living processes `roots` and all of their descendants, roots first."""
+    children = family()
     found: dict[int, psutil.Process] = {}
     for root in roots:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found[root] = psutil.Process(root)
-        for process in descendants(root):
-            found.setdefault(process.pid, process)
+        for pid in tree(root, children):
+            if pid not in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found[pid] = psutil.Process(pid)
     return list(found.values())
 
 
@@ -99,7 +112,7 @@ def kill_descendants(deadline_seconds: float = 10.0) -> None:
     """SIGKILL and reap every descendant of this process; needs `become_subreaper` to catch orphans."""
     deadline = time.monotonic() + deadline_seconds
     while True:
-        kill_trees([child.pid for child in psutil.Process().children()])
+        kill_trees(family().get(os.getpid(), []))
         try:
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
@@ -131,6 +144,11 @@ def postmaster_pid(data_directory: Path) -> int | None:
         return None
 
 
+def folders_with(name: str, top: Path) -> list[Path]:
+    """Return every folder from `top` down that has a file called `name`; what vanishes meanwhile is no error."""
+    return [Path(folder) for folder, _, files in os.walk(top) if name in files]
+
+
 def drop_shared_memory(data_directory: Path) -> None:
     """Remove the System V segment that a killed PostgreSQL left (line 7 of postmaster.pid: key and id)."""
     try:
@@ -147,13 +165,13 @@ def remove_lab(folder: Path) -> None:
     SeaweedFS puts its gRPC sockets into /tmp by port, whatever TMPDIR says.
     """
     made, outer, ports = True, [], []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a kill can leave half a file
         state = json.loads((folder / "lab.json").read_text())
         made, ports = state["folder_made"], state["reserved_ports"]
         outer = [Path(path) for path in state["outer_folders"]]
     for place in (folder, *outer):
-        for pid_file in place.rglob("postmaster.pid"):
-            drop_shared_memory(pid_file.parent)
+        for data_directory in folders_with("postmaster.pid", place):
+            drop_shared_memory(data_directory)
     for port in ports:
         for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             with contextlib.suppress(OSError):

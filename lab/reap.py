@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lab.processes import become_subreaper, die_with, kill_descendants, remove_lab
+from lab.processes import become_subreaper, die_with, folders_with, kill_descendants, remove_lab
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 20.0
@@ -97,8 +97,8 @@ def _wait(child: int) -> int:
 
 
 def _remove(folder: Path) -> None:
-    for state_file in folder.rglob("lab.json"):
-        remove_lab(state_file.parent)
+    for lab_folder in folders_with("lab.json", folder):
+        remove_lab(lab_folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

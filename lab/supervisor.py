@@ -35,6 +35,7 @@ from lab.processes import (
     become_subreaper,
     die_with,
     drop_shared_memory,
+    folders_with,
     is_gone,
     kill_descendants,
     kill_trees,
@@ -251,8 +252,8 @@ class Supervisor:
         """Kill every descendant and every PostgreSQL in the lab's folders, then remove what the lab made."""
         kill_descendants()
         for place in (self.folder, *self.outer):
-            for pid_file in place.rglob("postmaster.pid"):
-                other = postmaster_pid(pid_file.parent)
+            for data_directory in folders_with("postmaster.pid", place):
+                other = postmaster_pid(data_directory)
                 if other is not None:
                     gone = kill_trees([other])
                     psutil.wait_procs(gone, timeout=5)
@@ -266,27 +267,27 @@ def prepare_folder(wanted: str) -> tuple[Path, bool]:
         folder.chmod(0o711)
         return folder, True
     folder = Path(wanted).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        _remove_dead_lab(folder)
     made = not folder.exists()
-    if not made and (folder / STATE_FILE).exists():
-        made = _remove_dead_lab(folder)
-    elif not made and any(folder.iterdir()):
-        raise LabError(f"{folder} is not empty and holds no lab: name an empty or a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
     return folder, made
 
 
-def _remove_dead_lab(folder: Path) -> bool:
-    """Remove a lab whose supervisor was killed (a power cut, say); refuse while it lives."""
+def _remove_dead_lab(folder: Path) -> None:
+    """Remove a lab whose supervisor was killed (a power cut, say). Refuse while it lives, and what is no lab."""
     try:
         old = json.loads((folder / STATE_FILE).read_text())
-        command = psutil.Process(old["supervisor_pid"]).cmdline()
-    except (ValueError, KeyError, psutil.NoSuchProcess):
-        command = []
-    if "lab.supervisor" in command:
-        raise LabError(f"A lab is already running in {folder}: end it with `drctl lab down`, or name another folder.")
+        recorded, pid = Path(old["folder"]), int(old["supervisor_pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded, pid = Path(), 0
+    if recorded != folder:
+        raise LabError(f"{folder} is not empty and holds no lab: name an empty or a new folder.")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if "lab.supervisor" in psutil.Process(pid).cmdline():
+            raise LabError(f"A lab is already running in {folder}: end it with `drctl lab down`, or name another.")
     remove_lab(folder)
-    return not folder.exists()
 
 
 async def supervise(wanted: str, regions: list[str]) -> None:

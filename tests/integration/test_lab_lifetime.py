@@ -125,8 +125,11 @@ async def test_a_folder_that_was_there_stays_and_is_emptied(tmp_path: Path) -> N
     await lab.stop()
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - one short call
     (tmp_path / "treasure").write_text("mine")
-    with pytest.raises(LabError, match="not empty"):
-        await Lab.start(tmp_path, services={"dns"})
+    for other in (None, "{}", '{"folder": "/elsewhere", "supervisor_pid": 1}', "[]"):
+        if other is not None:
+            (tmp_path / "lab.json").write_text(other)
+        with pytest.raises(LabError, match="not empty and holds no lab"):
+            await Lab.start(tmp_path, services={"dns"})
     assert (tmp_path / "treasure").read_text() == "mine"
 
 

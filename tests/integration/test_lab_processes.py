@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,20 @@ def test_a_killed_reaper_leaves_nothing_either(tmp_path: Path, victim: str) -> N
         reaper.wait(20)
         until(lambda: not any(psutil.pid_exists(pid) for pid in (orphan, inner.pid, command.pid)))
         until(lambda: list(tmp_path.iterdir()) == [])
+
+
+def test_the_reaper_removes_what_labs_left(tmp_path: Path) -> None:
+    """Two labs whose supervisors were killed, the second with a folder elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    state = json.dumps({"folder_made": True, "reserved_ports": [], "outer_folders": [str(elsewhere)]})
+    script = "mkdir -p $TMPDIR/one/log $TMPDIR/two/log; echo {} > $TMPDIR/one/lab.json; "
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with reaped(runs, script + f"echo '{state}' > $TMPDIR/two/lab.json") as reaper:
+        assert reaper.wait(20) == 0
+    assert list(runs.iterdir()) == []
+    assert not elsewhere.exists()
 
 
 def test_the_reaper_says_how_it_is_called(tmp_path: Path) -> None:
