@@ -1,0 +1,29 @@
+"""A rig of recovery points without servers: stores in memory, real signatures and real encryption."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from recovery.backup.sealing import Opener, Sealer
+from tests.fakes.points import AGE
+from tests.unit.points.rig import Rig, make_rig
+
+
+@pytest.fixture(scope="session")
+async def sealer() -> AsyncIterator[Sealer]:
+    async with Sealer([AGE.public]) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+async def opener() -> AsyncIterator[Opener]:
+    async with Opener([AGE.secret]) as made:
+        yield made
+
+
+@pytest.fixture
+async def rig(sealer: Sealer, opener: Opener) -> Rig:
+    """Two locations that hold one recovery point of several objects, not yet validated."""
+    return await make_rig(sealer, opener)
