@@ -178,8 +178,18 @@ class Running:
                 assert read, f"drctl ended without saying {words!r}: {self._seen}"
                 self._seen += read.decode()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
 
     async def ended(self) -> Ended:
         async with asyncio.timeout(60):
