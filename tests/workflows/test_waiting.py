@@ -1,0 +1,155 @@
+"""Long waits, on a server whose clock jumps over them: approvals, holds, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from recovery.domain.report import RunState, StepState
+from recovery.errors import Refused, Unreachable
+from tests.workflows.conftest import TEMPORAL, Rig
+from workflows.control import OperatorCommand
+
+ANA = OperatorCommand(actor="ana", reason="checked by hand")
+
+
+@pytest.fixture(scope="session")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    async with await WorkflowEnvironment.start_time_skipping_v2(
+        dev_server_existing_path=TEMPORAL,
+        data_converter=pydantic_data_converter,
+        dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture
+async def patient(skipping: WorkflowEnvironment) -> AsyncIterator[Rig]:
+    rig = Rig(skipping.client)
+    async with rig.worker():
+        yield rig
+
+
+def asking(rig: Rig, default: str = "decline", hold: timedelta | None = None) -> None:
+    rig.world.group = rig.world.group.model_copy(
+        update={
+            "require_approval": True,
+            "approval_timeout": timedelta(hours=24),
+            "approval_default": default,
+            "hold_timeout": hold,
+        }
+    )
+
+
+async def test_nobody_answers_and_the_default_is_to_decline(patient: Rig) -> None:
+    asking(patient)
+    handle = await patient.start()
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    report = await patient.report(handle)
+    assert report.state is RunState.ROLLED_BACK
+    assert "nobody approved within 1 d" in str(caught.value.cause)
+    assert [(action.action, action.actor) for action in report.actions] == [("declined", "timeout")]
+    assert patient.world.present == {"tell", "check"}
+    gated = next(step for step in report.steps if step.name == "gated")
+    assert gated.state is StepState.FAILED and patient.world.calls["gated"] == 0
+    assert report.ended_at is not None and report.ended_at - report.started_at > timedelta(hours=24)
+
+
+async def test_nobody_answers_and_the_default_is_to_approve(patient: Rig) -> None:
+    asking(patient, default="approve")
+    report = await (await patient.start()).result()
+    assert report.state is RunState.COMPLETED
+    assert [(action.action, action.actor) for action in report.actions] == [("approved", "timeout")]
+
+
+async def test_who_approved_beforehand_is_not_asked(patient: Rig) -> None:
+    asking(patient)
+    report = await (await patient.start(approve=True, requested_by="ana")).result()
+    assert report.state is RunState.COMPLETED
+    assert [(action.action, action.actor) for action in report.actions] == [("approve", "ana")]
+
+
+@pytest.mark.parametrize("answer", ["approve", "decline", "abort"])
+async def test_a_person_answers(patient: Rig, skipping: WorkflowEnvironment, answer: str) -> None:
+    asking(patient)
+    with skipping.with_time_skipping_disabled():
+        handle = await patient.start()
+        await patient.until_state(handle, RunState.WAITING)
+        await handle.execute_update(answer, ANA)
+        if answer == "approve":
+            assert (await handle.result()).state is RunState.COMPLETED
+        else:
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+        report = await patient.report(handle)
+    assert [(action.action, action.actor) for action in report.actions] == [(answer, "ana")]
+    assert report.state is (RunState.COMPLETED if answer == "approve" else RunState.ROLLED_BACK)
+    assert not [step.name for step in report.steps if step.state is StepState.WAITING]
+
+
+async def test_a_hold_waits_for_days(patient: Rig, skipping: WorkflowEnvironment) -> None:
+    patient.world.fail_before["check"] = [Refused("odd")]
+    handle = await patient.start()
+    await patient.until_state(handle, RunState.HELD)
+    await skipping.fast_forward(handle, timedelta(days=5))
+    assert (await patient.report(handle)).state is RunState.HELD
+    await handle.execute_update("retry", ANA)
+    report = await handle.result()
+    assert report.state is RunState.COMPLETED
+    check = next(step for step in report.steps if step.name == "check")
+    assert check.waited >= timedelta(days=5)
+
+
+async def test_a_hold_that_nobody_answers_in_time_rolls_back_where_that_is_configured(patient: Rig) -> None:
+    patient.world.group = patient.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
+    patient.world.fail_before["check"] = [Refused("odd")]
+    handle = await patient.start()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    report = await patient.report(handle)
+    assert report.state is RunState.ROLLED_BACK and patient.world.present == {"tell"}
+    assert [(action.action, action.actor) for action in report.actions] == [("abort", "timeout")]
+    assert report.actions[0].reason == "nobody answered within 4 h"
+
+
+async def test_a_hold_after_the_pivot_never_ends_by_itself(patient: Rig, skipping: WorkflowEnvironment) -> None:
+    patient.world.group = patient.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
+    patient.world.fail_before["after"] = [Refused("broken")]
+    handle = await patient.start()
+    await patient.until_state(handle, RunState.HELD)
+    await skipping.fast_forward(handle, timedelta(days=2))
+    assert (await patient.report(handle)).state is RunState.HELD
+    await handle.execute_update("retry", ANA)
+    assert (await handle.result()).state is RunState.COMPLETED
+
+
+async def test_a_budget_bounds_all_tries_together(patient: Rig) -> None:
+    patient.world.group = patient.world.group.model_copy(update={"budgets": {"Rehearsal.prepare": 12.0}})
+    patient.world.fail_before["prepare"] = [Unreachable("no answer")] * 100_000
+    handle = await patient.start()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    report = await patient.report(handle)
+    prepare = next(step for step in report.steps if step.name == "prepare")
+    assert report.state is RunState.ROLLED_BACK
+    assert prepare.started_at is not None and prepare.ended_at is not None
+    assert timedelta(seconds=9) < prepare.ended_at - prepare.started_at < timedelta(seconds=20)
+    assert prepare.attempts > 5 and "no answer" in prepare.error
+
+
+async def test_durations_are_learned_and_shown_as_an_expected_end(patient: Rig, skipping: WorkflowEnvironment) -> None:
+    await (await patient.start()).result()
+    with skipping.with_time_skipping_disabled():
+        patient.world.fail_before["check"] = [Refused("odd")]
+        handle = await patient.start()
+        report = await patient.until_state(handle, RunState.HELD)
+        assert report.eta is not None and report.eta > report.started_at
+        assert all(step.expected is not None for step in report.steps[1:])
+        await handle.execute_update("retry", ANA)
+        await handle.result()
