@@ -73,21 +73,23 @@ def take(
 
 
 async def validations(ours: Session, report: RunReport) -> list[Handle]:
-    """The runs that validate what this backup wrote."""
-    from workers.operations import find
+    """The runs that validate what this backup wrote: those that it started, else ones of our own."""
+    return [await _validation(ours, report.group, point_id) for point_id in report.point_ids]
 
-    found = []
-    for point_id in report.point_ids:
-        deadline = asyncio.get_running_loop().time() + VALIDATION_APPEARS_SECONDS
-        while True:
-            try:
-                found.append(await find(ours.client, f"validate/{report.group}/{point_id}"))
-                break
-            except NotFound:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
-    return found
+
+async def _validation(ours: Session, group: str, point_id: str) -> Handle:
+    from workers.operations import find, start
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + VALIDATION_APPEARS_SECONDS
+    while ours.config.group(group).backup.validation.enabled and loop.time() < deadline:
+        try:
+            return await find(ours.client, f"validate/{group}/{point_id}")
+        except NotFound:
+            await asyncio.sleep(0.2)
+    request = PlanRequest(group=group, point_id=point_id, reason="asked for", requested_by=operator())
+    handle, _ = await start(ours.client, ours.config, "BackupValidation", request)
+    return handle
 
 
 @app.command(
