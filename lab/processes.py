@@ -165,7 +165,7 @@ def remove_lab(folder: Path) -> None:
     SeaweedFS puts its gRPC sockets into /tmp by port, whatever TMPDIR says.
     """
     made, outer, ports = True, [], []
-    with contextlib.suppress(OSError, ValueError, KeyError):  # a kill can leave half a file
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a kill can leave half a file
         state = json.loads((folder / "lab.json").read_text())
         made, ports = state["folder_made"], state["reserved_ports"]
         outer = [Path(path) for path in state["outer_folders"]]
