@@ -93,13 +93,7 @@ class PostgresRecoveryPoints:
         checks = [
             CheckResult(name=f"{region} postgres", passed=True, detail=f"{login.address} is PostgreSQL {version}")
         ]
-        for store in self.stores(group):
-            try:
-                lacking = await store.shortcomings()
-            except RecoveryError as error:
-                lacking = [str(error)]
-            checks.append(CheckResult(name=f"location {store.name}", passed=not lacking, detail="; ".join(lacking)))
-        return checks
+        return checks + list(await asyncio.gather(*(_check_location(store) for store in self.stores(group))))
 
     async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint:
         """See the port. A point that an earlier attempt completed is found and returned."""
@@ -116,7 +110,7 @@ class PostgresRecoveryPoints:
             started_at=order.started_at,
             epoch=order.epoch,
         )
-        await remove_leftovers(stores, order.group.name, order.point_id)  # of attempts whose worker was lost
+        await _remove_leftovers_soon(stores, order)
         login = await self.logins.backup(order.group.name, order.region)
 
         def tell(state: TransferProgress) -> None:
@@ -169,6 +163,11 @@ class PostgresRecoveryPoints:
         sources: Sequence[ObjectStore], point: RecoveryPoint, store: ObjectStore, progress: Progress
     ) -> str:
         """Why no source could fill ``store``; empty when one did."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):  # one that hangs is not waited for object by object
+                await existing_manifest(store, point.manifest.group, point.point_id)
+        except (RecoveryError, TimeoutError) as error:
+            return str(error) or f"{store.name} did not answer within {REQUEST_SECONDS:.0f} s"
         reasons: list[str] = []
         for source in sources:
             try:
@@ -348,6 +347,31 @@ class PostgresRecoveryPoints:
             return len([info async for info in store.list(point_prefix(group, point_id))])
 
         return sum(await asyncio.gather(*(count(store) for store in stores)))
+
+
+async def _check_location(store: ObjectStore) -> CheckResult:
+    """One that hangs must not keep the others from being written to: it is told like one that lacks something."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            lacking = list(await store.shortcomings())
+    except (RecoveryError, TimeoutError) as error:
+        lacking = [str(error) or f"it did not answer within {REQUEST_SECONDS:.0f} s"]
+    return CheckResult(name=f"location {store.name}", passed=not lacking, detail="; ".join(lacking))
+
+
+async def _remove_leftovers_soon(stores: Sequence[ObjectStore], order: BackupOrder) -> None:
+    """Of attempts whose worker was lost. A location that does not answer keeps them: retention finds them later."""
+
+    async def clean(store: ObjectStore) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                failed = await remove_leftovers([store], order.group.name, order.point_id)
+        except TimeoutError:
+            failed = {store.name: f"no answer within {REQUEST_SECONDS:.0f} s"}
+        if failed:
+            log.warning("an earlier attempt's objects were not removed", point=order.point_id, **failed)
+
+    await asyncio.gather(*(clean(store) for store in stores))
 
 
 def noting(progress: Progress, what: str) -> Callable[[int, int], None]:

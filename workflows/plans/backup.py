@@ -2,7 +2,7 @@
 
 from temporalio import workflow
 
-from workflows.steps import CONTROL, PERSIST, PROBE, SOURCE, WARN, Step, h, m, parallel, plan, s
+from workflows.steps import CONTROL, COPY, PERSIST, PROBE, SOURCE, WARN, Step, h, m, parallel, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -36,8 +36,8 @@ BACKUP = plan(
     Step("find-active-region",   Ownership.find_active_region,  CONTROL, s(20),   m(2),   PROBE),
     Step("check-source",         Points.check_source,           SOURCE,  s(30),   m(2),   PROBE),
     parallel(
-    Step("take-physical-backup", Points.take_physical_backup,   SOURCE,  h(4),    h(6),   PERSIST, undo=Points.remove_unfinished, when=wants_physical),
-    Step("take-logical-backup",  Points.take_logical_backup,    SOURCE,  h(4),    h(6),   PERSIST, undo=Points.remove_unfinished, when=wants_logical),
+    Step("take-physical-backup", Points.take_physical_backup,   SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_physical),
+    Step("take-logical-backup",  Points.take_logical_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_logical),
     ),
     Step("fill-locations",       Points.fill_locations,         SOURCE,  h(2),    h(4),   PERSIST, on_failure=WARN),
     Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN, when=validates_at_once),
