@@ -97,7 +97,7 @@ def _wait(child: int) -> int:
 
 
 def _remove(folder: Path) -> None:
-    for lab_folder in folders_with("lab.json", folder):
+    for lab_folder in reversed(folders_with("lab.json", folder)):  # the innermost first
         remove_lab(lab_folder)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -97,10 +97,10 @@ def test_the_reaper_removes_what_labs_left(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "data").mkdir(parents=True)
     state = json.dumps({"folder_made": True, "reserved_ports": [], "outer_folders": [str(elsewhere)]})
-    script = "mkdir -p $TMPDIR/one/log $TMPDIR/two/log; echo {} > $TMPDIR/one/lab.json; echo [] > $TMPDIR/lab.json; "
+    script = 'cd "$TMPDIR"; mkdir -p one/log two/log; echo {} > one/lab.json; echo [] > lab.json; '
     runs = tmp_path / "runs"
     runs.mkdir()
-    with reaped(runs, script + f"echo '{state}' > $TMPDIR/two/lab.json") as reaper:
+    with reaped(runs, script + f"echo '{state}' > two/lab.json") as reaper:
         assert reaper.wait(20) == 0
     assert list(runs.iterdir()) == []
     assert not elsewhere.exists()
