@@ -18,7 +18,7 @@ from drctl import words
 from drctl.following import progress_words, questions
 from drctl.output import DONE, FAILED, ConfigFile, Form, Output, examples, note, print_json
 from drctl.session import Session, load_config, run, session, stores
-from drctl.starting import follow, going_on
+from drctl.starting import follow, going_on, without_objectives
 from drctl.tables import console, plan_table, run_summary
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport, RunState
@@ -93,7 +93,7 @@ def status(
     if output is Output.JSON:
         print_json(_run_document(report, code))
     else:
-        console().print(run_summary(report))
+        console().print(run_summary(without_objectives(report)))
     raise typer.Exit(code)
 
 
@@ -220,7 +220,7 @@ def _show_run(seen: Seen, output: Output) -> None:
     for line in [*seen.progress, *questions(found)]:
         out.print(line, soft_wrap=True)
     if is_finished(found):
-        out.print(run_summary(found))
+        out.print(run_summary(without_objectives(found)))
 
 
 def _run_document(found: RunReport, code: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from drctl.session import Session, run, session
 from drctl.tables import console as table_console
 from drctl.tables import run_summary
 from recovery.domain.plan import PlanRequest
-from recovery.domain.report import RunReport, RunState
+from recovery.domain.report import Achieved, RunReport, RunState
 
 if TYPE_CHECKING:
     from recovery.config import Config
@@ -108,9 +108,17 @@ def show_end(ended: Ended, plan: str, group: str, output: Output) -> None:
     out = table_console()
     for report in [ended.report, *ended.further]:
         if report is not None:
-            out.print(run_summary(report))
+            out.print(run_summary(without_objectives(report)))
     for line in _next_steps(ended):
         out.print(Text(line, "dim"), soft_wrap=True)
+
+
+def without_objectives(report: RunReport) -> RunReport:
+    """The report without RTO and RPO where the plan recovers nothing: two empty rows would only puzzle."""
+    from workflows.plans import PLANS
+
+    recovers = report.plan not in PLANS or PLANS[report.plan].locks_group
+    return report if recovers else report.model_copy(update={"achieved": Achieved()})
 
 
 def _announce(out: Console, plan: str, request: PlanRequest, ended: Ended) -> None:
