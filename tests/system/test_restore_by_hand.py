@@ -1,0 +1,110 @@
+"""The page docs/restore-by-hand.md, run as it stands, with the tools of the distribution."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
+from recovery.domain.recovery_point import BackupKind
+from recovery.ports.postgres import PostgresPlace
+from tests.integration.installation import HOME, Site, installed_site, value_of
+
+pytestmark = pytest.mark.system
+PAGE = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
+
+
+def paragraphs() -> dict[str, str]:
+    """The page's commands, by the number of their comment."""
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    parts = re.split(r"^# (\d)\. .*\n", block, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+async def shell(commands: str, folder: Path, **environment: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        "-euo",
+        "pipefail",
+        "-c",
+        commands,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+@pytest.fixture(scope="module")
+async def site() -> AsyncIterator[Site]:
+    async with installed_site() as site:
+        yield site
+
+
+async def download(site: Site, kind: BackupKind, folder: Path) -> Path:
+    """The point's folder as any S3 client brings it, and the operator's key beside its objects."""
+    point_id = await site.point(kind)
+    (store, *_) = await site.stores()
+    prefix = f"shop/postgres/{point_id}/"
+    async for info in store.list(prefix):
+        target = folder / info.key.removeprefix(prefix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((await store.get(info.key))[0])
+    shutil.copy(site.installation.folder / "secrets" / "operator.agekey", folder / "key.txt")
+    return folder
+
+
+async def test_a_physical_point_opens_with_age_zstd_and_tar(site: Site, tmp_path: Path):
+    folder = await download(site, BackupKind.PHYSICAL, tmp_path)
+    place = site.lab.postgres(HOME)
+    path = f"{place.bin_directory}:{os.environ['PATH']}"
+    page = paragraphs()
+    assert "OK" in await shell(page["2"], folder)
+    await shell(page["3"].replace("pg_ctl -D data start\n", ""), folder, PATH=path)
+    data = folder / "data"
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    # The page's last line starts the server; here at a free address, as the lab's user.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (data / "postgresql.auto.conf").open("a") as settings:
+        settings.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{data}'\n")
+    if place.run_as:
+        shutil.chown(tmp_path, place.run_as)
+        for part in [data, *data.rglob("*")]:
+            shutil.chown(part, place.run_as)
+        for parent in tmp_path.parents:
+            if parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o001)
+    host = LocalPostgres(PostgresBinaries({place.version: Path(place.bin_directory)}), run_as=place.run_as).host
+    server = PostgresPlace("127.0.0.1", port, data, place.run_as)
+    await host.start(server)
+    try:
+        dsn = f"postgresql://postgres:{place.password}@127.0.0.1:{port}/shop"
+        assert await value_of(dsn, "SELECT count(*) FROM orders") > 0
+    finally:
+        await host.stop(server)
+
+
+async def test_a_logical_point_opens_with_pg_restore(site: Site, tmp_path: Path):
+    folder = await download(site, BackupKind.LOGICAL, tmp_path)
+    place = site.lab.postgres(HOME)
+    page = paragraphs()
+    assert "OK" in await shell(page["2"], folder)
+    by_hand = (
+        page["4"].replace("pg_restore --create -d postgres", "pg_restore -f dump.sql").replace("psql postgres", "cat")
+    )
+    said = await shell(by_hand, folder, PATH=f"{place.bin_directory}:{os.environ['PATH']}")
+    assert "CREATE ROLE" in said
+    assert "COPY public.orders" in (folder / "dump.sql").read_text()
