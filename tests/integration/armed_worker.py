@@ -26,13 +26,18 @@ from pydantic import BaseModel
 from temporalio import activity
 
 import recovery.errors
+from recovery.adapters import recovery_points
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.recovery_points import PostgresRecoveryPoints
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
 from recovery.adapters.witness import WitnessStore
+from recovery.backup import catalogue
+from recovery.backup.sealing import Sealer
+from recovery.backup.upload import WriteBudget
 from recovery.config import Config
 from recovery.telemetry.logs import configure_logs
+from workers import wiring
 from workers.worker import WorkerPlan, run_worker
 from workers.zones import ConfiguredZones
 
@@ -44,6 +49,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     ConfiguredZones: ("replace",),
     LocalPostgresHost: ("launch",),
     S3Store: ("put", "get", "delete"),
+    Sealer: ("seal",),
 }
 FUNCTIONS: dict[ModuleType, tuple[str, ...]] = {validation: ("observe",)}
 
@@ -100,6 +106,7 @@ class _Trigger:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.action == "fail":
             raise getattr(recovery.errors, fault.error)(fault.words)
+        (self._control / "holder").write_text(str(os.getpid()))
         held = self._control / "held.json"
         while await asyncio.to_thread(held.exists):
             await asyncio.sleep(0.02)
@@ -138,6 +145,18 @@ def _arm(owner: Any, name: str, trigger: _Trigger) -> None:
     setattr(owner, name, call)
 
 
+def _hurry() -> None:
+    """Patience for stores as a test has it, not as a production has it."""
+    brief = functools.partial(WriteBudget, object_seconds=4, attempt_seconds=3, patience_seconds=4, cleanup_seconds=10)
+    for module, name, value in (
+        (wiring, "WriteBudget", brief),
+        (catalogue, "REQUEST_SECONDS", 3.0),
+        (recovery_points, "REQUEST_SECONDS", 3.0),
+    ):
+        assert hasattr(module, name)
+        setattr(module, name, value)
+
+
 def _say(words: str) -> None:
     sys.stdout.write(words + "\n")
     sys.stdout.flush()
@@ -146,6 +165,7 @@ def _say(words: str) -> None:
 def main(arguments: list[str]) -> None:
     config_file, regions, control = arguments
     configure_logs("json", "INFO")
+    _hurry()
     trigger = _Trigger(Path(control))
     for owner, names in (*CALLS.items(), *FUNCTIONS.items()):
         for name in names:

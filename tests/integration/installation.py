@@ -216,7 +216,7 @@ class Site:
         fresh.rename(self.control / "armed.json")
 
     def disarm(self) -> None:
-        for name in ("armed.json", "held.json", "fired.json", "children", "calls.log"):
+        for name in ("armed.json", "held.json", "fired.json", "holder", "children", "calls.log"):
             (self.control / name).unlink(missing_ok=True)
 
     @property
@@ -226,6 +226,13 @@ class Site:
     async def held(self) -> None:
         """Waits until a worker stands in the call that was armed with ``action="hold"``."""
         await eventually(lambda: _exists(self.control / "held.json"), 60)
+
+    async def freeze_holder(self) -> psutil.Process:
+        """SIGSTOP to the worker that stands in the held call."""
+        file = self.control / "holder"
+        holder = psutil.Process(int(await eventually(lambda: asyncio.to_thread(_text, file), 5)))
+        holder.suspend()
+        return holder
 
     def release(self) -> None:
         (self.control / "held.json").unlink()
@@ -457,6 +464,10 @@ async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 
             raise TimeoutError(f"not within {seconds:g} s")
         await asyncio.sleep(0.03)
     return answer
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 async def _exists(path: Path) -> bool:

@@ -1,0 +1,187 @@
+"""What stands in the way of a restore is said before anything is fetched or changed, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from recovery.adapters.logins import Logins
+from recovery.adapters.restores import PostgresRestores
+from recovery.backup.sealing import Opener, generate_age_key
+from recovery.domain.group import PostgresAt
+from recovery.domain.plan import RestoredServer
+from recovery.domain.recovery_point import BackupKind, CheckResult
+from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery
+from recovery.ports.recovery_points import RestoreOrder
+from tests.unit.points.rig import NoLogins, Rig
+
+PLENTY = 1 << 40
+
+
+@dataclass
+class Host:
+    installed: dict[int, str] = field(default_factory=lambda: {16: "16.14"})
+    free: int = PLENTY
+    empty: bool = True
+
+    async def majors(self) -> dict[int, str]:
+        return self.installed
+
+    async def free_bytes(self, path: Path) -> int:
+        return self.free
+
+    async def is_empty(self, place: PostgresPlace) -> bool:
+        return self.empty
+
+
+@dataclass
+class Engine:
+    """Notes the calls that change something."""
+
+    host: Host = field(default_factory=Host)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def set_database_read_only(self, login: PostgresLogin, database: str, read_only: bool) -> None:
+        self.calls.append(("database read-only", login.address, database, read_only))
+
+    async def set_read_only(self, place: PostgresPlace, read_only: bool) -> None:
+        self.calls.append(("read-only", place.port, read_only))
+
+    async def verify_restored(
+        self, manifest: object, login: PostgresLogin, critical: Sequence[str], *, database: str | None = None
+    ) -> list[CheckResult]:
+        self.calls.append(("verify", login.database, database, list(critical)))
+        return []
+
+    async def remove_restored(self, place: PostgresPlace, restore_id: str) -> bool:
+        self.calls.append(("remove", place.data_directory, restore_id))
+        return True
+
+    async def remove_restored_database(self, login: PostgresLogin, database: str, restore_id: str) -> bool:
+        self.calls.append(("remove database", database, restore_id))
+        return True
+
+
+@dataclass
+class Target:
+    restores: PostgresRestores
+    engine: Engine
+    order: RestoreOrder
+    rig: Rig
+
+    async def refusals(self) -> dict[str, str]:
+        checks = await self.restores.verify_infrastructure(self.order)
+        assert len(checks) == 5
+        return {check.name: check.detail for check in checks if not check.passed}
+
+
+@pytest.fixture
+def target(rig: Rig) -> Target:
+    engine = Engine()
+    place = PostgresAt(host="127.0.0.9", port=5999, data_directory="/srv/restored")
+    regions = [region.model_copy(update={"postgres": place}) for region in rig.group.regions]
+    group = rig.group.model_copy(update={"regions": regions})
+    restores = PostgresRestores(
+        catalogue=rig.points.catalogue,
+        keys=rig.points.keys,
+        postgres=lambda group, region: cast(PostgresRecovery, engine),
+        logins=cast(Logins, NoLogins()),
+    )
+    return Target(restores, engine, RestoreOrder(group, "region-b", rig.point_id, "restore-1"), rig)
+
+
+async def test_a_suitable_target_is_taken(target: Target) -> None:
+    assert await target.refusals() == {}
+
+
+async def test_a_wrong_major_version_is_refused_with_both(target: Target) -> None:
+    target.engine.host.installed = {15: "15.9", 18: "18.4"}
+    assert await target.refusals() == {
+        "server version": "PostgreSQL 16 is needed; installed here: 15 (15.9), 18 (18.4)"
+    }
+
+
+async def test_missing_space_is_refused_with_both_sizes(target: Target) -> None:
+    target.engine.host.free = target.rig.manifest.plain_bytes
+    found = await target.refusals()
+    assert list(found) == ["disk space"]
+    assert "needed at /srv/restored" in found["disk space"]
+
+
+async def test_an_occupied_target_is_refused_with_what_to_do(target: Target) -> None:
+    target.engine.host.empty = False
+    found = await target.refusals()
+    assert list(found) == ["empty target"]
+    assert "/srv/restored is not empty or 127.0.0.9:5999 is in use" in found["empty target"]
+    assert "name another target, or move what is there" in found["empty target"]
+
+
+async def test_a_missing_key_is_refused(target: Target) -> None:
+    target.restores.keys.opener = None
+    found = await target.refusals()
+    assert list(found) == ["key"]
+    assert "set keys.identities" in found["key"]
+
+
+async def test_a_wrong_key_is_refused_before_any_download(target: Target) -> None:
+    stranger = generate_age_key()
+    async with Opener([stranger.secret]) as opener:
+        target.restores.keys.opener = opener
+        found = await target.refusals()
+    assert list(found) == ["key"]
+    assert stranger.public in found["key"]
+    assert [key for store in target.rig.stores for key in store.fetched_objects] == []
+
+
+def restored(target: Target, kind: BackupKind, databases: list[str]) -> RestoredServer:
+    return RestoredServer(
+        region="region-b",
+        host="127.0.0.9",
+        port=5999,
+        database=databases[0],
+        databases=databases,
+        kind=kind,
+        data_directory="/srv/restored" if kind is BackupKind.PHYSICAL else None,
+        point_id=target.rig.point_id,
+    )
+
+
+async def test_clients_are_let_into_every_database_of_a_logical_restore(target: Target) -> None:
+    await target.restores.open_writes(target.order.group, restored(target, BackupKind.LOGICAL, ["shop", "stock"]))
+    assert target.engine.calls == [
+        ("database read-only", "127.0.0.9:5999", "shop", False),
+        ("database read-only", "127.0.0.9:5999", "stock", False),
+    ]
+
+
+async def test_clients_are_let_into_a_physical_restore(target: Target) -> None:
+    await target.restores.open_writes(target.order.group, restored(target, BackupKind.PHYSICAL, ["shop"]))
+    assert target.engine.calls == [("read-only", 5999, False)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "databases", "renamed"),
+    [
+        (BackupKind.LOGICAL, ["copy"], "copy"),
+        (BackupKind.LOGICAL, ["shop", "stock"], None),
+        (BackupKind.PHYSICAL, ["shop"], None),
+    ],
+)
+async def test_every_database_of_a_restore_is_verified(
+    target: Target, kind: BackupKind, databases: list[str], renamed: str | None
+) -> None:
+    await target.restores.verify(target.order.group, restored(target, kind, databases))
+    ((_, _, database, _),) = target.engine.calls
+    assert database == renamed
+
+
+async def test_the_undo_needs_no_readable_point(target: Target) -> None:
+    """On the worst day the locations may be gone when a restore is undone."""
+    for store in target.rig.stores:
+        await store.delete(list(store.objects))
+    assert await target.restores.remove(target.order)
+    assert target.engine.calls == [("remove", Path("/srv/restored"), "restore-1")]
