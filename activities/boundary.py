@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.bounds import bounded
+from activities.bounds import bounded, shortened
 from activities.lock import demand
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.errors import RecoveryError
@@ -103,27 +103,33 @@ def service(name: str) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awai
 
 
 async def _bounded(work: Awaitable[R]) -> R:
-    attempt = activity.info().attempt
     try:
         async with _heartbeats():
             return await work
     except RecoveryError as error:
-        log.warning("step failed", kind=error.kind, error=str(error), attempt=attempt)
-        raise ApplicationError(str(error), attempt, type=error.kind, non_retryable=not error.retryable) from error
+        log.warning("step failed", kind=error.kind, error=str(error), attempt=activity.info().attempt)
+        raise _failure(str(error), error.kind, final=not error.retryable) from None
     except PROGRAMMING_ERRORS as error:
-        log.exception("step failed by a mistake in this program", attempt=attempt)
-        raise ApplicationError(
-            f"a mistake in this program: {type(error).__name__}: {error}", attempt, type="Bug", non_retryable=True
-        ) from error
+        log.exception("step failed by a mistake in this program", attempt=activity.info().attempt)
+        words = f"a mistake in this program: {type(error).__name__}: {error}"
+        raise _failure(words, "Bug", final=True) from None
     except (OSError, TimeoutError) as error:
         # Not one of ours: the operating system's word about a connection or a file. Another attempt may do better.
-        log.warning("step failed", kind=type(error).__name__, error=str(error), attempt=attempt)
-        raise ApplicationError(f"{type(error).__name__}: {error}", attempt, type=type(error).__name__) from error
+        log.warning("step failed", kind=type(error).__name__, error=str(error), attempt=activity.info().attempt)
+        raise _failure(f"{type(error).__name__}: {error}", type(error).__name__, final=False) from None
     except ApplicationError:
         raise
     except Exception as error:  # a driver's own: which of them are for good is not known here, so the budget decides
-        log.exception("step failed with an error that no adapter translated", attempt=attempt)
-        raise ApplicationError(f"{type(error).__name__}: {error}", attempt, type=type(error).__name__) from error
+        log.exception("step failed with an error that no adapter translated", attempt=activity.info().attempt)
+        raise _failure(f"{type(error).__name__}: {error}", type(error).__name__, final=False) from None
+
+
+def _failure(words: str, kind: str, *, final: bool) -> ApplicationError:
+    """What Temporal keeps of a failed attempt, without its causes: their stacks are in the log.
+
+    The server keeps 4 KiB of the last attempt's failure, and forgets reason and number of the attempt beyond that.
+    """
+    return ApplicationError(shortened(words), activity.info().attempt, type=kind, non_retryable=final)
 
 
 @contextlib.asynccontextmanager

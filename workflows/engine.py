@@ -54,17 +54,16 @@ class Engine:
             asyncio.CancelledError: the run was cancelled, and all that it had done was undone.
         """
         work = asyncio.create_task(self._work())
-        while True:
+        while not work.done():
             try:
                 await asyncio.shield(work)
-                break
             except asyncio.CancelledError:
                 if work.done():
-                    raise
+                    break  # it came in the very moment of the end: what was done is what counts
                 self._cancelled = True
                 self.stop("the run was cancelled")
                 _uncancel()
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        work.result()
         report = self.journal.report()
         if report.state is RunState.COMPLETED:
             return report
@@ -97,6 +96,7 @@ class Engine:
         for alert in self._alerts:
             await alert
         await self._calls.store_report(self.journal.report())
+        await workflow.wait_condition(workflow.all_handlers_finished)
 
     async def _outcome(self) -> RunState:
         try:

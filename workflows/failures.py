@@ -14,6 +14,7 @@ ERROR_TYPES = {
     RunState.STOPPED: "StoppedAfterPivot",
 }
 """The type of the ApplicationError that a run ends with, by its final state."""
+TOO_LARGE = "Failure exceeds size limit."  # the server's, around what is left of a failure that it has cut
 LONGEST_REASON = 2_000  # characters: Temporal refuses payloads of more than 2 MiB, and a refused one jams a run
 
 
@@ -61,12 +62,15 @@ def attempts_of(error: ActivityError | StepFailed) -> int:
     """How many tries the failing step had, as its last try knew; 1 where nobody could say, 0 where none began."""
     if isinstance(error, StepFailed):
         return 0
-    cause = error.cause
-    while isinstance(cause, TimeoutError) and cause.cause is not None:
-        cause = cause.cause
-    if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], int):
-        return cause.details[0]
-    return 1
+    last = _last_word(error.cause)
+    return last.details[0] if last and last.details and isinstance(last.details[0], int) else 1
+
+
+def _last_word(error: BaseException | None) -> ApplicationError | None:
+    """What the last attempt said itself, below what the server wraps around it."""
+    while error is not None and (not isinstance(error, ApplicationError) or error.message == TOO_LARGE):
+        error = error.__cause__
+    return error
 
 
 def _explain_timeout(timeout: TimeoutError) -> str:
@@ -77,5 +81,5 @@ def _explain_timeout(timeout: TimeoutError) -> str:
         TimeoutType.HEARTBEAT: "its worker went silent and the budget is used up",
     }
     said = words.get(timeout.type, "timed out") if timeout.type is not None else "timed out"
-    last = timeout.cause
-    return f"{said}; the last error was: {last.message}" if isinstance(last, ApplicationError) else said
+    last = _last_word(timeout.cause)
+    return f"{said}; the last error was: {last.message}" if last is not None else said

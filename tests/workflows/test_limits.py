@@ -11,7 +11,7 @@ from temporalio.service import RPCError
 
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.report import RunState, StepState
-from recovery.errors import Refused
+from recovery.errors import Refused, Unreachable
 from tests.workflows.conftest import KnownConfiguration, Rig
 from workflows.control import LONGEST_REASON, OperatorCommand
 
@@ -97,3 +97,15 @@ async def test_a_region_that_left_the_configuration_is_named_and_the_run_does_no
         await handle.result()
     assert "the configuration of the run has region-a, region-b, and not region-z" in str(caught.value.cause)
     assert (await rig.report(handle)).state is RunState.ROLLED_BACK
+
+
+async def test_a_used_up_budget_still_says_why_and_how_often(rig: Rig) -> None:
+    """The server cuts the failures of attempts at 4 KiB: reason and number of attempts have to survive that."""
+    rig.world.group = rig.world.group.model_copy(update={"budgets": {"Rehearsal.prepare": 3.0}})
+    rig.world.fail_before["prepare"] = [Unreachable("no answer from the store, " + "which is sad " * 500)] * 1_000
+    handle = await rig.start()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    prepare = next(step for step in (await rig.report(handle)).steps if step.name == "prepare")
+    assert "its budget was used up; the last error was: no answer from the store" in prepare.error
+    assert prepare.attempts == rig.world.calls["prepare"] > 2
