@@ -20,6 +20,8 @@ from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints
 log = structlog.get_logger("recovery.points")
 
 ONE_DAY = timedelta(days=1)
+GROUP_MEMO = "recovery-plans.group"
+"""A run's memo names its group, so that a list of runs need not read each one's input."""
 
 
 class RecoveryPointSteps:
@@ -90,6 +92,7 @@ class RecoveryPointSteps:
                 task_queue=activity.info().task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                memo={GROUP_MEMO: context.group.name},
                 static_summary=f"validation of {point_id}",
             )
             started.append(workflow_id)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from drctl.output import examples
+from drctl.output import Form, Output, examples, print_json
 from drctl.session import run
 from drctl.tables import console
 
@@ -18,12 +19,13 @@ REAPED = "DRCTL_DEMO_IS_REAPED"
 app = typer.Typer(rich_markup_mode="rich")
 
 
-@app.command(epilog=examples("drctl demo", "drctl demo --keep"))
+@app.command(epilog=examples("drctl demo", "drctl demo --keep", "drctl demo --report-file demo.html -o json"))
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end, until Ctrl-C.")] = False,
     report_file: Annotated[
         Path | None, typer.Option("--report-file", dir_okay=False, help="Where the HTML report goes.")
     ] = None,
+    output: Form = Output.TEXT,
 ) -> None:
     """Show the main job on real servers: back up, prove it, lose a region, recover in the other one, undo a failure.
 
@@ -33,12 +35,15 @@ def demo(
         _leave_nothing_behind()
     from drctl.demo import run_demo
 
-    raise typer.Exit(
-        run(
-            run_demo(console(), keep=keep, report_file=report_file),
-            lambda: "the demo was ended; its servers are stopped",
-        )
+    target = report_file or Path(f"recovery-report-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.html")
+    as_json = output is Output.JSON
+    code = run(
+        run_demo(console(sys.stderr if as_json else None), keep=keep, report_file=target.resolve()),
+        lambda: "the demo was ended; its servers are stopped",
     )
+    if as_json:
+        print_json({"report_file": str(target.resolve()), "exit": code})
+    raise typer.Exit(code)
 
 
 def _leave_nothing_behind() -> None:

@@ -26,6 +26,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import StepProgress
+from activities.recovery_points import GROUP_MEMO
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import RunReport
@@ -35,8 +36,6 @@ from workflows.control import OperatorCommand
 from workflows.plans import PLANS
 
 ACTIONS = ("approve", "decline", "pause", "resume", "retry", "skip", "abort")
-GROUP_MEMO = "recovery-plans.group"
-"""A run's memo names its group, so that a list of runs need not read each one's input."""
 ANSWER_SECONDS = 15.0
 """A worker that lives takes an operator's answer within a second."""
 FOLLOW_SECONDS = 3.0

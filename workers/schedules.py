@@ -24,8 +24,8 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.recovery_points import GROUP_MEMO
 from recovery.config import Config
-from workers.operations import GROUP_MEMO
 
 PREFIX = "recovery/"
 HASH = "recovery-plans.spec"
