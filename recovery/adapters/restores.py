@@ -24,6 +24,13 @@ PROBE_TABLE = """
     CREATE SCHEMA IF NOT EXISTS recovery_plans;
     CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL);
 """
+HOLDS_OBJECTS = """
+    SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                         AND d.objid = c.oid AND d.deptype = 'e'))
+        OR EXISTS (SELECT FROM pg_largeobject_metadata)
+"""
 HEADROOM = 1.1  # a restored cluster grows a little while it replays its WAL
 
 
@@ -45,7 +52,7 @@ class PostgresRestores:
         ]
         if point.manifest.kind is BackupKind.PHYSICAL:
             return checks + await self._check_host(order, point)
-        return [*checks, await self._checked("target server", self._check_server(order))]
+        return checks + await self._check_server(order, point)
 
     async def restore(self, order: RestoreOrder, progress: Progress) -> RestoredServer:
         """See the port."""
@@ -161,10 +168,34 @@ class PostgresRestores:
             ),
         ]
 
-    async def _check_server(self, order: RestoreOrder) -> str:
+    async def _check_server(self, order: RestoreOrder, point: RecoveryPoint) -> list[CheckResult]:
         login = await self.logins.admin(order.group.name, order.region)
-        async with connected(login, "connect") as session:
-            return f"{login.address} is PostgreSQL {await session.fetchval('SHOW server_version')}"
+        wanted = point.manifest.source.major
+        try:
+            async with connected(login, "connect") as session:
+                version = str(await session.fetchval("SHOW server_version"))
+                major = session.get_server_version().major
+                there = {row["name"] for row in await session.fetch("SELECT datname::text AS name FROM pg_database")}
+            names = [order.target_database] if order.target_database else point.manifest.source.databases
+            occupied = [name for name in names if name in there and await _is_occupied(login.at(name))]
+        except RecoveryError as error:
+            return [CheckResult(name="target server", passed=False, detail=str(error))]
+        return [
+            CheckResult(name="target server", passed=True, detail=f"{login.address} is PostgreSQL {version}"),
+            CheckResult(
+                name="server version",
+                passed=major >= wanted,
+                detail=f"PostgreSQL {wanted} or later is needed; {login.address} is {version}",
+            ),
+            CheckResult(
+                name="empty target",
+                passed=not occupied,
+                detail=f"{', '.join(names)} at {login.address}: free"
+                if not occupied
+                else f"database {', '.join(occupied)} at {login.address} is not empty: a restore overwrites nothing. "
+                "Name another one with --target-database, or drop it yourself",
+            ),
+        ]
 
     @staticmethod
     async def _checked(name: str, question: object) -> CheckResult:
@@ -231,6 +262,11 @@ class PostgresRestores:
     async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:
         login = await self.logins.admin(group.name, restored.region)
         return replace(login, host=restored.host, port=restored.port, database=restored.database)
+
+
+async def _is_occupied(login: PostgresLogin) -> bool:
+    async with connected(login, "look into the database") as session:
+        return bool(await session.fetchval(HOLDS_OBJECTS))
 
 
 def _place_of(restored: RestoredServer) -> PostgresPlace:

@@ -28,6 +28,7 @@ from temporalio import activity
 import recovery.errors
 from recovery.adapters import recovery_points
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
+from recovery.adapters.postgres.restore import PhysicalRestore
 from recovery.adapters.recovery_points import PostgresRecoveryPoints
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
@@ -48,6 +49,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     WitnessStore: ("write",),
     ConfiguredZones: ("replace",),
     LocalPostgresHost: ("launch",),
+    PhysicalRestore: ("unpack",),
     S3Store: ("put", "get", "delete"),
     Sealer: ("seal",),
 }

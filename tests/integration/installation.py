@@ -300,6 +300,9 @@ class Site:
             found += await at_the_source(place.dsn())
         return found
 
+    async def drop(self, database: str) -> None:
+        await execute(self.lab.postgres(HOME).dsn(), f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
     async def no_residue(self) -> None:
         """Sessions of a process that was killed end within moments, not at once."""
 

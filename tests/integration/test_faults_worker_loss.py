@@ -104,7 +104,7 @@ async def discard(site: Site, point_id: str) -> None:
 @pytest.mark.parametrize(
     "fault",
     cases(
-        *both("PostgresRecoveryPoints.fill"),
+        at("PostgresRecoveryPoints.fill", "after"),
         at("S3Store.put", "before", number=1),
         at("S3Store.put", "after", number=2),
         at("S3Store.put", "before", key="manifest.json"),
