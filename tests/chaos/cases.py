@@ -24,7 +24,7 @@ class Case:
     faults: tuple[Fault, ...]
     end: End
     cancel: bool = False
-    missing: str | None = None  # a step that failed, with whose absence the plan goes on
+    missing: frozenset[str] = frozenset()  # steps that failed, with whose absence the plan goes on
 
     @property
     def name(self) -> str:
@@ -53,6 +53,11 @@ class Table:
         if self.pivot is None:
             return False
         return at == self.pivot.name or self.order.get(at, -1) > self.order[self.pivot.name]
+
+    def lost(self, step: Step, side: Side) -> frozenset[str]:
+        """What never happens when the step's only attempt dies on that side of its effect."""
+        once = step.retry.maximum_attempts == 1 and step.on_failure is WARN
+        return frozenset({step.name} if once and side == "before" else ())
 
     def beside(self, one: Step, other: Step) -> bool:
         """Whether both run in the same parallel row."""
@@ -88,8 +93,10 @@ def forward_kills() -> Iterator[Case]:
         for step in table.steps:
             for at in table.calls(step):
                 for side in SIDES:
-                    yield Case(name, "kill", (Fault("kill", at, side),), "completed")
-                    yield Case(name, "freeze", (Fault("freeze", at, side),), "completed")
+                    missing = table.lost(step, side)
+                    yield Case(name, "kill", (Fault("kill", at, side),), "completed", missing=missing)
+                    if not missing:  # what is told only once is told late by a worker that was frozen
+                        yield Case(name, "freeze", (Fault("freeze", at, side),), "completed")
 
 
 def kills_before_a_failure() -> Iterator[Case]:
@@ -101,7 +108,8 @@ def kills_before_a_failure() -> Iterator[Case]:
             for side in SIDES:
                 for failing_side in SIDES:
                     end = table.after_failure(failing, failing_side)
-                    missing = failing.name if failing.on_failure is WARN and failing_side == "before" else None
+                    absent = failing.on_failure is WARN and failing_side == "before"
+                    missing = table.lost(killed, side) | ({failing.name} if absent else set())
                     faults = (Fault("fail", failing.name, failing_side), Fault("kill", killed.name, side))
                     yield Case(name, "kill+fail", faults, end, missing=missing)
 
@@ -116,7 +124,8 @@ def cancellations() -> Iterator[Case]:
                     if table.past_pivot(at):
                         end = "completed" if step is table.steps[-1] else "held"
                     yield Case(name, "cancel", (Fault("block", at, side),), end, cancel=True)
-                    yield Case(name, "kill+cancel", (Fault("kill", at, side),), end, cancel=True)
+                    lost = table.lost(step, side)
+                    yield Case(name, "kill+cancel", (Fault("kill", at, side),), end, cancel=True, missing=lost)
 
 
 def faults_in_undo() -> Iterator[Case]:

@@ -197,7 +197,7 @@ def _judge_complete(case: Case, played: Played) -> None:
     table, world = TABLES[case.plan], played.world
     assert (played.status, played.report.state) == (WorkflowExecutionStatus.COMPLETED, RunState.COMPLETED)
     real = {step.name for step in table.steps if not _records(case.plan, step.name)}
-    expected = {step.name for step in table.steps} - real - {case.missing}
+    expected = {step.name for step in table.steps} - real - case.missing
     assert world.present == expected
     assert sorted(world.log) == sorted(f"do {name}" for name in expected), "each effect once, and nothing undone"
     assert played.report.undo_order == []
