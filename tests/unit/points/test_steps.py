@@ -1,0 +1,138 @@
+"""What the steps of backup and validation make of what the recovery points say."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.recovery_points import RecoveryPointSteps
+from recovery.backup.layout import manifest_key
+from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
+from recovery.domain.recovery_point import VerdictState
+from recovery.ports.measurements import Measurements
+from recovery.ports.recovery_points import RecoveryPoints
+from tests.fakes.points import NOW, verdict_on
+from tests.unit.points.rig import Rig
+
+
+class Measured(SimpleNamespace):
+    """Notes the states that were measured."""
+
+    def point_validated(self, verdict: Any, kind: object, finished_at: object) -> None:
+        self.states.append(verdict.state)
+
+    def validation_finished(self, group: str, states: list[VerdictState]) -> None:
+        self.overall.append(states)
+
+
+@pytest.fixture
+def measured() -> Measured:
+    return Measured(states=[], overall=[])
+
+
+@pytest.fixture
+def steps(rig: Rig, measured: Measured) -> RecoveryPointSteps:
+    return RecoveryPointSteps(cast(RecoveryPoints, rig.points), cast(Measurements, measured))
+
+
+def context(rig: Rig, *, since: timedelta = timedelta(days=36500), **facts: object) -> PlanContext:
+    return PlanContext(
+        plan="BackupValidation",
+        run_id="run-7",
+        workflow_id="validate",
+        step="a-step",
+        request=PlanRequest(group="shop", since=since),
+        facts=Facts.model_validate({"group": rig.group, **facts}),
+        started_at=NOW,
+    )
+
+
+async def call(step: Callable[[PlanContext], Awaitable[StepOutcome]], about: PlanContext) -> StepOutcome:
+    outcome: StepOutcome = await ActivityEnvironment().run(step, about)
+    return outcome
+
+
+async def failure(step: Callable[[PlanContext], Awaitable[StepOutcome]], about: PlanContext) -> str:
+    with pytest.raises(ApplicationError) as raised:
+        await call(step, about)
+    return raised.value.message
+
+
+async def test_a_daily_validation_takes_unbelieved_points_too(rig: Rig, steps: RecoveryPointSteps) -> None:
+    for store in rig.stores:
+        rig.change(store, manifest_key("shop", rig.point_id), b"{}")
+    chosen = await call(steps.choose_to_validate, context(rig))
+    assert chosen.facts.points_to_validate == [rig.point_id]
+    found = await call(steps.validate, context(rig, points_to_validate=[rig.point_id]))
+    assert [verdict.state for verdict in found.facts.verdicts or []] == [VerdictState.CORRUPT]
+    assert found.summary == "0 of 1 VALID"
+
+
+async def test_an_old_unbelieved_point_is_not_told_every_day(rig: Rig, steps: RecoveryPointSteps) -> None:
+    """Its id says when it was taken."""
+    old = f"{datetime.now(UTC) - timedelta(days=3):%Y%m%dT%H%M%SZ}-physical-00000000"
+    young = f"{datetime.now(UTC) - timedelta(hours=3):%Y%m%dT%H%M%SZ}-physical-00000000"
+    for point_id in (old, young):
+        await rig.stores[0].put(manifest_key("shop", point_id), b"{}")
+    chosen = await call(steps.choose_to_validate, context(rig, since=timedelta(days=1)))
+    assert chosen.facts.points_to_validate is not None
+    assert young in chosen.facts.points_to_validate
+    assert old not in chosen.facts.points_to_validate
+
+
+async def test_no_point_at_all_is_said(rig: Rig, steps: RecoveryPointSteps) -> None:
+    for store in rig.stores:
+        await store.delete(list(store.objects))
+    assert "no recovery point of the last" in await failure(steps.choose_to_validate, context(rig))
+
+
+async def test_another_attempt_goes_on_after_the_points_that_have_a_verdict(
+    rig: Rig, steps: RecoveryPointSteps, measured: Measured
+) -> None:
+    about = context(rig, points_to_validate=[rig.point_id])
+    await call(steps.validate, about)
+    again = await call(steps.validate, about)
+    assert (rig.postgres.validated, measured.states) == (1, [VerdictState.VALID])
+    assert again.summary == "1 of 1 VALID"
+
+
+@pytest.mark.parametrize("state", [VerdictState.CORRUPT, VerdictState.RESTORE_FAILED, VerdictState.FAILED])
+async def test_one_point_that_is_not_valid_fails_the_validation(
+    rig: Rig, steps: RecoveryPointSteps, measured: Measured, state: VerdictState
+) -> None:
+    good, bad = verdict_on(rig.manifest, "digest"), verdict_on(rig.manifest, "digest", state=state)
+    words = await failure(steps.judge, context(rig, verdicts=[good, bad]))
+    assert f"1 of 2 recovery points are not VALID: {rig.point_id} is {state}" in words
+    assert measured.overall == [[VerdictState.VALID, state]]
+    assert (await call(steps.judge, context(rig, verdicts=[good]))).summary == "all 1 VALID"
+
+
+async def test_older_points_are_filled_too(rig: Rig, steps: RecoveryPointSteps) -> None:
+    """A location that was away for a while gets what it lacks from the next backup on."""
+    a, b = rig.stores
+    expected = dict(b.objects)
+    await b.delete(list(b.objects))
+    await call(steps.fill_locations, context(rig))
+    assert b.objects == expected == a.objects
+
+
+async def test_a_location_that_takes_no_new_point_is_not_tried_with_every_old_one(
+    rig: Rig, steps: RecoveryPointSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.stores[1].delete(list(rig.stores[1].objects))
+    tries: list[str] = []
+
+    async def fill(*arguments: object) -> Any:
+        tries.append("fill")
+        return SimpleNamespace(complete=[], dropped={"b": "away"})
+
+    monkeypatch.setattr(rig.points, "fill", fill)
+    words = await failure(steps.fill_locations, context(rig, physical_point="20261123T000000Z-physical-1"))
+    assert words == "20261123T000000Z-physical-1 is not at b: away"
+    assert tries == ["fill"]
