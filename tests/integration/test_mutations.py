@@ -1,0 +1,212 @@
+"""Every guard, check and verdict is needed: with it switched off, a named test fails.
+
+A row that no longer fits the source fails with the text that was not found: change the row with the guard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+CORRUPTION = "tests/unit/points/test_corruption.py"
+POINTS = "tests/unit/points/test_points.py"
+RESTORES = "tests/unit/points/test_restores.py"
+STEPS = "tests/unit/points/test_steps.py"
+CHECKS = "tests/unit/postgres/test_checks.py"
+OWNERSHIP = "tests/unit/activities/test_ownership.py"
+PIPELINE = "tests/unit/backup/test_pipeline.py"
+BROKEN = f"{CHECKS}::test_a_broken_promise_fails_its_own_check"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` in the source of ``module`` becomes ``new``; ``test`` must fail then."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    test: str
+
+
+def row(name: str, module: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, module, old, new, test)
+
+
+def check(name: str, expression: str, test: str = BROKEN) -> Mutation:
+    """One check of a validation, which then passes whatever it saw."""
+    old = f'name="{name}", passed={expression}, detail=detail'
+    return row(f"check {name}", "recovery.adapters.postgres.checks", old, old.replace(expression, "True"), test)
+
+
+MUTATIONS = [
+    # What is stored.
+    row("sha-256 of objects", "recovery.backup.reader",
+        "if await asyncio.to_thread(sha256_hex, body) != entry.sha256:", "if False:",
+        f"{CORRUPTION}::test_a_flipped_byte_of_any_object_is_corrupt"),
+    row("size of objects", "recovery.backup.reader",
+        "if len(body) != entry.size:", "if False:",
+        "tests/unit/backup/test_reader.py::test_every_damaged_object_is_found_without_a_key"),
+    row("missing objects", "recovery.backup.reader",
+        'return f"{entry.key} is missing"', 'return ""',
+        f"{CORRUPTION}::test_a_missing_object_is_corrupt_and_named"),
+    row("signature", "recovery.backup.signing",
+        'public.verify(_signature_bytes(signature["value"]), canonical_json(payload))', "pass",
+        f"{CORRUPTION}::test_a_flipped_byte_of_the_manifest_is_corrupt"),
+    row("canonical form of documents", "recovery.backup.signing",
+        "if canonical != body:", "if False:",
+        "tests/unit/backup/test_documents.py::test_no_missing_doubled_or_added_byte_is_accepted"),
+    row("a manifest's own place", "recovery.backup.layout",
+        "if (manifest.group, manifest.point_id) != (group, point_id):", "if False:",
+        "tests/unit/backup/test_documents.py::test_a_manifest_speaks_only_for_its_own_place"),
+    row("a verdict's own manifest", "recovery.backup.catalogue",
+        "if verdict.manifest_sha256 != signed.digest:", "if False:",
+        f"{CORRUPTION}::test_an_old_verdict_says_nothing_about_another_manifest"),
+    row("only VALID points are chosen", "recovery.backup.catalogue",
+        "            if point.is_valid:", "            if True:",
+        f"{CORRUPTION}::test_a_corrupt_point_gives_way_to_the_older_valid_one"),
+    row("manifests that are not believed", "recovery.adapters.recovery_points",
+        "if bad_manifests:", "if False:",
+        f"{CORRUPTION}::test_a_flipped_byte_of_the_manifest_is_corrupt[one location]"),
+    row("unbelieved points in the daily validation", "activities.recovery_points",
+        "chosen += [point_id for point_id in unbelieved if _is_younger(point_id, since)]", "pass",
+        f"{STEPS}::test_a_daily_validation_takes_unbelieved_points_too"),
+    # Writing.
+    row("the manifest is written only where there is none", "recovery.backup.upload",
+        "await self._persist(key, body, None, if_absent=True)", "await self._persist(key, body, None)",
+        f"{PIPELINE}::test_of_two_racing_attempts_exactly_one_wins_and_the_loser_cleans_up"),
+    row("a finished point is not written again", "recovery.backup.pipeline",
+        "            raise lost_race(identity.point_id, upload.name)\n\n    async def _write_artefact",
+        "            return\n\n    async def _write_artefact",
+        f"{PIPELINE}::test_a_point_that_exists_is_not_touched_by_a_late_attempt"),
+    row("the check before the manifest", "recovery.backup.pipeline",
+        "        if check is not None:\n            await check()", "        pass",
+        f"{PIPELINE}::test_a_check_that_raises_prevents_the_point"),
+    row("objects are counted before the manifest", "recovery.backup.pipeline",
+        "                if missing:\n", "                if False:\n",
+        f"{PIPELINE}::test_objects_that_somebody_removed_meanwhile_prevent_the_manifest"),
+    row("the owner's region", "recovery.adapters.recovery_points",
+        "check=lambda: self._same_epoch(order)", "check=None",
+        f"{POINTS}::test_a_backup_whose_region_lost_the_group_meanwhile_is_not_kept[moved]"),
+    row("the owner's epoch", "recovery.adapters.recovery_points",
+        "record.region != order.region or (order.epoch is not None and record.epoch != order.epoch)",
+        "record.region != order.region",
+        f"{POINTS}::test_a_backup_whose_region_lost_the_group_meanwhile_is_not_kept[moved and back]"),
+    row("an existing point is found again", "recovery.adapters.recovery_points",
+        "        if done is not None:\n            return done\n", "",
+        f"{POINTS}::test_a_second_attempt_finds_the_point_of_the_first_and_writes_nothing"),
+    row("the lock of backups", "recovery.adapters.backup_lock",
+        "        await _acquire(session, point_id, kind)\n", "",
+        "tests/integration/test_backup_lock.py::test_a_second_backup_is_refused_with_the_point_of_the_first"),
+    row("a hanging attempt's lock", "recovery.adapters.backup_lock",
+        'await session.execute("SELECT pg_terminate_backend($1)", holder["pid"])', "pass",
+        "tests/integration/test_backup_lock.py::test_an_attempt_takes_the_lock_from_the_attempt_before_it"),
+    row("a manifest protects its objects", "recovery.backup.leftovers",
+        "    if named is not None:\n", "    if False:\n",
+        f"{POINTS}::test_an_unfinished_point_is_removed_and_a_finished_one_is_not"),
+    row("copies are checked on their way", "recovery.backup.fill",
+        "if len(body) != entry.size or await asyncio.to_thread(sha256_hex, body) != entry.sha256:", "if False:",
+        f"{POINTS}::test_filling_does_not_copy_damage"),
+    # Keys.
+    row("the wrong key, before any download", "recovery.backup.reader",
+        "if not set(opener.recipients) & set(manifest.recipients):", "if False:",
+        f"{POINTS}::test_a_wrong_key_is_said_before_any_object_is_downloaded"),
+    row("the key is tried before all objects are fetched", "recovery.adapters.recovery_points",
+        "await check_key(point.manifest, self.keys.opening(), stores)", "pass",
+        f"{POINTS}::test_a_key_that_the_manifest_names_and_that_does_not_open_costs_one_object"),
+    row("the key, before a restore", "recovery.adapters.restores",
+        "await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))", "pass",
+        f"{RESTORES}::test_a_wrong_key_is_refused_before_any_download"),
+    # Targets.
+    row("an empty target", "recovery.adapters.restores",
+        "passed=empty,", "passed=True,", f"{RESTORES}::test_an_occupied_target_is_refused_with_what_to_do"),
+    row("the major version", "recovery.adapters.restores",
+        "passed=wanted in majors,", "passed=True,", f"{RESTORES}::test_a_wrong_major_version_is_refused_with_both"),
+    row("space on the disk", "recovery.adapters.restores",
+        "passed=free >= needed,", "passed=True,", f"{RESTORES}::test_missing_space_is_refused_with_both_sizes"),
+    row("clients are let in", "recovery.adapters.restores",
+        "await engine.set_database_read_only(login, database, False)", "pass",
+        f"{RESTORES}::test_clients_are_let_into_every_database_of_a_logical_restore"),
+    # Verdicts of a restored server.
+    check("tables-readable", "not seen.unreadable"),
+    check("critical-tables", "not bad", f"{CHECKS}::test_a_critical_table_that_is_missing_or_empty_fails"),
+    check("fingerprints", "not bad"),
+    check("sequences", "not bad"),
+    check("large-objects", "not bad"),
+    check("roles", "not missing"),
+    check("extensions", "not missing"),
+    row("check row counts", "recovery.adapters.postgres.checks",
+        "if content.rows != entry.rows:", "if False:", BROKEN),
+    row("check checksums", "recovery.adapters.postgres.checks",
+        "if entry.checksum is not None and content.checksum != entry.checksum:", "if False:", BROKEN),
+    row("check canary", "recovery.adapters.postgres.checks",
+        'name="canary", passed=there, detail=detail', 'name="canary", passed=True, detail=detail',
+        f"{CHECKS}::test_a_missing_canary_fails_and_one_that_was_never_written_is_named"),
+    row("check indexes", "recovery.adapters.postgres.checks",
+        "passed=not seen.broken_indexes", "passed=True", f"{CHECKS}::test_a_damaged_index_fails"),
+    row("the overall verdict", "activities.recovery_points",
+        "        if bad:\n            words = ", "        if False:\n            words = ",
+        f"{STEPS}::test_one_point_that_is_not_valid_fails_the_validation"),
+    # Retention.
+    row("the last validated point stays", "recovery.domain.retention",
+        "if point.point_id == newest_valid:", "if False:",
+        f"{POINTS}::test_retention_removes_old_points_and_never_the_last_validated"),
+    row("young orphans stay", "recovery.backup.catalogue",
+        "if orphan.youngest >= older_than or orphan.point_id in running:", "if False:",
+        f"{POINTS}::test_orphans_go_after_a_day_and_not_while_they_may_be_a_running_backups"),
+    # The group's lock.
+    row("no undo after the pivot", "activities.lock",
+        "        if is_pivoted(record):\n            raise Refused(no_return(record))\n", "",
+        f"{OWNERSHIP}::TestAfterThePivot::test_undo_is_refused_with_what_to_do"),
+    row("no undo by who does not hold the group", "activities.lock",
+        "    if context.facts.ownership is not None:\n        raise Refused(_not_held(record, context))\n", "",
+        f"{OWNERSHIP}::test_undo_is_refused_when_another_run_took_the_group_over"),
+    row("no claim of a pivoted group", "activities.ownership",
+        "            if is_pivoted(record):\n", "            if False:\n",
+        f"{OWNERSHIP}::TestAfterThePivot::test_another_run_may_not_claim"),
+    row("only the holder changes the record", "activities.lock",
+        "    if record is None or not is_held_by(record, context):\n", "    if record is None:\n",
+        f"{OWNERSHIP}::test_who_does_not_hold_the_group_changes_nothing"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+async def outcomes() -> dict[str, dict[str, Any]]:
+    """All mutations in one process, which loads the libraries once."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.mutant",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+    wanted = [{**asdict(mutation), "tests": [mutation.test]} for mutation in MUTATIONS]
+    try:
+        output, _ = await process.communicate(json.dumps(wanted).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    found = [json.loads(line) for line in output.splitlines()]
+    return {outcome["name"]: outcome for outcome in found}
+
+
+def names() -> Iterator[str]:
+    return (mutation.name for mutation in MUTATIONS)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=names())
+async def test_a_guard_that_is_switched_off_is_missed(outcomes: dict[str, dict[str, Any]], mutation: Mutation) -> None:
+    outcome = outcomes[mutation.name]
+    assert outcome["broken"] == []
+    assert outcome["failed"], f"{mutation.test} passes without it"
+
+
+def test_every_mutation_has_a_name_of_its_own() -> None:
+    assert len(set(names())) == len(MUTATIONS)
