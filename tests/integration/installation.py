@@ -455,6 +455,7 @@ def _installed(lab: Lab, folder: Path) -> Installation:
         document = yaml.load(file)
         document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
         document["groups"][GROUP]["backup"].update(retention_count=1, retention_days=None)
+        document["notifications"]["attempts"] = 1
         yaml.dump(document, file)
     return installation
 
