@@ -18,7 +18,7 @@ from recovery.errors import Unreachable
 from workers.codec import EncryptionCodec
 from workers.embedded import embedded_address
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
 
 
 def address_of(config: Config) -> str:

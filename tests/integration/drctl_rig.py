@@ -207,6 +207,7 @@ class Rig:
         self.queue = f"drctl-{uuid.uuid4()}"
         self.config_file = folder / "recovery.yaml"
         self.witness = WitnessStore(FolderStore("witness", folder / "witness"))
+        self._started: list[Running] = []
         self.write(approval=approval)
 
     def write(self, *, approval: bool = False, change: Callable[[str], str] = lambda text: text) -> None:
@@ -231,7 +232,15 @@ class Rig:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT), "USER": "ana", "NO_COLOR": "1", **environment},
         )  # fmt: skip
-        return Running(process)
+        self._started.append(Running(process))
+        return self._started[-1]
+
+    async def end_processes(self) -> None:
+        """Those that a failed test left."""
+        for running in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                running.kill()
+            await running.ended()
 
     async def drctl(self, *arguments: str) -> Ended:
         """The same without a process of its own, which would take ten times as long to start as the command to run."""

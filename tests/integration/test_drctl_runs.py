@@ -29,6 +29,7 @@ async def rig(temporal: Client, tmp_path: Path) -> AsyncIterator[Rig]:
     async with rig.worker():
         yield rig
         await end_all(rig)
+        await rig.end_processes()
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ async def gated(temporal: Client, tmp_path: Path) -> AsyncIterator[Rig]:
     async with rig.worker():
         yield rig
         await end_all(rig)
+        await rig.end_processes()
 
 
 async def end_all(rig: Rig) -> None:

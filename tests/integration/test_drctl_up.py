@@ -27,12 +27,21 @@ async def temporal() -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def rig(temporal: Client, tmp_path: Path) -> Rig:
+async def rig(temporal: Client, tmp_path: Path) -> AsyncIterator[Rig]:
     rig = Rig(temporal, tmp_path)
     rig.write(change=lambda text: text.replace(
         f"  address: {temporal.service_client.config.target_host}\n", f"  state_file: {tmp_path}/temporal.db\n"
     ))  # fmt: skip
-    return rig
+    yield rig
+    await rig.end_processes()
+
+
+@pytest.fixture
+async def served(temporal: Client, tmp_path: Path) -> AsyncIterator[Rig]:
+    """As ``rig``, on the Temporal server of all these tests."""
+    rig = Rig(temporal, tmp_path)
+    yield rig
+    await rig.end_processes()
 
 
 UP = ("up", "--port", "0", "--ui-port", "0", "--metrics-port", "0")
@@ -108,8 +117,8 @@ async def test_a_taken_port_is_refused_by_name(rig: Rig) -> None:
     assert f"port {port} cannot be used" in said.json["error"] and "with --port" in said.json["error"]
 
 
-async def test_a_worker_takes_its_regions_steps_and_stops_at_sigterm(temporal: Client, tmp_path: Path) -> None:
-    rig = Rig(temporal, tmp_path)
+async def test_a_worker_takes_its_regions_steps_and_stops_at_sigterm(served: Rig) -> None:
+    rig = served
     worker = await ready(rig, "worker", "--region", "region-b", "--metrics-port", "0", "-o", "json")
     done = await rig.drctl("retention", "-o", "json")
     assert (done.code, done.json["state"]) == (0, "completed")
@@ -118,8 +127,8 @@ async def test_a_worker_takes_its_regions_steps_and_stops_at_sigterm(temporal: C
     assert (ended.code, ended.json["regions"]) == (0, ["region-b"])
 
 
-async def test_a_terminal_sees_a_live_table_and_ctrl_c_leaves_the_run(temporal: Client, tmp_path: Path) -> None:
-    rig = Rig(temporal, tmp_path)
+async def test_a_terminal_sees_a_live_table_and_ctrl_c_leaves_the_run(served: Rig) -> None:
+    rig = served
     rig.world.block["take-physical-backup"] = asyncio.Event()
     async with rig.worker():
         code, seen = await on_a_terminal(rig, "backup", "run", until="take-physical-backup", press=b"\x03")
@@ -130,8 +139,8 @@ async def test_a_terminal_sees_a_live_table_and_ctrl_c_leaves_the_run(temporal: 
         assert (await rig.drctl("status", "backup/shop", "--watch", "-o", "json")).code == 0
 
 
-async def test_a_terminal_is_asked_for_the_groups_name(temporal: Client, tmp_path: Path) -> None:
-    rig = Rig(temporal, tmp_path)
+async def test_a_terminal_is_asked_for_the_groups_name(served: Rig) -> None:
+    rig = served
     asked = "Type the group's name (shop) to go on"
     code, seen = await on_a_terminal(rig, "recover", until=asked, press=b"books\r")
     assert code == 2
