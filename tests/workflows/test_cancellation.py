@@ -57,6 +57,20 @@ async def test_a_cancelled_run_that_was_left_as_it_is_does_not_end_as_if_it_were
     assert isinstance(caught.value.cause, ApplicationError) and caught.value.cause.type == "StoppedAfterPivot"
 
 
+@pytest.mark.parametrize("step", ["tell", "check"], ids=["that only warns", "that would be held"])
+async def test_a_cancellation_in_a_step_is_no_failure_of_the_step(rig: Rig, step: str) -> None:
+    rig.world.block[f"after {step}"] = asyncio.Event()
+    handle = await rig.start()
+    await rig.world.until(f"after {step}")
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, CancelledError)
+    report = await rig.report(handle)
+    assert report.warnings == [] and report.state is RunState.ROLLED_BACK
+    assert rig.world.calls["gated"] == 0
+
+
 async def test_of_two_runs_that_start_at_once_one_gets_the_group(rig: Rig) -> None:
     runs = await asyncio.gather(*(rig.start() for _ in range(4)))
     ends = await asyncio.gather(*(handle.result() for handle in runs), return_exceptions=True)

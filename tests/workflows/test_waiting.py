@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
@@ -123,10 +124,14 @@ async def test_a_hold_after_the_pivot_never_ends_by_itself(patient: Rig, skippin
     patient.world.fail_before["after"] = [Refused("broken")]
     handle = await patient.start()
     await patient.until_state(handle, RunState.HELD)
+    events = [event.event_type async for event in handle.fetch_history_events()]
+    assert EventType.EVENT_TYPE_TIMER_STARTED not in events, "nothing may ever end this hold but the operator"
     await skipping.fast_forward(handle, timedelta(days=2))
     assert (await patient.report(handle)).state is RunState.HELD
     await handle.execute_update("retry", ANA)
-    assert (await handle.result()).state is RunState.COMPLETED
+    report = await handle.result()
+    assert report.state is RunState.COMPLETED
+    assert [(action.action, action.actor) for action in report.actions] == [("retry", "ana")]
 
 
 async def test_a_budget_bounds_all_tries_together(patient: Rig) -> None:
