@@ -2,8 +2,9 @@
 
 ``python -m bench.memory [megabytes ...]`` (default: 100 2000). Each size gets a lab of its own and one `drctl worker`
 that does everything: two backups at once, both validations, a recovery into the other region. Five times a second the
-resident memory of the worker and of its Python helpers (which compress and encrypt) is added up, pages that they share
-counted once for each; and beside it that of the tools that they run (pg_dump, pg_restore, tar, the scratch servers).
+memory of the worker and of its Python helpers (which compress and encrypt) is added up: PSS, in which a page that
+several processes share counts once. Beside it stands that of the tools that they run (pg_dump, pg_restore, tar, the
+scratch servers), where the machine lets us see it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Peaks:
             root = psutil.Process(pid)
             for process in [root, *root.children(recursive=True)]:
                 with suppress(psutil.Error):
-                    resident = process.memory_info().rss
+                    resident = process.memory_full_info().pss
                     if process.name().startswith("python"):
                         worker += resident
                     else:
@@ -71,8 +72,7 @@ class Peaks:
 
 async def measure(megabytes: int) -> dict[str, Peaks]:
     """Peaks by phase, and ``idle`` before the first."""
-    folder = Path(tempfile.mkdtemp(prefix="recovery-memory-"))
-    folder.chmod(0o711)  # as root, the database's user has to pass through it
+    folder = _made_folder()
     try:
         async with await Lab.start(standby="none", services=SERVICES) as lab:
             await load_shop(lab.postgres("region-a").dsn(), megabytes)
@@ -81,6 +81,13 @@ async def measure(megabytes: int) -> dict[str, Peaks]:
             return await _phases(lab, installation, folder)
     finally:
         shutil.rmtree(folder)
+
+
+def _made_folder() -> Path:
+    """As root, the database's user has to pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix="recovery-memory-"))
+    folder.chmod(0o711)
+    return folder
 
 
 async def _phases(lab: Lab, installation: Installation, folder: Path) -> dict[str, Peaks]:
@@ -114,9 +121,9 @@ def _start_worker(lab: Lab, config_file: Path, log: Path) -> subprocess.Popen[by
 
 
 async def _ready(worker: subprocess.Popen[bytes], log: Path) -> None:
-    while "is ready" not in await asyncio.to_thread(log.read_text):
+    while "is ready" not in (said := await asyncio.to_thread(log.read_text)):
         if worker.poll() is not None:
-            raise SystemExit(f"the worker ended: {log.read_text()}")
+            raise SystemExit(f"the worker ended: {said}")
         await asyncio.sleep(0.1)
 
 

@@ -20,6 +20,7 @@ from recovery.config import Config
 from recovery.errors import NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
+from workers.heap import return_large_buffers
 from workers.metrics import SdkTelemetry
 from workers.options import worker_options
 from workers.wiring import Wiring
@@ -56,6 +57,7 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
             raise NotFound(
                 f"there is no region {region!r} in the configuration: it has {', '.join(plan.config.regions)}"
             )
+    return_large_buffers()
     stop = stop or stop_on_signals()
     secrets = Secrets()
     metrics = RecoveryMetrics()
