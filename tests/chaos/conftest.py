@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -53,12 +54,27 @@ async def alone(stage: Stage, played: dict[Case, asyncio.Task[Played]]) -> Stage
     return stage
 
 
+class Playing(dict[Case, "asyncio.Task[Played]"]):
+    """The cases under way; one that nobody has begun yet begins when it is asked for."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def __missing__(self, case: Case) -> asyncio.Task[Played]:
+        self[case] = asyncio.create_task(self._stage.play(case), name=case.name)
+        return self[case]
+
+
 @pytest.fixture(scope="session")
 async def played(stage: Stage, request: pytest.FixtureRequest) -> AsyncIterator[dict[Case, asyncio.Task[Played]]]:
     """All chosen cases, under way from the first one that is asked for."""
-    chosen = [case for item in request.session.items if (case := case_of(item))]
-    tasks = {case: asyncio.create_task(stage.play(case), name=case.name) for case in chosen}
-    yield tasks
-    for task in tasks.values():
+    playing = Playing(stage)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # there, each process has only some of the collected cases to run
+        for item in request.session.items:
+            if case := case_of(item):
+                assert playing[case]
+    yield playing
+    for task in playing.values():
         task.cancel()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    await asyncio.gather(*playing.values(), return_exceptions=True)
