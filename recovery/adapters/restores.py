@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, kind_of
 from recovery.domain.words import size
-from recovery.errors import BadInput, RecoveryError
+from recovery.errors import BadInput, NotOurs, RecoveryError
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from recovery.ports.recovery_points import Progress, RestoreOrder
 
@@ -65,10 +65,11 @@ class PostgresRestores:
         """See the port. The point need not be readable any more: its id and the configuration say what was made."""
         engine = self.postgres(order.group.name, order.region)
         if kind_of(order.point_id) is BackupKind.PHYSICAL:
-            return await engine.remove_restored(self._place(order), order.restore_id)
+            return await _if_ours(engine.remove_restored(self._place(order), order.restore_id))
         login = await self.logins.admin(order.group.name, order.region)
         names = [order.target_database] if order.target_database else order.group.logical_databases
-        removed = [await engine.remove_restored_database(login, name, order.restore_id) for name in names]
+        names = names or (await self._point(order)).manifest.source.databases
+        removed = [await _if_ours(engine.remove_restored_database(login, name, order.restore_id)) for name in names]
         return any(removed)
 
     async def verify(self, group: GroupSnapshot, restored: RestoredServer) -> list[CheckResult]:
@@ -267,6 +268,14 @@ class PostgresRestores:
 async def _is_occupied(login: PostgresLogin) -> bool:
     async with connected(login, "look into the database") as session:
         return bool(await session.fetchval(HOLDS_OBJECTS))
+
+
+async def _if_ours(removal: Awaitable[bool]) -> bool:
+    """What stands in the place of a restore that never came to it is somebody else's, and stays."""
+    try:
+        return await removal
+    except NotOurs:
+        return False
 
 
 def _place_of(restored: RestoredServer) -> PostgresPlace:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from recovery.adapters.postgres.host import INCOMPLETE
-from recovery.errors import Contended, NoSpace, Refused
+from recovery.errors import Contended, NoSpace, NotOurs, Refused
 
 MARKER = "recovery-plans.json"
 
@@ -135,10 +135,10 @@ def remove_folder(folder: Path, restore_id: str) -> bool:
             (folder / INCOMPLETE).unlink(missing_ok=True)
             return False
         if folder.exists():
-            raise Refused(f"{folder} is not the work of restore {restore_id}: nothing in it was touched")
+            raise NotOurs(f"{folder} is not the work of restore {restore_id}: nothing in it was touched")
         return False
     if mark.restore_id != restore_id:
-        raise Refused(f"{folder} belongs to restore {mark.restore_id}, not to {restore_id}: nothing in it was touched")
+        raise NotOurs(f"{folder} belongs to restore {mark.restore_id}, not to {restore_id}: nothing in it was touched")
     for tablespace in mark.tablespaces:
         if Path(tablespace).exists():
             shutil.rmtree(tablespace)

@@ -25,7 +25,7 @@ from recovery.adapters.postgres.globals import LARGEST_BYTES, apply_globals
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
 from recovery.adapters.postgres.process import Child, clean_environment, closing, password_file
 from recovery.domain.recovery_point import BackupKind, DatabaseProperties
-from recovery.errors import BadInput, Contended, Corrupt, NoSpace, Refused, RestoreFailed
+from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotOurs, Refused, RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresLogin, Progress, RestoredDatabase, RestoreOptions
 
 _MARK = re.compile(r"recovery-plans restore (\S+) (incomplete|complete)\b")
@@ -119,7 +119,7 @@ async def remove_restored_database(login: PostgresLogin, database: str, restore_
             return False
         found = await _mark_of(keeper, database)
         if found is None or found[0] != restore_id:
-            raise Refused(f"database {database!r} is not the work of restore {restore_id}: it was not touched")
+            raise NotOurs(f"database {database!r} is not the work of restore {restore_id}: it was not touched")
         await keeper.execute("SET default_transaction_read_only = off")
         await keeper.execute(f"DROP DATABASE IF EXISTS {quoted(database)} WITH (FORCE)")
         return True
