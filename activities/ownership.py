@@ -17,14 +17,17 @@ from recovery.errors import Contended, NotFound, Refused
 from recovery.ports.ownership import OwnershipStore
 
 Change = Callable[[OwnershipRecord | None], Awaitable[OwnershipRecord | None]]
+HasEnded = Callable[[str, str], Awaitable[bool]]
+"""Whether the workflow's run of that first run id is over. Asks Temporal, outside of tests."""
 ATTEMPTS = 5  # compare-and-swap rounds within one activity attempt
 
 
 class Ownership:
     """Reads and changes ownership records; each change is one compare-and-swap and safe to repeat."""
 
-    def __init__(self, store: OwnershipStore) -> None:
+    def __init__(self, store: OwnershipStore, has_ended: HasEnded | None = None) -> None:
         self._store = store
+        self._has_ended = has_ended or _has_ended
 
     @step("ownership.claim_run")
     async def claim_run(self, context: PlanContext) -> StepOutcome:
@@ -33,12 +36,14 @@ class Ownership:
 
         async def claim(record: OwnershipRecord | None) -> OwnershipRecord | None:
             if record is None:
+                await self._demand_alive(context)
                 return self._first(context)
             if is_pivoted(record):
                 # Of this very run too: it was reset to before its claim, and knows nothing of what it did.
                 raise Refused(_left_pivoted(record))
             if record.run is not None and not is_held_by(record, context):
                 warnings[:] = [await self._supersede(record, context)]
+            await self._demand_alive(context)
             return _changed(
                 record, run=context.holder, workflow_id=context.workflow_id, plan=context.plan, phase=Phase.RUNNING
             )
@@ -164,12 +169,17 @@ class Ownership:
         holder = f"run {record.run} ({record.plan}, workflow {record.workflow_id})"
         # Only one run of a workflow id is open at a time, so an earlier one of our own id has ended.
         ended = record.workflow_id == context.workflow_id
-        if not ended and (record.workflow_id is None or not await _has_ended(record.workflow_id, str(record.run))):
+        if not ended and (record.workflow_id is None or not await self._has_ended(record.workflow_id, str(record.run))):
             raise Refused(
                 f"group {record.group} is being changed by {holder}. Wait for it, or watch it: "
                 f"drctl status --watch {record.workflow_id}"
             )
         return f"{holder} ended without releasing the group (terminated?): its lock was taken over"
+
+    async def _demand_alive(self, context: PlanContext) -> None:
+        """A worker that was frozen may come to an attempt whose run is long over: it must not lock the group for it."""
+        if await self._has_ended(context.workflow_id, context.holder):
+            raise Refused(f"run {context.holder} has ended: the group is not locked for it")
 
     async def _read(self, group: str) -> OwnershipRecord | None:
         found = await self._store.read(group)

@@ -12,6 +12,8 @@ class WorkerOptions(TypedDict):
     max_heartbeat_throttle_interval: timedelta
     default_heartbeat_throttle_interval: timedelta
     sticky_queue_schedule_to_start_timeout: timedelta
+    max_concurrent_workflow_task_polls: int
+    max_concurrent_activity_task_polls: int
 
 
 def worker_options() -> WorkerOptions:
@@ -20,4 +22,7 @@ def worker_options() -> WorkerOptions:
         max_heartbeat_throttle_interval=timedelta(seconds=0.5),
         default_heartbeat_throttle_interval=timedelta(seconds=0.5),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+        # A worker that is frozen keeps its open polls, and each of them swallows one more task until that times out.
+        max_concurrent_workflow_task_polls=2,
+        max_concurrent_activity_task_polls=2,
     )

@@ -105,13 +105,12 @@ def kills_before_a_failure() -> Iterator[Case]:
         for killed, failing in combinations(table.steps, 2):
             if table.beside(killed, failing):
                 continue  # they run at the same time: which comes first is not said
-            for side in SIDES:
-                for failing_side in SIDES:
-                    end = table.after_failure(failing, failing_side)
-                    absent = failing.on_failure is WARN and failing_side == "before"
-                    missing = table.lost(killed, side) | ({failing.name} if absent else set())
-                    faults = (Fault("fail", failing.name, failing_side), Fault("kill", killed.name, side))
-                    yield Case(name, "kill+fail", faults, end, missing=missing)
+            for side, failing_side in zip(SIDES, reversed(SIDES), strict=True):
+                end = table.after_failure(failing, failing_side)
+                absent = failing.on_failure is WARN and failing_side == "before"
+                missing = table.lost(killed, side) | ({failing.name} if absent else set())
+                faults = (Fault("fail", failing.name, failing_side), Fault("kill", killed.name, side))
+                yield Case(name, "kill+fail", faults, end, missing=missing)
 
 
 def cancellations() -> Iterator[Case]:

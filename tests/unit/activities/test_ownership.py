@@ -77,8 +77,15 @@ def store_with(record: OwnershipRecord | None, writers: int = 0) -> Crowded:
     return store
 
 
+ENDED: set[str] = set()
+
+
+async def has_ended(workflow_id: str, holder: str) -> bool:
+    return holder in ENDED
+
+
 async def call(method: Method, store: FakeOwnershipStore, given: PlanContext | None = None) -> StepOutcome:
-    outcome = await ActivityEnvironment().run(method, Ownership(store), given or context())
+    outcome = await ActivityEnvironment().run(method, Ownership(store, has_ended), given or context())
     assert isinstance(outcome, StepOutcome)
     return outcome
 
@@ -224,6 +231,22 @@ async def test_undo_is_permitted_before_the_pivot():
 
 async def test_undo_is_refused_when_another_run_took_the_group_over():
     assert "run run-9" in await refusal(Ownership.permit_undo, store_with(THEIRS))
+
+
+@pytest.mark.parametrize("record", [None, STEADY], ids=["nobody ever", "nobody"])
+async def test_a_late_attempt_does_not_lock_the_group_for_a_run_that_is_over(record, monkeypatch):
+    monkeypatch.setitem(globals(), "ENDED", {"run-1"})
+    assert "has ended" in await refusal(Ownership.claim_run, store_with(record))
+
+
+async def test_the_lock_of_a_run_that_lives_is_not_taken():
+    assert "is being changed by run run-9" in await refusal(Ownership.claim_run, store_with(THEIRS))
+
+
+async def test_the_lock_of_a_run_that_ended_is_taken_over(monkeypatch):
+    monkeypatch.setitem(globals(), "ENDED", {"run-9"})
+    outcome = await call(Ownership.claim_run, store_with(THEIRS))
+    assert "taken over" in outcome.warnings[0]
 
 
 async def test_a_later_run_of_the_same_workflow_id_takes_over_what_the_earlier_left():
