@@ -460,7 +460,7 @@ def _installed(lab: Lab, folder: Path) -> Installation:
     return installation
 
 
-async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 10.0) -> Value:
+async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 30.0) -> Value:
     """Asks until the answer is true; returns it. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (answer := await question()):

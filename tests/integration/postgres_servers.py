@@ -231,7 +231,7 @@ def manifest_of(source: PostgresSource, kind: BackupKind, content: dict[str, byt
     )  # fmt: skip
 
 
-async def eventually(condition: Any, seconds: float = 5.0) -> Any:
+async def eventually(condition: Any, seconds: float = 30.0) -> Any:
     """Waits until the awaited condition is true, and returns it."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):
