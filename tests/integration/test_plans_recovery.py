@@ -14,7 +14,7 @@ from recovery.domain.recovery_point import BackupKind
 from recovery.domain.report import RunReport, RunState, StepState
 from recovery.errors import Refused
 from tests.integration.contents import contents, torn_transactions
-from tests.integration.installation import AWAY, HOME, Site, eventually, value_of
+from tests.integration.installation import AWAY, HOME, Site, eventually, execute, value_of
 from workers import operations
 
 STEPS = [
@@ -200,3 +200,40 @@ async def test_a_recovery_that_is_cancelled_in_mid_restore_stops_within_a_second
     site.release()
     await asyncio.sleep(0)
     await site.no_residue()
+
+
+async def test_a_recovered_region_is_backed_up_and_recovered_again(site: Site) -> None:
+    """There and back: the copy of a copy carries the traces of its first restore, which must not pass for its own.
+
+    The worker is killed when everything is unpacked, so that another one must know whose the folder is.
+    """
+    home, away = site.lab.postgres(HOME), site.lab.postgres(AWAY)
+    dsn = home.dsn(host=away.host)
+    try:
+        await site.point(BackupKind.PHYSICAL)
+        assert (await site.run("FullRecovery")).state is RunState.COMPLETED
+        await site.lab.kill(HOME, "postgres", with_disks=True)
+        await execute(dsn, "CREATE TABLE second_life (id int); INSERT INTO second_life VALUES (1), (2), (3)")
+        point_id = await site.backup(BackupKind.PHYSICAL)
+        wanted = await contents(dsn)
+        taken_at = datetime.now(UTC)
+        await asyncio.sleep(2)  # the recovery point gets older than any trace of the first restore could tell
+        await site.lab.kill(AWAY, "postgres", with_disks=True)
+        site.arm("PhysicalRestore.unpack", "after", step="restore-database")
+        handle = await site.start("FullRecovery")
+        assert await site.fallen() == []
+        site.crew.hire()
+        report = await site.ended(handle)
+        assert report.state is RunState.COMPLETED, report.error
+        assert (report.source_region, report.target_region, report.point_ids) == (AWAY, HOME, [point_id])
+        assert await contents(home.dsn()) == wanted
+        record = await site.ownership()
+        assert record is not None
+        assert (record.region, record.epoch) == (HOME, 3)
+        assert await site.address() == home.host
+        assert report.achieved.rpo is not None
+        written = report.started_at - report.achieved.rpo
+        assert taken_at - timedelta(seconds=30) < written <= report.started_at, "not the first restore's last commit"
+        await (await site.catalogue()).delete_point(GROUP, point_id)
+    finally:
+        await site.rebuild_home()

@@ -35,6 +35,7 @@ from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotFound, Ref
 from recovery.ports.postgres import PointReader, PostgresPlace, Progress, Restored, RestoreOptions
 
 MANIFEST_NAME = "backup_manifest"
+OWN_FILES = (INCOMPLETE, MARKER, LOG)  # in the data directory, and not PostgreSQL's
 SPACE_FACTOR = 1.1
 VERIFY_SECONDS = 6 * 3600.0
 
@@ -280,6 +281,8 @@ class PhysicalRestore:
             "--preserve-permissions",
         ]
         arguments += ["--anchored", "--exclude=pg_tblspc/?*", "--exclude=tablespace_map"]
+        # A source that was restored itself has an earlier restore's mark and log: they must not pass for ours.
+        arguments += [f"--exclude={name}" for name in OWN_FILES]
         async with Child(arguments, run_as=user, stdin=True, stdout=asyncio.subprocess.DEVNULL) as tar:
             whole = await tar.feed(self._counted(artefact))
             code = await tar.wait()
@@ -319,11 +322,10 @@ class PhysicalRestore:
             NotFound: the tool is missing or does not run here.
         """
         tool = await self._host.binaries.tool(self._major, "pg_verifybackup")
-        own = (INCOMPLETE, MARKER)
         arguments: list[str | Path] = [
             tool,
             "--quiet",
-            *(part for name in own for part in ("--ignore", name)),
+            *(part for name in OWN_FILES for part in ("--ignore", name)),
             self._folder,
         ]
         user = self._host.user_for(self._place)
