@@ -157,7 +157,8 @@ def test_a_bad_recipient_is_said_at_once(texts: list[str]) -> None:
 
 
 def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
-    for make in (lambda: Sealer([AGE.secret]), lambda: Opener([AGE.secret[:-1] + "Q"])):
+    damaged = AGE.secret[:-1] + ("Q" if AGE.secret[-1] != "Q" else "P")
+    for make in (lambda: Sealer([AGE.secret]), lambda: Opener([damaged])):
         with pytest.raises(BadInput) as caught:
             make()
         assert AGE.secret[16:40] not in str(caught.value)
@@ -175,7 +176,7 @@ async def test_a_killed_process_fails_one_chunk_and_is_replaced() -> None:
 
 
 async def test_a_hung_process_is_killed_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recovery.backup.sealing.CHUNK_SECONDS", 0.3)
+    monkeypatch.setattr("recovery.backup.sealing.CHUNK_SECONDS", 3.0)  # a process has to start within it, too
     async with Sealer([AGE.public], processes=1) as sealer:
         await sealer.seal(b"x")
         os.kill(sealer.pids[0], signal.SIGSTOP)
