@@ -15,6 +15,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
@@ -110,8 +111,12 @@ class _Trigger:
             raise getattr(recovery.errors, fault.error)(fault.words)
         (self._control / "holder").write_text(str(os.getpid()))
         held = self._control / "held.json"
-        while await asyncio.to_thread(held.exists):
-            await asyncio.sleep(0.02)
+        try:
+            while await asyncio.to_thread(held.exists):
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            (self._control / "cancelled").write_text(str(time.time()))
+            raise
 
     def _armed(self) -> Fault | None:
         try:
@@ -149,11 +154,11 @@ def _arm(owner: Any, name: str, trigger: _Trigger) -> None:
 
 def _hurry() -> None:
     """Patience for stores as a test has it, not as a production has it."""
-    brief = functools.partial(WriteBudget, object_seconds=4, attempt_seconds=3, patience_seconds=4, cleanup_seconds=10)
+    brief = functools.partial(WriteBudget, object_seconds=6, attempt_seconds=6, patience_seconds=8, cleanup_seconds=15)
     for module, name, value in (
         (wiring, "WriteBudget", brief),
-        (catalogue, "REQUEST_SECONDS", 3.0),
-        (recovery_points, "REQUEST_SECONDS", 3.0),
+        (catalogue, "REQUEST_SECONDS", 5.0),
+        (recovery_points, "REQUEST_SECONDS", 5.0),
     ):
         assert hasattr(module, name)
         setattr(module, name, value)

@@ -216,7 +216,7 @@ class Site:
         fresh.rename(self.control / "armed.json")
 
     def disarm(self) -> None:
-        for name in ("armed.json", "held.json", "fired.json", "holder", "children", "calls.log"):
+        for name in ("armed.json", "held.json", "fired.json", "holder", "cancelled", "children", "calls.log"):
             (self.control / name).unlink(missing_ok=True)
 
     @property
@@ -233,6 +233,11 @@ class Site:
         holder = psutil.Process(int(await eventually(lambda: asyncio.to_thread(_text, file), 5)))
         holder.suspend()
         return holder
+
+    async def cancelled_at(self) -> float:
+        """The unix time at which the held call was cancelled."""
+        file = self.control / "cancelled"
+        return float(await eventually(lambda: asyncio.to_thread(_text, file), 10))
 
     def release(self) -> None:
         (self.control / "held.json").unlink()

@@ -64,15 +64,9 @@ async def discarded(site: Site, point_id: str) -> None:
 async def test_a_cancelled_backup_is_gone_within_a_second(busy: Site, kind: BackupKind) -> None:
     before = await points(busy)
     handle = await held_backup(busy, kind)
-    began = time.monotonic()
+    began = time.time()
     await handle.cancel()
-
-    async def step_ended() -> bool:
-        report = await operations.report(handle)
-        return next(step for step in report.steps if step.name == f"take-{kind}-backup").state != "running"
-
-    await eventually(step_ended, 10)
-    assert time.monotonic() - began < 2  # a second, and what the questions take on a busy machine
+    assert await busy.cancelled_at() - began < 1.5  # a second, and half of one for a busy machine
     assert (await operations.result(handle)).state is RunState.ROLLED_BACK
     assert await points(busy) == before
     busy.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -184,21 +185,14 @@ async def test_a_recovery_that_is_cancelled_in_mid_restore_stops_within_a_second
     site.arm("S3Store.get", step="restore-database", number=3, action="hold")
     handle = await site.start("FullRecovery")
     await site.held()
-    began = datetime.now(UTC)
+    began = time.time()
     await handle.cancel()
-
-    async def told() -> bool:
-        report = await operations.report(handle)
-        return report.state is not RunState.RUNNING
-
-    await eventually(told, 20)
-    assert datetime.now(UTC) - began < timedelta(seconds=2)
+    assert await site.cancelled_at() - began < 1.5  # a second, and half of one for a busy machine
     report = await operations.result(handle)
     assert report.state is RunState.ROLLED_BACK
     assert report.undo_order == ["restore-database", "claim-group"]
     site.target_is_empty()
     site.release()
-    await asyncio.sleep(0)
     await site.no_residue()
 
 
