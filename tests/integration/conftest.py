@@ -1,9 +1,14 @@
-"""One lab for all integration tests: whoever breaks something in it mends it before the test ends."""
+"""One lab for all integration tests: whoever breaks something in it mends it before the test ends.
+
+Tests marked ``chaos`` run only when they are asked for (``-m chaos``): each fault has a quick case beside them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from lab import Lab
@@ -11,6 +16,16 @@ from lab.shop import load_shop
 from tests.integration.installation import Site, installed_site
 
 SHOP_MEGABYTES = 24
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "chaos" in str(config.option.markexpr):
+        return
+    left_out = [item for item in items if item.get_closest_marker("chaos") and HERE in item.path.parents]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest_asyncio.fixture(scope="session")
