@@ -21,6 +21,7 @@ from recovery.errors import NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
 from workers.heap import return_large_buffers
+from workers.masking import Masking
 from workers.metrics import SdkTelemetry
 from workers.options import worker_options
 from workers.wiring import Wiring
@@ -101,7 +102,7 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
     """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
     activities = await wiring.activities()
-    interceptors = [LockGuard(await wiring.witness()), ConfigurationDrift(plan.config)]
+    interceptors = [Masking(), LockGuard(await wiring.witness()), ConfigurationDrift(plan.config)]
     queues = {plan.config.temporal.control_queue: WORKFLOWS}
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:

@@ -19,7 +19,7 @@ from workflows.steps import COPY, HOLD, ONCE, PERSIST, PROBE, WARN, Plan, Step
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "plans.md"
 EXAMPLE = ROOT / "recovery.example.yaml"
-RETRIES = {id(PROBE): "soon", id(PERSIST): "patiently", id(COPY): "four times", id(ONCE): "never"}
+RETRIES = {id(PROBE): "soon", id(PERSIST): "patiently", id(COPY): "seven times", id(ONCE): "never"}
 UNITS = {"min": "minutes", "m": "minutes", "minute": "minutes", "h": "hours", "hour": "hours", "s": "seconds"}
 INTRODUCTION = """# Plans
 
@@ -27,7 +27,7 @@ INTRODUCTION = """# Plans
 
 A plan is a table of steps. *Attempt* bounds one try of a step, *budget* all of its tries together; budgets can be
 configured per tier and group. *Tried again*: `soon` (after 0.2 to 2 seconds), `patiently` (after 0.5 to 30 seconds),
-`four times` (as patiently, and then never), `never`; an error that another try cannot mend ends the step at once.
+`seven times` (as patiently, and then never), `never`; an error that another try cannot mend ends the step at once.
 *Where* is the region whose workers run the step: `control` is wherever the plan itself runs. Rows that share a number
 run at the same time.
 

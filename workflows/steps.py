@@ -38,7 +38,7 @@ PROBE = RetryPolicy(initial_interval=s(0.2), backoff_coefficient=1.5, maximum_in
 """A question or a small idempotent write: asked again soon."""
 PERSIST = RetryPolicy(initial_interval=s(0.5), backoff_coefficient=2.0, maximum_interval=s(30))
 """Work that takes long and may need a while until it can succeed: a copy, a restore."""
-COPY = RetryPolicy(initial_interval=s(0.5), backoff_coefficient=2.0, maximum_interval=s(30), maximum_attempts=5)
+COPY = RetryPolicy(initial_interval=s(0.5), backoff_coefficient=2.0, maximum_interval=s(30), maximum_attempts=8)
 """A backup: taken over from lost workers and tried again after passing failures, but not in silence for hours. It fails
 instead, so that somebody hears of it, and the next one is not far."""
 ONCE = RetryPolicy(maximum_attempts=1)
