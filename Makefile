@@ -6,13 +6,13 @@ STAMP := $(VENV)/.installed
 # Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
 REAP := $(PY) -m lab.reap --
 
-.PHONY: demo test check format test-chaos test-system bench-engine bench-memory docs clean setup
+.PHONY: demo test lint check format test-chaos test-system bench-engine bench-memory docs clean setup
 
 demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up)
 	@$(PY) -m drctl demo $(ARGS)
 
 test: setup  ## all tests but the whole fault matrix
-	@$(REAP) $(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(REAP) $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-chaos: setup  ## the whole fault matrix: every step, both sides of its effect
 	@$(REAP) $(PY) -m pytest -q -m chaos tests/chaos tests/integration $(ARGS)
@@ -20,11 +20,13 @@ test-chaos: setup  ## the whole fault matrix: every step, both sides of its effe
 test-system:  ## what needs Debian packages and root; says what is missing
 	@tests/system/run $(ARGS)
 
-check: setup  ## style, types, layers and unit tests, within a minute
+lint: setup  ## style, types and layers
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports --no-logo
+
+check: lint  ## style, types, layers and unit tests, within a minute
 	@$(PY) -m pytest -q -n 2 tests/unit
 
 bench-engine: setup  ## the engine's overhead beside a bare activity, in one run
