@@ -154,7 +154,7 @@ def _arm(owner: Any, name: str, trigger: _Trigger) -> None:
 
 def _hurry() -> None:
     """Patience for stores as a test has it, not as a production has it."""
-    brief = functools.partial(WriteBudget, object_seconds=6, attempt_seconds=6, patience_seconds=8, cleanup_seconds=15)
+    brief = functools.partial(WriteBudget, object_seconds=8, attempt_seconds=8, cleanup_seconds=15)
     for module, name, value in (
         (wiring, "WriteBudget", brief),
         (catalogue, "REQUEST_SECONDS", 5.0),
