@@ -33,7 +33,7 @@ from tests.fakes.points import AGE, SIGNING, identity, signer, verdict_on, verif
 from tests.integration.streaming_worker import MIB, GeneratedSource
 
 A, B = "region-a", "region-b"
-BUDGET = WriteBudget(chunk_bytes=MIB, object_seconds=4.0, attempt_seconds=2.0, patience_seconds=2.0)
+BUDGET = WriteBudget(chunk_bytes=MIB, object_seconds=8.0, attempt_seconds=4.0, patience_seconds=2.0)
 
 
 @pytest.fixture(scope="module")
