@@ -13,11 +13,16 @@ from drctl.session import load_config, run, session
 from recovery.errors import Unreachable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recovery.config import Config
     from workers.embedded import Embedded
     from workers.schedules import Applied
 
 app = typer.Typer(rich_markup_mode="rich")
+
+ENDING = 2.0
+"""How long, in seconds, a failed worker waits to learn that its own Temporal server has ended."""
 
 MetricsPort = Annotated[
     int | None,
@@ -88,13 +93,23 @@ async def _up(config: Config, port: int, ui_port: int, metrics_port: int | None,
         watching = asyncio.create_task(_stop_with(server, stop))
         try:
             await _serve(config, metrics_port, apply, output, stop)
+        except Exception as error:
+            # A worker may notice the server's end before its watcher does: the cause is told, not the symptom.
+            await asyncio.wait({watching}, timeout=ENDING)
+            if server.process.returncode is None:
+                raise
+            raise _ended(server, state_file) from error
         finally:
             watching.cancel()
         if server.process.returncode is not None:
-            raise Unreachable(
-                f"the embedded Temporal server has ended (exit code {server.process.returncode}): its last words are "
-                f"in {state_file.with_suffix('.log')}. drctl up starts it again, and every run goes on"
-            )
+            raise _ended(server, state_file)
+
+
+def _ended(server: Embedded, state_file: Path) -> Unreachable:
+    return Unreachable(
+        f"the embedded Temporal server has ended (exit code {server.process.returncode}): its last words are "
+        f"in {state_file.with_suffix('.log')}. drctl up starts it again, and every run goes on"
+    )
 
 
 async def _stop_with(server: Embedded, stop: asyncio.Event) -> None:

@@ -83,12 +83,15 @@ class FolderStore:
         """A synchronised temporary file in the target's folder, which a concurrent deletion may prune: then again."""
         temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
         while True:
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 stream = temporary.open("xb")
                 break
             except FileNotFoundError:
-                continue
+                continue  # pruned between the two lines, or while its parents came to be
+            except FileExistsError:
+                if target.parent.exists() and not target.parent.is_dir():
+                    raise  # a file stands where the folder would: no other try can mend that
         try:
             with stream:
                 stream.write(body)
