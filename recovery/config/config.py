@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from recovery.config.base import Section
 from recovery.config.group import Group
-from recovery.config.installation import Keys, Location, Region, Reports, Targets, Temporal, Tier, Witness
+from recovery.config.installation import Guards, Keys, Location, Region, Reports, Targets, Temporal, Tier, Witness
 from recovery.config.later import set_for_later
 from recovery.config.mistakes import ConfigurationInvalid, KeyPath, Mistake, explain, suggestion
 from recovery.config.names import Name
@@ -45,6 +45,7 @@ class Config(Section):
     temporal: Temporal = Field(default_factory=Temporal, description="The Temporal cluster that runs the plans.")
     keys: Keys = Field(description="Public keys that recovery points are encrypted for, and signatures.")
     witness: Witness = Field(description="Where ownership records live, outside all data regions.")
+    guards: Guards = Field(default_factory=Guards, description="Guards, which keep a group from having two primaries.")
     reports: Reports | None = Field(
         None, description="Where reports of runs are kept, outside all data regions; without it beside the witness."
     )

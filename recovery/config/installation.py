@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from recovery.config.base import Section
 from recovery.config.names import (
@@ -19,7 +19,7 @@ from recovery.config.names import (
     StoreUrl,
     WebAddress,
 )
-from recovery.config.values import Duration, Percentage, Switch, expected
+from recovery.config.values import Duration, Percentage, Switch, between, expected
 from recovery.domain.secret import SecretRef
 
 Budgets = dict[PlanName, dict[Name, Duration]]
@@ -218,6 +218,36 @@ class Witness(Store):
     """Where ownership records live: outside all data regions, with conditional writes."""
 
 
+class Guards(Section):
+    """The guards of all regions: small processes beside the stores, which alone make a primary."""
+
+    token: SecretRef | None = Field(
+        None,
+        description="Secret that plans, the command line and guards share; without it no group is guarded.",
+        examples=["file:/etc/recovery/secrets/guard.token"],
+    )
+    state_folder: AbsolutePath = Field(
+        "/var/lib/recovery-plans/guard",
+        description="Folder of the guard's state; a region's guard keeps its own below it.",
+        examples=["/var/lib/recovery-plans/guard"],
+    )
+    margin: Annotated[Duration, AfterValidator(between(timedelta(seconds=0.5), timedelta(minutes=5)))] = Field(
+        timedelta(seconds=1.5),
+        description="What a watcher waits beyond the ttl: a completed demotion, and clocks of different speed.",
+        examples=["1500ms"],
+    )
+    watchdog_device: AbsolutePath | None = Field(
+        None, description="Kernel watchdog that resets the host of a frozen guard.", examples=["/dev/watchdog"]
+    )
+    ca_file: AbsolutePath | None = Field(
+        None, description="PEM file of the authorities that guards' https addresses are trusted by."
+    )
+    certificate_file: AbsolutePath | None = Field(
+        None, description="PEM file of the guard's own certificate, where its address is https."
+    )
+    key_file: AbsolutePath | None = Field(None, description="PEM file of that certificate's private key.")
+
+
 class Reports(Store):
     """Where the reports of runs are kept as evidence."""
 
@@ -260,6 +290,11 @@ class Region(Section):
         default_factory=list,
         description="Addresses that answer 200 while the region works.",
         examples=[["https://primary.example.com/health"]],
+    )
+    guard: WebAddress | None = Field(
+        None,
+        description="Address of the region's guard, where it listens and where others reach it.",
+        examples=["http://10.1.0.5:7450"],
     )
     task_queue: str | None = Field(
         None,

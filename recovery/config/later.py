@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # As `drctl config schema --output text` writes them; an entry stands for everything below it. What groups inherit is
 # named without `groups.<name>.` and `defaults.`.
 LATER = (
+    "guards",
+    "regions.<name>.guard",
     "replication.archive_command",
     "replication.archive_mode",
     "replication.hot_standby",

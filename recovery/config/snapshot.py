@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from recovery.config.group import Group, GroupRegion
@@ -12,7 +13,17 @@ from recovery.config.installation import Region
 from recovery.config.mistakes import KeyPath
 from recovery.config.names import split_address
 from recovery.config.plain import plain
-from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan, RetentionRule
+from recovery.domain.group import (
+    DnsRecord,
+    FailoverRule,
+    GroupSnapshot,
+    Objectives,
+    PostgresAt,
+    RegionPlan,
+    ReplicaRule,
+    ReplicationRule,
+    RetentionRule,
+)
 
 if TYPE_CHECKING:
     from recovery.config.config import Config
@@ -37,6 +48,10 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
         retention=RetentionRule(count=group.backup.retention_count, days=group.backup.retention_days),
+        replication=_replication(group),
+        failover=_failover(config, group),
+        streams=group.nats.streams if group.nats else [],
+        second_person=group.approvals.second_person,
         health_status=group.checks.status,
         health_timeout=group.checks.timeout,
         validate_after_backup=group.backup.validation.enabled and group.backup.validation.after_backup,
@@ -93,7 +108,46 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         nats=_with_port(own.nats or shared.endpoints.nats, NATS_PORT) if group.nats else None,
         redis=_with_port(own.redis or shared.endpoints.redis, REDIS_PORT) if group.redis else None,
         health_urls=health_urls(group, own, shared),
+        guard=shared.guard if config.guards.token else None,
         dns_value=own.dns_value,
+        dns_alias_zone=own.dns_alias_zone,
+    )
+
+
+def _replication(group: Group) -> ReplicationRule:
+    policy = group.replication
+    limit = timedelta(seconds=policy.max_lag_seconds)
+    return ReplicationRule(
+        streaming=policy.mode == "streaming",
+        synchronous=policy.synchronous,
+        max_lag=limit,
+        replicas=[
+            ReplicaRule(
+                name=replica.name,
+                region=replica.region,
+                lag_limit=replica.lag_threshold or limit,
+                priority=replica.priority,
+            )
+            for replica in policy.replicas
+        ],
+    )
+
+
+def _failover(config: Config, group: Group) -> FailoverRule:
+    policy = group.failover
+    return FailoverRule(
+        policy=policy.policy if policy.automatic is None else ("automatic" if policy.automatic else "manual"),
+        interval=policy.health_check_interval,
+        timeout=policy.health_check_timeout,
+        failure_threshold=policy.failure_threshold,
+        recovery_threshold=policy.recovery_threshold,
+        vantage_points=policy.vantage_points,
+        cooldown=policy.cooldown,
+        approve_timeout=policy.approve_timeout,
+        lease_ttl=policy.lease_ttl,
+        margin=config.guards.margin,
+        drain=policy.connection_drain_timeout,
+        watch_for=policy.watch_for,
     )
 
 

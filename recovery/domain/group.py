@@ -45,7 +45,9 @@ class RegionPlan(Model):
     nats: str | None = None
     redis: str | None = None  # host:port
     health_urls: list[str] = Field(default_factory=list)
+    guard: str | None = None  # address of the region's guard
     dns_value: str | None = None  # what the group's records hold while this region is active
+    dns_alias_zone: str | None = None
 
 
 class DnsRecord(Model):
@@ -55,6 +57,39 @@ class DnsRecord(Model):
     type: str = "A"
     ttl: int = 60
     zone: str
+
+
+class ReplicaRule(Model):
+    """A standby as a candidate: ``priority`` 0 is never chosen by itself."""
+
+    name: str | None = None
+    region: str
+    lag_limit: timedelta
+    priority: int = 0
+
+
+class ReplicationRule(Model):
+    streaming: bool = False
+    synchronous: bool = False
+    max_lag: timedelta = timedelta(seconds=30)
+    replicas: list[ReplicaRule] = Field(default_factory=list)
+
+
+class FailoverRule(Model):
+    """When and how the active region changes."""
+
+    policy: str = "manual"  # automatic, approve, manual
+    interval: timedelta = timedelta(seconds=30)
+    timeout: timedelta = timedelta(seconds=5)
+    failure_threshold: int = 3
+    recovery_threshold: int = 2
+    vantage_points: list[str] = Field(default_factory=list)
+    cooldown: timedelta = timedelta(minutes=30)
+    approve_timeout: timedelta = timedelta(minutes=15)
+    lease_ttl: timedelta = timedelta(seconds=15)
+    margin: timedelta = timedelta(seconds=1.5)
+    drain: timedelta = timedelta(seconds=30)
+    watch_for: timedelta = timedelta(minutes=30)
 
 
 class RetentionRule(Model):
@@ -77,6 +112,10 @@ class GroupSnapshot(Model):
     logical_databases: list[str] = Field(default_factory=list)
     critical_tables: list[str] = Field(default_factory=list)
     retention: RetentionRule = RetentionRule()
+    replication: ReplicationRule = ReplicationRule()
+    failover: FailoverRule = FailoverRule()
+    streams: list[str] = Field(default_factory=list)  # of JetStream
+    second_person: bool = False
     health_status: int = 200
     health_timeout: timedelta = timedelta(seconds=5)
     validate_after_backup: bool = True
@@ -86,6 +125,11 @@ class GroupSnapshot(Model):
     hold_timeout: timedelta | None = None
     budgets: dict[str, float] = Field(default_factory=dict)  # "<plan>.<step>" -> seconds, from the configuration
     config_hash: str = ""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether every region of the group has a guard."""
+        return all(region.guard for region in self.regions)
 
     def region(self, name: str) -> RegionPlan:
         """Raises KeyError with the known names."""

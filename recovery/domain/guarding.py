@@ -1,0 +1,89 @@
+"""What a guard is asked and what it answers: the words between a plan's steps, the guards, and the command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from recovery.domain.base import Model
+from recovery.domain.ownership import OwnershipRecord, Strength
+
+
+class StoreRole(StrEnum):
+    PRIMARY = "primary"  # accepts writes
+    STANDBY = "standby"  # follows, or is ready to
+    STOPPED = "stopped"  # does not run
+    STALE = "stale"  # was a primary and has been replaced: its data have to be looked at before it may follow
+    UNREACHABLE = "unreachable"  # runs, or seems to, and does not answer
+
+
+class StoreState(Model):
+    """One store of one group in one region, as it is now."""
+
+    store: str  # postgres, redis or nats
+    role: StoreRole
+    strength: Strength | None = None
+    position: str | None = None  # LSN, offset or sequences, in the store's own words
+    order: int | None = None  # the same as one number that grows: bytes, or the sum of last sequences
+    timeline: int | None = None
+    history: str | None = None  # PostgreSQL: "<system identifier>: 1@0/3000000, 2@0/5000000 ..."
+    lag_seconds: float | None = None  # behind its primary, as last known; None while unknown
+    detail: str = ""
+
+
+class GroupState(Model):
+    """A group in the guard's region."""
+
+    group: str
+    epoch: int | None = None
+    owner: str | None = None
+    stores: list[StoreState] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)  # what weakens the claim: a weaker setting, a missing watchdog
+
+
+class GuardStatus(Model):
+    """A guard's answer to a question. Times are seconds by the guard's own clock."""
+
+    region: str
+    instance: str
+    ttl: float
+    holds_lease: bool
+    lease_left: float = 0.0
+    by_promise: bool = False  # the witness is silent, and every other guard promised not to promote
+    watched: dict[str, float] = Field(default_factory=dict)  # region -> seconds that its lease did not change
+    groups: list[GroupState] = Field(default_factory=list)
+
+
+class GuardOrder(Model):
+    """What a step asks of a guard. ``run`` must hold the group's lock; the guard reads the record itself.
+
+    ``epoch`` is the epoch that the run found when it took the lock: an order that comes late finds another one in the
+    record and changes nothing.
+    """
+
+    group: str
+    run: str
+    epoch: int
+    source: str  # region that owned the group when the run began
+    target: str
+    effect_id: str
+    planned: bool = False
+    store: str | None = None  # one store; None: all of the group
+    reason: str = ""
+    deadline: float = 60.0  # seconds from now after which the guard gives the order up
+
+
+class Promotion(Model):
+    """A store became primary, or was found to be one already under this very epoch."""
+
+    store: str
+    epoch: int
+    at: datetime
+    position: str | None = None
+    timeline: int | None = None
+    before: str | None = None  # the last position that came from the old primary
+    already: bool = False
+    record: OwnershipRecord | None = None
+    note: str = ""

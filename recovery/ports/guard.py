@@ -1,0 +1,140 @@
+"""Guards: who makes a primary, and what they need of a store to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
+from recovery.domain.ownership import Demotion, FenceProof, OwnershipRecord, Strength
+
+
+class Guards(Protocol):
+    """The guards of all regions, as plans ask them. Every order is idempotent and keyed by run and epoch.
+
+    All methods raise ``Unreachable`` when the guard does not answer, ``Refused`` with the reason when a rule forbids
+    the order (the group is not this run's, the epoch moved on, no proof), ``NotFound`` when the region has no guard.
+    """
+
+    async def status(self, region: str, group: str | None = None) -> GuardStatus: ...
+
+    async def fence(self, order: GuardOrder) -> FenceProof:
+        """Asks the *target's* guard to make sure that the source has no primary. Answers when it is proven.
+
+        It writes the request into the record, then waits for whatever comes first: the source's guard confirms its
+        demotion, or the source's lease did not change for ttl and margin and is broken.
+        """
+        ...
+
+    async def unfence(self, order: GuardOrder) -> OwnershipRecord:
+        """Takes the request back: the source's guard may make its stores primary again. Refused after the pivot."""
+        ...
+
+    async def promote(self, order: GuardOrder) -> Promotion:
+        """Asks the target's guard to make ``order.store`` primary, with the next epoch for the first of the group."""
+        ...
+
+    async def follow(self, region: str, order: GuardOrder) -> StoreState:
+        """Asks a region's guard to let ``order.store`` follow the owner: starts it, or re-points it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Emergency:
+    """What the companion needs to demote a store without the guard: plain data, written to a file beforehand.
+
+    ``kind`` is one that the companion knows; ``detail`` is JSON.
+    """
+
+    store: str
+    kind: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where a store follows: the owner's address as this region sees it."""
+
+    region: str
+    host: str
+    port: int
+
+
+class GuardedStore(Protocol):
+    """One store of one group in the guard's own region. Everything is idempotent and bounded in time.
+
+    At rest a guarded store is no primary: whatever starts it (its service manager, a reboot) gets a standby, or one that
+    refuses writes. Only ``promote`` makes it a primary, and what it writes down does not survive a restart.
+    """
+
+    store: str
+    strength: Strength
+
+    async def observe(self) -> StoreState:
+        """Its state now, within 2 s. Raises nothing but bugs: what does not answer is UNREACHABLE."""
+        ...
+
+    def emergency(self) -> Emergency:
+        """What ends its writes without us."""
+        ...
+
+    async def secure(self) -> None:
+        """Makes sure that its next start is no primary's (PostgreSQL: standby.signal), whatever it is now."""
+        ...
+
+    async def start(self) -> None:
+        """Starts it at rest, where nothing else does. Not a stale one: that waits for ``Reprotect``."""
+        ...
+
+    async def promote(self, epoch: int) -> Promotion:
+        """Makes it accept writes. The caller holds a lease that outlasts this, and its companion is armed."""
+        ...
+
+    async def demote(self) -> str | None:
+        """Ends its writes within 1 s whatever state it is in, and confirms. Returns its position where it is known."""
+        ...
+
+    async def end_in_order(self, seconds: float) -> str:
+        """The planned end: everything acknowledged is with the standbys. Returns its final position.
+
+        Raises:
+            Unreachable: it did not end in that time; it is as it was, or demoted.
+        """
+        ...
+
+    async def stop_receiving(self) -> str:
+        """Confirms that it takes nothing more from the old primary, which so gets no acknowledgement; its position."""
+        ...
+
+    async def follow(self, upstream: Upstream) -> StoreState:
+        """Follows the owner: started, or re-pointed. Refused when its data are not an ancestor of the owner's."""
+        ...
+
+
+@dataclass(frozen=True)
+class GuardedGroup:
+    """What one guard guards of one group."""
+
+    name: str
+    home_region: str
+    stores: Sequence[GuardedStore]
+    upstreams: dict[str, dict[str, Upstream]] = field(default_factory=dict)  # store -> owner's region -> address
+    peers: tuple[str, ...] = ()  # regions that could become primary: their promise counts when the witness is silent
+    state_folder: Path | None = None
+
+
+class PeerGuards(Protocol):
+    """What guards say to each other without the witness."""
+
+    async def promise(self, region: str, group: str, epoch: int, holder: str, ttl: float) -> bool:
+        """Asks a region's guard not to break ``holder``'s lease for ``ttl`` seconds from when it answers.
+
+        Raises:
+            Unreachable: no answer; nothing was promised as far as we know.
+        """
+        ...
+
+
+__all__ = ["Demotion", "Emergency", "GuardedGroup", "GuardedStore", "Guards", "PeerGuards", "Upstream"]
