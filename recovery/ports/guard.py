@@ -65,7 +65,7 @@ class Upstream:
 class GuardedStore(Protocol):
     """One store of one group in the guard's own region. Everything is idempotent and bounded in time.
 
-    At rest a guarded store is no primary: whatever starts it (its service manager, a reboot) gets a standby, or one that
+    At rest a guarded store is no primary: whatever starts it (a service manager, a reboot) gets a standby, or one that
     refuses writes. Only ``promote`` makes it a primary, and what it writes down does not survive a restart.
     """
 
