@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from lab.processes import become_subreaper, die_with, folders_with, kill_descendants, remove_lab
@@ -34,6 +35,7 @@ def run(command: list[str]) -> int:
     """Run `command` as described above and return its exit code."""
     folder = Path(tempfile.mkdtemp(prefix="recovery-run-")).resolve()
     folder.chmod(0o711)  # as root, PostgreSQL's user has to pass through it
+    survives_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     become_subreaper()
     outer = os.getpid()
@@ -41,7 +43,7 @@ def run(command: list[str]) -> int:
         inner = os.fork()
         if inner == 0:
             os._exit(_inner(command, folder, outer))
-        code = _wait(inner)
+        code = _wait(inner, deaf_to={signal.SIGHUP} if survives_hangup else set())
     finally:
         kill_descendants()
         _remove(folder)
@@ -56,10 +58,7 @@ def _inner(command: list[str], folder: Path, outer: int) -> int:
         process = subprocess.Popen(
             command,
             env={**os.environ, "TMPDIR": str(folder)},
-            preexec_fn=lambda: (  # noqa: PLW1509 - this process has one thread
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, signal.SIGCHLD}),
-                die_with(own)(),
-            ),
+            preexec_fn=_listener(die_with(own)),  # noqa: PLW1509 - this process has one thread
         )
     except OSError as error:
         print(f"Cannot start {command[0]}: {error.strerror or error}.", file=sys.stderr)
@@ -72,12 +71,24 @@ def _inner(command: list[str], folder: Path, outer: int) -> int:
             _remove(folder)
 
 
-def _wait(child: int) -> int:
+def _listener(then: Callable[[], None]) -> Callable[[], None]:
+    """What a child does before its command: it undoes what nohup, or a shell's background, made us ignore."""
+
+    def prepare() -> None:
+        for number in _PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_PASSED_ON, signal.SIGCHLD})
+        then()
+
+    return prepare
+
+
+def _wait(child: int, deaf_to: Collection[signal.Signals] = ()) -> int:
     """Pass signals on to `child` until it ends; kill it when it does not end in time after TERM or HUP."""
     deadline = float("inf")
     while True:
         got = signal.sigtimedwait({*_PASSED_ON, signal.SIGCHLD}, 0.5)
-        if got is not None and got.si_signo in _PASSED_ON:
+        if got is not None and got.si_signo in _PASSED_ON and got.si_signo not in deaf_to:
             # A terminal's Ctrl-C went to the whole foreground group: the child has it already.
             from_terminal = got.si_code > 0
             if not from_terminal:

@@ -79,6 +79,26 @@ def test_the_reaper_passes_signals_on(tmp_path: Path, with_signal: signal.Signal
     assert not psutil.pid_exists(orphan)
 
 
+def test_a_command_that_is_started_in_a_background_hears_signals_all_the_same(tmp_path: Path) -> None:
+    """A shell without job control has its background jobs ignore SIGINT, and nohup SIGHUP; children inherit that."""
+    script = "trap 'exit 3' INT; echo ready; while :; do sleep 0.05; done"
+    command = [sys.executable, "-m", "lab.reap", "--", "sh", "-c", script]
+    environment = {**os.environ, **python_environment(), "TMPDIR": str(tmp_path)}
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring, *command], env=environment, stdout=subprocess.PIPE, text=True
+    ) as reaper:
+        try:
+            assert reaper.stdout is not None
+            assert reaper.stdout.readline() == "ready\n"
+            reaper.send_signal(signal.SIGINT)
+            assert reaper.wait(20) == 3
+        finally:
+            reaper.kill()
+
+
 @pytest.mark.parametrize("victim", ["outer", "inner"])
 def test_a_killed_reaper_leaves_nothing_either(tmp_path: Path, victim: str) -> None:
     with reaped(tmp_path, LEAVES_AN_ORPHAN + "exec sleep 300") as reaper:
