@@ -28,8 +28,9 @@ class StoreState(Model):
     position: str | None = None  # LSN, offset or sequences, in the store's own words
     order: int | None = None  # the same as one number that grows: bytes, or the sum of last sequences
     timeline: int | None = None
-    history: str | None = None  # PostgreSQL: "<system identifier>: 1@0/3000000, 2@0/5000000 ..."
+    history: str | None = None  # PostgreSQL: see recovery.domain.timelines.History
     lag_seconds: float | None = None  # behind its primary, as last known; None while unknown
+    heard_seconds_ago: float | None = None  # since the primary's last message: so long ago lag_seconds was known
     detail: str = ""
 
 
