@@ -100,6 +100,7 @@ class OwnershipRecord(Recorded):
     plan: str | None = None
     pivot: Pivot | None = None
     acknowledging: AcknowledgingSet | None = None
+    lineage: str | None = None  # the owner's PostgreSQL history (see recovery.domain.timelines), as last seen
     fencing: FenceRequest | None = None
     demotion: Demotion | None = None
     fence: FenceProof | None = None

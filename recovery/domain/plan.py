@@ -9,8 +9,11 @@ from hashlib import sha256
 from pydantic import ConfigDict, Field
 
 from recovery.domain.base import Model
+from recovery.domain.candidates import Candidate
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.guarding import Promotion
+from recovery.domain.handover import StoreDivergence, StoreLoss
+from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
 
 
@@ -35,17 +38,44 @@ class PlanRequest(Model):
     outage_began_at: datetime | None = None  # what RTO and RPO are measured from; the run's start when not given
     since: timedelta | None = None  # validation: all points of this last while
     approve: bool = False  # the operator approved beforehand
+    automatic: bool = False  # started by the health monitor: its policy says whether a person is asked
+    accept_data_loss: bool = False  # lag is no hindrance for a target; needs a reason
+    force: bool = False  # prechecks that fail are warnings; needs a reason
+    confirm_fence: bool = False  # a person vouches that the old primary is off; only where no guard can prove it
+    graceful: bool = True  # a switchover in order; an operator may change it while it runs
+    incident_id: str | None = None  # of whoever noticed the outage; else the run mints one
+    second_person: str = ""  # who else consents to accept_data_loss or force, where the group asks for two
     unreadable: str = ""  # set by the workflow when its input is no request: what the first step refuses it with
 
 
+class AliasTarget(Model):
+    """Route 53: the load balancer (or other resource) whose addresses an alias record answers with."""
+
+    hosted_zone: str  # of the target, not of the record
+    name: str
+    evaluate_target_health: bool = True
+
+
 class DnsBefore(Model):
-    """A record as it stood before a switch: what its undo writes back."""
+    """A record as it stood before a switch: what its undo writes back.
+
+    A record without ``values`` and without ``alias`` does not exist. ``set_identifier``, ``weight``, ``alias`` (whose
+    ``ttl`` is 0) and ``health_check`` are Route 53's.
+    """
 
     name: str
     type: str
     ttl: int
     values: list[str]
     zone: str
+    set_identifier: str | None = None
+    weight: int | None = None
+    alias: AliasTarget | None = None
+    health_check: str | None = None
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.values) or self.alias is not None
 
 
 class RestoredServer(Model):
@@ -89,6 +119,27 @@ class Facts(Model):
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None
+    incident_id: str | None = None
+    candidates: list[Candidate] | None = None
+    consents: dict[str, str] | None = None  # step -> who consented to it
+    fence: FenceProof | None = None
+    fenced_at: datetime | None = None  # from when on no write was acknowledged by the old primary
+    promoted_postgres: Promotion | None = None  # one field for each store: they are promoted at the same time
+    promoted_redis: Promotion | None = None
+    promoted_nats: Promotion | None = None
+    losses: list[StoreLoss] | None = None
+    divergences: list[StoreDivergence] | None = None
+    write_pause: timedelta | None = None
+    verification_failed: str | None = None  # why the new side was found wanting; empty string: it was not
+    returned: bool | None = None  # a switchover that was taken back
+    stale_regions: list[str] | None = None  # hold data of an old primary: to be reprotected
+    watch_until: datetime | None = None
+    further_runs: dict[str, str] | None = None  # what this run started: purpose -> workflow id
+
+    @property
+    def promotions(self) -> list[Promotion]:
+        found = (self.promoted_postgres, self.promoted_redis, self.promoted_nats)
+        return [promotion for promotion in found if promotion is not None]
 
     @property
     def points_written(self) -> list[str]:
@@ -135,6 +186,11 @@ class PlanContext(Model):
     def holder(self) -> str:
         """The id by which an ownership record knows this run, before and after a reset."""
         return self.first_run_id or self.run_id
+
+    @property
+    def incident_id(self) -> str:
+        """The incident's name in every message: as it was given, else minted from what a retry does not change."""
+        return self.request.incident_id or f"INC-{self.started_at:%Y%m%d-%H%M%S}-{self.effect_id[:6]}"
 
     @property
     def group(self) -> GroupSnapshot:

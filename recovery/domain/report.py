@@ -8,6 +8,10 @@ from enum import StrEnum
 from pydantic import Field
 
 from recovery.domain.base import Recorded
+from recovery.domain.candidates import Candidate
+from recovery.domain.guarding import Promotion
+from recovery.domain.handover import StoreDivergence, StoreLoss
+from recovery.domain.ownership import FenceProof
 from recovery.domain.recovery_point import CheckResult
 
 
@@ -122,3 +126,15 @@ class RunReport(Recorded):
     critical_path: timedelta = timedelta()
     eta: datetime | None = None
     hold_choices: list[str] = Field(default_factory=list)
+    incident_id: str | None = None
+    candidates: list[Candidate] = Field(default_factory=list)
+    fence: FenceProof | None = None
+    promotions: list[Promotion] = Field(default_factory=list)
+    losses: list[StoreLoss] = Field(default_factory=list)
+    divergences: list[StoreDivergence] = Field(default_factory=list)
+    write_pause: timedelta | None = None  # from the last write that the old side acknowledged to the new side's first
+    accepted_data_loss: bool = False
+    forced: bool = False
+    returned: bool = False  # a switchover that was taken back
+    watch_until: datetime | None = None  # the new region is probed at a shorter interval until then
+    further_runs: dict[str, str] = Field(default_factory=dict)
