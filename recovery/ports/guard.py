@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
 from recovery.domain.ownership import Demotion, FenceProof, OwnershipRecord, Strength
@@ -113,6 +113,32 @@ class GuardedStore(Protocol):
         ...
 
 
+@runtime_checkable
+class Tended(Protocol):
+    """A guarded store with work of its own between orders; PostgreSQL has none, Redis and JetStream have."""
+
+    async def tend(self) -> None:
+        """Its guard calls this again and again, a quarter of a second after the last call came back, at any role.
+
+        Bounded by 3 s. Redis: whether the link to the primary may be built again (an empty primary empties its
+        replicas). JetStream: how far the consumers of the primary are. Never makes a primary.
+        """
+        ...
+
+
+@runtime_checkable
+class Catching(Protocol):
+    """A guarded store that can tell whether it has everything up to the old primary's final position."""
+
+    async def wait_for(self, position: str, seconds: float) -> str:
+        """Waits until everything up to ``position`` is here; returns its own position, which is at least that.
+
+        Raises:
+            Unreachable: it is not here after ``seconds``; the message says how far it came.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class GuardedGroup:
     """What one guard guards of one group."""
@@ -137,4 +163,14 @@ class PeerGuards(Protocol):
         ...
 
 
-__all__ = ["Demotion", "Emergency", "GuardedGroup", "GuardedStore", "Guards", "PeerGuards", "Upstream"]
+__all__ = [
+    "Catching",
+    "Demotion",
+    "Emergency",
+    "GuardedGroup",
+    "GuardedStore",
+    "Guards",
+    "PeerGuards",
+    "Tended",
+    "Upstream",
+]

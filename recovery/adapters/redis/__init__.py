@@ -1,0 +1,11 @@
+"""Redis 6.2 and later (and Valkey) under guard.
+
+What `workers/guard.py` builds::
+
+    server = RedisServer(host, port, RedisLogin(user=None, password="...", tls=None))
+    store = GuardedRedis(server, state_folder, strength=Strength.GUARD)   # a GuardedStore and a Tended
+
+``redis.conf`` says ``replicaof 127.0.0.1 1``: whatever starts the server gets a replica of nowhere, which keeps its data
+and refuses writes. The guard runs on the server's host: it ends a frozen server by the port it listens at.
+``state_folder`` is the region's (below ``guards.state_folder``); what it holds is named after ``group``.
+"""
