@@ -1,16 +1,18 @@
-"""The DNS zones of all groups, each with its own server and key."""
+"""The DNS zones of all groups, each with its own provider, server and key."""
 
 from __future__ import annotations
 
+from recovery.adapters.aws import AwsAccess
 from recovery.adapters.rfc2136 import Rfc2136Zone, TsigKey
+from recovery.adapters.route53 import DNS_PORT, Route53Zone
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
+from recovery.config.group import Dns
 from recovery.config.names import split_address
 from recovery.domain.plan import DnsBefore
+from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput
 from recovery.ports.dns import DnsZone
-
-DNS_PORT = 53
 
 
 class ConfiguredZones:
@@ -21,9 +23,9 @@ class ConfiguredZones:
         self._secrets = secrets
         self._zones: dict[str, DnsZone] = {}
 
-    async def read(self, name: str, type: str, zone: str) -> DnsBefore:
+    async def read(self, name: str, type: str, zone: str, set_identifier: str | None = None) -> DnsBefore:
         """See the port."""
-        return await (await self._zone(zone)).read(name, type, zone)
+        return await (await self._zone(zone)).read(name, type, zone, set_identifier)
 
     async def replace(self, changes: list[tuple[DnsBefore, DnsBefore]]) -> None:
         """See the port. All records of a group are in one zone, so that one change takes them all."""
@@ -33,21 +35,61 @@ class ConfiguredZones:
         for zone in zones:
             await (await self._zone(zone)).replace(changes)
 
+    async def settle(self, records: list[DnsBefore]) -> list[str]:
+        """See the port."""
+        notes = []
+        for zone in dict.fromkeys(record.zone for record in records):
+            notes += await (await self._zone(zone)).settle([record for record in records if record.zone == zone])
+        return notes
+
     async def _zone(self, name: str) -> DnsZone:
         if name not in self._zones:
             self._zones[name] = await self._connect(name)
         return self._zones[name]
 
     async def _connect(self, name: str) -> DnsZone:
-        for group in self._config.groups.values():
-            dns = group.dns
-            if dns is None or dns.zone != name:
-                continue
-            if dns.provider == "rfc2136" and dns.server is not None and dns.tsig is not None:
-                host, port = split_address(dns.server)
-                key = TsigKey(dns.tsig.name, await self._secrets.resolve(dns.tsig.secret), dns.tsig.algorithm)
-                return Rfc2136Zone(host, port or DNS_PORT, key=key)
+        found = {
+            group: section
+            for group, configured in self._config.groups.items()
+            if (section := configured.dns) is not None and section.zone == name
+        }
+        if not found:
+            raise BadInput(f"no group of the configuration has the DNS zone {name}")
+        if len({(section.provider, section.zone_id, section.server) for section in found.values()}) > 1:
             raise BadInput(
-                f"zone {name} is at {dns.provider}, which this version does not change yet: use provider rfc2136"
+                f"groups {', '.join(sorted(found))} name different servers or hosted zones for the zone {name}: "
+                "give all of them the same dns.provider, dns.zone_id and dns.server"
             )
-        raise BadInput(f"no group of the configuration has the DNS zone {name}")
+        section = next(iter(found.values()))
+        return await (self._rfc2136(section) if section.provider == "rfc2136" else self._route53(section))
+
+    async def _rfc2136(self, section: Dns) -> Rfc2136Zone:
+        assert section.server is not None and section.tsig is not None, "the configuration is complete"
+        host, port = split_address(section.server)
+        tsig = section.tsig
+        key = TsigKey(tsig.name, await self._secrets.resolve(tsig.secret), tsig.algorithm)
+        return Rfc2136Zone(host, port or DNS_PORT, key=key)
+
+    async def _route53(self, section: Dns) -> Route53Zone:
+        assert section.zone_id is not None, "the configuration is complete"
+        access = AwsAccess(
+            endpoint_url=section.endpoint,
+            access_key=await self._secret(section.access_key),
+            secret_key=await self._secret(section.secret_key),
+        )
+        servers = section.name_servers
+        return Route53Zone(
+            section.zone,
+            section.zone_id,
+            access,
+            check_answers=section.check_answers,
+            name_servers=None if servers is None else [_server(address) for address in servers],
+        )
+
+    async def _secret(self, reference: SecretRef | None) -> str | None:
+        return None if reference is None else await self._secrets.resolve(reference)
+
+
+def _server(address: str) -> tuple[str, int]:
+    host, port = split_address(address)
+    return host, port or DNS_PORT

@@ -33,6 +33,8 @@ from recovery.errors import BadInput, Contended, RecoveryError, Refused, Unreach
 _PREREQUISITE_FAILED = {Rcode.NXRRSET, Rcode.YXRRSET, Rcode.NXDOMAIN, Rcode.YXDOMAIN}
 _ALGORITHMS = {"hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha1", "hmac-md5"}
 
+SETTLE_EVERY = 0.2  # seconds between two questions to the authoritative server
+
 Change = tuple[DnsBefore, DnsBefore]
 
 
@@ -67,14 +69,19 @@ class Rfc2136Zone:
         self._key = _key(key) if key else None
         self._key_name = key.name if key else ""
 
-    async def read(self, name: str, type: str, zone: str) -> DnsBefore:
+    async def read(self, name: str, type: str, zone: str, set_identifier: str | None = None) -> DnsBefore:
         """The record at the authoritative server. ``values`` is empty and ``ttl`` 0 when there is none.
 
         Raises:
-            BadInput: the name lies outside the zone, or is an alias (CNAME), which hides every other type.
+            BadInput: the name lies outside the zone, or is an alias (CNAME), which hides every other type; or a
+                member of a weighted set is asked for, which only Route 53 has.
             Unreachable: the server did not answer in time, or not sensibly.
             Refused: the server is not authoritative for the zone, or does not accept the key.
         """
+        if set_identifier is not None:
+            raise BadInput(
+                f"{name} has a set_identifier ({set_identifier}): weighted sets are Route 53's. Leave it out."
+            )
         owner, _ = _inside(name, zone)
         rdtype = _rdatatype(type)
         query = dns.message.make_query(owner, rdtype)
@@ -118,6 +125,21 @@ class Rfc2136Zone:
                 await self._put_back(made, error)
                 raise
             made.append(part)
+
+    async def settle(self, records: list[DnsBefore]) -> list[str]:
+        """Asks the primary server until it answers with these records, for as long as one exchange may take.
+
+        Raises:
+            Unreachable: it does not, or not yet. Its secondaries have it by NOTIFY, or when they ask next.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        while differing := await self._differing(records):
+            if loop.time() > deadline:
+                served = "; ".join(_words(now) for now in differing)
+                raise Unreachable(f"{self._where} does not serve the change after {self._timeout:g} s: {served}.")
+            await asyncio.sleep(SETTLE_EVERY)
+        return []
 
     async def _apply(self, zone: str, changes: list[Change], update: dns.update.UpdateMessage) -> None:
         rcode = (await self._exchange(update, zone)).rcode()

@@ -81,10 +81,14 @@ class GroupRegion(Section):
         description="What the group's records hold while this region is active: an address or a name.",
         examples=["203.0.113.10"],
     )
+    dns_ipv6: str | None = Field(
+        None, min_length=1, description="The same for AAAA records: an IPv6 address.", examples=["2001:db8::10"]
+    )
     dns_alias_zone: str | None = Field(
         None,
         min_length=1,
-        description="Route 53: hosted zone of the load balancer that an alias record points at.",
+        description="Route 53: hosted zone of the load balancer that dns_value names. With it A and AAAA records are "
+        "aliases; it is not the zone of the records.",
         examples=["Z32O12XQLNTSW2"],
     )
     kubernetes_context: str | None = Field(
@@ -219,6 +223,12 @@ class Record(Section):
     weight: Annotated[int, Field(ge=0, le=255)] | None = Field(
         None, description="Route 53: weight of a weighted record.", examples=[100]
     )
+    region: Name | None = Field(
+        None,
+        description="Route 53: the region that this weighted record always points at. It has its weight while that "
+        "region is active, else 0. Without it the record keeps its weight and its value moves.",
+        examples=["us-east-1"],
+    )
     evaluate_target_health: Switch = Field(
         True, description="Route 53: whether an alias record follows its target's health.", examples=[True]
     )
@@ -227,6 +237,8 @@ class Record(Section):
     def _weighted(self) -> Record:
         if (self.set_identifier is None) != (self.weight is None):
             raise expected("set_identifier and weight together, or neither of them")
+        if self.region is not None and not self.weight:
+            raise expected("set_identifier and a weight above 0 beside region")
         return self
 
 
@@ -249,6 +261,16 @@ class Dns(Section):
     secret_key: SecretRef | None = Field(
         None, description="Route 53: secret access key.", examples=["env:DNS_SECRET_ACCESS_KEY"]
     )
+    check_answers: Switch = Field(
+        True,
+        description="Route 53: after a change, ask the zone's name servers until they answer rightly.",
+        examples=[True],
+    )
+    name_servers: list[Address] | None = Field(
+        None,
+        description="Route 53: the name servers to ask; without it the zone's delegation set.",
+        examples=[["ns-2048.awsdns-64.com:53"]],
+    )
     server: Address | None = Field(
         None,
         description="rfc2136: authoritative server, host or host:port (53).",
@@ -260,7 +282,7 @@ class Dns(Section):
     @model_validator(mode="after")
     def _complete(self) -> Dns:
         for owner, needed, optional in (
-            ("route53", ("zone_id",), ("endpoint", "access_key", "secret_key")),
+            ("route53", ("zone_id",), ("endpoint", "access_key", "secret_key", "name_servers")),
             ("rfc2136", ("server", "tsig"), ()),
         ):
             missing = [key for key in needed if getattr(self, key) is None]
@@ -269,6 +291,16 @@ class Dns(Section):
                 raise expected(f"{' and '.join(missing)} beside provider {owner}")
             if self.provider != owner and foreign:
                 raise expected(f"no {' or '.join(foreign)} beside provider {self.provider}: that is {owner}'s")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise expected("access_key and secret_key together, or neither of them")
+        weighted = [record.name for record in self.records if record.set_identifier is not None]
+        if self.provider != "route53" and weighted:
+            raise expected(
+                f"no set_identifier beside provider {self.provider} ({', '.join(weighted)}): that is route53's"
+            )
+        seen = [(record.name, record.type, record.set_identifier) for record in self.records]
+        if twice := sorted({name for name, *rest in seen if seen.count((name, *rest)) > 1}):  # type: ignore[arg-type]
+            raise expected(f"each record once, and {', '.join(twice)} stands there twice")
         outside = [record.name for record in self.records if not f".{record.name}".endswith(f".{self.zone}")]
         if outside:
             raise expected(f"records of the zone {self.zone} only, and {', '.join(outside)} lies outside it")

@@ -110,6 +110,7 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         health_urls=health_urls(group, own, shared),
         guard=shared.guard if config.guards.token else None,
         dns_value=own.dns_value,
+        dns_ipv6=own.dns_ipv6,
         dns_alias_zone=own.dns_alias_zone,
     )
 
@@ -200,7 +201,19 @@ def _records(group: Group) -> list[DnsRecord]:
     if group.dns is None:
         return []
     ttl, zone = group.failover.dns_ttl, group.dns.zone
-    return [DnsRecord(name=entry.name, type=entry.type, ttl=entry.ttl or ttl, zone=zone) for entry in group.dns.records]
+    return [
+        DnsRecord(
+            name=entry.name,
+            type=entry.type,
+            ttl=entry.ttl or ttl,
+            zone=zone,
+            set_identifier=entry.set_identifier,
+            weight=entry.weight,
+            region=entry.region,
+            evaluate_target_health=entry.evaluate_target_health,
+        )
+        for entry in group.dns.records
+    ]
 
 
 def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
@@ -220,14 +233,30 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                     (*path, "elasticsearch"),
                     _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
                 )
-            if group.dns and own.dns_value is None:
+            yield from (((*path, key), said) for key, said in _unpointed(group, own))
+        for number, record in enumerate(group.dns.records if group.dns else []):
+            if record.region is not None and record.region not in group.regions:
                 yield (
-                    (*path, "dns_value"),
-                    "this key is missing: expected what the group's records hold while this region is active, "
-                    "for example 203.0.113.10",
+                    ("groups", name, "dns", "records", number, "region"),
+                    f"expected one of the group's regions: {', '.join(group.regions)}",
                 )
         if not (group.postgres or group.nats or group.redis or group.elasticsearch):
             yield ("groups", name), "expected at least one store (postgres, nats, redis or elasticsearch) in the group"
+
+
+def _unpointed(group: Group, own: GroupRegion) -> Iterator[tuple[str, str]]:
+    """Keys that a region lacks to have the group's records point at it."""
+    if group.dns is None:
+        return
+    needed = {
+        "dns_ipv6" if record.type == "AAAA" and own.dns_alias_zone is None else "dns_value"
+        for record in group.dns.records
+    }
+    missing = "this key is missing: expected what the group's {} hold while this region is active, for example {}"
+    if "dns_value" in needed and own.dns_value is None:
+        yield "dns_value", missing.format("records", "203.0.113.10")
+    if "dns_ipv6" in needed and own.dns_ipv6 is None:
+        yield "dns_ipv6", missing.format("AAAA records", "2001:db8::10")
 
 
 def _nowhere(store: str, region: str, key: str, example: str) -> str:

@@ -47,7 +47,8 @@ class RegionPlan(Model):
     health_urls: list[str] = Field(default_factory=list)
     guard: str | None = None  # address of the region's guard
     dns_value: str | None = None  # what the group's records hold while this region is active
-    dns_alias_zone: str | None = None
+    dns_ipv6: str | None = None  # the same for AAAA records
+    dns_alias_zone: str | None = None  # Route 53: hosted zone of dns_value, which A and AAAA records alias then
 
 
 class DnsRecord(Model):
@@ -57,6 +58,10 @@ class DnsRecord(Model):
     type: str = "A"
     ttl: int = 60
     zone: str
+    set_identifier: str | None = None  # Route 53: one member of a weighted set
+    weight: int | None = None
+    region: str | None = None  # a weighted member that stands for a region: its weight moves, not its value
+    evaluate_target_health: bool = True
 
 
 class ReplicaRule(Model):

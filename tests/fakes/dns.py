@@ -7,17 +7,17 @@ from recovery.errors import Contended, RecoveryError
 
 
 class FakeDnsZone:
-    """``records`` maps (name, type, zone) to the record; ``fail_next`` is raised once by the next call."""
+    """``records``: by name, type, zone and set identifier. ``fail_next`` is raised once by the next call."""
 
     def __init__(self, records: list[DnsBefore] | None = None) -> None:
-        self.records: dict[tuple[str, str, str], DnsBefore] = {}
+        self.records: dict[tuple[str, str, str, str | None], DnsBefore] = {}
         self.fail_next: RecoveryError | None = None
         for record in records or []:
             self.records[_key(record)] = record
 
-    async def read(self, name: str, type: str, zone: str) -> DnsBefore:
+    async def read(self, name: str, type: str, zone: str, set_identifier: str | None = None) -> DnsBefore:
         self._raise_planned()
-        nothing = DnsBefore(name=name, type=type, ttl=0, values=[], zone=zone)
+        nothing = DnsBefore(name=name, type=type, ttl=0, values=[], zone=zone, set_identifier=set_identifier)
         found = self.records.get(_key(nothing))
         return nothing if found is None else found.model_copy(update={"name": name, "type": type, "zone": zone})
 
@@ -29,10 +29,14 @@ class FakeDnsZone:
             if self._current(before) != _values(before):
                 raise Contended(f"{before.name} {before.type} is no longer what it was when it was read")
         for _, after in changes:
-            if after.values:
+            if after.exists:
                 self.records[_key(after)] = after
             else:
                 self.records.pop(_key(after), None)
+
+    async def settle(self, records: list[DnsBefore]) -> list[str]:
+        self._raise_planned()
+        return []
 
     def _current(self, record: DnsBefore) -> list[str]:
         found = self.records.get(_key(record))
@@ -45,8 +49,15 @@ class FakeDnsZone:
 
 
 def _values(record: DnsBefore) -> list[str]:
-    return sorted(value.lower().rstrip(".") for value in record.values)
+    alias = [f"alias {record.alias.hosted_zone} {record.alias.name}"] if record.alias else []
+    weight = [f"weight {record.weight}"] if record.weight is not None and record.exists else []
+    return sorted(value.lower().rstrip(".") for value in [*record.values, *alias, *weight])
 
 
-def _key(record: DnsBefore) -> tuple[str, str, str]:
-    return record.name.lower().rstrip("."), record.type.upper(), record.zone.lower().rstrip(".")
+def _key(record: DnsBefore) -> tuple[str, str, str, str | None]:
+    return (
+        record.name.lower().rstrip("."),
+        record.type.upper(),
+        record.zone.lower().rstrip("."),
+        record.set_identifier,
+    )
