@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
+from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from recovery.domain.base import Model
 from recovery.domain.candidates import Candidate
@@ -46,6 +47,16 @@ class PlanRequest(Model):
     incident_id: str | None = None  # of whoever noticed the outage; else the run mints one
     second_person: str = ""  # who else consents to accept_data_loss or force, where the group asks for two
     unreadable: str = ""  # set by the workflow when its input is no request: what the first step refuses it with
+
+    @model_serializer(mode="wrap")
+    def _what_was_said(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what has its default: so a worker of an earlier version takes every request that asks nothing new."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {
+            name: value
+            for name, value in whole(self).items()
+            if name not in defaults or getattr(self, name) != defaults[name]
+        }
 
 
 class AliasTarget(Model):
