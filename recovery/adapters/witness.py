@@ -1,4 +1,4 @@
-"""Ownership records as objects ``ownership/<group>.json`` at a location outside all data regions.
+"""Ownership records and leases, ``ownership/<group>.json`` and ``leases/<region>.json``, outside all data regions.
 
 Any object store that honours ``If-Match`` and ``If-None-Match`` is a compare-and-swap register.
 """
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.ownership import OwnershipRecord, RegionLease
 from recovery.errors import BadInput, Contended, Corrupt, NotFound, Unreachable
 from recovery.ports.object_store import ObjectStore
 
@@ -20,10 +20,11 @@ TIMEOUT = 5.0
 
 
 class WitnessStore:
-    """``recovery.ports.ownership.OwnershipStore``.
+    """``recovery.ports.ownership.OwnershipStore`` and ``LeaseStore``.
 
     Args:
-        timeout: seconds for one request to the witness, its retries included.
+        timeout: seconds for one request to the witness, its retries included. A guard's is far below a third of its
+            lease's ttl, so that a request that hangs leaves time for the next ones.
     """
 
     def __init__(self, store: ObjectStore, timeout: float = TIMEOUT) -> None:
@@ -32,7 +33,7 @@ class WitnessStore:
 
     async def read(self, group: str) -> tuple[OwnershipRecord, str] | None:
         """See the port. Raises Corrupt when what is there is no ownership record."""
-        found = await self._read_bytes(group)
+        found = await self._read_bytes(_key(group))
         if found is None:
             return None
         body, version = found
@@ -56,16 +57,37 @@ class WitnessStore:
                 self._store.put(_key(record.group), body, if_absent=version is None, if_match=version)
             )
         except (Contended, Unreachable) as error:
-            found = await self._read_bytes(record.group)
+            found = await self._read_bytes(_key(record.group))
             if found is not None and found[0] == body:
                 return found[1]
             if isinstance(error, Contended) or (found[1] if found else None) != version:
                 raise Contended(f"the ownership record of {record.group} was changed by another run") from error
             raise
 
-    async def _read_bytes(self, group: str) -> tuple[bytes, str] | None:
+    async def read_lease(self, region: str) -> tuple[RegionLease, str] | None:
+        """See the port. Raises Corrupt when what is there is no lease."""
+        found = await self._read_bytes(_lease_key(region))
+        if found is None:
+            return None
+        body, version = found
         try:
-            return await self._answered(self._store.get(_key(group)))
+            lease = RegionLease.model_validate_json(body)
+        except ValidationError as error:
+            raise Corrupt(f"{_lease_key(region)} at {self._store.name} is no lease: remove it by hand") from error
+        if lease.region != region:
+            raise Corrupt(f"{_lease_key(region)} at {self._store.name} is the lease of {lease.region}: remove it")
+        return lease, version
+
+    async def write_lease(self, lease: RegionLease, *, version: str | None) -> str:
+        """See the port. One try: after Unreachable the holder reads again, and looks for its instance and serial."""
+        body = lease.model_dump_json().encode()
+        return await self._answered(
+            self._store.put(_lease_key(lease.region), body, if_absent=version is None, if_match=version)
+        )
+
+    async def _read_bytes(self, key: str) -> tuple[bytes, str] | None:
+        try:
+            return await self._answered(self._store.get(key))
         except NotFound:
             return None
 
@@ -81,3 +103,9 @@ def _key(group: str) -> str:
     if "/" in group or not group or group.startswith("."):
         raise BadInput(f"{group!r} is no name of a group")
     return f"ownership/{group}.json"
+
+
+def _lease_key(region: str) -> str:
+    if "/" in region or not region or region.startswith("."):
+        raise BadInput(f"{region!r} is no name of a region")
+    return f"leases/{region}.json"

@@ -84,12 +84,19 @@ class GuardedStore(Protocol):
         """Makes sure that its next start is no primary's (PostgreSQL: standby.signal), whatever it is now."""
         ...
 
-    async def start(self) -> None:
-        """Starts it at rest, where nothing else does. Not a stale one: that waits for ``Reprotect``."""
+    async def start(self, *, owner: bool = False) -> None:
+        """Starts it at rest, where nothing else does. Not a stale one: that waits for ``Reprotect``.
+
+        ``owner``: its region still owns the group (it crashed, or the host was restarted), so what ended as a primary
+        is not stale.
+        """
         ...
 
-    async def promote(self, epoch: int) -> Promotion:
-        """Makes it accept writes. The caller holds a lease that outlasts this, and its companion is armed."""
+    async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
+        """Makes it accept writes. The caller holds a lease that outlasts this, and its companion is armed.
+
+        ``owner``: as for ``start``.
+        """
         ...
 
     async def demote(self) -> str | None:
@@ -159,6 +166,14 @@ class PeerGuards(Protocol):
 
         Raises:
             Unreachable: no answer; nothing was promised as far as we know.
+        """
+        ...
+
+    async def nudge(self, region: str, group: str) -> None:
+        """Tells a region's guard that the group's record has changed: it reads it at once. A courtesy that saves time.
+
+        Raises:
+            Unreachable: no answer; it reads the record at its next renewal.
         """
         ...
 
