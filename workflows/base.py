@@ -122,3 +122,21 @@ class PlanWorkflow:
     @abort.validator
     def check_abort(self, command: OperatorCommand) -> None:
         self.engine.control.check("abort", command)
+
+    @workflow.update(name="accept-loss")
+    def accept_loss(self, command: OperatorCommand) -> str:
+        """Takes a target that is behind, at the cost that the hold names, and tries the held step again."""
+        return self.engine.accept_loss(command)
+
+    @accept_loss.validator
+    def check_accept_loss(self, command: OperatorCommand) -> None:
+        self.engine.check_accept_loss(command)
+
+    @workflow.update
+    def ungraceful(self, command: OperatorCommand) -> str:
+        """Goes on with a switchover without the old side's help: what it does not hand over any more is lost."""
+        return self.engine.make_ungraceful(command)
+
+    @ungraceful.validator
+    def check_ungraceful(self, command: OperatorCommand) -> None:
+        self.engine.check_ungraceful(command)

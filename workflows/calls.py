@@ -82,7 +82,7 @@ class Calls:
 
     def _lock(self, demanded: LockDemand) -> LockDemand | None:
         """Only what a run that claimed its group changes is guarded; the steps of the lock itself guard themselves."""
-        return demanded if self.plan.locks_group and self._journal.facts.ownership is not None else None
+        return demanded if self._journal.facts.ownership_before is not None else None
 
     async def observe(self, step: Step) -> StepOutcome:
         """Looks whether a pivot took effect. Raises as ``forward``."""

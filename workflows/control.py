@@ -34,6 +34,7 @@ class Choice(StrEnum):
     SKIP = "skip"
     RESUME = "resume"
     ABORT = "abort"
+    ACCEPT_LOSS = "accept-loss"
 
 
 class Consent(StrEnum):
@@ -58,6 +59,8 @@ class Control:
         self._journal = journal
         self.holds: dict[str, Hold] = {}
         self.gates: dict[str, Consent | None] = {}
+        self.consenters: dict[str, str] = {}
+        self.not_by: dict[str, str] = {}  # step -> who may not consent to it: a second person is asked for
         self.paused = False
         self.rolling_back = False
         self.ended = False
@@ -67,19 +70,21 @@ class Control:
     def check(self, action: str, command: OperatorCommand) -> None:
         """Raises ApplicationError with what is missing or not possible now."""
         if self.ended:
-            raise _rejected("the run has ended: nothing can be changed any more")
+            raise rejected("the run has ended: nothing can be changed any more")
         if not command.actor.strip() or not command.reason.strip():
-            raise _rejected(f'{action} needs who and why, for example {{"actor": "ana", "reason": "checked by hand"}}')
+            raise rejected(f'{action} needs who and why, for example {{"actor": "ana", "reason": "checked by hand"}}')
         if len(command.actor) > LONGEST_ACTOR or len(command.reason) > LONGEST_REASON:
-            raise _rejected(f"say it shorter: {LONGEST_ACTOR} characters for who, {LONGEST_REASON:,} for why")
+            raise rejected(f"say it shorter: {LONGEST_ACTOR} characters for who, {LONGEST_REASON:,} for why")
         if self.rolling_back and action in ("pause", "abort") and not self._may_answer(Choice.ABORT, action):
-            raise _rejected("the run is rolling back already, and that is not interrupted")
+            raise rejected("the run is rolling back already, and that is not interrupted")
         if action in ("approve", "decline"):
-            self._open_gate(command)
-        elif action in ("retry", "skip"):
+            step = self._open_gate(command)
+            if action == "approve" and self.not_by.get(step, "").strip().lower() == command.actor.strip().lower():
+                raise rejected(f"{step} needs the consent of a second person, and {command.actor} asked for it")
+        elif action in ("retry", "skip", "accept-loss"):
             self._open_hold(Choice(action), command)
         elif action == "pause" and self.paused:
-            raise _rejected("the run is paused already")
+            raise rejected("the run is paused already")
         elif action == "resume" and not self.paused:
             self._open_hold(Choice.RESUME, command)
 
@@ -94,7 +99,7 @@ class Control:
         waiting = [hold.step for hold in self.holds.values() if hold.answer is None]
         hold = self.holds[_pick("is held for the operator", waiting, command.step)]
         if choice not in hold.choices:
-            raise _rejected(f"{hold.step} can be answered with {', '.join(hold.choices)}: not with {choice}")
+            raise rejected(f"{hold.step} can be answered with {', '.join(hold.choices)}: not with {choice}")
         return hold
 
     # Updates: run only when the validator let them pass.
@@ -102,6 +107,7 @@ class Control:
     def consent(self, consent: Consent, command: OperatorCommand) -> str:
         step = self._open_gate(command)
         self.gates[step] = consent
+        self.consenters[step] = command.actor
         self._record("approve" if consent is Consent.APPROVED else "decline", command, step)
         return f"{step}: {consent}"
 
@@ -125,6 +131,9 @@ class Control:
 
     def record_abort(self, command: OperatorCommand) -> None:
         self._record("abort", command, command.step)
+
+    def record_ungraceful(self, command: OperatorCommand) -> None:
+        self._record("ungraceful", command, None)
 
     def abort_holds(self) -> bool:
         """Answers every open hold that allows it with abort; False when none was open."""
@@ -190,13 +199,13 @@ class Control:
 
 def _pick(what: str, waiting: list[str], wanted: str | None) -> str:
     if not waiting:
-        raise _rejected(f"no step {what} now")
+        raise rejected(f"no step {what} now")
     if wanted is None and len(waiting) == 1:
         return waiting[0]
     if wanted in waiting:
         return str(wanted)
-    raise _rejected(f"say which step: {', '.join(waiting)} {what}")
+    raise rejected(f"say which step: {', '.join(waiting)} {what}")
 
 
-def _rejected(reason: str) -> ApplicationError:
+def rejected(reason: str) -> ApplicationError:
     return ApplicationError(reason, type="Rejected", non_retryable=True)

@@ -16,7 +16,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.calls import Calls
-from workflows.control import Choice, Consent, Control, Hold, OperatorCommand
+from workflows.control import Choice, Consent, Control, Hold, OperatorCommand, rejected
 from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline
 from workflows.journal import Journal
 from workflows.steps import HOLD, WARN, Parallel, Plan, Step
@@ -45,6 +45,9 @@ class Engine:
         self._stop_reason = ""
         self._cancelled = False
         self._pivot_started = False
+        self._beside: list[asyncio.Task[None]] = []
+        self._restartable: dict[str, asyncio.Task[StepOutcome]] = {}
+        self._restarted: set[str] = set()
 
     async def run(self) -> RunReport:
         """Runs the plan to its end and returns the report.
@@ -86,6 +89,46 @@ class Engine:
             self.stop(f"aborted by {command.actor}: {command.reason}")
         return "aborting"
 
+    # What an operator may change of the request while the run goes on.
+
+    def check_accept_loss(self, command: OperatorCommand) -> None:
+        """Raises ApplicationError where no step is held for that, or another person has to say it."""
+        self.control.check(Choice.ACCEPT_LOSS, command)
+        self._check_second_person(command)
+
+    def accept_loss(self, command: OperatorCommand) -> str:
+        self._amend(accept_data_loss=True)
+        return self.control.answer(Choice.ACCEPT_LOSS, command)
+
+    def check_ungraceful(self, command: OperatorCommand) -> None:
+        """Raises ApplicationError where the plan has no orderly part, or it is over."""
+        self.control.check("ungraceful", command)
+        if not any(step.graceful for step in self.plan.steps()):
+            raise rejected(f"{self.plan.name} has no orderly part that could be left out")
+        if self._pivot_started or self.control.rolling_back:
+            raise rejected("it is too late: the orderly part is over")
+        if not self.request.graceful:
+            raise rejected("it is ungraceful already")
+        self._check_second_person(command)
+
+    def make_ungraceful(self, command: OperatorCommand) -> str:
+        """The orderly steps that run now are started again, without the old side's help."""
+        self._amend(graceful=False)
+        self.control.record_ungraceful(command)
+        for name, running in self._restartable.items():
+            self._restarted.add(name)
+            running.cancel()
+        return "ungraceful from now on: what the old side does not hand over any more is lost"
+
+    def _check_second_person(self, command: OperatorCommand) -> None:
+        group, asked_by = self.journal.facts.group, self.request.requested_by.strip().lower()
+        if group is not None and group.second_person and asked_by == command.actor.strip().lower():
+            raise rejected(f"this costs data and needs a second person: {command.actor} started the run")
+
+    def _amend(self, **changes: object) -> None:
+        self.request = self.request.model_copy(update=changes)
+        self.journal.request = self._calls.request = self.request
+
     # The whole run: forward, then whatever its end asks for, then the report.
 
     async def _work(self) -> None:
@@ -122,10 +165,15 @@ class Engine:
                 await self._together(row.steps)
             else:
                 await self._step(row)
+        if self._beside:
+            await workflow.wait(self._beside)
 
     async def _together(self, steps: tuple[Step, ...]) -> None:
         """All at the same time. The first that fails stops the others, and they are waited for."""
-        tasks = [asyncio.create_task(self._step(step), name=step.name) for step in steps]
+        tasks: list[asyncio.Task[None]] = []
+        for step in steps:
+            task = asyncio.create_task(self._step(step), name=step.name)
+            (self._beside if step.beside else tasks).append(task)
         try:
             await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -154,17 +202,23 @@ class Engine:
     # One step forward.
 
     async def _step(self, step: Step) -> None:
-        if step.when is not None and not step.when(self._calls.context(step)):
-            self.journal.ended(step, StepState.SKIPPED, summary="not asked for")
+        if not self._is_wanted(step):
             return
         try:
             await self._gate(step)
-            while not await self._tried(step):
+            while self._is_wanted(step) and not await self._tried(step):
                 pass
         except asyncio.CancelledError:
             if not self.journal.is_finished(step):
                 self.journal.ended(step, StepState.CANCELLED)
             raise
+
+    def _is_wanted(self, step: Step) -> bool:
+        """Asked before each try: an operator may have changed the request meanwhile."""
+        if step.when is None or step.when(self._calls.context(step)):
+            return True
+        self.journal.ended(step, StepState.SKIPPED, summary="not asked for")
+        return False
 
     async def _tried(self, step: Step) -> bool:
         """One try, with all that its budget allows. False: the operator wants another one."""
@@ -175,7 +229,10 @@ class Engine:
             if _told_to_stop():
                 self.journal.ended(step, StepState.CANCELLED, error=explain(error), attempts=attempts_of(error))
                 raise asyncio.CancelledError from error
+            if self._is_restarted(step):
+                return False
             return await self._after_failure(step, error)
+        self._restarted.discard(step.name)
         self.journal.done(step, outcome)
         if _told_to_stop():
             # The step was done before the cancellation reached it; the cancellation still counts.
@@ -192,25 +249,40 @@ class Engine:
             self._stop_reason = ""
 
     async def _gate(self, step: Step) -> None:
-        group = self.journal.facts.group
-        if step.gate is None or group is None or not group.require_approval:
+        gate, group = step.gate, self.journal.facts.group
+        if gate is None or group is None or not gate.asks(context := self._calls.context(step)):
             return
-        if self.request.approve:
-            self.journal.act("approve", self.request.requested_by or "the requester", "approved beforehand", step.name)
+        second = gate.two_persons(context)
+        if gate.given(context) and not second:
+            who = self.request.requested_by or "the requester"
+            self.journal.act("approve", who, "approved beforehand", step.name)
+            self._consented(step, who)
             return
+        if second:
+            self.control.not_by[step.name] = self.request.requested_by
         self.journal.step_state(step, StepState.WAITING)
         self.journal.enter(RunState.WAITING)
-        self._alert(Severity.CRITICAL, f"{self.plan.name} of {group.name} waits for an approval", step.gate.question)
-        default = Consent.APPROVED if group.approval_default == "approve" else Consent.DECLINED
-        consent, by_person = await self.control.consented(step.name, group.approval_timeout, default)
+        self._alert(Severity.CRITICAL, f"{self.plan.name} of {group.name} waits for an approval", gate.question)
+        automatic = self.request.automatic
+        approves = group.approval_default == "approve" and not (automatic or second or gate.only_persons)
+        wait = group.failover.approve_timeout if automatic else group.approval_timeout
+        default = Consent.APPROVED if approves else Consent.DECLINED
+        consent, by_person = await self.control.consented(step.name, wait, default)
         self.journal.enter(self.control.state())
-        patience = duration(group.approval_timeout)
+        patience = duration(wait)
+        if consent is Consent.APPROVED:
+            self._consented(step, self.control.consenters.get(step.name, "timeout"))
         if not by_person:
             self.journal.act(str(consent), "timeout", f"nobody answered within {patience}", step.name)
         if consent is Consent.DECLINED:
             reason = "declined" if by_person else f"nobody approved within {patience}"
             self.journal.ended(step, StepState.FAILED, error=reason)
             raise StepFailed(step.name, reason)
+
+    def _consented(self, step: Step, who: str) -> None:
+        """The step itself may have to say who consented: a person's word is a proof where no guard gives one."""
+        consents = {**(self.journal.facts.consents or {}), step.name: who}
+        self.journal.facts = self.journal.facts.model_copy(update={"consents": consents})
 
     async def _run_step(self, step: Step) -> StepOutcome:
         self._calls.queue(step, step.where)  # a step that nobody can be asked for has not begun
@@ -219,7 +291,25 @@ class Engine:
         self.journal.started(step)
         if step.pivot:
             await self._record_pivot(step)
-        return await self._calls.forward(step, past_pivot=self._pivot_started)
+        if not step.graceful:
+            return await self._calls.forward(step, past_pivot=self._pivot_started)
+        call = asyncio.create_task(self._calls.forward(step, past_pivot=self._pivot_started))
+        self._restartable[step.name] = call
+        try:
+            return await call
+        except asyncio.CancelledError as error:
+            if _told_to_stop():
+                raise
+            raise StepFailed(step.name, "started again") from error
+        finally:
+            del self._restartable[step.name]
+
+    def _is_restarted(self, step: Step) -> bool:
+        """Whether an operator's change ended the try: the step begins again with the changed request."""
+        if step.name not in self._restarted:
+            return False
+        self._restarted.discard(step.name)
+        return True
 
     async def _record_pivot(self, step: Step) -> None:
         """Written where a reset of this workflow cannot forget it, before the step starts."""
@@ -255,8 +345,11 @@ class Engine:
         self.journal.ended(step, StepState.FAILED, error=reason, attempts=attempts_of(error))
         if step.on_failure is not HOLD and not self._pivot_started:
             raise StepFailed(step.name, reason)
-        choice = await self._hold(step, reason, (Choice.RETRY, Choice.SKIP, Choice.ABORT))
-        if choice is Choice.RETRY:
+        offered = (Choice.RETRY, Choice.SKIP, Choice.ABORT)
+        if step.costs_data and not self.request.accept_data_loss:
+            offered = (Choice.RETRY, Choice.ACCEPT_LOSS, Choice.ABORT)
+        choice = await self._hold(step, reason, offered)
+        if choice in (Choice.RETRY, Choice.ACCEPT_LOSS):
             return False
         if choice is Choice.SKIP:
             self.journal.ended(step, StepState.SKIPPED, error=reason, summary="skipped by the operator")
@@ -308,6 +401,10 @@ class Engine:
 
     async def _roll_back(self) -> RunState:
         """Undoes in reverse order. A failing undo is reported and does not stop the others."""
+        for task in self._beside:
+            task.cancel()
+        if self._beside:
+            await workflow.wait(self._beside)
         if not self._to_undo:
             return RunState.ROLLED_BACK
         self.control.rolling_back = True

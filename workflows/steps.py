@@ -69,11 +69,33 @@ CONTROL, SOURCE, TARGET, VALIDATION = Where.CONTROL, Where.SOURCE, Where.TARGET,
 UNDO, WARN, HOLD = OnFailure.UNDO, OnFailure.WARN, OnFailure.HOLD
 
 
+def where_required(context: PlanContext) -> bool:
+    """The group's configuration asks for approvals."""
+    return context.group.require_approval
+
+
+def approved_beforehand(context: PlanContext) -> bool:
+    """Whoever started the run consented with it."""
+    return context.request.approve
+
+
+def never(context: PlanContext) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A person's consent before a step; timeout and default come from the group's configuration."""
+    """A person's consent before a step; timeout and default come from the group's configuration.
+
+    ``asks``: whether it asks at all. ``given``: whether whoever started the run consented with it. ``two_persons``:
+    whether somebody else than whoever started the run has to. ``only_persons``: nobody's silence is ever a consent.
+    """
 
     question: str
+    asks: Callable[[PlanContext], bool] = where_required
+    given: Callable[[PlanContext], bool] = approved_beforehand
+    two_persons: Callable[[PlanContext], bool] = never
+    only_persons: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,9 @@ class Step:
     the effect and must cope with an effect that never happened. ``pivot`` marks the point of no return, ``observe``
     looks whether a pivot that failed took effect all the same. ``when`` is a pure question on what is known so far.
     ``start_within`` gives up where no worker takes the step in time (the lost region's queue).
+    ``beside``: the plan goes on without waiting for it, and ends with it; what follows never depends on it.
+    ``costs_data``: when held, an operator may accept a loss of data and have it tried again.
+    ``graceful``: started again when an operator makes an orderly switchover an ungraceful one.
     """
 
     name: str
@@ -101,6 +126,9 @@ class Step:
     gate: Gate | None = None
     when: Callable[[PlanContext], bool] | None = None
     start_within: timedelta | None = None
+    beside: bool = False
+    costs_data: bool = False
+    graceful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +178,9 @@ class Plan:
 
     def critical_path(self, overrides: dict[str, float] | None = None) -> timedelta:
         """Sum of the forward budgets; of a parallel row only its longest counts. Waiting for people is not in it."""
+        waited_for = ([step for step in steps if not step.beside] for _, steps in self.groups())
         return sum(
-            (max(self.budget(step, overrides or {}) for step in steps) for _, steps in self.groups()), timedelta()
+            (max(self.budget(step, overrides or {}) for step in steps) for steps in waited_for if steps), timedelta()
         )
 
 
@@ -164,6 +193,10 @@ def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = Fa
     pivots = [step for step in table.steps() if step.pivot]
     if len(pivots) > 1 or any(step.pivot for row in rows if isinstance(row, Parallel) for step in row.steps):
         raise ValueError(f"plan {name}: at most one pivot, and not beside other steps")
+    if any(step.beside and (step.on_failure is not WARN or step.undo or step.gate) for step in table.steps()):
+        raise ValueError(f"plan {name}: what runs beside the plan can only warn, and has neither undo nor gate")
+    if any(step.beside for row in rows if isinstance(row, Step) for step in (row,)):
+        raise ValueError(f"plan {name}: what runs beside the plan begins in a parallel row, beside something")
     if pivots and not locks_group:
         raise ValueError(f"plan {name}: a plan with a pivot must lock its group, for the lock's record keeps the pivot")
     return table

@@ -73,6 +73,7 @@ class GuardOrder(Model):
     planned: bool = False
     store: str | None = None  # one store; None: all of the group
     reason: str = ""
+    person: str = ""  # who vouches that the old primary is off and stays off; only where no guard can prove it
     deadline: float = 60.0  # seconds from now after which the guard gives the order up
 
 

@@ -1,0 +1,279 @@
+"""Steps that ask guards: fencing the old primary with proof, promoting the stores, letting standbys follow."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from activities.boundary import step
+from activities.lock import check_held, is_pivoted, no_return
+from recovery.domain.candidates import leading_store, stores_of
+from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
+from recovery.domain.ownership import FenceProof, OwnershipRecord
+from recovery.domain.plan import Facts, PlanContext, StepOutcome
+from recovery.domain.words import listed
+from recovery.errors import NotFound, RecoveryError, Refused, Unreachable
+from recovery.ports.guard import Guards
+from recovery.ports.ownership import OwnershipStore
+
+REPLY_SECONDS = 1.0  # of an attempt's time, for the guard's answer to arrive
+CONFIRMATION = "confirm-fence"
+
+
+class GuardingSteps:
+    """``guards`` asks the guards, ``unguarded`` does the same for groups that have none."""
+
+    def __init__(self, guards: Guards, unguarded: Guards, ownership: OwnershipStore) -> None:
+        self._guards = guards
+        self._unguarded = unguarded
+        self._ownership = ownership
+
+    # Fencing.
+
+    @step("guarding.note_confirmation")
+    async def note_confirmation(self, context: PlanContext) -> StepOutcome:
+        """No guard can prove that the old primary is off: a person has looked, and says so."""
+        return StepOutcome(summary=f"{_person(context)} confirms that the old primary is off")
+
+    @step("guarding.fence")
+    async def fence(self, context: PlanContext) -> StepOutcome:
+        """Has the target's guard make sure, and prove, that the old primary accepts no write any more."""
+        began = datetime.now(UTC)
+        planned = context.plan == "Switchover" and context.request.graceful
+        proof = await self._fence(context, _source(context), _target(context), planned=planned)
+        facts = Facts(fence=proof, fenced_at=proof.at)
+        if planned:
+            # A switchover has no outage before this: clients wait from here on.
+            facts = facts.model_copy(update={"outage_began_at": context.facts.outage_began_at or began})
+        return StepOutcome(summary=_proven(proof), facts=facts, warnings=_weaknesses(proof))
+
+    @step("guarding.unfence")
+    async def unfence(self, context: PlanContext) -> StepOutcome:
+        """Undo of the fence: the old primary's guard may make its stores primary again, and writes go on."""
+        record = await self._record(context)
+        order = _order(context, record, _source(context), _target(context))
+        epoch = context.facts.fence.epoch if context.facts.fence else record.epoch
+        after = await self._of(context).unfence(order.model_copy(update={"epoch": epoch}))
+        return StepOutcome(summary=f"{after.region} may serve {after.group} again, epoch {after.epoch}")
+
+    @step("guarding.fence_target")
+    async def fence_target(self, context: PlanContext) -> StepOutcome:
+        """A switchover is taken back: the new side's writes are stopped in order, and handed over."""
+        proof = await self._fence(context, _target(context), _source(context), planned=True)
+        return StepOutcome(summary=_proven(proof), facts=Facts(fence=proof), warnings=_weaknesses(proof))
+
+    # Promotion.
+
+    @step("guarding.promote_postgres")
+    async def promote_postgres(self, context: PlanContext) -> StepOutcome:
+        """Has the target's guard take the group over with the next epoch, and promote PostgreSQL."""
+        store = leading_store(context.group)  # a group without PostgreSQL begins with its first store
+        return await self._promote(context, store)
+
+    @step("guarding.promote_redis")
+    async def promote_redis(self, context: PlanContext) -> StepOutcome:
+        """Ends Redis' replication in the target: it is a primary from now on."""
+        return await self._promote(context, "redis")
+
+    @step("guarding.promote_streams")
+    async def promote_streams(self, context: PlanContext) -> StepOutcome:
+        """Makes the target's mirrors JetStream streams of their own, with their subjects and consumers."""
+        return await self._promote(context, "nats")
+
+    @step("guarding.promote_source")
+    async def promote_source(self, context: PlanContext) -> StepOutcome:
+        """A switchover is taken back: every store of the old side is primary again, with a further epoch."""
+        proof = _proof(context)
+        order = _order_of(proof, context, _target(context), _source(context))
+        promoted = []
+        for store in stores_of(context.group):
+            promoted.append(await self._ask_promotion(context, order, store))
+        record = await self._record(context)
+        facts = Facts(
+            ownership=record,
+            returned=True,
+            promoted_postgres=_of_store(promoted, leading_store(context.group)),
+            target_region=_source(context),
+            source_region=_target(context),
+        )
+        return StepOutcome(summary=f"{record.region} owns {record.group} again, epoch {record.epoch}", facts=facts)
+
+    @step("guarding.observe_promotion")
+    async def observe_promotion(self, context: PlanContext) -> StepOutcome:
+        """Whether the target is primary, whatever an earlier attempt reported."""
+        target, store = _target(context), leading_store(context.group)
+        record = await self._record(context)
+        status = await self._of(context).status(target, context.group.name)
+        states = [state for group in status.groups if group.group == context.group.name for state in group.stores]
+        is_primary = any(state.store == store and state.role is StoreRole.PRIMARY for state in states)
+        owns = record.region == target and record.epoch > _proof(context).epoch
+        return StepOutcome(
+            summary=f"{target} {'owns' if owns else 'does not own'} the group, and its {store} "
+            f"{'accepts' if is_primary else 'does not accept'} writes",
+            effect_present=owns and is_primary,
+            facts=Facts(ownership=record if owns else None),
+        )
+
+    @step("guarding.adopt_restored")
+    async def adopt_restored(self, context: PlanContext) -> StepOutcome:
+        """Has the target's guard take the group over, and open what was restored to writes, as the only primary."""
+        return await self._promote(context, leading_store(context.group))
+
+    # Followers.
+
+    @step("guarding.repoint_standbys")
+    async def repoint_standbys(self, context: PlanContext) -> StepOutcome:
+        """Points every other region's stores at the new primary; an old primary that must be looked at first stays."""
+        record = await self._record(context)
+        regions = [region.name for region in context.group.regions if region.name != record.region]
+        found = await asyncio.gather(*(self._follow_all(context, record, region) for region in regions))
+        following = [region for region, why in zip(regions, found, strict=True) if not why]
+        stale = [region for region, why in zip(regions, found, strict=True) if why]
+        left = [f"{region} does not follow {record.region}: {why}" for region, why in zip(regions, found, strict=True) if why]
+        return StepOutcome(
+            summary=f"{listed(following) or 'no region'} {'follow' if len(following) > 1 else 'follows'} {record.region}",
+            facts=Facts(stale_regions=stale),
+            warnings=[f"{words}. Look, then: drctl reprotect --group {record.group}" for words in left],
+        )
+
+    @step("guarding.start_following")
+    async def start_following(self, context: PlanContext) -> StepOutcome:
+        """Starts the rejoined region's stores as standbys of the owner."""
+        record = await self._record(context)
+        why = await self._follow_all(context, record, _target(context))
+        if why:
+            raise Unreachable(f"{_target(context)} does not follow {record.region} yet: {why}")
+        return StepOutcome(summary=f"{listed(stores_of(context.group))} of {_target(context)} follow {record.region}")
+
+    # Parts of the above.
+
+    def _of(self, context: PlanContext) -> Guards:
+        return self._guards if context.group.guarded else self._unguarded
+
+    async def _fence(self, context: PlanContext, source: str, target: str, *, planned: bool) -> FenceProof:
+        """Each attempt reads the epoch anew: the old primary's guard begins a new one when it was restarted."""
+        record = check_held(await self._record(context), context)
+        if record.region != source:
+            raise Refused(f"{record.region} owns {record.group}, and not {source}: there is nothing to fence")
+        if is_pivoted(record) and context.step == "fence-primary":
+            raise Refused(no_return(record))
+        order = _order(context, record, source, target, planned=planned)
+        return await self._of(context).fence(order)
+
+    async def _promote(self, context: PlanContext, store: str) -> StepOutcome:
+        order = _order_of(_proof(context), context, _source(context), _target(context))
+        promotion = await self._ask_promotion(context, order, store)
+        record = promotion.record or await self._record(context)
+        facts = Facts.model_validate(
+            {"ownership": record, f"promoted_{store}": promotion.model_copy(update={"record": None})}
+        )
+        words = f"{store} of {record.region} is primary, epoch {promotion.epoch}"
+        if promotion.position:
+            words += f", at {promotion.position}"
+        return StepOutcome(summary=words + (", as before" if promotion.already else ""), facts=facts)
+
+    async def _ask_promotion(self, context: PlanContext, order: GuardOrder, store: str) -> Promotion:
+        return await self._of(context).promote(order.model_copy(update={"store": store}))
+
+    async def _follow_all(self, context: PlanContext, record: OwnershipRecord, region: str) -> str:
+        """Why not all of the region's stores follow the owner; empty when they do."""
+        order = _order(context, record, record.region, record.region)
+        for store in stores_of(context.group):
+            try:
+                state = await self._of(context).follow(region, order.model_copy(update={"store": store}))
+            except NotFound:
+                continue  # the region has no such store
+            except RecoveryError as error:
+                return f"{store}: {error}"
+            if state.role is StoreRole.STALE:
+                return f"{store}: {state.detail or 'it was a primary, and has to be looked at'}"
+        return ""
+
+    async def _record(self, context: PlanContext) -> OwnershipRecord:
+        found = await self._ownership.read(context.group.name)
+        if found is None:
+            raise Refused(f"group {context.group.name} has no ownership record: it was never claimed")
+        return found[0]
+
+
+def _source(context: PlanContext) -> str:
+    return _needed(context, context.facts.source_region, "a region that owns the group")
+
+
+def _target(context: PlanContext) -> str:
+    return _needed(context, context.facts.target_region, "a target region")
+
+
+def _proof(context: PlanContext) -> FenceProof:
+    if context.facts.fence is None:
+        raise Refused(f"{context.step} needs the proof that the old primary is fenced: nothing is promoted without it")
+    return context.facts.fence
+
+
+def _needed(context: PlanContext, value: str | None, what: str) -> str:
+    if value is None:
+        raise Refused(f"{context.step} needs {what}: the plan's table is wrong")
+    return value
+
+
+def _order(
+    context: PlanContext, record: OwnershipRecord, source: str, target: str, *, planned: bool = False
+) -> GuardOrder:
+    limit = activity.info().start_to_close_timeout
+    return GuardOrder(
+        group=context.group.name,
+        run=context.holder,
+        epoch=record.epoch,
+        source=source,
+        target=target,
+        effect_id=context.effect_id,
+        planned=planned,
+        reason=context.request.reason,
+        person=_person(context) if not context.group.guarded else "",
+        deadline=max(limit.total_seconds() - REPLY_SECONDS, 1.0) if limit else 60.0,
+    )
+
+
+def _order_of(proof: FenceProof, context: PlanContext, source: str, target: str) -> GuardOrder:
+    """For a promotion: of the very epoch that the proof is about."""
+    limit = activity.info().start_to_close_timeout
+    return GuardOrder(
+        group=context.group.name,
+        run=context.holder,
+        epoch=proof.epoch,
+        source=source,
+        target=target,
+        effect_id=context.effect_id,
+        reason=context.request.reason,
+        deadline=max(limit.total_seconds() - REPLY_SECONDS, 1.0) if limit else 60.0,
+    )
+
+
+def _person(context: PlanContext) -> str:
+    """Who vouches that the old primary is off; empty while nobody does."""
+    given = (context.facts.consents or {}).get(CONFIRMATION, "")
+    return given or (context.request.requested_by if context.request.confirm_fence else "")
+
+
+def _proven(proof: FenceProof) -> str:
+    how = {
+        "demotion-confirmed": "its guard confirmed the demotion",
+        "lease-broken": f"its lease did not change for {proof.watched_for or 0:.1f} s and was broken",
+        "person": f"{proof.by} vouches for it",
+        "managed": "the provider fenced it",
+        "never-served": "no guard ever made it primary",
+    }
+    return f"{proof.region} is fenced in epoch {proof.epoch}: {how[proof.how]}"
+
+
+def _weaknesses(proof: FenceProof) -> list[str]:
+    if proof.how == "person":
+        return [f"no guard proves that {proof.region} is off: {proof.by} vouches for it ({proof.reason or 'no reason'})"]
+    return []
+
+
+def _of_store(promotions: list[Promotion], store: str) -> Promotion | None:
+    found = next((each for each in promotions if each.store == store), None)
+    return found.model_copy(update={"record": None}) if found else None
