@@ -1,0 +1,195 @@
+"""What monitors do outside: watch from a vantage point, start a plan, wait for its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Literal
+
+import structlog
+from pydantic import ValidationError
+from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.boundary import service
+from activities.recovery_points import GROUP_MEMO
+from recovery.domain.base import Recorded
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.plan import PlanRequest
+from recovery.domain.report import Achieved, RunReport, RunState
+from recovery.ports.configuration import Configuration
+from recovery.ports.health import OwnershipReader
+
+REQUESTED_BY = "monitor"
+WATCH_FOR = timedelta(hours=23)
+"""One attempt of the long activity; less than its start-to-close timeout."""
+INCIDENT_MEMO = "recovery-plans.incident"
+
+Watch = Callable[[str], Awaitable[bool]]
+"""Runs the probe loop of a vantage point until it is cancelled; False where it has nothing to watch."""
+
+log = structlog.get_logger("recovery.monitoring")
+
+
+class StartOrder(Recorded):
+    """A plan that is to start because ``region``, the owner under ``epoch``, is lost."""
+
+    group: str
+    plan: str
+    region: str
+    epoch: int
+    reason: str
+    outage_began_at: datetime
+    incident: str
+    approved: bool = False
+
+
+class Started(Recorded):
+    """``busy``: another run is changing the group. ``moved``: the owner is not the lost region any more."""
+
+    outcome: Literal["started", "busy", "moved"]
+    workflow_id: str = ""
+    run_id: str = ""
+    detail: str = ""
+    owner: str | None = None
+    epoch: int = 0
+
+
+class PlanEnd(Recorded):
+    """How a run ended, for the message about it."""
+
+    completed: bool
+    state: str
+    step: str = ""
+    error: str = ""
+    source: str | None = None
+    target: str | None = None
+    took: timedelta | None = None
+    achieved: Achieved = Achieved()
+
+
+class Monitoring:
+    def __init__(self, configuration: Configuration, ownership: OwnershipReader, watch: Watch) -> None:
+        self._configuration = configuration
+        self._ownership = ownership
+        self._watch = watch
+
+    @service("monitoring.load_group")
+    async def load_group(self, group: str) -> GroupSnapshot:
+        """The group's rules, as this worker's configuration has them."""
+        return self._configuration.snapshot(group)
+
+    @service("monitoring.watch")
+    async def watch(self, vantage: str) -> bool:
+        """Looks at all groups that name this vantage point, for hours; another worker takes over where this one ends.
+
+        Returns False where there is nothing to watch.
+        """
+        watching = asyncio.ensure_future(self._watch(vantage))
+        stopping = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+        try:
+            async with asyncio.timeout(WATCH_FOR.total_seconds()):
+                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not watching.done():
+                    raise ApplicationError("this worker is stopping", type="WorkerStops", next_retry_delay=timedelta())
+                return await watching
+        except TimeoutError:
+            return True
+        finally:
+            stopping.cancel()
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(watching, stopping, return_exceptions=True)
+
+    @service("monitoring.start_plan")
+    async def start_plan(self, order: StartOrder) -> Started:
+        """Starts the plan as a run of its own, after a last look at who owns the group and whether a run changes it."""
+        found = await self._ownership.read(order.group)
+        if found is not None:
+            record = found[0]
+            if (record.region, record.epoch) != (order.region, order.epoch):
+                words = f"{record.region} owns the group with epoch {record.epoch}"
+                return Started(outcome="moved", detail=words, owner=record.region, epoch=record.epoch)
+            ours = f"recovery/{order.group}"
+            if record.run is not None and not await self._is_this(ours, order.incident):
+                return Started(outcome="busy", detail=f"{record.plan or 'a run'} {record.run} is changing the group")
+        return await self._start(order)
+
+    async def _start(self, order: StartOrder) -> Started:
+        workflow_id = f"recovery/{order.group}"  # the lock of all plans that change a group
+        request = PlanRequest(
+            group=order.group,
+            reason=order.reason,
+            requested_by=REQUESTED_BY,
+            outage_began_at=order.outage_began_at,
+            approve=order.approved,
+        )
+        try:
+            handle: WorkflowHandle[object, object] = await activity.client().start_workflow(
+                order.plan,
+                request,
+                id=workflow_id,
+                task_queue=activity.info().task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                memo={GROUP_MEMO: order.group, INCIDENT_MEMO: order.incident},
+                static_summary=f"{order.plan} of {order.group}",
+                static_details=f"Requested by {REQUESTED_BY}: {order.reason}",
+            )
+            run_id = handle.first_execution_run_id or handle.result_run_id or ""
+        except WorkflowAlreadyStartedError as error:
+            run_id = error.run_id or ""
+            if not await self._is_this(workflow_id, order.incident):
+                return Started(outcome="busy", detail=f"run {run_id} of {workflow_id} is changing the group")
+        return Started(outcome="started", workflow_id=workflow_id, run_id=run_id)
+
+    @staticmethod
+    async def _is_this(workflow_id: str, incident: str) -> bool:
+        """Whether the run was started by an earlier attempt of this very order."""
+        try:
+            described = await activity.client().get_workflow_handle(workflow_id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        is_open = described.status is WorkflowExecutionStatus.RUNNING
+        return is_open and (await described.memo()).get(INCIDENT_MEMO) == incident
+
+    @service("monitoring.follow_plan")
+    async def follow_plan(self, run: Started) -> PlanEnd:
+        """Waits for the end of a run, however long people take."""
+        handle: WorkflowHandle[object, RunReport] = activity.client().get_workflow_handle(
+            run.workflow_id, run_id=run.run_id, result_type=RunReport
+        )
+        try:
+            report = await handle.result()
+        except WorkflowFailureError as failure:
+            found = _enclosed(failure)
+            if found is None:
+                return PlanEnd(completed=False, state="ended", error=str(failure.cause))
+            report = found
+        return PlanEnd(
+            completed=report.state is RunState.COMPLETED,
+            state=report.state.value,
+            step=report.failed_step or "",
+            error=report.error,
+            source=report.source_region,
+            target=report.target_region,
+            took=report.ended_at - report.started_at if report.ended_at is not None else None,
+            achieved=report.achieved,
+        )
+
+
+def _enclosed(failure: WorkflowFailureError) -> RunReport | None:
+    """The report that a plan which ended badly sends with its error."""
+    if not isinstance(failure.cause, ApplicationError) or not failure.cause.details:
+        return None
+    try:
+        return RunReport.model_validate(failure.cause.details[0])
+    except ValidationError:
+        return None

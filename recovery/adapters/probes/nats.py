@@ -1,0 +1,102 @@
+"""NATS: the server answers, its JetStream has a leader, and the group's streams are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+from nats.aio.client import Client, RawCredentials
+from nats.errors import AuthorizationError
+from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
+
+from recovery.adapters.probes.reach import Limits, framed, reach
+from recovery.domain.health import Finding, Part
+
+CHECK = "nats"
+
+
+@dataclass(frozen=True)
+class NatsLogin:
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    credentials: str | None = field(default=None, repr=False)  # content of a .creds file
+    tls: ssl.SSLContext | None = None
+    domain: str | None = None
+
+    @contextlib.asynccontextmanager
+    async def connected(self, seconds: float) -> AsyncIterator[Client]:
+        """One connection, without reconnecting. Raises what the driver raises."""
+        options: dict[str, Any] = {"tls": self.tls} if self.tls is not None else {}
+        if self.credentials is not None:
+            options["user_credentials"] = RawCredentials(self.credentials)
+        elif self.user is not None:
+            options |= {"user": self.user, "password": self.password or ""}
+        client = await nats.connect(
+            f"{'tls' if self.tls else 'nats'}://{self.host}:{self.port}",
+            name="recovery-plans",
+            connect_timeout=max(int(seconds), 1),
+            allow_reconnect=False,
+            max_reconnect_attempts=0,
+            error_cb=_heard,
+            **options,
+        )
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.close()
+
+
+async def _heard(error: Exception) -> None:
+    """The driver would print to standard error what the call raises anyway."""
+
+
+class NatsProbe:
+    """The owner's streams accept messages; elsewhere mirrors follow, which is shown and not vital."""
+
+    def __init__(self, login: NatsLogin, streams: Sequence[str], limits: Limits) -> None:
+        self._login, self._streams, self._limits = login, streams, limits
+
+    async def look(self, part: Part) -> list[Finding]:
+        """See ``recovery.ports.health.StoreProbe``."""
+
+        async def ask() -> Finding:
+            await reach(self._login.host, self._login.port, self._limits)
+            try:
+                return _judged(await self._streams_now(), part)
+            except NatsError as error:
+                if not isinstance(error, AuthorizationError) and "authorization" not in str(error).lower():
+                    raise
+                # It answers, and our login is wrong.
+                return Finding(check=CHECK, passed=False, vital=False, detail=f"{error} (check groups.<name>.nats)")
+
+        found = await framed(CHECK, self._limits.answer, ask, (NatsError,))
+        return [found.model_copy(update={"vital": found.vital and part is Part.OWNER})]
+
+    async def _streams_now(self) -> list[StreamInfo]:
+        async with self._login.connected(self._limits.answer) as client:
+            stream_api = client.jetstream(timeout=self._limits.answer, domain=self._login.domain)
+            await stream_api.account_info()  # answered by the leader of JetStream, or not at all
+            return [await stream_api.stream_info(name) for name in self._streams]
+
+
+def _judged(infos: list[StreamInfo], part: Part) -> Finding:
+    leaderless = [info.config.name for info in infos if info.cluster is not None and not info.cluster.leader]
+    if leaderless:
+        return Finding(check=CHECK, passed=False, detail=f"no leader of stream {', '.join(map(str, leaderless))}")
+    mirrors = [info for info in infos if info.mirror is not None]
+    if part is Part.OWNER and mirrors:
+        names = ", ".join(str(info.config.name) for info in mirrors)
+        return Finding(check=CHECK, passed=False, detail=f"{names}: a mirror, which accepts no messages")
+    lag = sum(info.mirror.lag or 0 for info in mirrors if info.mirror is not None)
+    words = f"{len(infos)} streams" + (f", {len(mirrors)} of them mirrors, {lag} messages behind" if mirrors else "")
+    return Finding(check=CHECK, passed=True, detail=words)

@@ -1,0 +1,382 @@
+"""The monitor of a group: it decides by what several vantage points see.
+
+``HealthMonitor`` has the id ``health/<group>`` and lives on reports of vantage points, each sent by signal-with-start.
+All that it knows is one value, ``MonitorState``, which goes on in the next run when the history has grown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from workflows.control import LONGEST_ACTOR, LONGEST_REASON, OperatorCommand
+from workflows.failures import explain
+from workflows.health_state import HealthView, MonitorState, OwnRun
+from workflows.health_words import details, ended_alert, lost_words
+from workflows.steps import HEARTBEAT, PROBE, m, s
+from workflows.vantage_monitor import VantageMonitor
+
+with workflow.unsafe.imports_passed_through():
+    from activities.monitoring import Monitoring, PlanEnd, Started, StartOrder
+    from activities.notifications import Alert, Notifications
+    from recovery.domain.group import GroupSnapshot
+    from recovery.domain.health import Report
+    from recovery.domain.words import duration, moment
+    from recovery.health.decision import Action, Answer, Case, Decision, Question, decide, policy_of
+    from recovery.health.quorum import (
+        REMEMBERED,
+        Outage,
+        Votes,
+        count,
+        kept,
+        newest_owner,
+        outage_of,
+        pruned,
+    )
+    from recovery.ports.notify import Severity
+
+MOST_ALERTS = 50  # undelivered ones
+ASK_AGAIN = s(10)  # after a start that was refused or failed
+SHORTEST_PAUSE = s(0.05)
+LOAD_AGAIN = m(1)  # a configuration that differs from a vantage point's
+
+
+@workflow.defn
+class HealthMonitor:
+    """Keeps the quorum of one group, and starts a plan when its owner is lost."""
+
+    @workflow.init
+    def __init__(self, state: MonitorState | None = None) -> None:
+        self.group = workflow.info().workflow_id.removeprefix("health/")
+        self.state = state or MonitorState()
+        self._dirty = True
+        self._following: asyncio.Task[None] | None = None
+        self._delivering: asyncio.Task[None] | None = None
+
+    @workflow.run
+    async def run(self, state: MonitorState | None = None) -> None:
+        watching = asyncio.create_task(self._notice_silence())
+        while not self._is_long():
+            self._dirty = False
+            until = await self._advance()
+            workflow.set_current_details(details(self.health()))
+            pause = max(until - workflow.now(), SHORTEST_PAUSE) if until is not None else None
+            try:
+                await workflow.wait_condition(lambda: self._dirty or self._is_long(), timeout=pause)
+            except TimeoutError:
+                continue
+        for task in (watching, self._following, self._delivering):
+            if task is not None:
+                task.cancel()  # the next run goes on with it
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        workflow.continue_as_new(self.state.model_copy(update={"runs": self.state.runs + 1}))
+
+    def _is_long(self) -> bool:
+        """A message that is on its way is waited for, but not for ever: the next run would send it again."""
+        info = workflow.info()
+        length, most = info.get_current_history_length(), self.state.most_events
+        is_suggested = info.is_continue_as_new_suggested()
+        return (length >= most or is_suggested) and (self._delivering is None or length >= 2 * most)
+
+    # Messages.
+
+    @workflow.signal
+    def report(self, report: Report) -> None:
+        """What a vantage point sees. One that is older than what is known of it changes nothing."""
+        if report.group != self.group:
+            return
+        configured = self.state.snapshot.failover.vantage_points if self.state.snapshot else [report.vantage]
+        heard = pruned(kept(self.state.heard, report, workflow.now()), configured)
+        if heard is self.state.heard:
+            return
+        owner, epoch = newest_owner(
+            {report.vantage: heard.get(report.vantage, {})}, (self.state.owner, self.state.epoch)
+        )
+        self._set(heard=heard, owner=owner, epoch=epoch)
+        self._dirty = True
+
+    @workflow.query
+    def health(self) -> HealthView:
+        """Vantage points, votes, streaks, policy, cooldown, open question, last run."""
+        state = self.state
+        if state.snapshot is None:
+            return HealthView(
+                group=self.group, note=state.note or "the configuration is being loaded", now=workflow.now()
+            )
+        policy, why = policy_of(state.snapshot)
+        cooldown = state.last_automatic_at + state.snapshot.failover.cooldown if state.last_automatic_at else None
+        watched = [entry.report.watched_until for each in state.heard.values() for entry in each.values()]
+        return HealthView(
+            group=self.group,
+            policy=policy,
+            policy_note=why,
+            configured=state.snapshot.failover.vantage_points,
+            votes=self._votes(),
+            outage=state.outage,
+            question=state.question,
+            run=state.run,
+            cooldown_until=cooldown if cooldown is not None and cooldown > workflow.now() else None,
+            watched_until=max((at for at in watched if at is not None and at > workflow.now()), default=None),
+            losses=state.losses,
+            note=state.note,
+            now=workflow.now(),
+        )
+
+    @workflow.update
+    def approve(self, command: OperatorCommand) -> str:
+        """Lets the plan start that the monitor asked for."""
+        return self._answer(Answer.APPROVED, command)
+
+    @approve.validator
+    def check_approve(self, command: OperatorCommand) -> None:
+        self._check(command)
+
+    @workflow.update
+    def decline(self, command: OperatorCommand) -> str:
+        """Forbids it, for as long as this outage lasts."""
+        return self._answer(Answer.DECLINED, command)
+
+    @decline.validator
+    def check_decline(self, command: OperatorCommand) -> None:
+        self._check(command)
+
+    def _check(self, command: OperatorCommand) -> None:
+        if self.state.question is None or self.state.question.answer is not None:
+            raise ApplicationError(f"the monitor of {self.group} asks nothing now", type="Rejected", non_retryable=True)
+        if not command.actor.strip() or not command.reason.strip():
+            raise ApplicationError("say who and why", type="Rejected", non_retryable=True)
+        if len(command.actor) > LONGEST_ACTOR or len(command.reason) > LONGEST_REASON:
+            raise ApplicationError(
+                f"say it shorter: {LONGEST_ACTOR} characters for who, {LONGEST_REASON:,} for why",
+                type="Rejected",
+                non_retryable=True,
+            )
+
+    def _answer(self, answer: Answer, command: OperatorCommand) -> str:
+        assert self.state.question is not None
+        answered = {"answer": answer, "actor": command.actor, "reason": command.reason}
+        self._set(question=self.state.question.model_copy(update=answered), retry_at=None)
+        self._dirty = True
+        return f"{self.group}: {answer}"
+
+    # Deciding.
+
+    def _set(self, **changes: Any) -> None:
+        self.state = self.state.model_copy(update=changes)
+
+    def _votes(self) -> Votes:
+        state = self.state
+        configured = state.snapshot.failover.vantage_points if state.snapshot else []
+        return count(state.heard, configured, state.owner, state.epoch, workflow.now())
+
+    async def _advance(self) -> datetime | None:
+        """One decision, carried out. Returns when the next one is due where nothing is heard before."""
+        if not await self._load():
+            return workflow.now() + ASK_AGAIN
+        if self.state.run is not None and self.state.run.end is None and self._following is None:
+            self._following = asyncio.create_task(self._follow())
+        self._judge()
+        snapshot, now = self.state.snapshot, workflow.now()
+        assert snapshot is not None
+        case = Case(
+            group=snapshot,
+            votes=self._votes(),
+            outage=self.state.outage,
+            losses=self.state.losses,
+            question=self.state.question,
+            last_automatic_at=self.state.last_automatic_at,
+            runs=self.state.run.plan if self.state.run is not None and self.state.run.end is None else "",
+            no_candidate=self.state.no_candidate,
+        )
+        decision = decide(case, now)
+        self._set(note=decision.why)
+        if decision.action is Action.START:
+            if self.state.retry_at is not None and now < self.state.retry_at:
+                return self.state.retry_at
+            await self._start(decision, case.outage)
+            return self.state.retry_at
+        if decision.action is Action.ASK:
+            assert decision.until is not None
+            self._set(question=Question(asked_at=now, deadline=decision.until))
+        if decision.action in (Action.ASK, Action.TELL):
+            self._tell(decision.key, decision.severity, decision.title, f"{decision.why}. {self._words()}")
+        return decision.until
+
+    async def _load(self) -> bool:
+        """The group's configuration: at the beginning, and again when a vantage point's differs."""
+        known, now = self.state.snapshot, workflow.now()
+        hashes = {entry.report.config_hash for each in self.state.heard.values() for entry in each.values()}
+        is_due = self.state.loaded_at is None or now - self.state.loaded_at >= LOAD_AGAIN
+        if known is not None and (hashes <= {known.config_hash} or not is_due):
+            return True
+        try:
+            found: GroupSnapshot = await workflow.execute_activity_method(
+                Monitoring.load_group, self.group, **_limits(s(10), m(1))
+            )
+        except ActivityError as error:
+            self._set(note=f"the configuration could not be loaded: {explain(error)}", loaded_at=now)
+            return known is not None
+        self._set(snapshot=found, loaded_at=now)
+        return True
+
+    def _judge(self) -> None:
+        """Begins or ends the outage by the votes of now."""
+        votes, now, outage = self._votes(), workflow.now(), self.state.outage
+        if votes.agreed and (outage is None or (outage.region, outage.epoch) != (votes.owner, votes.epoch)):
+            losses = [at for at in self.state.losses if now - at < REMEMBERED]
+            self._set(outage=outage_of(votes, now), losses=[*losses, now], question=None, told=[], no_candidate=False)
+        elif not votes.agreed and outage is not None:
+            if (outage.region, outage.epoch) == (votes.owner, votes.epoch) and self.state.told:
+                after = duration(now - outage.began_at)
+                title = f"{self.group}: {outage.region} is no longer seen as lost, after {after}"
+                self._tell("back", Severity.INFO, title, self._words())
+            self._set(outage=None, question=None, told=[], retry_at=None, no_candidate=False)
+
+    async def _start(self, decision: Decision, outage: Outage | None) -> None:
+        assert outage is not None
+        incident = str(workflow.uuid4())
+        reason = f"{outage.region} is lost: {lost_words(outage)}; {decision.why}"[:LONGEST_REASON]
+        order = StartOrder(
+            group=self.group, plan=decision.plan, region=outage.region, epoch=outage.epoch, reason=reason,
+            outage_began_at=outage.began_at, incident=incident, approved=decision.approved,
+        )  # fmt: skip
+        try:
+            started: Started = await workflow.execute_activity_method(
+                Monitoring.start_plan, order, **_limits(s(10), s(30)), summary=f"start {decision.plan}"
+            )
+        except ActivityError as error:
+            self._set(
+                retry_at=workflow.now() + ASK_AGAIN, note=f"{decision.plan} could not be started: {explain(error)}"
+            )
+            self._tell(
+                "not-started", Severity.CRITICAL, f"{self.group}: {decision.plan} could not be started",
+                f"{explain(error)}. It is tried again every {duration(ASK_AGAIN)}. {self._words()}",
+            )  # fmt: skip
+            return
+        if started.outcome == "started":
+            self._begun(decision, order, started)
+        elif started.outcome == "moved":
+            self._set(owner=started.owner, epoch=started.epoch, outage=None, question=None, note=started.detail)
+        else:
+            self._set(retry_at=workflow.now() + ASK_AGAIN, note=started.detail)
+
+    def _begun(self, decision: Decision, order: StartOrder, started: Started) -> None:
+        now = workflow.now()
+        run = OwnRun(
+            plan=order.plan, workflow_id=started.workflow_id, run_id=started.run_id, started_at=now,
+            outage_began_at=order.outage_began_at, reason=order.reason, incident=order.incident,
+        )  # fmt: skip
+        self._set(run=run, last_automatic_at=now, retry_at=None, note=f"{order.plan} was started")
+        title = f"{self.group}: {order.plan} was started, {order.region} is lost"
+        self._tell(
+            f"begun {order.incident}", Severity.CRITICAL, title,
+            f"{decision.why}. {self._words()} Incident {order.incident}. "
+            f"Follow it: drctl status --watch {started.workflow_id}",
+        )  # fmt: skip
+        self._following = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Waits for the end of the plan that was started, and says how it went."""
+        run = self.state.run
+        assert run is not None
+        started = Started(outcome="started", workflow_id=run.workflow_id, run_id=run.run_id)
+        try:
+            end: PlanEnd = await workflow.execute_activity_method(
+                Monitoring.follow_plan,
+                started,
+                start_to_close_timeout=timedelta(days=30),
+                heartbeat_timeout=HEARTBEAT * 5,
+                retry_policy=PROBE,
+                summary=f"end of {run.plan}",
+            )
+        except ActivityError as error:
+            end = PlanEnd(completed=False, state="unknown", error=explain(error))
+        now = workflow.now()
+        self._set(run=run.model_copy(update={"end": end, "ended_at": now}), question=None)
+        if not end.completed and run.plan == "Failover" and end.step == "choose-target":
+            self._set(no_candidate=True)
+        title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
+        self._tell(f"ended {run.incident}", severity, title, f"{body} Incident {run.incident}.")
+        self._following, self._dirty = None, True
+
+    async def _notice_silence(self) -> None:
+        """A group that nobody watches any more would never be lost: that is said once."""
+        while True:
+            stale_at = self._all_stale_at()
+            if stale_at is None:
+                await asyncio.sleep(60)
+            elif stale_at > workflow.now():
+                await asyncio.sleep((stale_at - workflow.now()).total_seconds() + 1)
+            else:
+                await self._say_unwatched(stale_at)
+
+    def _all_stale_at(self) -> datetime | None:
+        if self.state.snapshot is None:
+            return None
+        configured = self.state.snapshot.failover.vantage_points
+        moments = [
+            entry.stale_at
+            for name, each in self.state.heard.items()
+            for entry in each.values()
+            if name in configured and not entry.report.leaving
+        ]
+        return max(moments, default=None)
+
+    async def _say_unwatched(self, since: datetime) -> None:
+        if self.state.unwatched_since is None:
+            self._set(unwatched_since=since)
+            words = "No vantage point was heard of since, so nothing would fail over by itself. See to the monitors"
+            self._tell("", Severity.CRITICAL, f"{self.group}: nobody watches it since {moment(since)}", f"{words}.")
+        await workflow.wait_condition(lambda: (self._all_stale_at() or since) > workflow.now())
+        self._set(unwatched_since=None)
+
+    # Telling people.
+
+    def _words(self) -> str:
+        outage = self.state.outage
+        if outage is None:
+            return ""
+        objectives = ""
+        if self.state.snapshot is not None:
+            goals = self.state.snapshot.objectives
+            objectives = f" Objectives: RTO {duration(goals.rto)}, RPO {duration(goals.rpo)}."
+        return f"{outage.region} fails since {moment(outage.began_at)}: {lost_words(outage)}.{objectives}"
+
+    def _tell(self, key: str, severity: Severity, title: str, body: str) -> None:
+        """Once for each key of an outage."""
+        if key and key in self.state.told:
+            return
+        unsent = [*self.state.unsent, Alert(severity=severity, title=title, body=body.strip())][-MOST_ALERTS:]
+        self._set(told=[*self.state.told, *([key] if key else [])], unsent=unsent)
+        if self._delivering is None:
+            self._delivering = asyncio.create_task(self._deliver())
+
+    async def _deliver(self) -> None:
+        """In their order, each until it was taken or its time is over; a decision never waits for it."""
+        while self.state.unsent:
+            alert = self.state.unsent[0]
+            try:
+                await workflow.execute_activity_method(
+                    Notifications.alert, alert, **_limits(s(30), m(1)), summary=alert.title[:200]
+                )
+            except ActivityError as error:
+                workflow.logger.error(f"alert not delivered ({alert.title}): {explain(error)}")
+            self._set(unsent=self.state.unsent[1:])
+        self._delivering = None
+
+
+def _limits(attempt: timedelta, budget: timedelta) -> dict[str, Any]:
+    return {
+        "start_to_close_timeout": attempt,
+        "schedule_to_close_timeout": budget,
+        "heartbeat_timeout": HEARTBEAT,
+        "retry_policy": PROBE,
+    }
+
+
+MONITORS: list[type] = [HealthMonitor, VantageMonitor]
+"""What a worker takes beside the plans."""

@@ -1,0 +1,74 @@
+"""What a group's monitor knows, and what it shows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import Field
+
+    from activities.monitoring import PlanEnd
+    from activities.notifications import Alert
+    from recovery.domain.base import Recorded
+    from recovery.domain.group import GroupSnapshot
+    from recovery.health.decision import Question
+    from recovery.health.quorum import Heard, Outage, Votes
+
+MOST_EVENTS = 4_000  # of a history, after which the next run goes on
+
+
+class OwnRun(Recorded):
+    """The plan that this monitor started last."""
+
+    plan: str
+    workflow_id: str
+    run_id: str
+    started_at: datetime
+    outage_began_at: datetime
+    reason: str
+    incident: str
+    end: PlanEnd | None = None
+    ended_at: datetime | None = None
+
+
+class MonitorState(Recorded):
+    """Everything that a group's monitor knows."""
+
+    snapshot: GroupSnapshot | None = None
+    loaded_at: datetime | None = None
+    heard: dict[str, dict[str, Heard]] = Field(default_factory=dict)
+    owner: str | None = None
+    epoch: int = 0
+    outage: Outage | None = None
+    losses: list[datetime] = Field(default_factory=list)
+    question: Question | None = None
+    run: OwnRun | None = None
+    last_automatic_at: datetime | None = None
+    no_candidate: bool = False
+    retry_at: datetime | None = None
+    told: list[str] = Field(default_factory=list)
+    unsent: list[Alert] = Field(default_factory=list)
+    unwatched_since: datetime | None = None
+    note: str = ""
+    most_events: int = MOST_EVENTS
+    runs: int = 1
+
+
+class HealthView(Recorded):
+    """What the query ``health`` answers."""
+
+    group: str
+    policy: str = ""
+    policy_note: str = ""
+    configured: list[str] = Field(default_factory=list)
+    votes: Votes | None = None
+    outage: Outage | None = None
+    question: Question | None = None
+    run: OwnRun | None = None
+    cooldown_until: datetime | None = None
+    watched_until: datetime | None = None
+    losses: list[datetime] = Field(default_factory=list)
+    note: str = ""
+    now: datetime
