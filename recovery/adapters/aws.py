@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
@@ -40,6 +41,13 @@ _DENIED = {
 _SERVERS_FAULT = 500
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0  # seconds
 THREADS = 4
+_MAKING = threading.Lock()
+
+
+@functools.cache
+def _session() -> boto3.session.Session:
+    """One for all: it keeps the descriptions of the APIs, which take half a second to read. Not safe in threads."""
+    return boto3.session.Session()
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,6 @@ class AwsCalls(Generic[Client]):
         self._access = access
         self._patience = patience.total_seconds()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=service)
-        self._making = threading.Lock()
         self._made: Client | None = None
 
     async def run(
@@ -114,11 +121,10 @@ class AwsCalls(Generic[Client]):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _client(self) -> Client:
-        with self._making:
+        with _MAKING:
             if self._made is None:
                 access = self._access
-                session = boto3.session.Session()
-                make: Any = session.client
+                make: Any = _session().client
                 self._made = make(
                     self._service,
                     region_name=access.region,

@@ -135,7 +135,14 @@ class Route53Zone:
             await self._until_in_sync(change, deadline)
         if not self._check_answers:
             return []
-        notes = [note for record in records for note in await self._siblings(record)]
+        ours = {(plain_name(record.name), record.type.upper(), record.set_identifier) for record in records}
+        notes = [
+            f"{title(other)} {other.type} has weight {other.weight} and answers clients, too: {words(other)}"
+            for record in records
+            if record.set_identifier is not None
+            for other in await self._others(record)
+            if other.weight and (plain_name(other.name), other.type, other.set_identifier) not in ours
+        ]
         servers = await self._servers()
         if not servers:
             return [*notes, f"zone {self._zone} is private or names no server: its answers were not looked at"]
@@ -304,16 +311,6 @@ class Route53Zone:
                 with contextlib.suppress(BadInput):
                     members.append(read(found, record.name, record.zone))
         return members
-
-    async def _siblings(self, record: DnsBefore) -> list[str]:
-        """What beside the group's record still draws clients."""
-        if record.set_identifier is None:
-            return []
-        return [
-            f"{title(other)} {other.type} has weight {other.weight} and answers clients, too: {words(other)}"
-            for other in await self._others(record)
-            if other.weight and not same(other.model_copy(update={"weight": record.weight}), record)
-        ]
 
 
 def _parts(before: DnsBefore, after: DnsBefore) -> list[Any]:

@@ -41,7 +41,7 @@ def written(record: DnsBefore) -> RecordSet:
         BadInput: a value is none of the record's type, or the name lies outside the zone.
     """
     _check(record)
-    found: RecordSet = {"Name": record.name, "Type": record.type.upper()}
+    found: RecordSet = {"Name": plain_name(record.name), "Type": record.type.upper()}
     if record.set_identifier is not None:
         found |= {"SetIdentifier": record.set_identifier, "Weight": record.weight or 0}
     if record.alias is not None:

@@ -1,4 +1,4 @@
-"""The DnsZone port: the fake, the lab's server and (where installed) BIND must behave the same."""
+"""The DnsZone port: the fake, the lab's server, BIND (where installed) and Route 53 must behave the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from recovery.adapters.rfc2136 import Rfc2136Zone, TsigKey
 from recovery.domain.plan import DnsBefore
 from recovery.errors import Contended
 from recovery.ports.dns import DnsZone
-from tests.contract import dns_servers
+from tests.contract import dns_servers, route53_zones
 from tests.contract.dns_servers import KEY_NAME, RECORDS, SECRET, ZONE, Server
+from tests.contract.moto_server import moto
+from tests.contract.route53_front import route53
 from tests.fakes.dns import FakeDnsZone
 
 
@@ -23,8 +25,22 @@ class Subject:
     zones: tuple[str, ...]
 
 
-@pytest.fixture(params=["fake", *dns_servers.available()])
-async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Subject]:
+@pytest.fixture(scope="module")
+async def amazon() -> AsyncIterator[str]:
+    async with moto() as address:
+        yield address
+
+
+@pytest.fixture(params=["fake", "route53", *dns_servers.available()])
+async def subject(
+    request: pytest.FixtureRequest, amazon: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Subject]:
+    if request.param == "route53":
+        async with route53(amazon) as front:
+            zone = route53_zones.client(front, await route53_zones.made_zone(front, ZONE, RECORDS))
+            yield Subject(zone, (ZONE,))
+            await zone.close()
+        return
     if request.param == "fake":
         seen: dict[tuple[str, str], DnsBefore] = {}
         for name, ttl, kind, value in RECORDS:
@@ -69,6 +85,12 @@ async def test_switch_and_undo(subject: Subject) -> None:
     assert await current(subject, "db") == after
     await subject.zone.replace([(after, before)])
     assert await current(subject, "db") == before
+
+
+async def test_a_change_that_was_made_settles(subject: Subject) -> None:
+    before, after = await current(subject, "db"), record("db", "198.51.100.7")
+    await subject.zone.replace([(before, after)])
+    assert await subject.zone.settle([after]) == []
 
 
 async def test_several_records_change_together(subject: Subject) -> None:
