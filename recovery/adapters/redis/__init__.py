@@ -3,9 +3,11 @@
 What `workers/guard.py` builds::
 
     server = RedisServer(host, port, RedisLogin(user=None, password="...", tls=None))
-    store = GuardedRedis(server, state_folder, strength=Strength.GUARD)   # a GuardedStore and a Tended
+    store = GuardedRedis(server, state_folder, group="shop", peers={"eu-west-1": Upstream("eu-west-1", host, port)})
 
-``redis.conf`` says ``replicaof 127.0.0.1 1``: whatever starts the server gets a replica of nowhere, which keeps its data
-and refuses writes. The guard runs on the server's host: it ends a frozen server by the port it listens at.
+It is a GuardedStore, Tended (the guard calls ``tend`` between orders) and Catching.
+
+``redis.conf`` says ``replicaof 127.0.0.1 1``: whatever starts the server gets a replica of nowhere, which keeps its
+data and refuses writes. The guard runs on the server's host: it ends a frozen server by the port it listens at.
 ``state_folder`` is the region's (below ``guards.state_folder``); what it holds is named after ``group``.
 """

@@ -1,0 +1,151 @@
+"""One connection to a Redis (RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/).
+
+A fence needs to know exactly how long each step may take and that nothing is tried again behind its back, which is why
+no pool stands between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recovery.errors import Refused, Unreachable
+
+LONGEST_REPLY = 64 << 20  # bytes; what we ask for is far smaller
+
+
+class ServerSaid(Exception):
+    """An error reply, in the server's own words (``LOADING ...``, ``NOPERM ...``)."""
+
+    @property
+    def code(self) -> str:
+        return str(self).partition(" ")[0]
+
+
+@dataclass(frozen=True)
+class RedisLogin:
+    """``user`` None is the default user; ``password`` None sends no AUTH."""
+
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None  # in the server's certificate, where it differs from the host
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    host: str
+    port: int
+    login: RedisLogin = RedisLogin()
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Connection:
+    """Commands one after another. A reply that was not awaited to its end makes the connection useless: close it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def run(self, *words: str | int) -> Any:
+        """The reply: text, int, list or None. Raises ServerSaid, OSError (lost), ValueError (no Redis)."""
+        (reply,) = await self.pipeline([words])
+        if isinstance(reply, ServerSaid):
+            raise reply
+        return reply
+
+    async def pipeline(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
+        """All commands in one packet; error replies are returned in their places."""
+        self._writer.write(b"".join(_encoded(words) for words in commands))
+        await self._writer.drain()
+        return [await self._reply() for _ in commands]
+
+    async def info(self, *sections: str) -> dict[str, str]:
+        """Fields of INFO; without sections the default ones. (Several at once only since 7.0: asked one by one.)"""
+        replies = await self.pipeline([("INFO", section) for section in sections] or [("INFO",)])
+        found: dict[str, str] = {}
+        for reply in replies:
+            if isinstance(reply, ServerSaid):
+                raise reply
+            for line in str(reply).splitlines():
+                name, colon, value = line.partition(":")
+                if colon and not name.startswith("#"):
+                    found[name] = value
+        return found
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+    async def _reply(self) -> Any:
+        line = await self._reader.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionResetError("the server closed the connection")
+        kind, rest = line[:1], line[1:-2]
+        if kind == b"+":
+            return rest.decode(errors="replace")
+        if kind == b"-":
+            return ServerSaid(rest.decode(errors="replace"))
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            size = int(rest)
+            if size > LONGEST_REPLY:
+                raise ValueError(f"a reply of {size} bytes")
+            return None if size < 0 else (await self._reader.readexactly(size + 2))[:-2].decode(errors="replace")
+        if kind == b"*":
+            return None if int(rest) < 0 else [await self._reply() for _ in range(int(rest))]
+        raise ValueError("what answers there is no Redis")
+
+
+def _encoded(words: Sequence[str | int]) -> bytes:
+    parts = [str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+@contextlib.asynccontextmanager
+async def connected(server: RedisServer) -> AsyncIterator[Connection]:
+    """Connected and logged in; bounded by the caller's ``asyncio.timeout``. Raises OSError, ServerSaid, ValueError."""
+    login = server.login
+    reader, writer = await asyncio.open_connection(
+        server.host,
+        server.port,
+        ssl=login.tls,
+        server_hostname=(login.server_name or server.host) if login.tls else None,
+    )
+    connection = Connection(reader, writer)
+    try:
+        if login.password is not None:
+            await connection.run("AUTH", *([login.user] if login.user else []), login.password)
+        yield connection
+    finally:
+        connection.abort()
+
+
+LOST = (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError)
+"""What a connection raises when the server is gone, silent, or no Redis."""
+
+
+@contextlib.asynccontextmanager
+async def asking(server: RedisServer, seconds: float, purpose: str) -> AsyncIterator[Connection]:
+    """As ``connected``, within ``seconds`` in all, with this library's errors.
+
+    Raises:
+        Unreachable: no answer in time, or one that passes (it loads its data, it has too many clients).
+        Refused: it answered that this user may not.
+    """
+    try:
+        async with asyncio.timeout(seconds), connected(server) as connection:
+            yield connection
+    except ServerSaid as error:
+        if error.code in ("LOADING", "BUSY", "ERR") and ("max number of clients" in str(error) or error.code != "ERR"):
+            raise Unreachable(f"Redis {server} could not {purpose} now: {error}") from error
+        raise Refused(f"Redis {server} refused to {purpose}: {error}") from error
+    except TimeoutError as error:
+        raise Unreachable(f"Redis {server} did not answer within {seconds:g} s, asked to {purpose}.") from error
+    except LOST as error:
+        raise Unreachable(f"Redis {server} could not be asked to {purpose}: {error or type(error).__name__}") from error

@@ -1,0 +1,115 @@
+"""Saves all data of an old primary before it follows the new one, which replaces them.
+
+A replica of nowhere refuses to stream them (``NOMASTERLINK``), and making it a primary for that would be a second one.
+So the server writes its own RDB file (``BGSAVE``), and the guard, which runs on the same host, copies it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from recovery.adapters.listening import Listener, write_durably
+from recovery.adapters.redis.connection import Connection, RedisServer, asking
+from recovery.adapters.redis.replication import Replication
+from recovery.errors import Refused, Unreachable
+
+SAVE_SECONDS = 600.0
+POLL = 0.05
+
+
+@dataclass(frozen=True)
+class SavedData:
+    """``bytes_beyond``: of the replication stream that the new primary lacks; None where the histories are unrelated.
+
+    Opened with ``redis-server --dbfilename``, or by any tool that reads RDB files.
+    """
+
+    file: str
+    keys: int
+    replid: str
+    offset: int
+    fork: int | None
+    bytes_beyond: int | None
+    saved_at: str
+
+
+async def save_data(
+    server: RedisServer, listener: Listener, folder: Path, own: Replication, new: Replication
+) -> SavedData:
+    """Writes ``<time>-<offset>.rdb`` and ``.json`` into ``folder``; nothing is written twice for one state.
+
+    Raises:
+        Refused: the server does not save, or its file cannot be read from here.
+        Unreachable: it does not answer, or has not finished after ten minutes.
+    """
+    name = f"{own.replid[:12]}-{own.offset}"
+    note, target = folder / f"{name}.json", folder / f"{name}.rdb"
+    if note.exists() and target.exists():
+        return SavedData(**json.loads(note.read_text()))
+    directory, filename = await _save(server)
+    pids = await listener.pids()
+    await asyncio.to_thread(_copy, pids, directory, filename, target)
+    fork = new.second_offset - 1 if own.replid == new.replid2 else None
+    saved = SavedData(
+        file=str(target),
+        keys=own.keys,
+        replid=own.replid,
+        offset=own.offset,
+        fork=fork,
+        bytes_beyond=None if fork is None else max(0, own.offset - fork),
+        saved_at=datetime.now(UTC).isoformat(),
+    )
+    await asyncio.to_thread(write_durably, note, json.dumps(asdict(saved), indent=2))
+    return saved
+
+
+async def _save(server: RedisServer) -> tuple[Path, str]:
+    async with asking(server, SAVE_SECONDS, "save its data") as connection:
+        directory = (await connection.run("CONFIG", "GET", "dir"))[1]
+        filename = (await connection.run("CONFIG", "GET", "dbfilename"))[1]
+        began = await _idle(connection)
+        while int((await connection.run("TIME"))[0]) <= began:  # the time of the last save has whole seconds
+            await asyncio.sleep(POLL)
+        await connection.run("BGSAVE")
+        if await _idle(connection) <= began:
+            raise Refused(f"Redis {server} could not write its RDB file: see its log (is there room on its disk?).")
+    return Path(directory), str(filename)
+
+
+async def _idle(connection: Connection) -> int:
+    """Waits until no child writes; returns when the last save ended, by the server's clock."""
+    while True:
+        now = await connection.info("persistence")
+        if now["rdb_bgsave_in_progress"] == now["aof_rewrite_in_progress"] == "0":
+            return int(now["rdb_last_save_time"])
+        await asyncio.sleep(POLL)
+
+
+def _copy(pids: list[int], directory: Path, filename: str, target: Path) -> None:
+    """Through the process's own root folder: it may live in a container."""
+    roots = [Path(f"/proc/{pid}/root") for pid in pids] or [Path("/")]
+    source = roots[0] / directory.relative_to("/") / filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".partial")
+    try:
+        scratch.touch(mode=0o600)
+        with source.open("rb") as read, scratch.open("wb") as write:
+            if read.read(5) != b"REDIS":
+                raise Refused(f"{source} is no RDB file, so the old primary's data are not saved.")
+            read.seek(0)
+            shutil.copyfileobj(read, write, 1 << 20)
+            write.flush()
+            os.fsync(write.fileno())
+    except PermissionError as error:
+        raise Refused(
+            f"The old primary's data in {source} cannot be read: run the guard as root, or as the server's user."
+        ) from error
+    except FileNotFoundError as error:
+        raise Unreachable(f"The old primary's data are not in {source}: was its server restarted meanwhile?") from error
+    scratch.replace(target)

@@ -1,0 +1,384 @@
+"""A Redis as its guard drives it: promoted, demoted, ended in order, made a replica again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from recovery.adapters.listening import Listener, accepts
+from recovery.adapters.redis.configured import starts_at_rest
+from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking, connected
+from recovery.adapters.redis.divergence import save_data
+from recovery.adapters.redis.link import Link, collapsed, look_at
+from recovery.adapters.redis.memory import Memory, Remembered
+from recovery.adapters.redis.replication import NOWHERE, Replication, replication
+from recovery.domain.guarding import Promotion, StoreRole, StoreState
+from recovery.domain.ownership import Strength
+from recovery.errors import Refused, Unreachable
+from recovery.ports.guard import Emergency, Upstream
+
+PROCESS_NAMES = frozenset({"redis-server", "valkey-server"})
+ANSWER = 0.3  # seconds that a server has to end its writes by itself
+END = 0.6  # seconds for its process to end after SIGKILL
+ASK = 2.0  # seconds for an ordinary question
+LINK = 10.0  # seconds that ``follow`` waits for the link; a long first copy goes on by itself
+SILENT = 2  # seconds without an acknowledgement after which an orderly end does not wait for a replica
+POLL = 0.02
+
+log = logging.getLogger(__name__)
+
+
+class GuardedRedis:
+    """GuardedStore, Tended and Catching. ``server`` is the one on this host, as the guard reaches it.
+
+    ``peers`` are the group's Redis servers in other regions, as this one reaches them: an orderly end asks them how far
+    they are, for a replica acknowledges by itself only once a second. ``state_folder`` keeps what is remembered
+    (``redis-<group>.json``) and what is saved of an old primary (``divergence/redis-<group>/``).
+    """
+
+    store = "redis"
+
+    def __init__(
+        self,
+        server: RedisServer,
+        state_folder: Path,
+        *,
+        group: str = "default",
+        peers: Mapping[str, Upstream] = MappingProxyType({}),
+        strength: Strength = Strength.GUARD,
+    ) -> None:
+        self.strength = strength
+        self._server = server
+        self._peers = dict(peers)
+        self._listener = Listener(server.host, server.port, PROCESS_NAMES)
+        self._memory = Memory(state_folder / f"redis-{group}.json")
+        self._saved = state_folder / "divergence" / f"redis-{group}"
+        self._accept = state_folder / f"redis-{group}.accept-empty-primary"
+        self._link = Link(server)
+        self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
+        self._demotions = 0
+        self._promoting = False
+
+    def emergency(self) -> Emergency:
+        return Emergency(
+            self.store,
+            "listener",
+            {"host": self._server.host, "port": self._server.port, "names": sorted(PROCESS_NAMES)},
+        )
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    async def observe(self) -> StoreState:
+        remembered = await self._memory.load()
+        try:
+            async with asyncio.timeout(ASK - 0.2), connected(self._server) as connection:
+                return self._state(await replication(connection), remembered)
+        except ServerSaid as error:
+            return self._silent(StoreRole.UNREACHABLE, str(error))
+        except LOST as error:
+            reason = str(error) or f"no answer ({type(error).__name__})"
+        runs = await accepts(self._server.host, self._server.port, 0.1) or await self._listener.pids()
+        return self._silent(StoreRole.UNREACHABLE if runs else StoreRole.STOPPED, reason)
+
+    def _silent(self, role: StoreRole, detail: str) -> StoreState:
+        return StoreState(store=self.store, role=role, strength=self.strength, detail=detail)
+
+    def _state(self, now: Replication, remembered: Remembered) -> StoreState:
+        role = StoreRole.STALE if remembered.part == "primary" else StoreRole.STANDBY
+        if now.accepts_writes:
+            role = StoreRole.PRIMARY
+        lag: float | None = None
+        if now.link_up:
+            lag = 0.0 if now.last_heard <= SILENT * 5 else float(now.last_heard)  # an idle primary speaks every 10 s
+        history = f"{now.replid}@{now.offset}"
+        if now.second_offset >= 0:
+            history += f", {now.replid2}@{now.second_offset - 1}"
+        return StoreState(
+            store=self.store,
+            role=role,
+            strength=self.strength,
+            position=str(now.offset),
+            order=now.offset,
+            history=history,
+            lag_seconds=lag,
+            detail=_words(now, remembered),
+        )
+
+    # -- becoming a primary, and ending one -----------------------------------------------------------------------
+
+    async def secure(self) -> None:
+        """Raises Refused where its configuration file would start a primary. One that does not run is not judged."""
+        try:
+            async with asking(self._server, ASK, "say which configuration file it read") as connection:
+                info = await connection.info("server")
+        except Unreachable as error:
+            log.info("%s Whether it starts at rest is not known yet.", error)
+            return
+        await starts_at_rest(self._server, info.get("config_file", ""), await self._listener.pids())
+
+    async def start(self) -> None:
+        """Nothing: its service manager starts it, at rest by its configuration."""
+
+    async def promote(self, epoch: int) -> Promotion:
+        """Raises Refused where it holds no data although it did; Unreachable where it does not answer."""
+        async with self._turn, asking(self._server, ASK, "become a primary") as connection:
+            self._promoting, demotions = True, self._demotions
+            try:
+                remembered = await self._memory.load()
+                before = await replication(connection)
+                already = before.is_primary and remembered.part == "primary" and remembered.epoch == epoch
+                if not already:
+                    if not before.is_primary:
+                        self._must_hold_data(before, remembered)
+                    await self._memory.save(Remembered("primary", epoch, before.keys))
+                    if self._demotions != demotions:
+                        raise Refused(f"Redis {self._server} was demoted while it was to be promoted.")
+                    await connection.pipeline([("REPLICAOF", "NO", "ONE"), ("CLIENT", "UNPAUSE")])
+                now = await replication(connection)
+            finally:
+                self._promoting = False
+            if not now.is_primary:
+                raise Unreachable(f"Redis {self._server} took REPLICAOF NO ONE and is no primary.")
+        return Promotion(
+            store=self.store,
+            epoch=epoch,
+            at=datetime.now(UTC),
+            position=str(now.offset),
+            before=str(before.offset),
+            already=already,
+            note=f"{now.keys} keys, replication id {now.replid}",
+        )
+
+    def _must_hold_data(self, now: Replication, remembered: Remembered) -> None:
+        if now.syncing and now.keys == 0:
+            raise Refused(f"Redis {self._server} is in its first copy and holds nothing yet: it is no candidate.")
+        if now.keys == 0 and remembered.keys > 0 and not self._accept.exists():
+            raise Refused(
+                f"Redis {self._server} holds no keys, and held {remembered.keys} when its link was last seen whole: its"
+                f" data are lost. Restore a recovery point, or create {self._accept} to promote it as it is."
+            )
+
+    async def demote(self) -> str | None:
+        """Asks for at most 0.3 s, then kills. Raises Unreachable where neither ended it."""
+        self._demotions += 1
+        try:
+            async with asyncio.timeout(ANSWER), connected(self._server) as connection:
+                position = await self._end_writes(connection)
+                while self._promoting:  # what it has sent already may arrive after our command
+                    await asyncio.sleep(POLL / 4)
+                    position = await self._end_writes(connection)
+                return position
+        except (*LOST, ServerSaid, KeyError, Unreachable) as error:
+            reason = str(error) or "no answer"
+        killed = await self._listener.kill(END)
+        if killed:
+            log.warning("Redis %s was killed (processes %s): %s", self._server, killed, reason)
+        elif await accepts(self._server.host, self._server.port, 0.1):
+            raise Unreachable(
+                f"Redis {self._server} could not be made a replica ({reason}), and no process named"
+                f" {' or '.join(sorted(PROCESS_NAMES))} listens there on this host: run its guard beside it."
+            )
+        return None
+
+    async def _end_writes(self, connection: Connection) -> str:
+        now = await replication(connection)
+        if now.accepts_writes:
+            replies = await connection.pipeline(
+                [
+                    ("REPLICAOF", *NOWHERE),
+                    ("CONFIG", "SET", "replica-read-only", "yes"),
+                    ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+                    ("CLIENT", "KILL", "TYPE", "pubsub"),
+                    ("CLIENT", "UNPAUSE"),
+                    ("ROLE",),
+                ]
+            )
+            now = await replication(connection)
+            role = replies[-1]
+            if now.accepts_writes or not isinstance(role, list) or role[0] != "slave":
+                raise Unreachable(f"it answered {replies}")
+        return str(now.offset)
+
+    async def end_in_order(self, seconds: float) -> str:
+        until = time.monotonic() + seconds
+        async with self._turn, asking(self._server, seconds + ANSWER, "end in order") as connection:
+            now = await replication(connection)
+            if not now.is_primary:
+                return str(now.offset)
+            await connection.run("CLIENT", "PAUSE", int(seconds * 1000) + 2000, "WRITE")
+            try:
+                await self._replicas_have_all(connection, until)
+                position = await self._end_writes(connection)
+            except BaseException:
+                await asyncio.shield(self._resume())
+                raise
+            remembered = await self._memory.load()
+            await self._memory.save(replace(remembered, ended_at=int(position)))
+        return position
+
+    async def _resume(self) -> None:
+        """Ends the pause of writes now; without an answer it ends by itself, for it has a limit."""
+        try:
+            async with asyncio.timeout(ANSWER), connected(self._server) as connection:
+                await connection.run("CLIENT", "UNPAUSE")
+        except (*LOST, ServerSaid) as error:
+            log.warning("Redis %s keeps writes paused for its limit: %s", self._server, error)
+
+    async def _replicas_have_all(self, connection: Connection, until: float) -> None:
+        """Writes are paused: waits until every replica that still answers has the last of them, one at least."""
+        while True:
+            now = await replication(connection)
+            online = [each for each in now.replicas if each.online]
+            answering = [each for each in online if each.silent_for <= SILENT]
+            if answering and all(each.offset >= now.offset for each in answering):
+                return
+            peers = await asyncio.gather(*(self._offset_of(peer, now) for peer in self._peers.values()))
+            offsets = [offset for offset in peers if offset is not None]
+            if offsets and min(offsets) >= now.offset:
+                return
+            if time.monotonic() > until:
+                behind = ", ".join(f"{each.address} {now.offset - each.offset} bytes behind" for each in online)
+                raise Unreachable(
+                    f"Redis {self._server} was not ended: its replicas do not have everything"
+                    f" ({behind or 'none is connected'}). Writes go on."
+                )
+            await asyncio.sleep(POLL)
+
+    async def _offset_of(self, peer: Upstream, own: Replication) -> int | None:
+        """How far a peer is that replicates from here; None for any other."""
+        seen = await look_at(RedisServer(peer.host, peer.port, self._server.login), ANSWER)
+        return seen.offset if seen and not seen.is_primary and seen.link_up and seen.replid == own.replid else None
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    async def stop_receiving(self) -> str:
+        async with self._turn, asking(self._server, ASK, "stop receiving") as connection:
+            now = await replication(connection)
+            if not now.is_primary:
+                await self._link.detach(connection)
+                now = await replication(connection)
+        return str(now.offset)
+
+    async def wait_for(self, position: str, seconds: float) -> str:
+        """Offsets are compared: they count the bytes of one stream, which a replica shares with its primary."""
+        wanted = int(position)
+        async with asking(self._server, seconds + ASK, "say how far it is") as connection:
+            until = time.monotonic() + seconds
+            while (now := await replication(connection)).offset < wanted:
+                if time.monotonic() > until:
+                    raise Unreachable(f"Redis {self._server} has offset {now.offset}, and {wanted} was the last.")
+                await asyncio.sleep(POLL)
+        return str(now.offset)
+
+    async def follow(self, upstream: Upstream) -> StoreState:
+        """Its data are saved first where it was a primary, or may have been, and holds what the owner lacks.
+
+        Returns when the link stands, or after ten seconds while a first copy goes on.
+
+        Raises:
+            Refused: it is a primary; the upstream is none; the upstream's data collapsed (see ``link``).
+            Unreachable: either side does not answer.
+        """
+        address = (upstream.host, upstream.port)
+        async with self._turn:
+            async with asking(self._server, ASK, "say what it follows") as connection:
+                now = await replication(connection)
+            if now.accepts_writes:
+                raise Refused(f"Redis {self._server} accepts writes: it is demoted before it follows {upstream.host}.")
+            if now.upstream == address and now.link_up:
+                return await self.observe()
+            saved = await self._permit(now, upstream)
+            async with asking(self._server, LINK + ASK, "follow") as connection:
+                await self._link.attach(connection, address)
+                now = await self._stands(connection)
+            before = await self._memory.load()
+            keys = now.keys if now.link_up else before.keys
+            await self._memory.save(Remembered("replica", before.epoch, keys, f"{upstream.host}:{upstream.port}"))
+        state = await self.observe()
+        return state.model_copy(update={"detail": f"{state.detail}. {saved}"}) if saved else state
+
+    async def _permit(self, now: Replication, upstream: Upstream) -> str:
+        """Looks at the new primary, and saves what it would replace. Returns where it was saved, in words."""
+        primary = await look_at(RedisServer(upstream.host, upstream.port, self._server.login), ASK)
+        if primary is None:
+            raise Unreachable(f"Redis {upstream.host}:{upstream.port} of {upstream.region} does not answer.")
+        if not primary.is_primary or primary.run_id == now.run_id:
+            raise Refused(f"Redis {upstream.host}:{upstream.port} of {upstream.region} is no other primary to follow.")
+        remembered = await self._memory.load()
+        if primary.descends_from(now) or now.keys == 0:
+            return ""
+        if remembered.part == "replica":
+            reason = collapsed(max(now.keys, remembered.keys), primary)
+            if reason and not await asyncio.to_thread(self._consented):
+                await self._memory.save(replace(remembered, detached=reason))
+                raise Refused(
+                    f"Redis {self._server} does not follow {upstream.host}: {reason}. Promote this one, or restore the"
+                    f" primary; or create {self._accept} to give its data up."
+                )
+            return ""
+        saved = await save_data(self._server, self._listener, self._saved, now, primary)
+        beyond = "" if saved.bytes_beyond is None else f", {saved.bytes_beyond} bytes of changes beyond the fork"
+        return f"Its data as a primary were saved in {saved.file} ({saved.keys} keys{beyond})"
+
+    def _consented(self) -> bool:
+        """Uses the operator's consent up."""
+        existed = self._accept.exists()
+        self._accept.unlink(missing_ok=True)
+        return existed
+
+    async def _stands(self, connection: Connection) -> Replication:
+        until = time.monotonic() + LINK
+        while True:
+            try:
+                now = await replication(connection)
+                if now.link_up:
+                    await self._link.close(connection)
+                    return now
+                if time.monotonic() > until:
+                    return now
+            except ServerSaid as error:
+                if error.code != "LOADING" or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(POLL)
+
+    async def tend(self) -> None:
+        """Keeps the link's rule (see ``link``), and remembers how many keys it held while the link stood."""
+        if self._turn.locked():
+            return
+        async with self._turn:
+            try:
+                async with asyncio.timeout(ASK), connected(self._server) as connection:
+                    await self._tend(connection)
+            except (*LOST, ServerSaid) as error:
+                log.debug("Redis %s was not tended: %s", self._server, error)
+
+    async def _tend(self, connection: Connection) -> None:
+        now, remembered = await replication(connection), await self._memory.load()
+        if now.is_primary or now.at_rest:
+            return
+        reason = await self._link.tend(connection, now, remembered.keys)
+        if reason:
+            log.critical("Redis %s left its primary: %s", self._server, reason)
+            await self._memory.save(replace(remembered, detached=reason))
+        elif now.link_up and now.keys != remembered.keys:
+            await self._memory.save(replace(remembered, part="replica", keys=now.keys, detached=""))
+
+
+def _words(now: Replication, remembered: Remembered) -> str:
+    if now.is_primary:
+        return f"{now.keys} keys, {sum(each.online for each in now.replicas)} replicas"
+    if not now.read_only:
+        return "a replica that accepts writes: replica-read-only is off"
+    if now.link_up:
+        return f"{now.keys} keys, follows {now.upstream}"
+    if remembered.detached:
+        return f"{now.keys} keys, detached: {remembered.detached}"
+    if now.at_rest:
+        return f"{now.keys} keys, at rest"
+    return f"{now.keys} keys, {'is being copied from' if now.syncing else 'no link to'} {now.upstream}"

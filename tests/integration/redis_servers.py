@@ -1,0 +1,106 @@
+"""Redis servers of one's own for a test: configured to rest, restarted, frozen and killed at will."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.packages import redis_server
+from lab.processes import die_with
+from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
+
+PASSWORD = "a-password-of-the-test"
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@dataclass
+class OwnRedis:
+    """A redis-server in a folder of its own."""
+
+    folder: Path
+    append_only: bool = True
+    password: str | None = PASSWORD
+    lines: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def server(self) -> RedisServer:
+        return RedisServer("127.0.0.1", self.port, RedisLogin(password=self.password))
+
+    async def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configuration = self.folder / "redis.conf"
+        secret = f"requirepass {self.password}\nmasterauth {self.password}\n" if self.password else ""
+        configuration.write_text(
+            f'bind 127.0.0.1\nport {self.port}\n{secret}dir {self.folder}\nsave ""\nreplicaof 127.0.0.1 1\n'
+            f"appendonly {'yes' if self.append_only else 'no'}\n" + "\n".join(self.lines) + "\n"
+        )
+        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+            [str(redis_server()), str(configuration)],
+            stdout=(self.folder / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with(os.getpid()),
+        )
+        await self.wait_for("PING", expected="PONG")
+
+    def forget(self) -> None:
+        """What a lost disk does."""
+        for path in (*self.folder.glob("*.rdb"), *self.folder.glob("*.aof")):
+            path.unlink()
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+                self.process.send_signal(signal.SIGCONT)
+            self.process.wait(10)
+            self.process = None
+
+    async def ask(self, *words: str | int) -> Any:
+        async with asyncio.timeout(5), connected(self.server) as connection:
+            return await connection.run(*words)
+
+    async def wait_for(self, *words: str | int, expected: object, seconds: float = 10.0) -> None:
+        until = time.monotonic() + seconds
+        answer: object = None
+        while time.monotonic() < until:
+            try:
+                if (answer := await self.ask(*words)) == expected:
+                    return
+            except (*LOST, ServerSaid) as error:
+                answer = error
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{words} answered {answer!r} and not {expected!r} within {seconds} s")
+
+    async def fill(self, keys: int, prefix: str = "key") -> None:
+        async with asyncio.timeout(20), connected(self.server) as connection:
+            replies = await connection.pipeline([("SET", f"{prefix}:{number}", number) for number in range(keys)])
+            assert set(replies) == {"OK"}, replies[:1]
+
+
+@contextlib.contextmanager
+def own_redis(*servers: OwnRedis) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.end()
