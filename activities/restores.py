@@ -7,7 +7,7 @@ import time
 from activities.boundary import StepProgress, report_progress, step
 from recovery.domain.group import RegionPlan
 from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
-from recovery.domain.recovery_point import CheckResult
+from recovery.domain.recovery_point import BackupKind, CheckResult
 from recovery.domain.words import size
 from recovery.errors import NotFound, Refused, RestoreFailed
 from recovery.ports.measurements import Measurements
@@ -21,13 +21,18 @@ class RestoreSteps:
 
     @step("restores.choose_target")
     async def choose_target(self, context: PlanContext) -> StepOutcome:
-        """The region that was asked for, else the one of highest priority that does not own the group."""
+        """The region that was asked for; else, of a recovery, the best that does not own the group.
+
+        A restore lands beside the running service, in the region that owns the group: there its operator looks for it.
+        """
         owner = context.facts.source_region
         wanted = context.request.region
         candidates = [region for region in context.group.regions if region.postgres is not None]
         if wanted is not None:
             candidates = [region for region in candidates if region.name == wanted]
-        elif context.plan != "Restore":
+        elif context.plan == "Restore":
+            candidates = [region for region in candidates if region.name == owner] or candidates
+        else:
             candidates = [region for region in candidates if region.name != owner] or candidates
         if not candidates:
             raise NotFound(
@@ -58,7 +63,7 @@ class RestoreSteps:
         restored = await self._restores.restore(_order(context), tell)
         rate = size(int(restored.restored_bytes / max(time.monotonic() - began, 0.001)))
         return StepOutcome(
-            summary=f"{size(restored.restored_bytes)} at {rate}/s into {restored.host}:{restored.port}",
+            summary=f"{size(restored.restored_bytes)} at {rate}/s into {_named(restored)}",
             facts=Facts(restored=restored, last_recovered_commit_at=restored.last_commit_at),
         )
 
@@ -120,6 +125,12 @@ def _restored(context: PlanContext) -> RestoredServer:
     if context.facts.restored is None:
         raise Refused(f"{context.step} needs a restored server: the plan's table is wrong")
     return context.facts.restored
+
+
+def _named(restored: RestoredServer) -> str:
+    """Where the data are: a dump went into a database of a server, a base backup is the server."""
+    at = f"{restored.host}:{restored.port}"
+    return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at
 
 
 def _priority(region: RegionPlan) -> tuple[int, str]:

@@ -6,6 +6,7 @@ from workflows.steps import CONTROL, PERSIST, PROBE, TARGET, Step, h, m, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
+    from activities.ownership import Ownership
     from activities.recovery_points import RecoveryPointSteps as Points
     from activities.restores import RestoreSteps as Restores
 
@@ -14,6 +15,7 @@ RESTORE = plan(
     "Restore", "restores a recovery point into an empty target, beside the running service",
     #    step                     activity                        where    attempt  budget  retry    undo / policy
     Step("load-configuration",    Configuration.load,             CONTROL, s(20),   m(2),   PROBE),
+    Step("find-active-region",    Ownership.find_active_region,   CONTROL, s(20),   m(2),   PROBE),
     Step("choose-target",         Restores.choose_target,         CONTROL, s(20),   m(1),   PROBE),
     Step("choose-recovery-point", Points.choose_validated,        TARGET,  s(30),   m(2),   PROBE),
     Step("verify-infrastructure", Restores.verify_infrastructure, TARGET,  m(1),    m(5),   PROBE),
