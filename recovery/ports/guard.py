@@ -124,10 +124,13 @@ class GuardedStore(Protocol):
 class Tended(Protocol):
     """A guarded store with work of its own between orders; PostgreSQL has none, Redis and JetStream have."""
 
-    async def tend(self) -> None:
+    async def tend(self, upstream: Upstream | None = None) -> None:
         """Its guard calls this again and again, a quarter of a second after the last call came back, at any role.
 
-        Bounded by 3 s. Redis: whether the link to the primary may be built again (an empty primary empties its
+        ``upstream``: the owner's store, while another region owns the group and no plan is fencing it: a clean store
+        at rest (fresh, or restarted) follows it by itself; one that was a primary waits for ``follow``.
+
+        Bounded by 10 s. Redis: whether the link to the primary may be built again (an empty primary empties its
         replicas). JetStream: how far the consumers of the primary are. Never makes a primary.
         """
         ...
