@@ -116,6 +116,10 @@ class LocalPostgresHost:
             )
         await wait_until_ready(folder, timeout=timeout, log_offset=offset)
 
+    async def forget_dead_postmaster(self, place: PostgresPlace) -> None:
+        """Waits until a killed postmaster is reaped, which a start would take for a running one."""
+        await _forget_dead_postmaster(place.data_directory)
+
     async def reload(self, place: PostgresPlace) -> None:
         """Has the server read its configuration files again; does nothing when none runs."""
         pid = await asyncio.to_thread(postmaster_of, place.data_directory)
