@@ -6,6 +6,7 @@ left out here stands in full in the logs, the manifests and the verdicts.
 
 from __future__ import annotations
 
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.plan import StepOutcome
 from recovery.domain.recovery_point import CheckResult, Verdict
 from recovery.errors import BadInput
@@ -13,6 +14,7 @@ from recovery.errors import BadInput
 LONGEST_SENTENCE = 1_000  # characters
 MOST_WARNINGS = 50
 MOST_CHECKS = 200
+MOST_FILES = 100  # of a divergence, and of the transactions that are named
 LARGEST_OUTCOME = 512 * 1024  # bytes; it travels with every later step
 
 
@@ -25,6 +27,8 @@ def bounded(outcome: StepOutcome) -> StepOutcome:
     facts, warnings = outcome.facts, list(outcome.warnings)
     if facts.verdicts is not None:
         facts = facts.model_copy(update={"verdicts": _verdicts(facts.verdicts)})
+    if facts.divergences is not None:
+        facts = facts.model_copy(update={"divergences": [_divergence(found) for found in facts.divergences]})
     if len(warnings) > MOST_WARNINGS:
         warnings[MOST_WARNINGS - 1 :] = [f"{len(warnings) - MOST_WARNINGS + 1} further warnings are in the log"]
     checks = _checks(outcome.checks, MOST_CHECKS)
@@ -59,6 +63,16 @@ def _checks(checks: list[CheckResult], most: int) -> list[CheckResult]:
     return [
         check.model_copy(update={"name": shortened(check.name), "detail": shortened(check.detail)}) for check in checks
     ]
+
+
+def _divergence(found: StoreDivergence) -> StoreDivergence:
+    return found.model_copy(
+        update={
+            "files": found.files[:MOST_FILES],
+            "listed": [shortened(line) for line in found.listed[:MOST_FILES]],
+            "detail": shortened(found.detail),
+        }
+    )
 
 
 def _verdicts(verdicts: list[Verdict]) -> list[Verdict]:

@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities.boundary import step
 from activities.lock import check_held, is_pivoted, no_return
+from activities.looking import source_of, target_of
 from recovery.domain.candidates import leading_store, stores_of
 from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
 from recovery.domain.ownership import FenceProof, OwnershipRecord
@@ -42,7 +43,7 @@ class GuardingSteps:
         """Has the target's guard make sure, and prove, that the old primary accepts no write any more."""
         began = datetime.now(UTC)
         planned = context.plan == "Switchover" and context.request.graceful
-        proof = await self._fence(context, _source(context), _target(context), planned=planned)
+        proof = await self._fence(context, source_of(context), target_of(context), planned=planned)
         facts = Facts(fence=proof, fenced_at=proof.at)
         if planned:
             # A switchover has no outage before this: clients wait from here on.
@@ -53,7 +54,7 @@ class GuardingSteps:
     async def unfence(self, context: PlanContext) -> StepOutcome:
         """Undo of the fence: the old primary's guard may make its stores primary again, and writes go on."""
         record = await self._record(context)
-        order = _order(context, record, _source(context), _target(context))
+        order = _order(context, record, source_of(context), target_of(context))
         epoch = context.facts.fence.epoch if context.facts.fence else record.epoch
         after = await self._of(context).unfence(order.model_copy(update={"epoch": epoch}))
         return StepOutcome(summary=f"{after.region} may serve {after.group} again, epoch {after.epoch}")
@@ -61,7 +62,7 @@ class GuardingSteps:
     @step("guarding.fence_target")
     async def fence_target(self, context: PlanContext) -> StepOutcome:
         """A switchover is taken back: the new side's writes are stopped in order, and handed over."""
-        proof = await self._fence(context, _target(context), _source(context), planned=True)
+        proof = await self._fence(context, target_of(context), source_of(context), planned=True)
         return StepOutcome(summary=_proven(proof), facts=Facts(fence=proof), warnings=_weaknesses(proof))
 
     # Promotion.
@@ -86,7 +87,7 @@ class GuardingSteps:
     async def promote_source(self, context: PlanContext) -> StepOutcome:
         """A switchover is taken back: every store of the old side is primary again, with a further epoch."""
         proof = _proof(context)
-        order = _order_of(proof, context, _target(context), _source(context))
+        order = _order_of(proof, context, target_of(context), source_of(context))
         promoted = []
         for store in stores_of(context.group):
             promoted.append(await self._ask_promotion(context, order, store))
@@ -95,15 +96,13 @@ class GuardingSteps:
             ownership=record,
             returned=True,
             promoted_postgres=_of_store(promoted, leading_store(context.group)),
-            target_region=_source(context),
-            source_region=_target(context),
         )
         return StepOutcome(summary=f"{record.region} owns {record.group} again, epoch {record.epoch}", facts=facts)
 
     @step("guarding.observe_promotion")
     async def observe_promotion(self, context: PlanContext) -> StepOutcome:
         """Whether the target is primary, whatever an earlier attempt reported."""
-        target, store = _target(context), leading_store(context.group)
+        target, store = target_of(context), leading_store(context.group)
         record = await self._record(context)
         status = await self._of(context).status(target, context.group.name)
         states = [state for group in status.groups if group.group == context.group.name for state in group.stores]
@@ -131,9 +130,13 @@ class GuardingSteps:
         found = await asyncio.gather(*(self._follow_all(context, record, region) for region in regions))
         following = [region for region, why in zip(regions, found, strict=True) if not why]
         stale = [region for region, why in zip(regions, found, strict=True) if why]
-        left = [f"{region} does not follow {record.region}: {why}" for region, why in zip(regions, found, strict=True) if why]
+        left = [
+            f"{region} does not follow {record.region}: {why}"
+            for region, why in zip(regions, found, strict=True)
+            if why
+        ]
         return StepOutcome(
-            summary=f"{listed(following) or 'no region'} {'follow' if len(following) > 1 else 'follows'} {record.region}",
+            summary=f"following {record.region}: {listed(following) or 'no region'}",
             facts=Facts(stale_regions=stale),
             warnings=[f"{words}. Look, then: drctl reprotect --group {record.group}" for words in left],
         )
@@ -142,10 +145,10 @@ class GuardingSteps:
     async def start_following(self, context: PlanContext) -> StepOutcome:
         """Starts the rejoined region's stores as standbys of the owner."""
         record = await self._record(context)
-        why = await self._follow_all(context, record, _target(context))
+        why = await self._follow_all(context, record, target_of(context))
         if why:
-            raise Unreachable(f"{_target(context)} does not follow {record.region} yet: {why}")
-        return StepOutcome(summary=f"{listed(stores_of(context.group))} of {_target(context)} follow {record.region}")
+            raise Unreachable(f"{target_of(context)} does not follow {record.region} yet: {why}")
+        return StepOutcome(summary=f"{listed(stores_of(context.group))} of {target_of(context)} follow {record.region}")
 
     # Parts of the above.
 
@@ -163,7 +166,7 @@ class GuardingSteps:
         return await self._of(context).fence(order)
 
     async def _promote(self, context: PlanContext, store: str) -> StepOutcome:
-        order = _order_of(_proof(context), context, _source(context), _target(context))
+        order = _order_of(_proof(context), context, source_of(context), target_of(context))
         promotion = await self._ask_promotion(context, order, store)
         record = promotion.record or await self._record(context)
         facts = Facts.model_validate(
@@ -198,24 +201,10 @@ class GuardingSteps:
         return found[0]
 
 
-def _source(context: PlanContext) -> str:
-    return _needed(context, context.facts.source_region, "a region that owns the group")
-
-
-def _target(context: PlanContext) -> str:
-    return _needed(context, context.facts.target_region, "a target region")
-
-
 def _proof(context: PlanContext) -> FenceProof:
     if context.facts.fence is None:
         raise Refused(f"{context.step} needs the proof that the old primary is fenced: nothing is promoted without it")
     return context.facts.fence
-
-
-def _needed(context: PlanContext, value: str | None, what: str) -> str:
-    if value is None:
-        raise Refused(f"{context.step} needs {what}: the plan's table is wrong")
-    return value
 
 
 def _order(
@@ -270,7 +259,9 @@ def _proven(proof: FenceProof) -> str:
 
 def _weaknesses(proof: FenceProof) -> list[str]:
     if proof.how == "person":
-        return [f"no guard proves that {proof.region} is off: {proof.by} vouches for it ({proof.reason or 'no reason'})"]
+        return [
+            f"no guard proves that {proof.region} is off: {proof.by} vouches for it ({proof.reason or 'no reason'})"
+        ]
     return []
 
 

@@ -16,6 +16,7 @@ from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
 
 NEXT_UPDATE = timedelta(minutes=15)
+MOVES = ("Failover", "Switchover", "Reprotect", "Failback")
 
 
 class Alert(BaseModel):
@@ -45,7 +46,7 @@ class Notifications:
             severity=IncidentSeverity.CRITICAL,
             summary=f"{context.plan} of {group.name} has begun: from {facts.source_region or 'unknown'} to "
             f"{facts.target_region or 'unknown'}. Reason: {context.request.reason or 'none given'}.",
-            actions=[f"recovery point {facts.point_id or 'not chosen'}", _follow(context)],
+            actions=[*_evidence(context), _follow(context)],
             next_update_at=datetime.now(UTC) + NEXT_UPDATE,
         )
         title, body = f"{context.plan} of {group.name} has begun", self._writer.write(incident)
@@ -63,8 +64,10 @@ class Notifications:
             if facts.last_recovered_commit_at is None
             else duration(max(began - facts.last_recovered_commit_at, began - began))
         )
+        if facts.losses and all(loss.proven_zero for loss in facts.losses):
+            lost = "nothing was lost"
         goals = context.group.objectives
-        title = f"{context.plan} of {context.group.name} is complete: {facts.target_region} serves it"
+        title = _completed(context)
         incident = _incident(
             context,
             status=IncidentStatus.MONITORING,
@@ -72,7 +75,7 @@ class Notifications:
             summary=f"{title}. From {facts.source_region or 'unknown'}. Achieved RTO {took} (objective "
             f"{duration(goals.rto)}), achieved RPO {lost} (objective {duration(goals.rpo)}). "
             f"Reason: {context.request.reason or 'none given'}.",
-            actions=[f"recovered from {facts.point_id or 'no recovery point'}", _follow(context)],
+            actions=[*_evidence(context), _follow(context)],
         )
         body = self._writer.write(incident)
         taken = await self._notifier.send(Severity.INFO, title, body)
@@ -93,7 +96,7 @@ class Notifications:
 
 def _incident(context: PlanContext, **said: Any) -> Incident:
     return Incident(
-        incident_id=context.run_id,
+        incident_id=context.incident_id if context.plan in MOVES else context.run_id,
         group=context.group.name,
         started_at=context.facts.outage_began_at or context.started_at,
         now=datetime.now(UTC),
@@ -101,6 +104,29 @@ def _incident(context: PlanContext, **said: Any) -> Incident:
         commander=context.request.requested_by or "not named",
         **said,
     )
+
+
+def _completed(context: PlanContext) -> str:
+    facts, name = context.facts, context.group.name
+    if facts.returned:
+        return f"{context.plan} of {name} was taken back: {facts.source_region} serves it ({facts.verification_failed})"
+    if context.plan == "Reprotect":
+        return f"{name} is protected again: {facts.target_region} follows {facts.source_region}"
+    return f"{context.plan} of {name} is complete: {facts.target_region} serves it"
+
+
+def _evidence(context: PlanContext) -> list[str]:
+    """What the run went by: a recovery point, or a proof that the old primary is off and the new one's place."""
+    facts = context.facts
+    if context.plan not in MOVES:
+        return [f"recovery point {facts.point_id or 'not chosen'}"]
+    lines = [f"incident {context.incident_id}"]
+    if facts.fence is not None:
+        lines.append(f"{facts.fence.region} fenced ({facts.fence.how}, by {facts.fence.by})")
+    if facts.promoted_postgres is not None:
+        lines.append(f"new primary in {facts.serving_region}, epoch {facts.promoted_postgres.epoch}")
+    lines += [found.detail for found in facts.divergences or [] if found.transactions or found.messages]
+    return lines
 
 
 def _follow(context: PlanContext) -> str:

@@ -19,6 +19,10 @@ from recovery.ports.ownership import OwnershipStore
 Change = Callable[[OwnershipRecord | None], Awaitable[OwnershipRecord | None]]
 HasEnded = Callable[[str, str], Awaitable[bool]]
 """Whether the workflow's run of that first run id is over. Asks Temporal, outside of tests."""
+YIELDS = "Reprotect"  # its lock is taken over by a plan that saves the group's service
+SAVES = ("Failover", "FullRecovery")
+RELEASED = {"run": None, "workflow_id": None, "plan": None, "phase": Phase.STEADY, "pivot": None}
+"""What a record says when no run holds the group."""
 ATTEMPTS = 5  # compare-and-swap rounds within one activity attempt
 
 
@@ -159,7 +163,7 @@ class Ownership:
         async def release(record: OwnershipRecord | None) -> OwnershipRecord | None:
             if record is None or not is_held_by(record, context):
                 return None
-            return _changed(record, run=None, workflow_id=None, plan=None, phase=Phase.STEADY, pivot=None)
+            return _changed(record, **RELEASED, **taken_back(record))
 
         _, record = await self._swap(context.request.group, release)
         return StepOutcome(summary="the group is free" if record else "the group was not held by this run")
@@ -169,6 +173,8 @@ class Ownership:
         holder = f"run {record.run} ({record.plan}, workflow {record.workflow_id})"
         # Only one run of a workflow id is open at a time, so an earlier one of our own id has ended.
         ended = record.workflow_id == context.workflow_id
+        if not ended and record.plan == YIELDS and context.plan in SAVES:
+            return f"{holder} gave way: reprotect again afterwards"
         if not ended and (record.workflow_id is None or not await self._has_ended(record.workflow_id, str(record.run))):
             raise Refused(
                 f"group {record.group} is being changed by {holder}. Wait for it, or watch it: "
@@ -215,6 +221,16 @@ class Ownership:
             changed_at=datetime.now(UTC),
             reason="first run of this group",
         )
+
+
+def taken_back(record: OwnershipRecord) -> dict[str, object]:
+    """What to change so that no fence is left of a run that promoted nothing: the old primary may serve again.
+
+    The epoch moves on, so that no late order of that run fits any more.
+    """
+    if record.fencing is None:
+        return {}
+    return {"fencing": None, "demotion": None, "fence": None, "epoch": record.epoch + 1}
 
 
 def _changed(record: OwnershipRecord, **values: object) -> OwnershipRecord:

@@ -76,6 +76,8 @@ def _question(record: OwnershipRecord) -> str:
 
 
 async def _write(witness: OwnershipStore, record: OwnershipRecord, version: str, reason: str) -> OwnershipRecord:
+    from activities.ownership import taken_back
+
     freed = record.model_copy(
         update={
             "run": None,
@@ -85,6 +87,7 @@ async def _write(witness: OwnershipStore, record: OwnershipRecord, version: str,
             "phase": Phase.STEADY,
             "reason": reason,
             "changed_at": datetime.now(UTC),
+            **taken_back(record),
         }
     )
     try:

@@ -8,9 +8,13 @@ from temporalio.common import RawValue
 from workflows.base import NOTHING, PlanWorkflow
 from workflows.plans.backup import BACKUP
 from workflows.plans.backup_validation import BACKUP_VALIDATION
+from workflows.plans.failback import FAILBACK
+from workflows.plans.failover import FAILOVER
 from workflows.plans.full_recovery import FULL_RECOVERY
+from workflows.plans.reprotect import REPROTECT
 from workflows.plans.restore import RESTORE
 from workflows.plans.retention import RETENTION
+from workflows.plans.switchover import SWITCHOVER
 
 with workflow.unsafe.imports_passed_through():
     from recovery.domain.report import RunReport
@@ -72,6 +76,58 @@ class FullRecovery(PlanWorkflow):
 
 
 @workflow.defn
+class Failover(PlanWorkflow):
+    plan = FAILOVER
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
+
+
+@workflow.defn
+class Switchover(PlanWorkflow):
+    plan = SWITCHOVER
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
+
+
+@workflow.defn
+class Reprotect(PlanWorkflow):
+    plan = REPROTECT
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
+
+
+@workflow.defn
+class Failback(PlanWorkflow):
+    plan = FAILBACK
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
+
+
+@workflow.defn
 class Retention(PlanWorkflow):
     plan = RETENTION
 
@@ -84,4 +140,14 @@ class Retention(PlanWorkflow):
         return await self.engine.run()
 
 
-WORKFLOWS: list[type[PlanWorkflow]] = [Backup, BackupValidation, Restore, FullRecovery, Retention]
+WORKFLOWS: list[type[PlanWorkflow]] = [
+    Backup,
+    BackupValidation,
+    Restore,
+    Failover,
+    Switchover,
+    Reprotect,
+    Failback,
+    FullRecovery,
+    Retention,
+]

@@ -136,6 +136,8 @@ class Engine:
         self.journal.ended_at = workflow.now()
         self.control.ended = True
         self.journal.enter(state)
+        if self.plan.locks_group and state is not RunState.COMPLETED:
+            self._alert_failure()
         for alert in self._alerts:
             await alert
         await self._calls.store_report(self.journal.report())
@@ -457,6 +459,11 @@ class Engine:
             except ActivityError as error:
                 self.journal.warn(f"the group could not be released: {explain(error)}")
         return RunState.STOPPED
+
+    def _alert_failure(self) -> None:
+        report = self.journal.report()
+        where = f" at {report.failed_step}" if report.failed_step else ""
+        self._alert(Severity.CRITICAL, f"{self.plan.name} of {report.group} failed{where}", headline(report))
 
     def _alert(self, severity: Severity, title: str, body: str) -> None:
         """Sends a message beside the plan, which neither waits for it nor fails with it."""

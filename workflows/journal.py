@@ -196,6 +196,18 @@ class Journal:
             critical_path=self.plan.critical_path(overrides),
             eta=self._eta(),
             hold_choices=self.hold_choices,
+            incident_id=self.facts.incident_id,
+            candidates=self.facts.candidates or [],
+            fence=self.facts.fence,
+            promotions=self.facts.promotions,
+            losses=self.facts.losses or [],
+            divergences=self.facts.divergences or [],
+            write_pause=self.facts.write_pause,
+            accepted_data_loss=self.request.accept_data_loss,
+            forced=self.request.force,
+            returned=bool(self.facts.returned),
+            watch_until=self.facts.watch_until,
+            further_runs=self.facts.further_runs or {},
         )
 
     def show(self) -> None:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from recovery.domain.base import Recorded
 
+UNITS = {"postgres": "bytes", "redis": "bytes", "nats": "messages"}
+"""What positions of each store count."""
+
 
 class StoreLoss(Recorded):
     """What of one store was not taken over. ``None``: nobody can know, for the old side did not say its position."""

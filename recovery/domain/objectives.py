@@ -21,6 +21,8 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
     outage = facts.outage_began_at or started_at
     rto = None if facts.service_restored_at is None else _not_negative(facts.service_restored_at - outage)
     recovered = facts.last_recovered_commit_at
+    if facts.losses and all(loss.proven_zero for loss in facts.losses):
+        recovered = outage  # both sides' final positions were equal: nothing that was acknowledged is missing
     rpo = None if recovered is None or rto is None else _not_negative(outage - recovered)
     return Achieved(rto=rto, rpo=rpo, rto_objective=goals.rto, rpo_objective=goals.rpo)
 

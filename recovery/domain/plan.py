@@ -148,6 +148,11 @@ class Facts(Model):
     further_runs: dict[str, str] | None = None  # what this run started: purpose -> workflow id
 
     @property
+    def serving_region(self) -> str | None:
+        """The region that serves when the run is over."""
+        return self.source_region if self.returned else self.target_region
+
+    @property
     def promotions(self) -> list[Promotion]:
         found = (self.promoted_postgres, self.promoted_redis, self.promoted_nats)
         return [promotion for promotion in found if promotion is not None]

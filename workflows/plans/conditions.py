@@ -1,0 +1,73 @@
+"""Pure questions that the tables of failover, switchover and reprotect ask of what is known so far."""
+
+from temporalio import workflow
+
+from workflows.steps import Gate
+
+with workflow.unsafe.imports_passed_through():
+    from recovery.domain.candidates import stores_of
+    from recovery.domain.plan import PlanContext
+
+
+def guarded(context: PlanContext) -> bool:
+    return context.group.guarded
+
+
+def unguarded(context: PlanContext) -> bool:
+    return not context.group.guarded
+
+
+def has_postgres(context: PlanContext) -> bool:
+    return "postgres" in stores_of(context.group)
+
+
+def has_redis(context: PlanContext) -> bool:
+    return "redis" in stores_of(context.group)
+
+
+def has_streams(context: PlanContext) -> bool:
+    return "nats" in stores_of(context.group)
+
+
+def graceful(context: PlanContext) -> bool:
+    return context.request.graceful
+
+
+def taken_back(context: PlanContext) -> bool:
+    """A verification failed after a switchover, and the old side is healthy and in sync."""
+    return bool(context.facts.verification_failed)
+
+
+def home_is_stale(context: PlanContext) -> bool:
+    """The home region has to be reprotected before it can follow."""
+    return context.group.home_region in (context.facts.stale_regions or [])
+
+
+def needs_consent(context: PlanContext) -> bool:
+    """The group asks for approvals, or its policy does so of runs that a monitor started, or data may be given up."""
+    policy = context.request.automatic and context.group.failover.policy == "approve"
+    return context.group.require_approval or policy or two_persons(context)
+
+
+def two_persons(context: PlanContext) -> bool:
+    given_up = context.request.accept_data_loss or context.request.force
+    return context.group.second_person and given_up and not _seconded(context)
+
+
+def fence_confirmed(context: PlanContext) -> bool:
+    return context.request.confirm_fence
+
+
+def always(context: PlanContext) -> bool:
+    return True
+
+
+def _seconded(context: PlanContext) -> bool:
+    second = context.request.second_person.strip().lower()
+    return bool(second) and second != context.request.requested_by.strip().lower()
+
+
+MAY_MOVE = Gate("May the group's primary be fenced and another region take over?", asks=needs_consent,
+                two_persons=two_persons)  # fmt: skip
+IS_OFF = Gate("No guard can prove it: is the old primary off, and will it stay off? Look before you approve.",
+              asks=always, given=fence_confirmed, only_persons=True)  # fmt: skip
