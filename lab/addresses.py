@@ -13,12 +13,12 @@ import socket
 from collections.abc import Sequence
 
 from lab.errors import LabError
-from lab.state import ALL, CONTROL, OUTSIDE, WITNESS
+from lab.state import ALL, CLIENTS, CONTROL, GUARD, OUTSIDE, WITNESS
 
 # Below Linux's range of ports for outgoing connections (32768 and up).
 _LOWEST, _HIGHEST = 10_000, 32_000
 PORTS_OF_ONE_STORE = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
-_PLAIN_PORTS = (*sorted(ALL - {WITNESS}), "nats-monitor", "temporal-ui")
+_PLAIN_PORTS = (*sorted(ALL - {WITNESS}), "nats-monitor", "nats-leaf", "temporal-ui", GUARD)
 _WITNESS_HOST, _CONTROL_HOST, _FIRST_LINK_HOST = 90, 100, 120
 MOST_REGIONS = 8
 LOCALHOST = "127.0.0.1"
@@ -70,6 +70,6 @@ def host_of(network: str, regions: Sequence[str], place: str) -> str:
 
 def link_host(network: str, regions: Sequence[str], vantage: str, place: str) -> str:
     """Return the IP address at which `vantage` sees `place` through the lab's proxy."""
-    vantages = [*regions, OUTSIDE]
+    vantages = [*regions, OUTSIDE, CLIENTS]
     places = [*regions, WITNESS, CONTROL]
     return f"{network}.{_FIRST_LINK_HOST + vantages.index(vantage) * (MOST_REGIONS + 2) + places.index(place)}"

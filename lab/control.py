@@ -66,8 +66,13 @@ class Supervised:
     async def thaw(self, names: Sequence[str]) -> None:
         await self._ask(do="thaw", names=list(names))
 
-    async def put_partitions(self, partitions: Sequence[tuple[str, str]]) -> None:
-        await self._ask(do="partitions", partitions=list(partitions))
+    async def put_network(self, network: dict[str, Any]) -> None:
+        """Write down what is wrong with the network: {"cut", "one_way", "delays"}."""
+        await self._ask(do="network", network=network)
+
+    async def hand_over(self) -> None:
+        """From now on PostgreSQL belongs to the guards."""
+        await self._ask(do="hand-over")
 
     async def detach(self) -> None:
         """Let the lab outlive the process that started it."""

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lab import channel, postgres
 from lab.control import Supervised
 from lab.errors import LabError
 from lab.readiness import s3_client, wait_ready
-from lab.state import CONTROL, OUTSIDE, PROXY_SOCKET, WITNESS, LabState, S3Place, Server
+from lab.state import (
+    ATTENDANTS,
+    CLIENTS,
+    COMPANION,
+    CONTROL,
+    OUTSIDE,
+    PROXY_SOCKET,
+    WITNESS,
+    Delay,
+    LabState,
+    S3Place,
+    Server,
+)
 
 Corruption = Literal["postgres-page", "s3-object"]
+SLOWEST_SECONDS = 60.0
 _ALONE = {"temporal": CONTROL, "dns": CONTROL, "webhook": CONTROL, "proxy": CONTROL}
 
 
@@ -35,21 +50,42 @@ def chosen(state: LabState, region: str, service: str | None) -> list[Server]:
 
 
 async def restart(supervised: Supervised, state: LabState, region: str, service: str | None) -> None:
-    """End a server if it runs, start it again on its data and wait until it is ready."""
-    for server in chosen(state, region, service):
+    """End servers if they run, start them again on their data and wait until they are ready.
+
+    What the guard starts, and its companion, are only ended: the guard brings them back.
+    """
+    servers = chosen(state, region, service)
+    ours = [server for server in servers if not _of_the_guard(state, server)]
+    if not ours:
+        raise LabError(f"{region}'s guard starts {service} itself: restart guard instead.")
+    for server in ours:
         if server.service == "postgres":
             if server.data_directory is None or not (server.data_directory / "PG_VERSION").exists():
                 raise LabError(f"{server.name} has no data any more (or not yet): restore it first.")
         elif server.data_directory is not None:
             server.data_directory.mkdir(parents=True, exist_ok=True)
-        await supervised.kill([server.name], with_disks=False)
-        await supervised.start(server.name)
-        await wait_ready(supervised.folder, state, server)
+    await supervised.kill([server.name for server in servers], with_disks=False)
+    # What attends to the stores comes after those that it asks; S3 takes its time, and nothing here needs it.
+    late = [server for server in ours if server.service in (*ATTENDANTS, "s3")]
+    for wave in ([server for server in ours if server not in late], late):
+        outcomes = await asyncio.gather(*(_start(supervised, state, server) for server in wave), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
+async def _start(supervised: Supervised, state: LabState, server: Server) -> None:
+    await supervised.start(server.name)
+    await wait_ready(supervised.folder, state, server)
+
+
+def _of_the_guard(state: LabState, server: Server) -> bool:
+    return server.service == COMPANION or (server.service == "postgres" and state.handed_over)
 
 
 def check_places(state: LabState, one: str, other: str) -> None:
     """Raise LabError unless a link between the two exists."""
-    known = sorted({*state.regions, OUTSIDE, WITNESS, CONTROL})
+    known = sorted({*state.regions, OUTSIDE, CLIENTS, WITNESS, CONTROL})
     for name in (one, other):
         if name not in known:
             raise LabError(f"There is no place {name!r} to partition. Known: {', '.join(known)}.")
@@ -57,10 +93,43 @@ def check_places(state: LabState, one: str, other: str) -> None:
         raise LabError(f"Nothing connects {one} and {other}.")
 
 
-async def put_partitions(supervised: Supervised, partitions: list[tuple[str, str]]) -> None:
-    """Make exactly these pairs of places deaf to each other."""
-    await channel.call(supervised.folder, PROXY_SOCKET, {"cut": partitions})
-    await supervised.put_partitions(partitions)
+def check_linked(state: LabState, place: str, service: str | None) -> None:
+    """Raise LabError unless other places see this one, or this service of it."""
+    known = sorted({f"{link.place} {link.service}" for link in state.links})
+    if not any(link.place == place and service in (None, link.service) for link in state.links):
+        raise LabError(f"Nobody sees {place} {service or ''}".rstrip() + f" through a link. Known: {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Network:
+    """All that is wrong with the network."""
+
+    cut: Sequence[tuple[str, str]] = ()
+    one_way: Sequence[tuple[str, str]] = ()
+    delays: Sequence[Delay] = ()
+
+    @classmethod
+    def of(cls, state: LabState) -> Network:
+        return cls(state.partitions, state.one_way, state.delays)
+
+    def without(self, one: str, other: str) -> Network:
+        """The network in which these two hear each other again, as late as before."""
+        return Network(
+            [pair for pair in self.cut if set(pair) != {one, other}],
+            [pair for pair in self.one_way if set(pair) != {one, other}],
+            self.delays,
+        )
+
+
+async def put_network(supervised: Supervised, network: Network) -> None:
+    """Make the network exactly that bad."""
+    request = {
+        "cut": list(network.cut),
+        "one_way": list(network.one_way),
+        "delays": [delay.model_dump() for delay in network.delays],
+    }
+    await channel.call(supervised.folder, PROXY_SOCKET, request)
+    await supervised.put_network(request)
 
 
 async def corrupt(state: LabState, region: str, what: Corruption, which: dict[str, Any]) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from lab import faults, startup
+from lab import faults, guarded, startup
+from lab.belongings import processes_of
 from lab.control import Owned, Supervised, start_supervisor
 from lab.errors import LabError, LabUnreachableError
 from lab.packages import check_platform
 from lab.processes import family, postmaster_pid, tree
 from lab.state import (
     ALL,
+    COMPANION,
     STATE_FILE,
     WITNESS,
+    Delay,
     DnsPlace,
     LabState,
+    NatsPlace,
     PostgresPlace,
     S3Place,
     StandbyMode,
@@ -52,16 +57,18 @@ class Lab:
         postgres: int = 16,
         standby: StandbyMode = "streaming",
         services: Collection[str] = ALL,
+        guarded: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> Lab:
         """Start the servers and return once all of them answer.
 
         `folder`: where (default: a new temporary folder). `standby="none"`: the regions after the first have a place
-        for PostgreSQL and no server yet. `progress` is called with one line per server that is ready.
+        for PostgreSQL and no server yet. `guarded`: Redis and NATS refuse writes until a guard makes them primaries,
+        and so does PostgreSQL from `hand_over` on. `progress` is called with one line per server that is ready.
         Raises LabError naming the server that failed, with the end of its log; nothing is left running then.
         """
         check_platform()
-        plan = startup.Wanted(tuple(regions), postgres, standby, frozenset(services))
+        plan = startup.Wanted(tuple(regions), postgres, standby, frozenset(services), guarded)
         plan.check()
         owned = await start_supervisor(folder, regions)
         lab = cls(owned.folder, owned)
@@ -111,6 +118,8 @@ class Lab:
                 if running is not None:
                     root = running
                     server.state = "frozen" if server.state == "frozen" else "running"
+            if server.service == COMPANION and (found := processes_of(server, None, None)):
+                root, server.state = found[0], "frozen" if server.state == "frozen" else "running"
             server.pid = root if server.state in ("running", "frozen") else None
             server.pids = [] if server.pid is None else tree(server.pid, children)
         return state
@@ -147,6 +156,14 @@ class Lab:
         """The S3 store outside both regions."""
         return _of_region(self._read().s3, WITNESS, "witness")
 
+    def jetstream(self, region: str) -> NatsPlace:
+        """The region's NATS with its users, in a guarded lab."""
+        return _of_region(self._read().jetstream, region, "jetstream")
+
+    def guard(self, region: str) -> str:
+        """The URL at which the region's guard listens, in a guarded lab."""
+        return _of_region(self._read().guards, region, "guard")
+
     def app(self, region: str) -> str:
         """The URL of the region's shop application."""
         return _of_region(self._read().app, region, "app")
@@ -164,12 +181,12 @@ class Lab:
         """Return (host, port) at which `vantage` (a region or "outside") reaches a service of `region`.
 
         `region` may be "witness" (service "witness") or "control" ("temporal", "dns"). Only these addresses are cut by
-        `partition`. Inside its own region a service is seen at its own address.
+        `partition`. Inside its own region a service is seen at its own address. Of a guarded lab's regions "guard" and
+        "nats-leaf" (where leaf nodes connect) can be seen, too.
         """
         state = self._read()
         if vantage == region:
-            (server,) = faults.chosen(state, region, service)
-            return server.host, server.port
+            return _own_address(state, region, service)
         for link in state.links:
             if (link.vantage, link.place, link.service) == (vantage, region, service):
                 return link.host, link.port
@@ -199,18 +216,59 @@ class Lab:
         """End a service (if it runs), start it again on its data and wait until it is ready."""
         await faults.restart(self._supervised, self._read(), region, service)
 
-    async def partition(self, one: str, other: str) -> None:
-        """Let two places (regions, "outside", "witness", "control") hear nothing of each other, until `heal`.
+    async def partition(self, one: str, other: str, *, one_way: bool = False) -> None:
+        """Let two places hear nothing of each other, until `heal`.
 
-        Acts on the addresses of `seen_from`, and so on streaming replication.
+        Places are the regions, "outside", "clients", "witness" and "control".
+        `one_way`: only what `one` sends to `other` is lost. Acts on the addresses of `seen_from`, and so on streaming
+        replication.
         """
         state = self._read()
         faults.check_places(state, one, other)
-        await faults.put_partitions(self._supervised, sorted({*state.partitions, (min(one, other), max(one, other))}))
+        network = faults.Network.of(state)
+        if one_way:
+            network = replace(network, one_way=sorted({*network.one_way, (one, other)}))
+        else:
+            network = replace(network, cut=sorted({*network.cut, (min(one, other), max(one, other))}))
+        await faults.put_network(self._supervised, network)
 
-    async def heal(self) -> None:
-        """End every partition."""
-        await faults.put_partitions(self._supervised, [])
+    async def isolate(self, place: str, *, keep: Collection[str] = ()) -> None:
+        """Cut a place off from all others but those of `keep`: a region that is lost without a word."""
+        state = self._read()
+        others = {
+            end for link in state.links for end in (link.vantage, link.place) if place in (link.vantage, link.place)
+        }
+        cut = {(min(place, other), max(place, other)) for other in others - {place, *keep}}
+        if not cut:
+            faults.check_places(state, place, place)
+        await faults.put_network(
+            self._supervised, replace(faults.Network.of(state), cut=sorted({*state.partitions, *cut}))
+        )
+
+    async def slow(self, place: str, service: str | None = None, *, seconds: float) -> None:
+        """Let what a place (or one service of it) sends and gets arrive `seconds` late, each way; 0 ends it.
+
+        Acts on the addresses of `seen_from`, from every other place.
+        """
+        if not 0 <= seconds <= faults.SLOWEST_SECONDS:
+            raise LabError(f"A link is 0 to {faults.SLOWEST_SECONDS:g} s late, not {seconds:g}.")
+        state = self._read()
+        faults.check_linked(state, place, service)
+        others = [delay for delay in state.delays if (delay.place, delay.service) != (place, service)]
+        if seconds:
+            others.append(Delay(place=place, service=service, seconds=seconds))
+        await faults.put_network(self._supervised, replace(faults.Network.of(state), delays=others))
+
+    async def heal(self, one: str | None = None, other: str | None = None) -> None:
+        """End every partition and delay, or the partition between two places."""
+        network = faults.Network()
+        if one is not None and other is not None:
+            network = faults.Network.of(self._read()).without(one, other)
+        await faults.put_network(self._supervised, network)
+
+    async def hand_over(self) -> None:
+        """Give PostgreSQL to the guards: every server is ended in order and is a standby's at its next start."""
+        await guarded.hand_over(self._supervised, self._read())
 
     async def corrupt(self, region: str, what: faults.Corruption, **which: Any) -> str:
         """Damage stored data; returns a sentence that says what was done.
@@ -223,10 +281,28 @@ class Lab:
 
     # -- processes beside the servers -------------------------------------------------------------------------
 
+    async def attend(
+        self, place: str, service: str, arguments: Sequence[str], *, ready: str, environment: Mapping[str, str]
+    ) -> None:
+        """Start a process of the product that belongs to a place as its servers do, and wait for its ready line.
+
+        `service` is "guard", "monitor" or "worker"; `arguments` follow the Python interpreter; `ready` are words of its
+        log. `kill`, `freeze`, `thaw` and `restart` of the region act on it. A second call starts it anew.
+        """
+        await guarded.attend(self._supervised, self._read(), place, service, arguments, ready, environment)
+
     @property
     def supervised(self) -> Supervised:
         """The lab's supervisor, for processes that are to end with the lab."""
         return self._supervised
+
+
+def _own_address(state: LabState, region: str, service: str) -> tuple[str, int]:
+    for link in state.links:
+        if (link.place, link.service) == (region, service):
+            return link.target_host, link.target_port
+    (server,) = faults.chosen(state, region, service)
+    return server.host, server.port
 
 
 def _of_region(places: dict[str, _Place], region: str, service: str) -> _Place:

@@ -17,16 +17,21 @@ from lab.servers import Planned, Site, write_private
 from lab.state import Link, PostgresPlace
 from lab.supervisor import Launch
 
-REPLICATION_USER = "replicator"
+STANDBY_SIGNAL = "standby.signal"
 
 # The roles of a well-run shop: nobody but the operator is a superuser. What `backup` may do follows what Barman and
 # pgBackRest ask for. pg_read_all_data covers pg_authid too, so pg_dumpall --globals-only stores the roles with their
 # password hashes, without which nobody could log in after a recovery. (A base backup holds the same hashes.)
 _ROLES = """
-CREATE ROLE {replicator} LOGIN REPLICATION PASSWORD {replicator_password};
 CREATE ROLE backup LOGIN REPLICATION PASSWORD {backup_password};
 CREATE ROLE app LOGIN PASSWORD {app_password};
 GRANT pg_read_all_data, pg_monitor, pg_checkpoint TO backup;
+"""
+_STANDBY_ROLE = """
+CREATE ROLE {name} LOGIN REPLICATION PASSWORD {password};
+-- What pg_rewind asks of a source that it reaches through a connection.
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), pg_catalog.pg_stat_file(text, boolean),
+    pg_catalog.pg_read_binary_file(text), pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {name};
 """
 _GRANTS = """
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_create_restore_point(text), pg_catalog.pg_switch_wal(),
@@ -46,6 +51,14 @@ dynamic_shared_memory_type = mmap
 wal_receiver_timeout = 10s
 wal_sender_timeout = 10s
 log_line_prefix = '%m [%p] '
+"""
+_GUARDED_SETTINGS = """
+# A standby that was away comes back without a base backup, and one that never does fills no disk.
+wal_keep_size = 256MB
+max_slot_wal_keep_size = 2GB
+hot_standby_feedback = on
+wal_receiver_status_interval = 1s
+wal_retrieve_retry_interval = 500ms
 """
 _HBA = """# type  database     user  address      method
 host     all          all   127.0.0.0/8  scram-sha-256
@@ -87,7 +100,7 @@ def _secret_file(site: Site, place: PostgresPlace, name: str, text: str) -> Path
     return path
 
 
-async def make_primary(supervised: Supervised, site: Site, place: PostgresPlace) -> None:
+async def make_primary(supervised: Supervised, site: Site, place: PostgresPlace, guarded: bool = False) -> None:
     """Run initdb and write the settings; the server is not started."""
     await asyncio.to_thread(prepare_data_folder, place)
     password_file = await asyncio.to_thread(_secret_file, site, place, ".superuser", place.password)
@@ -116,20 +129,24 @@ async def make_primary(supervised: Supervised, site: Site, place: PostgresPlace)
     password_file.unlink()
     address = f"listen_addresses = '{place.host}'\nport = {place.port}\n"
     with (place.data_directory / "postgresql.conf").open("a") as settings:
-        settings.write(_SETTINGS + address)
+        settings.write(_SETTINGS + (_GUARDED_SETTINGS if guarded else "") + address)
     (place.data_directory / "pg_hba.conf").write_text(_HBA)
 
 
-async def make_roles_and_database(place: PostgresPlace, replication_password: str, standbys: list[str]) -> None:
-    """Create the roles, the shop database and one physical replication slot per standby."""
+async def make_roles_and_database(place: PostgresPlace, members: list[PostgresPlace], standbys: list[str]) -> None:
+    """Create the roles, the shop database and one physical replication slot per standby.
+
+    `members`: the regions that are or may become standbys, each with a role of its own.
+    """
     roles = _ROLES.format(
-        replicator=REPLICATION_USER,
-        replicator_password=_literal(replication_password),
         backup_password=_literal(place.backup_password),
         app_password=_literal(place.app_password),
     )
     async with connected(place, "postgres") as connection:
         await connection.execute(roles)
+        for member in members:
+            password = _literal(member.replication_password)
+            await connection.execute(_STANDBY_ROLE.format(name=member.replication_user, password=password))
         await connection.execute(_GRANTS)
         for standby in standbys:
             await connection.execute("SELECT pg_create_physical_replication_slot($1, true)", slot_name(standby))
@@ -140,18 +157,16 @@ async def make_roles_and_database(place: PostgresPlace, replication_password: st
         await connection.execute(f"GRANT CREATE ON DATABASE {place.database} TO backup")
 
 
-async def make_standby(
-    supervised: Supervised, site: Site, place: PostgresPlace, link: Link, replication_password: str
-) -> None:
+async def make_standby(supervised: Supervised, site: Site, place: PostgresPlace, link: Link) -> None:
     """Clone the primary that is seen through `link`, and set the copy up as its streaming standby."""
     await asyncio.to_thread(prepare_data_folder, place)
-    line = f"*:*:*:{REPLICATION_USER}:{replication_password}\n"
+    line = f"*:*:*:{place.replication_user}:{place.replication_password}\n"
     password_file = await asyncio.to_thread(_secret_file, site, place, ".pgpass", line)
     await supervised.run(
         Launch(
             argv=[
                 str(place.bin_directory / "pg_basebackup"),
-                *("-h", link.host, "-p", str(link.port), "-U", REPLICATION_USER, "-w"),
+                *("-h", link.host, "-p", str(link.port), "-U", place.replication_user, "-w"),
                 *("-D", str(place.data_directory), "-X", "stream", "-c", "fast", "-S", slot_name(site.name)),
             ],
             env={**site.environment(), "PGPASSFILE": str(password_file)},
@@ -166,7 +181,7 @@ def _write_standby_settings(site: Site, place: PostgresPlace, link: Link, passwo
     source = {
         "host": link.host,
         "port": str(link.port),
-        "user": REPLICATION_USER,
+        "user": place.replication_user,
         "passfile": str(password_file),
         "application_name": slot_name(site.name),
         "keepalives_idle": "2",
@@ -178,7 +193,7 @@ def _write_standby_settings(site: Site, place: PostgresPlace, link: Link, passwo
         settings.write(f"primary_conninfo = {_literal(conninfo)}\nprimary_slot_name = '{slot_name(site.name)}'\n")
     with (place.data_directory / "postgresql.conf").open("a") as settings:
         settings.write(f"listen_addresses = '{place.host}'\n")
-    signal_file = place.data_directory / "standby.signal"
+    signal_file = place.data_directory / STANDBY_SIGNAL
     signal_file.touch(mode=0o600)
     if place.run_as is not None:
         shutil.chown(signal_file, place.run_as)

@@ -70,34 +70,43 @@ def trees(roots: Iterable[int]) -> list[psutil.Process]:
     return list(found.values())
 
 
-def stop_trees(roots: Iterable[int]) -> list[psutil.Process]:
-    """SIGSTOP whole trees, parents first, until no process is left that could still fork."""
-    roots = list(roots)
+Finder = Callable[[], Iterable[int]]
+"""Returns the pids that are meant, as they are now, parents first."""
+
+
+def stop_all(find: Finder) -> list[psutil.Process]:
+    """SIGSTOP everything that `find` finds until it finds nothing new: no process is left that could still fork."""
     stopped: dict[int, psutil.Process] = {}
     while True:
-        new = [process for process in trees(roots) if process.pid not in stopped]
+        new = [pid for pid in find() if pid not in stopped]
         if not new:
             return list(stopped.values())
-        for process in new:
-            stopped[process.pid] = process
+        for pid in new:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
+                stopped[pid] = psutil.Process(pid)
+                stopped[pid].suspend()
 
 
-def resume_trees(roots: Iterable[int]) -> None:
-    """SIGCONT whole trees, children first, so that a parent finds its children answering."""
-    for process in reversed(trees(roots)):
+def resume_all(find: Finder) -> None:
+    """SIGCONT everything that is found, children first, so that a parent finds its children answering."""
+    for pid in reversed(list(find())):
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.resume()
+            psutil.Process(pid).resume()
 
 
-def kill_trees(roots: Iterable[int]) -> list[psutil.Process]:
-    """SIGKILL whole trees at once, as a power cut would; returns what was killed (reap it yourself)."""
-    doomed = stop_trees(roots)
+def kill_all(find: Finder) -> list[psutil.Process]:
+    """SIGKILL everything that is found, all at once, as a power cut would; returns what was killed (reap it)."""
+    doomed = stop_all(find)
     for process in doomed:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     return doomed
+
+
+def kill_trees(roots: Iterable[int]) -> list[psutil.Process]:
+    """SIGKILL whole trees at once; returns what was killed (reap it yourself)."""
+    known = list(roots)
+    return kill_all(lambda: [process.pid for process in trees(known)])
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -1,16 +1,19 @@
-"""The network between the lab's regions: one small TCP proxy per link, which can go deaf without closing.
+"""The network between the lab's regions: one small TCP proxy per link, which can go deaf or slow without closing.
 
     python -m lab.proxy <links.json>
 
 A cut link keeps every connection open and delivers nothing, either way, like a network that drops packets; what was
 sent meanwhile arrives after healing, as TCP would retransmit it. A new connection to a cut link is accepted (the kernel
-does that) and stays silent.
+does that) and stays silent. A link may be cut one way only: open connections still deliver the other way, and new ones
+stay silent, because their handshake needs both. What a slow link carries arrives late, in its order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +22,34 @@ from pydantic import TypeAdapter
 
 from lab import channel
 from lab.errors import LabError
-from lab.state import PROXY_SOCKET, Link
+from lab.state import PROXY_SOCKET, Delay, Link
 
 _CHUNK = 256 * 1024
+_UNDER_WAY = 32  # chunks that one direction of a connection holds back at most
 _CONNECT_TIMEOUT = 10.0
+
+
+def _open() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @dataclass
 class Route:
-    """One link and whether it is open."""
+    """One link: whether it is open to the place and back from it, and how late it delivers."""
 
     link: Link
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    there: asyncio.Event = field(default_factory=_open)
+    back: asyncio.Event = field(default_factory=_open)
+    delay: float = 0.0
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection to its end."""
-        await self.open.wait()
+        await self.there.wait()
+        await self.back.wait()
         try:
+            await asyncio.sleep(self.delay)
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 far_reader, far_writer = await asyncio.open_connection(self.link.target_host, self.link.target_port)
         except (OSError, TimeoutError):
@@ -43,43 +57,79 @@ class Route:
             return
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, far_writer))
-                pumps.create_task(self._pump(far_reader, writer))
+                pumps.create_task(self._pump(reader, far_writer, self.there))
+                pumps.create_task(self._pump(far_reader, writer, self.back))
         except* OSError:
             pass  # one side broke off; the other learns of it below
         finally:
             writer.transport.abort()
             far_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(_CHUNK):
-            await self.open.wait()
-            writer.write(data)
-            await writer.drain()
-        await self.open.wait()
-        if writer.can_write_eof():
-            writer.write_eof()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
+        loop = asyncio.get_running_loop()
+
+        async def deliver() -> None:
+            while True:
+                due, data = await under_way.get()
+                if (left := due - loop.time()) > 0:
+                    await asyncio.sleep(left)
+                await gate.wait()
+                if not data:
+                    break
+                writer.write(data)
+                await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(deliver())
+            data = b"more"
+            while data:
+                data = await reader.read(_CHUNK)
+                await under_way.put((loop.time() + self.delay, data))
 
 
 class Network:
-    """All links; `cut` holds the pairs of places that cannot hear each other."""
+    """All links, and what is wrong with them now."""
 
-    def __init__(self, links: list[Link]) -> None:
+    def __init__(self, links: Sequence[Link]) -> None:
         self.routes = [Route(link) for link in links]
-        self.cut([])
 
-    def cut(self, pairs: list[frozenset[str]]) -> None:
+    def break_it(
+        self, cut: Collection[frozenset[str]], one_way: Collection[tuple[str, str]], delays: Sequence[Delay]
+    ) -> None:
+        """``cut``: pairs that hear nothing of each other; ``one_way``: (from, to) that is lost."""
         for route in self.routes:
-            if {route.link.vantage, route.link.place} in pairs:
-                route.open.clear()
-            else:
-                route.open.set()
+            ends = route.link.vantage, route.link.place
+            deaf = frozenset(ends) in cut
+            _set(route.there, not deaf and ends not in one_way)
+            _set(route.back, not deaf and (ends[1], ends[0]) not in one_way)
+            route.delay = sum(delay.seconds for delay in delays if _concerns(delay, route.link))
 
     async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         if "cut" not in request:
             raise LabError("The proxy knows only the request 'cut'.")
-        self.cut([frozenset(pair) for pair in request["cut"]])
+        self.break_it(
+            {frozenset(pair) for pair in request["cut"]},
+            {(sender, receiver) for sender, receiver in request.get("one_way", [])},
+            [Delay.model_validate(delay) for delay in request.get("delays", [])],
+        )
         return {}
+
+
+def _set(event: asyncio.Event, to: bool) -> None:
+    if to:
+        event.set()
+    else:
+        event.clear()
+
+
+def _concerns(delay: Delay, link: Link) -> bool:
+    """A slow service is slow for whoever asks it; a slow place is slow in what it asks, too."""
+    if delay.service is not None:
+        return (link.place, link.service) == (delay.place, delay.service)
+    return delay.place in (link.place, link.vantage)
 
 
 async def run(file: Path) -> None:
@@ -92,4 +142,5 @@ async def run(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1])))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(Path(sys.argv[1])))

@@ -28,6 +28,8 @@ READY_TIMEOUT = 60.0
 def check_of(state: LabState, server: Server) -> Check:
     """Return what asks `server` once: it returns when the server is ready and raises (anything) until then."""
     host, port = server.host, server.port
+    if server.ready is not None:
+        return lambda: _says(state.folder, server)
     match server.service:
         case "postgres":
             place = state.postgres[server.region]
@@ -63,8 +65,7 @@ async def wait_ready(folder: Path, state: LabState, server: Server, timeout: flo
             return
         except Exception as error:  # noqa: BLE001 - every client library has its own errors for "not yet"
             reason = f"{type(error).__name__}: {error}"
-        now = LabState.model_validate_json((folder / STATE_FILE).read_bytes()).server(server.name)
-        ended = now.state == "exited"
+        ended = _read(folder, server.name).state == "exited"
         if ended or asyncio.get_running_loop().time() > deadline:
             what = "ended while it was starting" if ended else f"was not ready within {timeout:.0f} s ({reason})"
             raise LabUnreachableError(
@@ -97,6 +98,20 @@ def s3_client(place: S3Place) -> S3Client:
             s3={"addressing_style": "path"},
         ),
     )
+
+
+async def _says(folder: Path, server: Server) -> None:
+    """Its log has its ready line, since it was started last."""
+    now = _read(folder, server.name)
+    with now.log_file.open("rb") as log:
+        log.seek(now.log_offset)
+        said = log.read().decode(errors="replace")
+    if (now.ready or "") not in said:
+        raise LabError(f"it has not said {now.ready!r} yet")
+
+
+def _read(folder: Path, name: str) -> Server:
+    return LabState.model_validate_json((folder / STATE_FILE).read_bytes()).server(name)
 
 
 async def _answers(host: str, port: int, question: bytes, expected: bytes) -> None:

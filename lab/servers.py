@@ -86,15 +86,16 @@ def nats(site: Site) -> Planned:
     return Planned(site.server("nats", port, data), launch)
 
 
-def redis(site: Site, password: str) -> Planned:
-    """Redis with a password and an append-only file."""
+def redis(site: Site, password: str, guarded: bool = False) -> Planned:
+    """Redis with a password and an append-only file; `guarded`: a replica of nowhere, which refuses writes."""
     data = site.data("redis")
     port = site.ports["redis"]
     configuration = site.folder / site.name / "redis.conf"
     write_private(
         configuration,
         f"bind {site.host}\nport {port}\nprotected-mode no\nrequirepass {password}\nmasterauth {password}\n"
-        f"appendonly yes\nappendfsync everysec\ndir {json.dumps(str(data))}\ndaemonize no\n",
+        f"appendonly yes\nappendfsync everysec\ndir {json.dumps(str(data))}\ndaemonize no\n"
+        + (f"replicaof {LOCALHOST} 1\nrepl-timeout 10\nrepl-ping-replica-period 2\n" if guarded else ""),
     )
     launch = Launch(argv=[str(packages.redis_server()), str(configuration)], env=site.environment(), cwd=data)
     return Planned(site.server("redis", port, data), launch)

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lab import addresses, packages, postgres, servers
+from lab import addresses, guarded, packages, postgres, servers
 from lab.control import Owned, Supervised
 from lab.errors import LabError
 from lab.readiness import wait_ready
 from lab.servers import Planned, Site
 from lab.state import (
     ALL,
+    CLIENTS,
     CONTROL,
+    GUARD,
     OUTSIDE,
     WITNESS,
     DnsPlace,
@@ -32,6 +34,7 @@ from lab.state import (
 
 _REGIONAL = ("postgres", "nats", "redis", "s3", "app")
 _LINKED_CONTROL = ("temporal", "dns")
+_LEAF = "nats-leaf"
 _FALLBACK_PARENTS = (Path("/var/tmp"), Path("/tmp"))
 
 
@@ -43,6 +46,7 @@ class Wanted:
     postgres: int
     standby: StandbyMode
     services: frozenset[str]
+    guarded: bool = False
 
     def check(self) -> None:
         """Raise LabError for a lab that cannot be."""
@@ -56,6 +60,8 @@ class Wanted:
             raise LabError(f"Unknown services {', '.join(sorted(unknown))}. Known: {', '.join(sorted(ALL))}.")
         if self.standby not in ("streaming", "none"):
             raise LabError(f"standby is 'streaming' or 'none', not {self.standby!r}.")
+        if self.guarded and (self.standby != "streaming" or len(self.regions) < 2):
+            raise LabError("A guarded lab has two regions or more and streaming standbys.")
         if "postgres" in self.services:
             packages.postgres_package(self.postgres)
 
@@ -63,7 +69,12 @@ class Wanted:
         """Return (place, service) of everything that is seen through the proxy."""
         pairs = [(region, service) for region in self.regions for service in _REGIONAL]
         pairs += [(WITNESS, WITNESS), *((CONTROL, service) for service in _LINKED_CONTROL)]
-        return [(place, service) for place, service in pairs if service in self.services]
+        found = [(place, service) for place, service in pairs if service in self.services]
+        if self.guarded:
+            found += [(region, GUARD) for region in self.regions]
+            if "nats" in self.services:
+                found += [(region, _LEAF) for region in self.regions]
+        return found
 
 
 @dataclass
@@ -75,7 +86,9 @@ class _Build:
     state: LabState
     ports: dict[str, int]
     home: Path
-    replication_password: str = field(default_factory=lambda: secrets.token_hex(16))
+    shared_password: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Of what follows another region's server of its kind, in a guarded lab."""
+    app_password: str = field(default_factory=lambda: secrets.token_hex(16))
     planned: dict[str, Planned] = field(default_factory=dict)
 
     def site(self, place: str) -> Site:
@@ -101,6 +114,7 @@ async def bring_up(supervised: Supervised, owned: Owned, wanted: Wanted, progres
         standby=wanted.standby,
         postgres_version=wanted.postgres,
         services=sorted(wanted.services),
+        guarded=wanted.guarded,
         reserved_ports=list(owned.ports.values()),
     )
     build = _Build(supervised, wanted, state, owned.ports, owned.folder)
@@ -139,6 +153,8 @@ async def _plan_postgres(build: _Build) -> None:
             password=secrets.token_hex(16),
             run_as=user,
             backup_password=secrets.token_hex(16),
+            replication_user=postgres.slot_name(region),
+            replication_password=secrets.token_hex(16),
             app_password=secrets.token_hex(16),
             version=build.wanted.postgres,
         )
@@ -152,7 +168,7 @@ async def _plan_postgres(build: _Build) -> None:
 
 def _plan_links(build: _Build) -> None:
     state = build.state
-    for vantage in (*state.regions, OUTSIDE):
+    for vantage in (*state.regions, OUTSIDE, CLIENTS):
         for place, service in build.wanted.linked():
             if vantage != place:
                 port = build.ports["s3" if service == WITNESS else service]
@@ -178,13 +194,15 @@ def _plan_regions(build: _Build) -> None:
     state, services = build.state, build.wanted.services
     for region in state.regions:
         site = build.site(region)
+        if build.wanted.guarded:
+            state.guards[region] = f"http://{site.host}:{site.ports[GUARD]}"
         if "nats" in services:
             state.nats[region] = f"nats://{site.host}:{site.ports['nats']}"
-            build.add(servers.nats(site))
+            build.add(_guarded_nats(build, site) if build.wanted.guarded else servers.nats(site))
         if "redis" in services:
-            password = secrets.token_hex(16)
+            password = build.shared_password if build.wanted.guarded else secrets.token_hex(16)
             state.redis[region] = f"redis://:{password}@{site.host}:{site.ports['redis']}/0"
-            build.add(servers.redis(site, password))
+            build.add(servers.redis(site, password, build.wanted.guarded))
         if "s3" in services:
             state.s3[region] = servers.s3_place(site)
             build.add(servers.s3(site, state.s3[region]))
@@ -192,6 +210,15 @@ def _plan_regions(build: _Build) -> None:
             database = state.postgres[region].dsn("app") if region in state.postgres else None
             state.app[region] = f"http://{site.host}:{site.ports['app']}"
             build.add(servers.application(site, database, state.redis.get(region)))
+
+
+def _guarded_nats(build: _Build, site: Site) -> Planned:
+    """The first region is the hub of the leaf nodes: a ring of them would be a loop, which NATS refuses."""
+    place = guarded.nats_place(site, build.shared_password, build.app_password)
+    build.state.jetstream[site.name] = place
+    hub = build.state.regions[0]
+    ways = [link for link in build.state.links if (link.vantage, link.place, link.service) == (site.name, hub, _LEAF)]
+    return guarded.nats_server(site, place, build.shared_password, [(link.host, link.port) for link in ways])
 
 
 def _plan_control(build: _Build) -> None:
@@ -216,13 +243,21 @@ def _plan_control(build: _Build) -> None:
             tsig_key_name="dr-key",
             tsig_secret=servers.new_tsig_secret(),
         )
-        build.add(servers.dns(site, state.dns, build.site(state.regions[0]).host))
+        build.add(servers.dns(site, state.dns, _first_answer(build)))
     if "webhook" in services:
         state.webhook = WebhookPlace(
             url=f"http://{site.host}:{site.ports['webhook']}/notify",
             file=site.data("webhook") / "notifications.jsonl",
         )
         build.add(servers.webhook(site, state.webhook.file))
+
+
+def _first_answer(build: _Build) -> str:
+    """What the shop's names say at first; customers of a guarded lab reach the regions through links of their own."""
+    first = build.state.regions[0]
+    if not build.wanted.guarded:
+        return build.site(first).host
+    return addresses.link_host(build.state.network, build.state.regions, CLIENTS, first)
 
 
 async def _start_all(build: _Build, progress: Callable[[str], None]) -> None:
@@ -241,6 +276,8 @@ async def _start_all(build: _Build, progress: Callable[[str], None]) -> None:
                     tasks.create_task(one(name))
             if build.state.postgres:
                 tasks.create_task(_start_databases(build, one, proxy_ready))
+        if build.state.jetstream:
+            await guarded.make_streams(build.state)
     except BaseExceptionGroup as group:
         failures = [error for error in group.exceptions if isinstance(error, LabError)]
         raise failures[0] if failures else group from None
@@ -255,10 +292,11 @@ async def _start_databases(build: _Build, one: Callable[[str], Awaitable[None]],
     state = build.state
     first, *others = state.regions
     primary = state.postgres[first]
-    await postgres.make_primary(build.supervised, build.site(first), primary)
+    await postgres.make_primary(build.supervised, build.site(first), primary, build.wanted.guarded)
     await one(f"{first}/postgres")
     streaming = others if build.wanted.standby == "streaming" else []
-    await postgres.make_roles_and_database(primary, build.replication_password, streaming)
+    members = list(state.postgres.values()) if build.wanted.guarded else [state.postgres[name] for name in streaming]
+    await postgres.make_roles_and_database(primary, members, streaming)
     for region in others:
         if region not in streaming:
             await asyncio.to_thread(postgres.prepare_data_folder, state.postgres[region])
@@ -273,5 +311,5 @@ async def _start_databases(build: _Build, one: Callable[[str], Awaitable[None]],
 async def _start_standby(build: _Build, first: str, region: str, one: Callable[[str], Awaitable[None]]) -> None:
     link = next(x for x in build.state.links if (x.vantage, x.place, x.service) == (region, first, "postgres"))
     place = build.state.postgres[region]
-    await postgres.make_standby(build.supervised, build.site(region), place, link, build.replication_password)
+    await postgres.make_standby(build.supervised, build.site(region), place, link)
     await one(f"{region}/postgres")

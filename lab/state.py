@@ -23,8 +23,15 @@ ALL: frozenset[str] = frozenset(
 # Servers that belong to no region live in these two places.
 WITNESS = "witness"
 CONTROL = "control"
-# The vantage point of clients that are in no region.
+# Places without servers of their own, from which the regions are seen: a third site, where the third monitor and the
+# operators are, and the customers.
 OUTSIDE = "outside"
+CLIENTS = "clients"
+# What of the product runs in a region, and PostgreSQL with it, once the guards have taken over.
+GUARD, COMPANION, MONITOR, WORKER = "guard", "companion", "monitor", "worker"
+ATTENDANTS = (WORKER, MONITOR, GUARD)
+MARK = "RECOVERY_LAB_SERVER"
+"""Environment variable by which processes are known as a server's when their parent is gone."""
 STATE_FILE = "lab.json"
 PROXY_SOCKET = "proxy.sock"
 
@@ -50,6 +57,9 @@ class PostgresPlace(_Model):
     backup_password: str
     app_user: str = "app"
     app_password: str
+    replication_user: str = "replicator"
+    replication_password: str = ""
+    """The region's own, as a standby: an archiver with another user is never taken for a member."""
     version: int
 
     def dsn(self, user: str | None = None, database: str | None = None, *, host: str | None = None) -> str:
@@ -103,6 +113,38 @@ class WebhookPlace(_Model):
     file: Path
 
 
+class NatsPlace(_Model):
+    """A region's NATS. A stream's mirror in another region is reached through leaf nodes, by its domain."""
+
+    url: str
+    domain: str
+    user: str
+    password: str
+    """Of the administrator: guards, plans, whoever sets streams up."""
+    app_user: str
+    app_password: str
+    access_file: Path
+    """Included by the configuration: what the application may publish. At rest: nothing."""
+    pid_file: Path
+
+    @property
+    def app_url(self) -> str:
+        """Where the application publishes, with its name and password."""
+        return self.url.replace("://", f"://{self.app_user}:{self.app_password}@", 1)
+
+    @property
+    def admin_url(self) -> str:
+        return self.url.replace("://", f"://{self.user}:{self.password}@", 1)
+
+
+class Delay(_Model):
+    """What `place` sends and gets is `seconds` late each way; of one service, or of all."""
+
+    place: str
+    service: str | None = None
+    seconds: float
+
+
 class Server(_Model):
     """One server process of the lab."""
 
@@ -115,6 +157,10 @@ class Server(_Model):
     pids: list[int] = []
     data_directory: Path | None = None
     log_file: Path
+    ready: str | None = None
+    """Words in its log by which it says that it is ready; None: it is asked what it is for."""
+    log_offset: int = 0
+    """Where in its log the present start begins."""
     state: ServerState = "running"
 
     @property
@@ -153,6 +199,15 @@ class LabState(_Model):
     servers: list[Server] = []
     links: list[Link] = []
     partitions: list[tuple[str, str]] = []
+    one_way: list[tuple[str, str]] = []
+    """(from, to): what the first sends to the second is lost, and the other way it arrives."""
+    delays: list[Delay] = []
+    guarded: bool = False
+    """PostgreSQL, Redis and NATS are no primaries unless a guard makes them so."""
+    handed_over: bool = False
+    """PostgreSQL belongs to the guards: the lab does not start it any more."""
+    guards: dict[str, str] = {}
+    jetstream: dict[str, NatsPlace] = {}
     postgres: dict[str, PostgresPlace] = {}
     nats: dict[str, str] = {}
     redis: dict[str, str] = {}

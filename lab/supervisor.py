@@ -30,6 +30,7 @@ import psutil
 from pydantic import BaseModel
 
 from lab import addresses, channel
+from lab.belongings import processes_of
 from lab.errors import LabError
 from lab.processes import (
     become_subreaper,
@@ -37,14 +38,15 @@ from lab.processes import (
     drop_shared_memory,
     folders_with,
     is_gone,
+    kill_all,
     kill_descendants,
     kill_trees,
     postmaster_pid,
     remove_lab,
-    resume_trees,
-    stop_trees,
+    resume_all,
+    stop_all,
 )
-from lab.state import STATE_FILE, LabState, Server
+from lab.state import COMPANION, STATE_FILE, Delay, LabState, Server
 
 SOCKET = "supervisor.sock"
 _OUTPUT_KEPT = 20_000  # characters of a one-off command's output
@@ -94,8 +96,10 @@ class Supervisor:
                 await self.kill(request["names"], request["with_disks"])
             case "freeze" | "thaw" as action:
                 self.pause(request["names"], action == "freeze")
-            case "partitions":
-                self.known().partitions = [(one, other) for one, other in request["partitions"]]
+            case "network":
+                self.note_network(request["network"])
+            case "hand-over":
+                self.known().handed_over = True
                 self.save()
             case "detach":
                 asyncio.get_running_loop().remove_reader(0)
@@ -110,6 +114,13 @@ class Supervisor:
         if self.state is None:
             raise LabError("The lab is still being started.")
         return self.state
+
+    def note_network(self, network: dict[str, Any]) -> None:
+        state = self.known()
+        state.partitions = [(one, other) for one, other in network["cut"]]
+        state.one_way = [(sender, receiver) for sender, receiver in network["one_way"]]
+        state.delays = [Delay.model_validate(delay) for delay in network["delays"]]
+        self.save()
 
     def make_outer_folder(self, parent: Path) -> Path:
         made = Path(tempfile.mkdtemp(prefix="recovery-lab-", dir=parent))
@@ -144,9 +155,12 @@ class Supervisor:
 
     def start_server(self, name: str) -> int:
         server = self.known().server(name)
-        if self.roots(server):
+        if self.processes(server):
             raise LabError(f"{name} is already running.")
+        if name not in self.launches:
+            raise LabError(f"{name} is started by its region's guard, not by the lab.")
         with server.log_file.open("ab") as log:
+            server.log_offset = log.tell()
             process = self.spawn(self.launches[name], log)
         server.pid, server.state = process.pid, "running"
         self.save()
@@ -180,22 +194,18 @@ class Supervisor:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(os.waitstatus_to_exitcode(ended[1]))
 
-    def roots(self, server: Server) -> list[int]:
-        """Return the living root processes of a server: ours, and a PostgreSQL that somebody else started there."""
-        roots = [server.pid] if server.pid in self.exits and server.pid is not None else []
-        if server.service == "postgres" and server.data_directory is not None:
-            other = postmaster_pid(server.data_directory)
-            if other is not None and other not in roots:
-                roots.append(other)
-        return roots
+    def processes(self, server: Server) -> list[int]:
+        """Return the living processes of a server, those of a PostgreSQL that somebody else started there included."""
+        place = self.known().postgres.get(server.region)
+        ours = server.pid if server.pid in self.exits else None
+        return processes_of(server, ours, place.data_directory if place else None)
 
     async def kill(self, names: list[str], with_disks: bool) -> None:
         servers = [self.known().server(name) for name in names]
-        roots = {server.name: self.roots(server) for server in servers}
         for server in servers:
-            if roots[server.name] or server.state != "absent":
+            if server.state != "absent" or self.processes(server):
                 server.state = "killed"
-        doomed = kill_trees([root for found in roots.values() for root in found])
+        doomed = kill_all(lambda: [pid for server in servers for pid in self.processes(server)])
         while not all(is_gone(process) for process in doomed):
             await asyncio.sleep(0.005)
         for server in servers:
@@ -209,15 +219,15 @@ class Supervisor:
         self.save()
 
     def pause(self, names: list[str], freeze: bool) -> None:
-        for name in names:
-            server = self.known().server(name)
-            roots = self.roots(server)
-            if freeze and roots:
-                stop_trees(roots)
-                server.state = "frozen"
-            elif not freeze and server.state == "frozen":
-                resume_trees(roots)
-                server.state = "running"
+        servers = [self.known().server(name) for name in names]
+        if freeze:
+            meant = [server for server in servers if self.processes(server)]
+            stop_all(lambda: [pid for server in meant for pid in self.processes(server)])
+        else:
+            meant = [server for server in servers if server.state == "frozen"]
+            resume_all(lambda: [pid for server in meant for pid in self.processes(server)])
+        for server in meant:
+            server.state = "frozen" if freeze else "absent" if server.service == COMPANION else "running"
         self.save()
 
     # -- the state file and the end ---------------------------------------------------------------------------

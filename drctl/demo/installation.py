@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 
 from lab import Lab
-from lab.state import S3Place
+from lab.state import CONTROL, WITNESS, S3Place
 from recovery.backup.sealing import generate_age_key
 from recovery.backup.signing import generate_signing_key
 
@@ -42,87 +44,151 @@ class Installation:
 
 def install(lab: Lab, folder: Path, *, tier: str = "critical") -> Installation:
     """Writes keys, secrets (mode 600) and configuration for the lab into ``folder``."""
-    secrets = folder / "secrets"
-    secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
-    writer = _Secrets(secrets)
-    age, escrow, signing = generate_age_key(), generate_age_key(), generate_signing_key()
-    writer.write("escrow.agekey", escrow.secret)
-    document: dict[str, Any] = {
+    writer = Secrets.below(folder)
+    keys = Keys.write(writer)
+    view = View(lab)
+    document = base_document(view, writer, keys, {GROUP: group_document(view, writer, folder, tier)})
+    config_file, backup_config_file = folder / "recovery.yaml", folder / "backup-worker.yaml"
+    dump(document, config_file)
+    dump(without_identities(document), backup_config_file)
+    return Installation(folder, config_file, backup_config_file)
+
+
+@dataclass(frozen=True)
+class View:
+    """Addresses as ``vantage`` sees them: through the lab's links, which partitions cut. None: the servers' own."""
+
+    lab: Lab
+    vantage: str | None = None
+
+    @cached_property
+    def regions(self) -> list[str]:
+        return self.lab.describe().regions
+
+    def at(self, place: str, service: str) -> tuple[str, int]:
+        """Host and port."""
+        return self.lab.seen_from(self.vantage or place, place, service)
+
+    def of(self, address: str, place: str, service: str) -> str:
+        """The URL ``address`` with host and port as they are seen."""
+        parts = urlsplit(address)
+        host, port = self.at(place, service)
+        login = parts.netloc.rpartition("@")[0]
+        return parts._replace(netloc=f"{login}@{host}:{port}" if login else f"{host}:{port}").geturl()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Public keys and references to private ones."""
+
+    recipients: list[str]
+    identity: str
+    signing_key: str
+    signer: str
+
+    @classmethod
+    def write(cls, secrets: Secrets) -> Keys:
+        """New keys; their private halves become secrets."""
+        age, escrow, signing = generate_age_key(), generate_age_key(), generate_signing_key()
+        secrets.write("escrow.agekey", escrow.secret)
+        return cls(
+            [age.public, escrow.public],
+            secrets.write("operator.agekey", age.secret),
+            secrets.write("signing.key", signing.secret),
+            signing.public,
+        )
+
+
+def base_document(view: View, secrets: Secrets, keys: Keys, groups: dict[str, Any]) -> dict[str, Any]:
+    """Everything that an installation has once."""
+    lab = view.lab
+    temporal = lab.temporal()
+    host, port = view.at(CONTROL, "temporal")
+    return {
         "version": 1,
-        "temporal": {"address": lab.temporal().address, "ui_address": lab.temporal().ui_address},
+        "temporal": {"address": f"{host}:{port}", "ui_address": temporal.ui_address},
         "keys": {
-            "recipients": [age.public, escrow.public],
-            "identities": [writer.write("operator.agekey", age.secret)],
-            "signing_key": writer.write("signing.key", signing.secret),
-            "trusted_signers": [signing.public],
+            "recipients": keys.recipients,
+            "identities": [keys.identity],
+            "signing_key": keys.signing_key,
+            "trusted_signers": [keys.signer],
         },
-        "witness": _store(writer, "witness", lab.witness(), "recovery"),
+        "witness": _store(view, secrets, WITNESS, lab.witness(), "recovery"),
         "locations": {
-            f"store-{region}": {
-                **_store(writer, f"store-{region}", lab.s3(region), "points"),
-                "in_region": region,
-            }
-            for region in lab.describe().regions
+            f"store-{region}": {**_store(view, secrets, region, lab.s3(region), "points"), "in_region": region}
+            for region in view.regions
         },
         "regions": {
             region: {"role": "primary" if number == 0 else "dr", "priority": 100 - 10 * number}
-            for number, region in enumerate(lab.describe().regions)
+            for number, region in enumerate(view.regions)
         },
-        "groups": {GROUP: _group(lab, writer, folder, tier)},
+        "groups": groups,
         "notifications": {
             "channels": {
                 "webhook": {
-                    "url": writer.write("webhook.url", lab.webhook().url.replace("http://", "json://", 1)),
+                    "url": secrets.write("webhook.url", lab.webhook().url.replace("http://", "json://", 1)),
                     "severities": ["info", "warning", "critical"],
                 }
             }
         },
     }
-    config_file, backup_config_file = folder / "recovery.yaml", folder / "backup-worker.yaml"
-    _dump(document, config_file)
-    del document["keys"]["identities"]
-    _dump(document, backup_config_file)
-    return Installation(folder, config_file, backup_config_file)
 
 
-def _dump(document: dict[str, Any], file: Path) -> None:
+def without_identities(document: dict[str, Any]) -> dict[str, Any]:
+    """The same for a worker that must not open recovery points."""
+    keys = {key: value for key, value in document["keys"].items() if key != "identities"}
+    return {**document, "keys": keys}
+
+
+def dump(document: dict[str, Any], file: Path) -> None:
     with file.open("w", encoding="utf-8") as stream:
         YAML().dump(document, stream)
 
 
-class _Secrets:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+@dataclass(frozen=True)
+class Secrets:
+    """Secrets as files for their owner's eyes only."""
+
+    folder: Path
+
+    @classmethod
+    def below(cls, folder: Path) -> Secrets:
+        secrets = folder / "secrets"
+        secrets.mkdir(parents=True, mode=0o700, exist_ok=True)
+        return cls(secrets)
 
     def write(self, name: str, value: str) -> str:
-        """Stores a secret for its owner's eyes only and returns the reference to it."""
-        path = self._folder / name
+        """Stores a secret and returns the reference to it."""
+        path = self.folder / name
         path.touch(mode=0o600)
         path.write_text(value, encoding="utf-8")
         return f"file:{path}"
 
 
-def _store(secrets: _Secrets, name: str, place: S3Place, prefix: str) -> dict[str, Any]:
+def _store(view: View, secrets: Secrets, place: str, found: S3Place, prefix: str) -> dict[str, Any]:
+    name = place if place == WITNESS else f"store-{place}"
     return {
-        "url": f"s3://{place.bucket}/{prefix}",
-        "endpoint": place.endpoint,
-        "region": place.region,
+        "url": f"s3://{found.bucket}/{prefix}",
+        "endpoint": view.of(found.endpoint, place, WITNESS if place == WITNESS else "s3"),
+        "region": found.region,
         "credentials": {
-            "access_key": secrets.write(f"{name}.access", place.access_key),
-            "secret_key": secrets.write(f"{name}.secret", place.secret_key),
+            "access_key": secrets.write(f"{name}.access", found.access_key),
+            "secret_key": secrets.write(f"{name}.secret", found.secret_key),
         },
     }
 
 
-def _group(lab: Lab, secrets: _Secrets, folder: Path, tier: str) -> dict[str, Any]:
-    regions = lab.describe().regions
-    source = lab.postgres(regions[0])
+def group_document(view: View, secrets: Secrets, folder: Path, tier: str) -> dict[str, Any]:
+    """The shop: PostgreSQL, its records, where its points go and how they are proven."""
+    lab = view.lab
+    source = lab.postgres(view.regions[0])
     dns = lab.dns()
+    host, port = view.at(CONTROL, "dns")
     return {
         "tier": tier,
         "services": ["shop"],
-        "home": regions[0],
-        "regions": {region: _region(lab, region) for region in regions},
+        "home": view.regions[0],
+        "regions": {region: _region(view, region) for region in view.regions},
         "postgres": {
             "databases": [source.database],
             "database": source.database,
@@ -135,7 +201,7 @@ def _group(lab: Lab, secrets: _Secrets, folder: Path, tier: str) -> dict[str, An
         "budgets": {"FullRecovery": BUDGETS},
         "dns": {
             "provider": "rfc2136",
-            "server": f"{dns.host}:{dns.port}",
+            "server": f"{host}:{port}",
             "zone": dns.zone,
             "tsig": {
                 "name": dns.tsig_key_name,
@@ -145,20 +211,22 @@ def _group(lab: Lab, secrets: _Secrets, folder: Path, tier: str) -> dict[str, An
             "records": [{"name": RECORD, "type": "A", "ttl": 1}],
         },
         "backup": {
-            "locations": [f"store-{region}" for region in regions],
+            "locations": [f"store-{region}" for region in view.regions],
             "validation": {"scratch_folder": str(folder / "scratch")},
         },
     }
 
 
-def _region(lab: Lab, region: str) -> dict[str, Any]:
-    place = lab.postgres(region)
+def _region(view: View, region: str) -> dict[str, Any]:
+    place = view.lab.postgres(region)
+    host, port = view.at(region, "postgres")
+    application = view.of(view.lab.app(region), region, "app")
     return {
         "dns_value": place.host,
-        "health_urls": [f"{lab.app(region)}{path}" for path in ("/healthz", "/readyz", "/api/v1/status")],
+        "health_urls": [f"{application}{path}" for path in ("/healthz", "/readyz", "/api/v1/status")],
         "postgres": {
-            "host": place.host,
-            "port": place.port,
+            "host": host,
+            "port": port,
             "data_directory": str(place.data_directory),
             "bin_directories": {place.version: str(place.bin_directory)},
             **({"run_as": place.run_as} if place.run_as else {}),

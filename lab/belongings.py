@@ -1,0 +1,69 @@
+"""Which processes belong to a server: its tree, what its dead parent left, and what runs on its data.
+
+Inside a region one may be hit without the other: the guard, its companion, and the PostgreSQL that the guard started
+are one tree for the kernel, and three servers for the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lab.processes import family, postmaster_pid, tree
+from lab.state import ATTENDANTS, COMPANION, GUARD, MARK, Server
+
+
+def processes_of(server: Server, root: int | None, postgres_data: Path | None) -> list[int]:
+    """Return the living processes of `server`, parents first.
+
+    `root`: the process that the lab started for it. `postgres_data`: where its region's PostgreSQL runs.
+    """
+    children = family()
+    roots = [root] if root is not None else []
+    if server.service == "postgres" and server.data_directory is not None:
+        roots += _running_on(server.data_directory)
+    elif server.service == COMPANION:
+        return _with(children, [pid for pid in marked(f"{server.region}/{GUARD}") if is_companion(pid)])
+    elif server.service in ATTENDANTS:
+        roots += [pid for pid in marked(server.name) if pid not in roots]
+    found = _with(children, roots)
+    if server.service != GUARD:
+        return found
+    others = _with(children, [pid for pid in found if is_companion(pid)])
+    if postgres_data is not None:
+        others += _with(children, _running_on(postgres_data))
+    return [pid for pid in found if pid not in others]
+
+
+def marked(name: str) -> list[int]:
+    """Return every process that has a server's mark in its environment, which children inherit."""
+    wanted = f"{MARK}={name}".encode()
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - called often, and only names are needed
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                    found.append(int(entry))
+    return found
+
+
+def is_companion(pid: int) -> bool:
+    """Whether a process is a guard's companion, by its command line."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(b"companion" in Path(os.fsdecode(part)).name.encode() for part in command[:6])
+
+
+def _running_on(data_directory: Path) -> list[int]:
+    running = postmaster_pid(data_directory)
+    return [] if running is None else [running]
+
+
+def _with(children: dict[int, list[int]], roots: list[int]) -> list[int]:
+    found: dict[int, None] = {}
+    for root in roots:
+        found.update(dict.fromkeys(tree(root, children)))
+    return list(found)

@@ -1,0 +1,206 @@
+"""What a guarded lab has beyond others: stores that are no primaries by themselves, and the product's own processes.
+
+At rest PostgreSQL has `standby.signal` (after `hand_over`), Redis is a replica of nowhere, and what the application may
+publish to NATS stands in a file that the configuration includes and that denies everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+import nats
+from nats.js.api import ConsumerConfig, ExternalStream, StreamConfig, StreamSource
+
+from lab import packages
+from lab.control import Supervised, python_environment
+from lab.errors import LabError
+from lab.faults import chosen
+from lab.postgres import STANDBY_SIGNAL
+from lab.readiness import wait_ready
+from lab.servers import Planned, Site, write_private
+from lab.state import ATTENDANTS, COMPANION, GUARD, MARK, STATE_FILE, LabState, NatsPlace, PostgresPlace, Server
+from lab.supervisor import Launch
+
+STREAMS = {"ORDERS": ["shop.orders.>"], "EVENTS": ["shop.events.>"]}
+CONSUMER = "fulfilment"
+_DENIED = 'APPLICATION { publish: { deny: ">" } }\n'
+_APPLICATION_SUBJECTS = ["shop.>"]
+_LEAF_USER = "leaf"
+_STOP_SECONDS = 60.0
+
+
+# -- NATS -------------------------------------------------------------------------------------------------------------
+
+
+def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence[tuple[str, int]]) -> Planned:
+    """NATS with a JetStream domain of its own and leaf nodes to the others.
+
+    `hubs`: addresses at which this region sees the leaf port of those that it connects to; a region that others connect
+    to has none. No application subject crosses a leaf node: a stream of the same name on the other side would take the
+    message a second time, under a sequence of its own. Mirrors need only JetStream's own subjects.
+    """
+    data, port = site.data("nats"), site.ports["nats"]
+    folder = site.folder / site.name
+    write_private(place.access_file, _DENIED)
+    remotes = [
+        {
+            "url": f"nats://{_LEAF_USER}:{leaf_password}@{host}:{leaf_port}",
+            "deny_imports": _APPLICATION_SUBJECTS,
+            "deny_exports": _APPLICATION_SUBJECTS,
+        }
+        for host, leaf_port in hubs
+    ]
+    leaf = {
+        "listen": f"{site.host}:{site.ports['nats-leaf']}",
+        "authorization": {"user": _LEAF_USER, "password": leaf_password},
+        "reconnect": 1,
+        "remotes": remotes,
+    }
+    configuration = folder / "nats.conf"
+    write_private(
+        configuration,
+        f'include "{place.access_file.name}"\n'
+        f"server_name: {site.name}\nlisten: {site.host}:{port}\nhttp: {site.host}:{site.ports['nats-monitor']}\n"
+        f"pid_file: {json.dumps(str(place.pid_file))}\nping_interval: 2s\nping_max: 2\n"
+        f"jetstream {{ store_dir: {json.dumps(str(data))}, max_file_store: 10GB, domain: {place.domain} }}\n"
+        f"authorization {{ users: [\n"
+        f"  {{ user: {place.user}, password: {json.dumps(place.password)} }}\n"
+        f"  {{ user: {place.app_user}, password: {json.dumps(place.app_password)}, permissions: $APPLICATION }}\n"
+        f"] }}\n"
+        f"leafnodes {json.dumps(leaf)}\n",
+    )
+    argv = [str(packages.script("nats-server")), "-c", str(configuration)]
+    return Planned(site.server("nats", port, data), Launch(argv=argv, env=site.environment(), cwd=data))
+
+
+def nats_place(site: Site, password: str, app_password: str) -> NatsPlace:
+    """Every region has the same users: what moves from one to another finds its way in."""
+    folder = site.folder / site.name
+    return NatsPlace(
+        url=f"nats://{site.host}:{site.ports['nats']}",
+        domain=site.name,
+        user="recovery",
+        password=password,
+        app_user="app",
+        app_password=app_password,
+        access_file=folder / "nats-access.conf",
+        pid_file=folder / "nats.pid",
+    )
+
+
+async def make_streams(state: LabState) -> None:
+    """The first region's streams with a consumer, and their mirrors in the others. All limits, no work queues."""
+    first, *others = state.regions
+    client = await nats.connect(state.jetstream[first].admin_url)
+    try:
+        context = client.jetstream()
+        for name, subjects in STREAMS.items():
+            await context.add_stream(StreamConfig(name=name, subjects=subjects))
+            await context.add_consumer(name, ConsumerConfig(durable_name=CONSUMER))
+    finally:
+        await client.close()
+    origin = ExternalStream(api=f"$JS.{state.jetstream[first].domain}.API")
+    for region in others:
+        client = await nats.connect(state.jetstream[region].admin_url)
+        try:
+            for name in STREAMS:
+                mirror = StreamSource(name=name, external=origin)
+                await client.jetstream().add_stream(StreamConfig(name=name, mirror=mirror))
+        finally:
+            await client.close()
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+async def hand_over(supervised: Supervised, state: LabState) -> None:
+    """Ends every PostgreSQL in order, the first region's first so that the others have everything, and leaves standbys.
+
+    Raises LabError for a lab that is not guarded.
+    """
+    if not state.guarded:
+        raise LabError("Only a lab that was started with guarded=True can be handed over to guards.")
+    for region in state.regions:
+        await _end(supervised, state, region)
+    await supervised.hand_over()
+
+
+async def _end(supervised: Supervised, state: LabState, region: str) -> None:
+    place = state.postgres[region]
+    arguments = ["-D", str(place.data_directory), "-m", "fast", "-w", "-t", f"{_STOP_SECONDS:.0f}"]
+    site = Site(state.folder, region, place.host, {})
+    stop = Launch(
+        argv=[str(place.bin_directory / "pg_ctl"), "stop", *arguments],
+        env=site.environment(),
+        cwd=place.data_directory.parent,
+        user=place.run_as,
+    )
+    await supervised.run(stop, _STOP_SECONDS + 10)
+    await asyncio.to_thread(_make_standby, place)
+
+
+def _make_standby(place: PostgresPlace) -> None:
+    signal_file = place.data_directory / STANDBY_SIGNAL
+    signal_file.touch(mode=0o600)
+    if place.run_as is not None:
+        shutil.chown(signal_file, place.run_as)
+
+
+# -- the product's processes ------------------------------------------------------------------------------------------
+
+
+async def attend(
+    supervised: Supervised,
+    state: LabState,
+    place: str,
+    service: str,
+    arguments: Sequence[str],
+    ready: str,
+    environment: Mapping[str, str],
+) -> None:
+    """See ``Lab.attend``."""
+    if service not in ATTENDANTS:
+        raise LabError(f"A place is attended to by {', '.join(sorted(ATTENDANTS))}, not by {service!r}.")
+    name = f"{place}/{service}"
+    known = {server.name for server in state.servers}
+    if name not in known:
+        planned = _attendant(state, place, service, arguments, ready, environment)
+        await supervised.register(planned.server, planned.launch)
+        if service == GUARD:
+            await supervised.register(_companion(planned.server), planned.launch)
+    (server,) = chosen(await asyncio.to_thread(_read, state), place, service)
+    await supervised.kill([name], with_disks=False)
+    await supervised.start(name)
+    await wait_ready(state.folder, state, server)
+
+
+def _attendant(
+    state: LabState, place: str, service: str, arguments: Sequence[str], ready: str, environment: Mapping[str, str]
+) -> Planned:
+    host, port = "", 0
+    if service == GUARD:
+        at = urlsplit(state.guards[place])
+        host, port = at.hostname or "", at.port or 0
+    site = Site(state.folder, place, host, {})
+    server = site.server(service, port, None).model_copy(update={"ready": ready})
+    variables = {**site.environment(), **python_environment(), **environment, MARK: server.name}
+    launch = Launch(argv=[sys.executable, *arguments], env=variables, cwd=state.folder / "tmp")
+    return Planned(server, launch)
+
+
+def _companion(guard: Server) -> Server:
+    """The guard starts it; the lab finds it, to kill or freeze it alone."""
+    name = f"{guard.region}/{COMPANION}"
+    return guard.model_copy(update={"name": name, "service": COMPANION, "port": 0, "ready": None, "state": "absent"})
+
+
+def _read(state: LabState) -> LabState:
+    return LabState.model_validate_json((state.folder / STATE_FILE).read_bytes())
+
+
+__all__ = ["CONSUMER", "STREAMS", "attend", "hand_over", "make_streams", "nats_place", "nats_server"]
