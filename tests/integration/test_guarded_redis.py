@@ -65,7 +65,7 @@ async def a_pair(folder: Path, **settings: object) -> AsyncIterator[Pair]:
     with own_redis(a, b):
         await asyncio.gather(a.start(), b.start())
         pair = Pair(a, b, *(GuardedRedis(each.server, folder / f"state-{each.folder.name}") for each in (a, b)))
-        await pair.guard_a.promote(1)
+        await pair.guard_a.promote(1, owner=True)
         await a.fill(1000)
         await pair.guard_b.follow(pair.upstream(a))
         yield pair
@@ -107,6 +107,11 @@ async def test_a_started_server_refuses_writes_until_it_is_promoted(tmp_path: Pa
         await own.start()
         assert not await accepts_writes(own)
         assert (await store.observe()).role is StoreRole.STALE  # it was a primary, and knows it
+        with pytest.raises(Refused, match="primary of epoch 4"):
+            await store.promote(5)
+        assert not await accepts_writes(own)
+        await store.promote(5, owner=True)
+        assert await accepts_writes(own)
 
 
 async def test_a_configuration_that_would_start_a_primary_is_refused(tmp_path: Path) -> None:
@@ -277,7 +282,7 @@ async def test_a_replica_leaves_a_primary_that_restarted_empty(tmp_path: Path) -
         pair.a.end()
         pair.a.forget()
         await pair.a.start()
-        await pair.guard_a.promote(1)
+        await pair.guard_a.promote(1, owner=True)
         began = time.monotonic()
         await until(lambda: _says(pair.guard_b, "detached"))
         print(f"detached after {time.monotonic() - began:.3f} s")
@@ -298,7 +303,7 @@ async def test_a_primary_that_restarts_with_its_data_is_followed_again(pair: Pai
     async with pair.tended():
         pair.a.end()
         await pair.a.start()
-        await pair.guard_a.promote(1)
+        await pair.guard_a.promote(1, owner=True)
         await pair.a.fill(5, "later")
         await pair.b.wait_for("DBSIZE", expected=1005, seconds=15)
 
@@ -313,11 +318,23 @@ async def test_a_broken_link_is_built_again_by_the_guard_only(pair: Pair) -> Non
     assert (await pair.a.ask("INFO", "stats")).count("sync_partial_ok:1") == 1  # and without a copy of all data
 
 
+async def test_a_restarted_replica_follows_by_itself_and_an_old_primary_does_not(pair: Pair) -> None:
+    pair.b.end()
+    await pair.b.start()
+    await pair.guard_b.tend(pair.upstream(pair.a))
+    assert "follows" in (await pair.guard_b.observe()).detail
+    await pair.guard_b.stop_receiving()
+    await pair.guard_a.demote()
+    await pair.guard_b.promote(2)
+    await pair.guard_a.tend(pair.upstream(pair.b))
+    assert (await pair.guard_a.observe()).role is StoreRole.STALE
+
+
 async def test_a_server_without_a_password_is_guarded_too(tmp_path: Path) -> None:
     async with a_pair(tmp_path, append_only=False, password=None) as pair, pair.tended():
         pair.a.end()
         pair.a.forget()
         await pair.a.start()
-        await pair.guard_a.promote(1)
+        await pair.guard_a.promote(1, owner=True)
         await until(lambda: _says(pair.guard_b, "detached"))
         assert await pair.b.ask("DBSIZE") == 1000

@@ -29,6 +29,7 @@ END = 0.6  # seconds for its process to end after SIGKILL
 ASK = 2.0  # seconds for an ordinary question
 LINK = 10.0  # seconds that ``follow`` waits for the link; a long first copy goes on by itself
 SILENT = 2  # seconds without an acknowledgement after which an orderly end does not wait for a replica
+AGAIN = 5.0  # seconds after which a replica that left its primary looks whether that has its data again
 POLL = 0.02
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class GuardedRedis:
         self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
         self._demotions = 0
         self._promoting = False
+        self._next_try = 0.0
 
     def emergency(self) -> Emergency:
         return Emergency(
@@ -122,11 +124,11 @@ class GuardedRedis:
             return
         await starts_at_rest(self._server, info.get("config_file", ""), await self._listener.pids())
 
-    async def start(self) -> None:
+    async def start(self, *, owner: bool = False) -> None:
         """Nothing: its service manager starts it, at rest by its configuration."""
 
-    async def promote(self, epoch: int) -> Promotion:
-        """Raises Refused where it holds no data although it did; Unreachable where it does not answer."""
+    async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
+        """Raises Refused where it is stale, or holds no data although it did; Unreachable where it does not answer."""
         async with self._turn, asking(self._server, ASK, "become a primary") as connection:
             self._promoting, demotions = True, self._demotions
             try:
@@ -135,7 +137,7 @@ class GuardedRedis:
                 already = before.is_primary and remembered.part == "primary" and remembered.epoch == epoch
                 if not already:
                     if not before.is_primary:
-                        self._must_hold_data(before, remembered)
+                        self._must_be_fit(before, remembered, owner)
                     await self._memory.save(Remembered("primary", epoch, before.keys))
                     if self._demotions != demotions:
                         raise Refused(f"Redis {self._server} was demoted while it was to be promoted.")
@@ -155,7 +157,12 @@ class GuardedRedis:
             note=f"{now.keys} keys, replication id {now.replid}",
         )
 
-    def _must_hold_data(self, now: Replication, remembered: Remembered) -> None:
+    def _must_be_fit(self, now: Replication, remembered: Remembered, owner: bool) -> None:
+        if remembered.part == "primary" and not owner:
+            raise Refused(
+                f"Redis {self._server} was the primary of epoch {remembered.epoch} and followed nobody since: Reprotect"
+                " saves its data and lets it follow first."
+            )
         if now.syncing and now.keys == 0:
             raise Refused(f"Redis {self._server} is in its first copy and holds nothing yet: it is no candidate.")
         if now.keys == 0 and remembered.keys > 0 and not self._accept.exists():
@@ -296,10 +303,11 @@ class GuardedRedis:
             saved = await self._permit(now, upstream)
             async with asking(self._server, LINK + ASK, "follow") as connection:
                 await self._link.attach(connection, address)
+                before = await self._memory.load()
+                await self._memory.save(Remembered("replica", before.epoch, before.keys))
                 now = await self._stands(connection)
-            before = await self._memory.load()
-            keys = now.keys if now.link_up else before.keys
-            await self._memory.save(Remembered("replica", before.epoch, keys, f"{upstream.host}:{upstream.port}"))
+            if now.link_up:
+                await self._memory.save(Remembered("replica", before.epoch, now.keys))
         state = await self.observe()
         return state.model_copy(update={"detail": f"{state.detail}. {saved}"}) if saved else state
 
@@ -347,27 +355,39 @@ class GuardedRedis:
                     raise
             await asyncio.sleep(POLL)
 
-    async def tend(self) -> None:
-        """Keeps the link's rule (see ``link``), and remembers how many keys it held while the link stood."""
+    async def tend(self, upstream: Upstream | None = None) -> None:
+        """Keeps the link's rule (see ``link``), and remembers how many keys it held while the link stood.
+
+        One at rest that was no primary follows ``upstream``.
+        """
         if self._turn.locked():
             return
-        async with self._turn:
-            try:
-                async with asyncio.timeout(ASK), connected(self._server) as connection:
-                    await self._tend(connection)
-            except (*LOST, ServerSaid) as error:
-                log.debug("Redis %s was not tended: %s", self._server, error)
-
-    async def _tend(self, connection: Connection) -> None:
-        now, remembered = await replication(connection), await self._memory.load()
-        if now.is_primary or now.at_rest:
+        try:
+            async with self._turn, asyncio.timeout(ASK), connected(self._server) as connection:
+                idle = await self._tend(connection)
+        except (*LOST, ServerSaid) as error:
+            log.debug("Redis %s was not tended: %s", self._server, error)
             return
+        if idle and upstream is not None:
+            await self.follow(upstream)
+
+    async def _tend(self, connection: Connection) -> bool:
+        """Whether it is at rest and may follow by itself."""
+        now, remembered = await replication(connection), await self._memory.load()
+        if now.accepts_writes:
+            return False
+        if now.at_rest:
+            if remembered.detached and time.monotonic() < self._next_try:
+                return False
+            self._next_try = time.monotonic() + AGAIN
+            return remembered.part == "replica" or now.keys == 0
         reason = await self._link.tend(connection, now, remembered.keys)
         if reason:
             log.critical("Redis %s left its primary: %s", self._server, reason)
             await self._memory.save(replace(remembered, detached=reason))
-        elif now.link_up and now.keys != remembered.keys:
+        elif now.link_up and (now.keys != remembered.keys or remembered.part == "unknown"):
             await self._memory.save(replace(remembered, part="replica", keys=now.keys, detached=""))
+        return False
 
 
 def _words(now: Replication, remembered: Remembered) -> str:

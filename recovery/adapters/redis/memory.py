@@ -24,7 +24,6 @@ class Remembered:
     part: Part = "unknown"
     epoch: int = 0
     keys: int = 0
-    upstream: str | None = None
     ended_at: int | None = None
     detached: str = ""
 
