@@ -18,7 +18,7 @@ was primary then is none now, because at rest no store is. Kinds:
 
 ``postgres``  SIGKILL to every process that works in ``data_directory`` (a stop may wait for a frozen standby for a
               minute, and a killed postmaster leaves busy backends behind), then ``standby.signal``.
-``listener``  SIGKILL to every process that listens at ``host``:``port``.
+``listener``  SIGKILL to every process that listens at ``host``:``port`` (of these ``names``, where they are given).
 
 Both may carry ``files`` in ``detail``: path -> text, written first (what keeps the next start from accepting writes).
 
@@ -68,7 +68,8 @@ def end(kind: str, detail: dict[str, object]) -> list[int]:
         return end_postgres(Path(str(detail["data_directory"])), detail)
     if kind == "listener":
         _write_files(detail)
-        return _kill(lambda: listeners(str(detail["host"]), int(str(detail["port"]))))
+        names = detail.get("names")
+        return _kill(lambda: listeners(str(detail["host"]), int(str(detail["port"])), names))
     raise KeyError(f"a store of kind {kind!r} cannot be ended from outside")
 
 
@@ -126,8 +127,8 @@ def is_recovering(folder: Path) -> bool:
     return False
 
 
-def listeners(host: str, port: int) -> list[int]:
-    """Living processes that hold a socket listening at host:port, or at any address of that port."""
+def listeners(host: str, port: int, names: object = None) -> list[int]:
+    """Living processes (of one of ``names``) with a socket that listens at host:port, or at any address of it."""
     inodes = _listening_inodes(host, port)
     found = []
     for name in os.listdir("/proc"):  # noqa: PTH208
@@ -139,6 +140,8 @@ def listeners(host: str, port: int) -> list[int]:
                     if os.readlink(descriptor.path) in inodes:  # noqa: PTH115
                         found.append(int(name))
                         break
+    if isinstance(names, list) and names:
+        found = [pid for pid in found if _command(pid) in names]
     return found
 
 
@@ -170,8 +173,11 @@ def _hex_address(address: str) -> str:
 
 
 def _command(pid: int) -> str:
-    # A zombie has no working directory any more, so what is found here lives.
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    # A zombie has no working directory and no files any more, so what is found by them lives.
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _kill(find, seconds: float = 5.0) -> list[int]:  # type: ignore[no-untyped-def]

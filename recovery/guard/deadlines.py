@@ -63,6 +63,7 @@ class Deadlines:
         except (FileNotFoundError, ValueError):
             return {}
         if found.get("boot_id") != self._boot or found.get("ended"):
+            self._file.unlink(missing_ok=True)  # or the new companion would take it for its own end
             return {}
         deadlines: dict[str, float] = {}
         for entry in found["stores"]:
@@ -161,6 +162,7 @@ class CompanionProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: subprocess.Popen[bytes] | None = None
+        self._started_at = float("-inf")
         self._touched: int | None = None
         self._touched_at = float("-inf")
 
@@ -184,17 +186,22 @@ class CompanionProcess:
         """Looks after it until cancelled. The companion itself goes on then: that is what it is for."""
         silent_since = boottime()
         while True:
-            if await asyncio.to_thread(self._look):
+            looked = await asyncio.to_thread(self._look)
+            if looked:
                 silent_since = boottime()
-            elif boottime() - silent_since > (SILENT if self._touched is not None else 0.0):
-                await asyncio.to_thread(self._replace)
-                silent_since = boottime()
-            await asyncio.sleep(CHECK)
+            elif not self._is_starting():
+                holder = await asyncio.to_thread(self._holder)
+                if holder is None or boottime() - silent_since > SILENT:
+                    await asyncio.to_thread(self._replace, holder)
+                    silent_since = boottime()
+            await asyncio.sleep(CHECK if self.lives else 0.05)
+
+    def _is_starting(self) -> bool:
+        running = self._started is not None and self._started.poll() is None
+        return running and boottime() - self._started_at < SILENT
 
     def _look(self) -> bool:
         """Whether it touched its file since the last look. The first look only learns what stands there."""
-        if self._started is not None:
-            self._started.poll()
         try:
             touched = (self._folder / companion.ALIVE_FILE).stat().st_mtime_ns
         except FileNotFoundError:
@@ -205,14 +212,14 @@ class CompanionProcess:
             self._touched_at = boottime()
         return changed
 
-    def _replace(self) -> None:
-        pid = self._holder()
+    def _replace(self, pid: int | None) -> None:
         if pid is not None:
             log.warning("the companion does not answer: replaced", pid=pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             _wait_until_gone(pid)
         self._touched = self._touched or 0
+        self._started_at = boottime()
         self._started = subprocess.Popen(
             [sys.executable, "-I", "-S", companion.__file__, str(self._folder)],
             stdin=subprocess.DEVNULL,

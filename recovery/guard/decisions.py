@@ -60,6 +60,9 @@ class Refusal:
     reason: str
 
 
+FenceStep = Write | Break | Settled | Wait | Refusal
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What goes into a proof besides its reason."""
@@ -182,7 +185,7 @@ def fence_step(
     now: float,
     margin: float,
     evidence: Evidence,
-) -> Write | Break | Settled | Wait | Refusal:
+) -> FenceStep:
     """The target's guard, on its way to a proof that the source has no primary. Settled: ``record.fence`` is it.
 
     Args:
@@ -209,7 +212,7 @@ def fence_step(
     if watched.over() and (watched.began >= fencing_seen or _holder(watched) == record.guard):
         if (seconds := given.binds_proof(record.group, now)) > 0:
             return Wait(f"the guard of {record.region} was promised that {record.group} stays there", seconds)
-        return _proven(record, order, evidence, "lease-broken", watched=watched, now=now)
+        return _proven(record, order, evidence, "lease-broken", watched=watched)
     if watched.may_break(now, margin):
         if (seconds := given.binds_lease(_holder(watched), now)) > 0:
             return Wait(f"the guard of {record.region} was promised to keep its lease", seconds)
@@ -332,7 +335,6 @@ def _proven(
     *,
     positions: Mapping[str, str] | None = None,
     watched: Watched | None = None,
-    now: float = 0.0,
     reason: str = "",
 ) -> Write:
     proof = FenceProof.model_validate(
@@ -343,7 +345,7 @@ def _proven(
             "by": evidence.by,
             "at": evidence.at,
             "run": order.run,
-            "watched_for": round(watched.unchanged_for(now), 3) if watched else None,
+            "watched_for": round(watched.stood_for, 3) if watched else None,
             "strengths": dict(evidence.strengths),
             "zero_loss": evidence.zero_loss,
             "positions": dict(positions or {}),

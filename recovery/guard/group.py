@@ -21,7 +21,7 @@ from recovery.guard.holding import Holding
 from recovery.guard.promises import Given, Received
 from recovery.guard.record import Record
 from recovery.guard.stores import Stores
-from recovery.ports.guard import GuardedGroup
+from recovery.ports.guard import GuardedGroup, Upstream
 from recovery.ports.ownership import OwnershipStore
 
 log = structlog.get_logger("recovery.guard")
@@ -105,6 +105,13 @@ class GuardedHere:
     def taking_over(self) -> bool:
         return self.taking_over_since < math.inf
 
+    def _upstream_of(self, store: str) -> Upstream | None:
+        """Where a store at rest follows between orders: the owner, and nobody while a plan fences it."""
+        record = self.record.record
+        if record is None or record.region == self._shared.region or record.fencing is not None:
+            return None
+        return self.group.upstreams.get(store, {}).get(record.region)
+
     def wake(self) -> None:
         """Something changed: look at once."""
         self._next_work = -math.inf
@@ -119,7 +126,7 @@ class GuardedHere:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        self.stores.tend()
+        self.stores.tend(self._upstream_of)
         try:
             while True:
                 self._step()
@@ -327,7 +334,9 @@ class GuardedHere:
         if not primaries:
             return
         if self.group.home_region != shared.region:
-            self._warn("claim", f"{', '.join(primaries)} runs as a primary here, and the group was never claimed at home")
+            self._warn(
+                "claim", f"{', '.join(primaries)} runs as a primary here, and the group was never claimed at home"
+            )
             return
         if not shared.holding.valid():
             return

@@ -198,6 +198,7 @@ class Watched:
     since: float = math.inf
     began: float = -math.inf  # of the newest read
     break_sent: str | None = None  # the version that a break of ours names: it may arrive at any time
+    stood_for: float = 0.0  # seconds that the lease had not changed when it was broken, as far as we saw
 
     def read(self, found: Found, *, began: float, returned: float) -> Watched:
         """A read that began and returned at these times. One that began before the newest one we know says nothing."""
@@ -208,7 +209,8 @@ class Watched:
         lease, version = found
         if version == self.version:
             return replace(self, began=began)
-        return Watched(self.region, lease, version, since=returned, began=began)
+        stood_for = began - self.since if lease.broken_by is not None and self.lease is not None else 0.0
+        return Watched(self.region, lease, version, since=returned, began=began, stood_for=max(0.0, stood_for))
 
     def unchanged_for(self, now: float) -> float:
         """Seconds that the lease has not changed as far as we know; 0.0 when it was never seen."""

@@ -11,12 +11,13 @@ import structlog
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.guard import companion
-from recovery.ports.guard import GuardedStore, Tended
+from recovery.ports.guard import GuardedStore, Tended, Upstream
 
 log = structlog.get_logger("recovery.guard")
 
-DEMOTION = 1.0
-"""Seconds for a store's own way of ending its writes; then the emergency way follows."""
+DEMOTION = 1.4
+"""Seconds for a store's own way, which ends its writes within 1 s and may then look for its last position; when they
+are over the emergency way follows."""
 OBSERVATION = 2.5
 TEND_PAUSE = 0.25
 
@@ -49,7 +50,10 @@ class Stores:
                 state = await store.observe()
         except (TimeoutError, OSError, RecoveryError) as error:
             state = StoreState(
-                store=name, role=StoreRole.UNREACHABLE, strength=store.strength, detail=str(error) or "no answer in time"
+                store=name,
+                role=StoreRole.UNREACHABLE,
+                strength=store.strength,
+                detail=str(error) or "no answer in time",
             )
         if state.strength is None:
             state = state.model_copy(update={"strength": store.strength})
@@ -85,9 +89,7 @@ class Stores:
             task.cancel()
             raise
 
-    async def _make_primary(
-        self, name: str, epoch: int, permitted: Callable[[], str | None], owner: bool
-    ) -> Promotion:
+    async def _make_primary(self, name: str, epoch: int, permitted: Callable[[], str | None], owner: bool) -> Promotion:
         store = self.all[name]
         async with self._locks[name]:
             state = await self.observe_one(name)
@@ -179,11 +181,11 @@ class Stores:
         async with self._locks[name]:
             await self.all[name].start()
 
-    def tend(self) -> None:
-        """Begins the stores' own work between orders; ``close`` ends it."""
-        for store in self.all.values():
+    def tend(self, upstream_of: Callable[[str], Upstream | None]) -> None:
+        """Begins the stores' own work between orders; ``close`` ends it. ``upstream_of`` a store: the owner's."""
+        for name, store in self.all.items():
             if isinstance(store, Tended):
-                self._tending.add(asyncio.create_task(self._tend(store)))
+                self._tending.add(asyncio.create_task(self._tend(name, store, upstream_of)))
 
     async def close(self) -> None:
         tasks = [*self._tending, *self._promoting]
@@ -191,12 +193,12 @@ class Stores:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tend(self, store: Tended) -> None:
+    async def _tend(self, name: str, store: Tended, upstream_of: Callable[[str], Upstream | None]) -> None:
         said = ""
         while True:
             try:
                 async with asyncio.timeout(10):
-                    await store.tend()
+                    await store.tend(upstream_of(name))
                 said = ""
             except (RecoveryError, OSError, TimeoutError) as error:
                 if str(error) != said:

@@ -70,7 +70,9 @@ class Watching:
         """
         watched, lease = self.watched[region].breaking(by, utc())
         self.watched[region] = watched
-        log.warning("breaking a lease", region=region, holder=lease.instance, unchanged=watched.unchanged_for(self._clock()))
+        log.warning(
+            "breaking a lease", region=region, holder=lease.instance, unchanged=watched.unchanged_for(self._clock())
+        )
         try:
             await self._store.write_lease(lease, version=watched.version)
         except (Contended, Unreachable) as error:

@@ -1,0 +1,331 @@
+"""The composition root of a guard: from a configuration to the stores that one region's guard drives.
+
+It imports no Temporal: a guard runs on when Temporal does not, and stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from recovery.adapters.folder import FolderStore
+from recovery.adapters.guard_client import GuardClient
+from recovery.adapters.postgres.binaries import PostgresBinaries
+from recovery.adapters.postgres.guarded import GuardedPostgres
+from recovery.adapters.s3 import S3Store
+from recovery.adapters.secrets import Secrets
+from recovery.adapters.witness import WitnessStore
+from recovery.config import Config
+from recovery.config.names import split_address
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.ownership import Strength
+from recovery.errors import BadInput
+from recovery.guard.gauges import Gauges
+from recovery.guard.guard import Guard, GuardPlan, guard_of, lock_folder
+from recovery.guard.holding import Pace
+from recovery.guard.process import harden
+from recovery.guard.server import Address, GuardServer
+from recovery.ports.guard import GuardedGroup, GuardedStore, Upstream
+from recovery.ports.object_store import ObjectStore
+from recovery.ports.postgres import PostgresLogin, PostgresPlace
+from recovery.ports.standby import Streaming
+
+log = structlog.get_logger("recovery.guard")
+
+WITNESS_CONNECTIONS = 16
+
+
+@dataclass(frozen=True)
+class GuardProcess:
+    """What one process does. ``metrics_port``: None for no endpoint, 0 for a free port.
+
+    ``demote_at_end``: whether an orderly stop ends the region's primaries and gives the lease back. Otherwise they go
+    on, the companion ends them at the deadline, and a guard that is started before takes them over as they are.
+    """
+
+    config: Config
+    region: str
+    metrics_port: int | None = None
+    demote_at_end: bool = True
+
+
+async def run_guard(process: GuardProcess, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    """Guards until ``stop`` is set. ``ready`` is called once with a sentence, when questions are answered.
+
+    Raises:
+        NotFound: there is no such region. BadInput: no group of it is guarded, or a key is missing.
+        Refused: another guard of the region runs on this host.
+    """
+    config, region = process.config, process.region
+    address = _address(config, region)
+    plan = _plan(config, region)
+    folder = plan.folder
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock_folder(folder, region))
+        secrets = Secrets()
+        stack.callback(secrets.close)
+        token = await _token(config, secrets)
+        wiring = _Wiring(config, region, folder, secrets)
+        plan = GuardPlan(**{**plan.__dict__, "groups": [await wiring.group(name) for name in _guarded(config, region)]})
+        witness = await wiring.witness(Pace(plan.ttl, plan.margin))
+        stack.push_async_callback(witness.close)
+        addresses = {name: place.guard for name, place in config.regions.items() if place.guard and name != region}
+        peers = await stack.enter_async_context(GuardClient(addresses, token, ca_file=config.guards.ca_file))
+        store = WitnessStore(witness, timeout=Pace(plan.ttl, plan.margin).request)
+        guard = await asyncio.to_thread(guard_of, plan, store, store, peers)
+        harden()
+        gauges = Gauges(guard)
+        if process.metrics_port is not None:
+            stack.enter_context(gauges.serve(config.monitoring.metrics.bind, process.metrics_port))
+        await _run(guard, GuardServer(guard, token), address, process, ready, stop)
+
+
+async def _run(
+    guard: Guard,
+    server: GuardServer,
+    address: Address,
+    process: GuardProcess,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+) -> None:
+    """The guard and its address until ``stop``; one of them failing ends both."""
+
+    def say() -> None:
+        groups = ", ".join(guard.groups)
+        ready(
+            f"guard of {process.region} is ready at {address.host}:{address.port}: {groups} "
+            f"(lease {guard.plan.ttl:g} s)"
+        )
+
+    guarding = asyncio.create_task(guard.run())
+    serving = asyncio.create_task(server.serve(address, say))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({guarding, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for failed in (guarding, serving):
+            if failed.done():
+                failed.result()
+        if process.demote_at_end:
+            log.warning("the guard is stopped: it demotes what is primary and gives the lease back")
+            await guard.release()
+        else:
+            log.warning("the guard is stopped: what is primary stays so until the deadline, or the next guard")
+    finally:
+        for task in (serving, guarding, stopping):
+            task.cancel()
+        await asyncio.gather(serving, guarding, stopping, return_exceptions=True)
+
+
+# -- from the configuration ----------------------------------------------------------------------------------------
+
+
+def _guarded(config: Config, region: str) -> list[str]:
+    return [name for name, group in config.groups.items() if region in group.regions and config.snapshot(name).guarded]
+
+
+def _address(config: Config, region: str) -> Address:
+    guard = config.region(region).guard
+    if guard is None:
+        raise BadInput(f"region {region} has no guard in the configuration: set regions.{region}.guard to its address")
+    return Address.of(guard, config.guards.certificate_file, config.guards.key_file)
+
+
+async def _token(config: Config, secrets: Secrets) -> str:
+    if config.guards.token is None:
+        raise BadInput("guards have no token in the configuration: set guards.token, the same for all regions")
+    token = await secrets.resolve(config.guards.token)
+    if len(token) < 16:
+        raise BadInput(
+            "guards.token is too short: expected 16 characters or more, for example of: openssl rand -hex 32"
+        )
+    return token
+
+
+def _plan(config: Config, region: str) -> GuardPlan:
+    """Without its groups. Raises BadInput when there is nothing to guard."""
+    names = _guarded(config, region)
+    if not names:
+        raise BadInput(
+            f"no group of {region} is guarded: that needs guards.token, and regions.<name>.guard in each of its regions"
+        )
+    ttls = [config.snapshot(name).failover.lease_ttl.total_seconds() for name in names]
+    # A peer's ttl is the least of its own groups', some of which may not be here.
+    longest = max(config.snapshot(name).failover.lease_ttl.total_seconds() for name in config.groups)
+    device = config.guards.watchdog_device
+    return GuardPlan(
+        region=region,
+        folder=Path(config.guards.state_folder) / region,
+        ttl=min(ttls),
+        margin=config.guards.margin.total_seconds(),
+        groups=(),
+        longest_promise=longest,
+        watchdog_device=Path(device) if device else None,
+    )
+
+
+@dataclass
+class _Wiring:
+    """Adapters of one guard."""
+
+    config: Config
+    region: str
+    folder: Path
+    secrets: Secrets
+
+    async def witness(self, pace: Pace) -> ObjectStore:
+        """The witness with a guard's patience: a request that hangs frees its thread within the same time."""
+        place = self.config.witness
+        if place.bucket is None:
+            return FolderStore("witness", Path(place.prefix))
+        credentials = place.credentials
+        resolved = [
+            await self.secrets.resolve(reference) if reference is not None else None
+            for reference in (
+                (credentials.access_key, credentials.secret_key, credentials.session_token)
+                if credentials
+                else (None, None, None)
+            )
+        ]
+        return S3Store(
+            "witness",
+            place.bucket,
+            prefix=place.prefix,
+            endpoint_url=place.endpoint,
+            region=place.region,
+            access_key=resolved[0],
+            secret_key=resolved[1],
+            session_token=resolved[2],
+            ca_file=place.ca_file,
+            versioning_required=False,
+            connections=WITNESS_CONNECTIONS,
+            connect_timeout=pace.request,
+            read_timeout=pace.request,
+        )
+
+    async def group(self, name: str) -> GuardedGroup:
+        snapshot = self.config.snapshot(name)
+        group = self.config.group(name)
+        stores: list[GuardedStore] = []
+        upstreams: dict[str, dict[str, Upstream]] = {}
+        if group.postgres is not None:
+            upstreams["postgres"] = _postgres_upstreams(snapshot)
+            stores.append(await self._postgres(snapshot))
+        if group.redis is not None:
+            upstreams["redis"] = _upstreams({region.name: region.redis for region in snapshot.regions})
+            stores.append(await self._redis(snapshot, upstreams["redis"]))
+        if group.nats is not None:
+            upstreams["nats"] = _upstreams({region.name: region.nats for region in snapshot.regions})
+            stores.append(await self._nats(snapshot, upstreams["nats"]))
+        return GuardedGroup(
+            name=name,
+            home_region=snapshot.home_region,
+            stores=stores,
+            upstreams=upstreams,
+            peers=tuple(region.name for region in snapshot.regions if region.name != self.region),
+            state_folder=self.folder,
+        )
+
+    @property
+    def _strength(self) -> Strength:
+        return Strength.WATCHDOG if self.config.guards.watchdog_device else Strength.GUARD
+
+    async def _postgres(self, snapshot: GroupSnapshot) -> GuardedPostgres:
+        name, region = snapshot.name, self.region
+        group, at = self.config.group(name), snapshot.region(region).postgres
+        postgres = group.postgres
+        assert postgres is not None and at is not None, "asked for a group with PostgreSQL"
+        if at.data_directory is None:
+            raise BadInput(
+                f"the guard has to find PostgreSQL's data directory: set groups.{name}.regions.{region}.postgres."
+                "data_directory"
+            )
+        directories = group.regions[region].postgres.bin_directories
+        binaries = PostgresBinaries({major: Path(folder) for major, folder in directories.items()} or None)
+        password = await self.secrets.resolve(postgres.password) if postgres.password else None
+        login = PostgresLogin(
+            at.host, at.port, postgres.user, at.database, password, postgres.sslmode, postgres.ssl_root_certificate
+        )
+        replication: Streaming | None = None
+        if postgres.replication_user is not None:
+            reference = postgres.replication_password
+            replication = Streaming(
+                host=at.host,  # replaced by the upstream's
+                port=at.port,
+                user=postgres.replication_user,
+                password=await self.secrets.resolve(reference) if reference else None,
+                slot=_slot(region),
+                application_name=_slot(region),
+                sslmode=postgres.sslmode,
+                sslrootcert=postgres.ssl_root_certificate,
+            )
+        place = PostgresPlace(at.host, at.port, Path(at.data_directory), at.run_as)
+        return GuardedPostgres(place, login, binaries=binaries, strength=self._strength, replication=replication)
+
+    async def _redis(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
+        from recovery.adapters.redis.connection import RedisLogin, RedisServer
+        from recovery.adapters.redis.guarded import GuardedRedis
+        from workers.tls import tls_context
+
+        redis = self.config.group(snapshot.name).redis
+        address = snapshot.region(self.region).redis
+        assert redis is not None and address is not None, "asked for a group with Redis"
+        host, port = _host_and_port(address)
+        password = await self.secrets.resolve(redis.password) if redis.password else None
+        tls = await tls_context(redis.tls, self.secrets, f"groups.{snapshot.name}.redis.tls")
+        server = RedisServer(host, port, RedisLogin(redis.user, password, tls))
+        others = {region: upstream for region, upstream in peers.items() if region != self.region}
+        return GuardedRedis(server, self.folder, group=snapshot.name, peers=others, strength=self._strength)
+
+    async def _nats(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
+        from recovery.adapters.nats.connection import NatsLogin, NatsServer
+        from recovery.adapters.nats.guarded import GuardedStreams
+
+        from workers.tls import tls_context
+
+        nats = self.config.group(snapshot.name).nats
+        address = snapshot.region(self.region).nats
+        assert nats is not None and address is not None, "asked for a group with NATS"
+        host, port = _host_and_port(address)
+        password = await self.secrets.resolve(nats.password) if nats.password else None
+        tls = await tls_context(nats.tls, self.secrets, f"groups.{snapshot.name}.nats.tls")
+        server = NatsServer(host, port, NatsLogin(user=nats.user, password=password, tls=tls))
+        return GuardedStreams(
+            server,
+            nats.streams,
+            fence_file=self.folder / f"nats-{snapshot.name}.conf",
+            state_folder=self.folder,
+            group=snapshot.name,
+            peers={region: upstream for region, upstream in peers.items() if region != self.region},
+        )
+
+
+def _slot(region: str) -> str:
+    """Slot and application name of a region's standby: lower-case letters, digits and underscores."""
+    return "standby_" + "".join(letter if letter.isalnum() else "_" for letter in region.lower())
+
+
+def _postgres_upstreams(snapshot: GroupSnapshot) -> dict[str, Upstream]:
+    return {
+        region.name: Upstream(region.name, region.postgres.host, region.postgres.port)
+        for region in snapshot.regions
+        if region.postgres is not None
+    }
+
+
+def _upstreams(addresses: Mapping[str, str | None]) -> dict[str, Upstream]:
+    return {
+        region: Upstream(region, *_host_and_port(address))
+        for region, address in addresses.items()
+        if address is not None
+    }
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, port = split_address(address)
+    assert port is not None, "a snapshot's addresses have their port"
+    return host, port
