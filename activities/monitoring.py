@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -30,6 +29,8 @@ WATCH_FOR = timedelta(hours=23)
 """One attempt of the long activity; less than its start-to-close timeout."""
 INCIDENT_MEMO = "recovery-plans.incident"
 
+AT_ONCE = timedelta(milliseconds=1)
+Result = TypeVar("Result")
 Watch = Callable[[str], Awaitable[bool]]
 """Runs the probe loop of a vantage point until it is cancelled; False where it has nothing to watch."""
 
@@ -90,21 +91,11 @@ class Monitoring:
 
         Returns False where there is nothing to watch.
         """
-        watching = asyncio.ensure_future(self._watch(vantage))
-        stopping = asyncio.ensure_future(activity.wait_for_worker_shutdown())
         try:
             async with asyncio.timeout(WATCH_FOR.total_seconds()):
-                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not watching.done():
-                    raise ApplicationError("this worker is stopping", type="WorkerStops", next_retry_delay=timedelta())
-                return await watching
+                return await _while_worker_stays(self._watch(vantage))
         except TimeoutError:
             return True
-        finally:
-            stopping.cancel()
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(watching, stopping, return_exceptions=True)
 
     @service("monitoring.start_plan")
     async def start_plan(self, order: StartOrder) -> Started:
@@ -167,7 +158,7 @@ class Monitoring:
             run.workflow_id, run_id=run.run_id, result_type=RunReport
         )
         try:
-            report = await handle.result()
+            report = await _while_worker_stays(handle.result())
         except WorkflowFailureError as failure:
             found = _enclosed(failure)
             if found is None:
@@ -183,6 +174,21 @@ class Monitoring:
             took=report.ended_at - report.started_at if report.ended_at is not None else None,
             achieved=report.achieved,
         )
+
+
+async def _while_worker_stays(work: Awaitable[Result]) -> Result:
+    """A worker that stops hands long work over at once, instead of giving it the time that short steps get to end."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApplicationError("this worker is stopping", type="WorkerStops", next_retry_delay=AT_ONCE)
+        return await working
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 def _enclosed(failure: WorkflowFailureError) -> RunReport | None:

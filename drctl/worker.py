@@ -49,7 +49,7 @@ def worker(
     configuration names a key that opens recovery points.
     """
     loaded = load_config(config)
-    run(_work(loaded, region, metrics_port, output), log_form=_form(output), log_level=log_level)
+    run(_work(loaded, region, metrics_port, output), log_form=log_form(output), log_level=log_level)
 
 
 @app.command(
@@ -74,7 +74,7 @@ def up(
     stopped goes on at the next drctl up.
     """
     loaded = load_config(config)
-    run(_up(loaded, port, ui_port, metrics_port, apply, output), log_form=_form(output), log_level=log_level)
+    run(_up(loaded, port, ui_port, metrics_port, apply, output), log_form=log_form(output), log_level=log_level)
 
 
 async def _up(config: Config, port: int, ui_port: int, metrics_port: int | None, apply: bool, output: Output) -> None:
@@ -167,6 +167,6 @@ def _say(output: Output, sentence: str) -> None:
         sys.stdout.flush()
 
 
-def _form(output: Output) -> Literal["console", "json"]:
+def log_form(output: Output) -> Literal["console", "json"]:
     """Lines for a person at a terminal, JSON for what collects logs."""
     return "console" if messages().is_terminal and output is Output.TEXT else "json"

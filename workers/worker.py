@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 
 from activities.drift import ConfigurationDrift
 from activities.lock import LockGuard
+from activities.monitoring import Monitoring
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.errors import NotFound, RecoveryError
@@ -23,9 +24,12 @@ from workers.client import connect
 from workers.heap import return_large_buffers
 from workers.masking import Masking
 from workers.metrics import SdkTelemetry
+from workers.monitor import WorkerWatch, keep_watching
 from workers.options import worker_options
+from workers.registry import activities_of
 from workers.wiring import Wiring
 from workflows.definitions import WORKFLOWS
+from workflows.health_monitor import MONITORS
 
 log = structlog.get_logger("recovery.workers")
 
@@ -72,6 +76,7 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
         endpoint = stack.enter_context(metrics.serve(plan.metrics_host, plan.metrics_port))
         for worker in await _workers(client, plan, wiring):
             await stack.enter_async_context(worker)
+        await keep_watching(client, plan.config, plan.regions)
         learning = asyncio.create_task(_learn(plan.config, wiring, metrics))
         stack.callback(learning.cancel)
         regions = ", ".join(plan.regions) or "no region"
@@ -102,8 +107,10 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
     """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
     activities = await wiring.activities()
-    interceptors = [Masking(), LockGuard(await wiring.witness()), ConfigurationDrift(plan.config)]
-    queues = {plan.config.temporal.control_queue: WORKFLOWS}
+    witness = await wiring.witness()
+    monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client))
+    interceptors = [Masking(), LockGuard(witness), ConfigurationDrift(plan.config)]
+    queues: dict[str, list[type]] = {plan.config.temporal.control_queue: [*WORKFLOWS, *MONITORS]}
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:
         queues[plan.config.validation_queue] = []
@@ -112,7 +119,7 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
             client,
             task_queue=queue,
             workflows=workflows,
-            activities=activities.methods,
+            activities=[*activities.methods, *activities_of(monitoring)],
             interceptors=interceptors,
             graceful_shutdown_timeout=GRACE,
             **worker_options(),

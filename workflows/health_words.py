@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from recovery.ports.notify import Severity
 
 if TYPE_CHECKING:
-    from workflows.health_monitor import HealthView
+    from workflows.health_state import HealthView
 
 
 def lost_words(outage: Outage) -> str:

@@ -197,6 +197,14 @@ class EndpointChecks(Section):
     )
     status: Annotated[int, Field(ge=100, le=599)] = Field(200, description="Expected HTTP status.", examples=[200])
     timeout: Duration = Field(timedelta(seconds=5), description="Longest wait for an answer.", examples=["5s"])
+    body: str | None = Field(
+        None, min_length=1, description="Words that the answer must contain.", examples=['"status": "ok"']
+    )
+    latency: Duration | None = Field(
+        None,
+        description="Time above which an answer counts as a failure; without it only the timeout does.",
+        examples=["2s"],
+    )
 
 
 class Tsig(Section):
@@ -228,6 +236,12 @@ class Record(Section):
         description="Route 53: the region that this weighted record always points at. It has its weight while that "
         "region is active, else 0. Without it the record keeps its weight and its value moves.",
         examples=["us-east-1"],
+    )
+    points_at: Literal["region", "database"] = Field(
+        "region",
+        description="region: what the active region's dns_value says; database: the address of its PostgreSQL (type "
+        "CNAME for names).",
+        examples=["database"],
     )
     evaluate_target_health: Switch = Field(
         True, description="Route 53: whether an alias record follows its target's health.", examples=[True]
@@ -307,6 +321,9 @@ class Dns(Section):
         return self
 
 
+SecurityGroup = Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")]
+
+
 class Rds(Section):
     """Amazon RDS instances of the group, where PostgreSQL is managed."""
 
@@ -328,6 +345,30 @@ class Rds(Section):
         description="Class of a restored instance.",
         examples=["db.r6g.xlarge"],
     )
+    fence_security_groups: dict[Name, list[SecurityGroup]] = Field(
+        default_factory=dict,
+        description="Region -> security groups that let nobody in: put on an instance that is replaced. Without them "
+        "a person has to confirm that it is off, unless RDS could stop it.",
+        examples=[{"eu-central-1": ["sg-0a1b2c3d4e5f60718"]}],
+    )
+    aws_regions: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="Region -> Amazon's name of it, where they differ.",
+        examples=[{"frankfurt": "eu-central-1"}],
+    )
+    endpoint: WebAddress | None = Field(
+        None, description="Another address of its API (for tests).", examples=["http://127.0.0.1:5000"]
+    )
+    access_key: SecretRef | None = Field(
+        None, description="Access key id; without it the machine's own.", examples=["env:RDS_ACCESS_KEY_ID"]
+    )
+    secret_key: SecretRef | None = Field(None, description="Secret access key.", examples=["env:RDS_SECRET_ACCESS_KEY"])
+
+    @model_validator(mode="after")
+    def _pair(self) -> Rds:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise expected("access_key and secret_key together, or neither of them")
+        return self
 
 
 class Group(Inheritable):

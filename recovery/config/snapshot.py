@@ -24,6 +24,7 @@ from recovery.domain.group import (
     ReplicationRule,
     RetentionRule,
 )
+from recovery.domain.managed import ManagedRule
 
 if TYPE_CHECKING:
     from recovery.config.config import Config
@@ -51,9 +52,12 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         replication=_replication(group),
         failover=_failover(config, group),
         streams=group.nats.streams if group.nats else [],
+        managed=_managed(group),
         second_person=group.approvals.second_person,
         health_status=group.checks.status,
         health_timeout=group.checks.timeout,
+        health_body=group.checks.body,
+        health_latency=group.checks.latency,
         validate_after_backup=group.backup.validation.enabled and group.backup.validation.after_backup,
         require_approval=group.approvals.require,
         approval_timeout=group.approvals.timeout,
@@ -134,6 +138,18 @@ def _replication(group: Group) -> ReplicationRule:
     )
 
 
+def _managed(group: Group) -> ManagedRule | None:
+    if group.rds is None:
+        return None
+    return ManagedRule(
+        instances=group.rds.instances,
+        restored_instance=group.rds.restored_instance,
+        snapshot=group.rds.snapshot,
+        instance_class=group.rds.instance_class,
+        fence_security_groups=group.rds.fence_security_groups,
+    )
+
+
 def _failover(config: Config, group: Group) -> FailoverRule:
     policy = group.failover
     return FailoverRule(
@@ -211,6 +227,7 @@ def _records(group: Group) -> list[DnsRecord]:
             weight=entry.weight,
             region=entry.region,
             evaluate_target_health=entry.evaluate_target_health,
+            points_at=entry.points_at,
         )
         for entry in group.dns.records
     ]
@@ -234,6 +251,9 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                     _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
                 )
             yield from (((*path, key), said) for key, said in _unpointed(group, own))
+        for region in sorted({*group.rds.instances, *group.rds.fence_security_groups} if group.rds else ()):
+            if region not in group.regions:
+                yield ("groups", name, "rds"), f"expected the group's regions only, and {region} is none of them"
         for number, record in enumerate(group.dns.records if group.dns else []):
             if record.region is not None and record.region not in group.regions:
                 yield (

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from recovery.domain.base import Model
+from recovery.domain.managed import ManagedRule
 
 
 class Objectives(Model):
@@ -62,6 +63,7 @@ class DnsRecord(Model):
     weight: int | None = None
     region: str | None = None  # a weighted member that stands for a region: its weight moves, not its value
     evaluate_target_health: bool = True
+    points_at: str = "region"  # or "database": the address of PostgreSQL itself
 
 
 class ReplicaRule(Model):
@@ -120,9 +122,12 @@ class GroupSnapshot(Model):
     replication: ReplicationRule = ReplicationRule()
     failover: FailoverRule = FailoverRule()
     streams: list[str] = Field(default_factory=list)  # of JetStream
+    managed: ManagedRule | None = None  # PostgreSQL that a provider runs
     second_person: bool = False
     health_status: int = 200
     health_timeout: timedelta = timedelta(seconds=5)
+    health_body: str | None = None  # words that the answer must contain
+    health_latency: timedelta | None = None  # above which an answer counts as a failure
     validate_after_backup: bool = True
     require_approval: bool = False
     approval_timeout: timedelta = timedelta(hours=1)

@@ -99,7 +99,8 @@ class ReplicaLag(Recorded):
     name: str  # application_name, address, or stream
     target: str | None = None  # region; None where the configuration names no such replica
     address: str | None = None
-    state: str = ""
+    connected: bool = True
+    state: str = ""  # in the store's own words
     sent: str | None = None
     written: str | None = None
     flushed: str | None = None
@@ -118,6 +119,6 @@ class ReplicaLag(Recorded):
     @property
     def is_late(self) -> bool:
         """Whether it is known to be further behind than its limit allows, or not to follow at all."""
-        if self.slot_active is False and not self.state:
-            return True
+        if not self.connected:
+            return self.limit is not None  # one that the configuration counts on
         return self.limit is not None and self.lag_seconds is not None and self.lag_seconds > self.limit.total_seconds()

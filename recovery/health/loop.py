@@ -108,7 +108,7 @@ class MonitorLoop:
             watch.forget(now, frozen_for=missed)
 
     async def _follow_owner(self, watch: GroupWatch) -> None:
-        """Who owns the group decides what is expected of each region. While the witness is silent, its last word counts."""
+        """Who owns the group decides what is expected of each region. While it is silent, the last word counts."""
         name = watch.group.snapshot.name
         every = min(max(watch.group.snapshot.failover.interval.total_seconds(), 1.0), SLOWEST_OWNER_READ)
         silent = False

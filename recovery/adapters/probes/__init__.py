@@ -5,7 +5,7 @@ from recovery.adapters.probes.http import HttpEndpointProbe
 from recovery.adapters.probes.nats import NatsLogin, NatsProbe
 from recovery.adapters.probes.postgres import PostgresProbe
 from recovery.adapters.probes.reach import Limits, TcpProbe
-from recovery.adapters.probes.redis import RedisLogin, RedisProbe
+from recovery.adapters.probes.redis import RedisProbe
 from recovery.adapters.probes.region import ProbesOfRegion
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "NatsProbe",
     "PostgresProbe",
     "ProbesOfRegion",
-    "RedisLogin",
     "RedisProbe",
     "TcpProbe",
 ]

@@ -55,17 +55,17 @@ def test_every_mark_names_a_key() -> None:
 def test_whoever_sets_such_a_key_is_told(minimal: str, spoiled: Callable[..., str]) -> None:
     assert Config.parse(minimal).set_for_later() == []
     text = spoiled(
-        ("groups:\n", "defaults:\n  failover: {policy: approve}\ngroups:\n"),
+        ("groups:\n", "defaults:\n  replication: {hot_standby: true}\ngroups:\n"),
         ("backup:\n", "testing: {enabled: true}\n    backup:\n      chunk_size: 16MiB\n"),
     )
-    assert Config.parse(text).set_for_later() == ["failover.policy", "testing"]
+    assert Config.parse(text).set_for_later() == ["replication.hot_standby", "testing"]
 
 
 def test_the_documentation_marks_them() -> None:
     rows = [
         line
         for line in (Path(ROOT) / "docs" / "configuration.md").read_text().splitlines()
-        if "| `lease_ttl` |" in line
+        if "| `availability` |" in line
     ]
     assert len(rows) == 1
     assert "Not acted on by this version yet" in rows[0]
