@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import nats
@@ -28,9 +29,12 @@ from lab.supervisor import Launch
 
 STREAMS = {"ORDERS": ["shop.orders.>"], "EVENTS": ["shop.events.>"]}
 CONSUMER = "fulfilment"
-_DENIED = 'APPLICATION { publish: { deny: ">" } }\n'
-_APPLICATION_SUBJECTS = ["shop.>"]
-_LEAF_USER = "leaf"
+# What recovery/adapters/nats/fence.py writes, too: who has no permissions of his own may publish nothing.
+FENCED = 'default_permissions: { publish: { deny: ">" } }\n'
+# JetStream's own subjects are all that crosses a leaf node. With the application's a stream of the same name on the
+# other side would take each message a second time, under a sequence of its own.
+_LEAF = {"user": "leaf", "permissions": {"publish": ["$JS.>", "$JSC.>"], "subscribe": ["$JS.>", "$JSC.>"]}}
+_EVERYTHING = {"publish": ">", "subscribe": ">"}
 _STOP_SECONDS = 60.0
 
 
@@ -41,37 +45,29 @@ def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence
     """NATS with a JetStream domain of its own and leaf nodes to the others.
 
     `hubs`: addresses at which this region sees the leaf port of those that it connects to; a region that others connect
-    to has none. No application subject crosses a leaf node: a stream of the same name on the other side would take the
-    message a second time, under a sequence of its own. Mirrors need only JetStream's own subjects.
+    to has none.
     """
     data, port = site.data("nats"), site.ports["nats"]
-    folder = site.folder / site.name
-    write_private(place.access_file, _DENIED)
-    remotes = [
-        {
-            "url": f"nats://{_LEAF_USER}:{leaf_password}@{host}:{leaf_port}",
-            "deny_imports": _APPLICATION_SUBJECTS,
-            "deny_exports": _APPLICATION_SUBJECTS,
-        }
-        for host, leaf_port in hubs
+    write_private(place.fence_file, FENCED)
+    users = [
+        {"user": place.app_user, "password": place.app_password},
+        {"user": f"{place.user}-probe", "password": place.password},
+        {"user": place.user, "password": place.password, "permissions": _EVERYTHING},
+        {**_LEAF, "password": leaf_password},
     ]
     leaf = {
         "listen": f"{site.host}:{site.ports['nats-leaf']}",
-        "authorization": {"user": _LEAF_USER, "password": leaf_password},
         "reconnect": 1,
-        "remotes": remotes,
+        "remotes": [{"url": f"nats://{_LEAF['user']}:{leaf_password}@{host}:{leaf_port}"} for host, leaf_port in hubs],
     }
-    configuration = folder / "nats.conf"
+    configuration = site.folder / site.name / "nats.conf"
     write_private(
         configuration,
-        f'include "{place.access_file.name}"\n'
         f"server_name: {site.name}\nlisten: {site.host}:{port}\nhttp: {site.host}:{site.ports['nats-monitor']}\n"
         f"pid_file: {json.dumps(str(place.pid_file))}\nping_interval: 2s\nping_max: 2\n"
         f"jetstream {{ store_dir: {json.dumps(str(data))}, max_file_store: 10GB, domain: {place.domain} }}\n"
-        f"authorization {{ users: [\n"
-        f"  {{ user: {place.user}, password: {json.dumps(place.password)} }}\n"
-        f"  {{ user: {place.app_user}, password: {json.dumps(place.app_password)}, permissions: $APPLICATION }}\n"
-        f"] }}\n"
+        # The path of an include is one below the folder of the file that includes it.
+        f'authorization {{\n  include "{place.fence_file.name}"\n  users: {json.dumps(users)}\n}}\n'
         f"leafnodes {json.dumps(leaf)}\n",
     )
     argv = [str(packages.script("nats-server")), "-c", str(configuration)]
@@ -88,9 +84,16 @@ def nats_place(site: Site, password: str, app_password: str) -> NatsPlace:
         password=password,
         app_user="app",
         app_password=app_password,
-        access_file=folder / "nats-access.conf",
+        fence_file=folder / "nats-fence.conf",
         pid_file=folder / "nats.pid",
     )
+
+
+def lend_fence(place: NatsPlace, guards_file: Path) -> None:
+    """Let the server include the file that its guard writes, which begins as the fence that stands."""
+    write_private(guards_file, FENCED)
+    place.fence_file.unlink(missing_ok=True)
+    place.fence_file.symlink_to(guards_file)
 
 
 async def make_streams(state: LabState) -> None:
@@ -203,4 +206,14 @@ def _read(state: LabState) -> LabState:
     return LabState.model_validate_json((state.folder / STATE_FILE).read_bytes())
 
 
-__all__ = ["CONSUMER", "STREAMS", "attend", "hand_over", "make_streams", "nats_place", "nats_server"]
+__all__ = [
+    "CONSUMER",
+    "FENCED",
+    "STREAMS",
+    "attend",
+    "hand_over",
+    "lend_fence",
+    "make_streams",
+    "nats_place",
+    "nats_server",
+]

@@ -123,7 +123,7 @@ class NatsPlace(_Model):
     """Of the administrator: guards, plans, whoever sets streams up."""
     app_user: str
     app_password: str
-    access_file: Path
+    fence_file: Path
     """Included by the configuration: what the application may publish. At rest: nothing."""
     pid_file: Path
 

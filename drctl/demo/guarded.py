@@ -11,7 +11,7 @@ from typing import Any
 
 from drctl.demo.installation import GROUP, Keys, Secrets, View, base_document, dump, group_document, without_identities
 from lab import Lab
-from lab.guarded import STREAMS
+from lab.guarded import STREAMS, lend_fence
 from lab.state import ATTENDANTS, CLIENTS, GUARD, MONITOR, OUTSIDE, WORKER
 
 READY = "is ready"
@@ -183,8 +183,12 @@ def install_guarded(
     times = times or FailoverTimes()
     writer = Secrets.below(folder)
     builder = _Builder(lab, folder, times, writer, Keys.write(writer))
-    (folder / "guard").mkdir(mode=0o711, exist_ok=True)
     regions = lab.describe().regions
+    for region in regions:
+        state_folder = folder / "guard" / region
+        state_folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if "nats" in lab.describe().services:
+            lend_fence(lab.jetstream(region), state_folder / f"nats-{GROUP}.conf")
     files = {}
     for place in (*regions, OUTSIDE):
         document = builder.document(place, tier)

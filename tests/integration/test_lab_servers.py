@@ -173,7 +173,7 @@ async def test_unknown_names_are_answered_with_the_known_ones(lab: Lab) -> None:
         lab.postgres("region-c")
     with pytest.raises(LabError, match="Known: app, nats, postgres, redis, s3"):
         await lab.kill("region-a", "mysql")
-    with pytest.raises(LabError, match="Known: control, outside, region-a, region-b, witness"):
+    with pytest.raises(LabError, match="Known: clients, control, outside, region-a, region-b, witness"):
         await lab.partition("region-a", "moon")
 
 

@@ -17,7 +17,16 @@ import pytest
 from lab import addresses, channel, packages
 from lab.elf import make_data_segments_writable
 from lab.errors import LabError
-from lab.processes import drop_shared_memory, is_gone, kill_trees, postmaster_pid, remove_lab, resume_trees, stop_trees
+from lab.processes import (
+    drop_shared_memory,
+    is_gone,
+    kill_trees,
+    postmaster_pid,
+    remove_lab,
+    resume_all,
+    stop_all,
+    trees,
+)
 
 REGIONS = ["region-a", "region-b"]
 
@@ -157,11 +166,15 @@ def test_whole_trees_are_stopped_resumed_and_killed() -> None:
         root = psutil.Process(shell.pid)
         until(lambda: len(root.children()) == 2)
         family = [root, *root.children()]
-        stop_trees([shell.pid])
+
+        def find() -> list[int]:
+            return [process.pid for process in trees([shell.pid])]
+
+        stop_all(find)
         until(lambda: {process.status() for process in family} == {psutil.STATUS_STOPPED})
-        resume_trees([shell.pid])
+        resume_all(find)
         until(lambda: psutil.STATUS_STOPPED not in {process.status() for process in family})
-        stop_trees([shell.pid])
+        stop_all(find)
         assert {process.pid for process in kill_trees([shell.pid])} == {process.pid for process in family}
         shell.wait(10)
     until(lambda: all(is_gone(process) for process in family))
