@@ -109,10 +109,22 @@ async def test_last_commit_is_never_later_than_the_stop(source: Server) -> None:
 
 
 async def _nothing_left(server: Server) -> None:
-    async def clean() -> bool:
-        return not await server.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'recovery-plans'")
+    sessions: list[str] = []
 
-    await eventually(clean)
+    async def clean() -> bool:
+        sessions[:] = (
+            await server.value(
+                "SELECT array_agg(concat_ws(' ', pid, backend_type, state, wait_event_type, wait_event, query))"
+                " FROM pg_stat_activity WHERE application_name = 'recovery-plans'"
+            )
+            or []
+        )
+        return not sessions
+
+    try:
+        await eventually(clean)
+    except TimeoutError:
+        pytest.fail(f"sessions are left: {sessions}")
     assert await server.value("SELECT count(*) FROM pg_replication_slots") == 0
     await _no_dump_runs()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -28,12 +29,12 @@ print(resident() - before - sum(map(len, small)) / 1e6)
 
 def kept(how: str) -> float:
     """Megabytes that a process still has after it freed 160 MB four times."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
+    # Another test's worker may have set it in this process already, for all of its children.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True, env=clean)
     return float(done.stdout)
 
 
 def test_freed_buffers_go_back_to_the_machine() -> None:
     assert kept("fixed") < 20
-    # Where the kernel puts the heap is random, and now and then it leaves the C library nothing to hold on to.
-    held = (kept("left alone") > 40 for _ in range(5))
-    assert any(held), "without the setting there is nothing to prove: is this another C library?"
+    assert kept("left alone") > 40, "without the setting there is nothing to prove: is this another C library?"
