@@ -12,16 +12,24 @@ from typing import Any
 
 import structlog
 
+from activities.choosing import ChoosingSteps
 from activities.configuration import ConfigurationSteps
 from activities.dns import DnsSteps
+from activities.guarding import GuardingSteps
+from activities.looking import Look
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.recovery_points import RecoveryPointSteps
 from activities.reports import Reports
+from activities.reprotecting import ReprotectSteps
 from activities.restores import RestoreSteps
+from activities.runs import RunSteps
 from activities.services import ServiceSteps
+from activities.standbys import StandbySteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
 from recovery.adapters.folder import FolderStore
+from recovery.adapters.guard_client import GuardClient
+from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.postgres import LocalPostgres
@@ -31,6 +39,7 @@ from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
 from recovery.adapters.secrets import Secrets
+from recovery.adapters.unguarded import Unguarded
 from recovery.adapters.witness import WitnessStore
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.sealing import Opener, Sealer
@@ -45,6 +54,7 @@ from recovery.ports.measurements import Measurements
 from recovery.ports.notify import Severity
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresRecovery
+from recovery.ports.standby import DivergenceSink, PostgresStandbys
 from workers.registry import activities_of
 from workers.zones import ConfiguredZones
 
@@ -145,6 +155,13 @@ class Wiring:
             return await self.admin(group, region)
         return await self._login(group, region, postgres.backup_user, postgres.backup_password)
 
+    async def replication(self, group: str, region: str) -> PostgresLogin:
+        """See ``recovery.adapters.handover.ReplicationLogins``."""
+        postgres = self.config.group(group).postgres
+        if postgres is None or postgres.replication_user is None:
+            return await self.backup(group, region)
+        return await self._login(group, region, postgres.replication_user, postgres.replication_password)
+
     async def admin(self, group: str, region: str) -> PostgresLogin:
         """See ``recovery.adapters.logins.Logins``."""
         postgres = self.config.group(group).postgres
@@ -165,6 +182,34 @@ class Wiring:
             postgres.sslmode,
             postgres.ssl_root_certificate,
         )
+
+    # Guards and standbys.
+
+    async def guards(self) -> GuardClient:
+        """All regions' guards, as seen from here; one that is not configured is not found when it is asked."""
+        token = await self._secret_if_here(self.config.guards.token) if self.config.guards.token else None
+        addresses = {name: region.guard for name, region in self.config.regions.items() if region.guard and token}
+        client = GuardClient(addresses, token or "", ca_file=self.config.guards.ca_file)
+        self._open.push_async_callback(client.close)
+        return client
+
+    def handover(self) -> PostgresHandover:
+        return PostgresHandover(self, self.standbys, self._divergence_sink)
+
+    def standbys(self, group: str, region: str) -> PostgresStandbys:
+        from recovery.adapters.postgres.standbys import LocalStandbys
+
+        place = self.config.group(group).regions[region].postgres
+        directories = {major: Path(folder) for major, folder in place.bin_directories.items()}
+        return LocalStandbys(PostgresBinaries(directories or None), run_as=place.run_as)
+
+    @staticmethod
+    def _divergence_sink(group: GroupSnapshot, region: str, effect_id: str) -> DivergenceSink:
+        """Beside the data that are about to be rewound or replaced: on the same host, and on the same disk."""
+        from recovery.adapters.postgres.standbys import FolderSink
+
+        folder = place_of(group, region).data_directory
+        return FolderSink(folder.with_name(f"{folder.name}.diverged") / effect_id)
 
     # People.
 
@@ -195,6 +240,8 @@ class Wiring:
         restores = PostgresRestores(points.catalogue, keys, self.postgres, self)
         probe = HttpProbe()
         self._open.push_async_callback(probe.close)
+        guards, handover = await self.guards(), self.handover()
+        look = Look(guards, handover, witness, probe)
         return Activities(
             methods=activities_of(
                 ConfigurationSteps(self.config, reports),
@@ -205,6 +252,11 @@ class Wiring:
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(ConfiguredZones(self.config, self.secrets)),
                 ServiceSteps(probe),
+                GuardingSteps(guards, Unguarded(witness, handover, self.config.snapshot), witness),
+                ChoosingSteps(look),
+                StandbySteps(look),
+                ReprotectSteps(look),
+                RunSteps(),
             ),
             opens_points=keys.opener is not None,
         )
