@@ -181,7 +181,7 @@ class Load:
                 await connection.execute("INSERT INTO marks VALUES ($1, 'load')", number)
                 self.acknowledged.append(number)
                 number += 1
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return
         finally:
             connection.terminate()

@@ -154,7 +154,10 @@ async def _position_on_disk(server: LocalServer, state: Running) -> str:
     if state.receiver == "streaming":
         return state.position
     start = state.replayed or state.position
-    return latest(state.position, await server.end_of_wal(state.timeline, start, 10.0)) or state.position
+    return (
+        latest(state.position, await server.end_of_wal(state.timeline, start, state.segment_bytes, 10.0))
+        or state.position
+    )
 
 
 async def set_and_reload(connection: Connection, settings: dict[str, str]) -> None:

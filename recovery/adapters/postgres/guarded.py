@@ -59,6 +59,11 @@ POSITION_SECONDS = 0.3  # after a kill was confirmed, for the end of its WAL
 
 _POLL_SECONDS = 0.01
 
+# What the next reload would bring, in effect or not.
+_NAMES_IN_FILES = (
+    "SELECT setting FROM pg_file_settings WHERE name = 'synchronous_standby_names' ORDER BY seqno DESC LIMIT 1"
+)
+
 
 class GuardedPostgres:
     """``GuardedStore`` of one data directory. One caller at a time for what changes it; ``observe`` at any time."""
@@ -82,7 +87,7 @@ class GuardedPostgres:
         self._replication = replication
         self._start_seconds = start_seconds
         self._promote_seconds = promote_seconds
-        self._seen_primary: tuple[int, str] | None = None  # timeline and LSN as last seen
+        self._seen_primary: Running | None = None  # as last seen
         self._lag: float | None = None
         self._heard: float | None = None  # by time.monotonic()
         self._stopped_at: tuple[int, str | None] | None = None  # mtime of the control file, position
@@ -122,7 +127,7 @@ class GuardedPostgres:
             detail = str(error)
         order = lsn_order(state.position)
         if not state.in_recovery:
-            self._seen_primary = (state.timeline, state.position)
+            self._seen_primary = state
             return self._state(StoreRole.PRIMARY, state.position, order, state.timeline, history, detail=detail)
         self._remember_lag(state)
         if state.receiver != "streaming":
@@ -260,14 +265,13 @@ class GuardedPostgres:
             if mark is None or mark.epoch != epoch:
                 await asyncio.to_thread(files.write_primary_mark, self._folder, epoch, None)
                 note = "it accepted writes already when it was put under guard"
-            self._seen_primary = (state.timeline, state.position)
+            self._seen_primary = state
             return self._promotion(epoch, state, mark.before if mark else None, already=True, note=note)
         note = ""
-        if state.synchronous:
+        names = state.synchronous or await connection.fetchval(_NAMES_IN_FILES)
+        if names:
             await set_and_reload(connection, {"synchronous_standby_names": ""})
-            note = (
-                f"synchronous_standby_names was {state.synchronous!r} and is empty now: its members follow nobody yet"
-            )
+            note = f"synchronous_standby_names was {names!r} and is empty now: its members follow nobody yet"
         before = state.position
         await asyncio.to_thread(files.write_primary_mark, self._folder, epoch, before)
         with contextlib.suppress(asyncpg.ObjectNotInPrerequisiteStateError):  # promoted in this moment
@@ -278,7 +282,7 @@ class GuardedPostgres:
         state = await read_running(connection)
         with contextlib.suppress(Refused):
             await self.server.running_history(state)  # keeps the new timeline's mark, for copies that are made later
-        self._seen_primary = (state.timeline, state.position)
+        self._seen_primary = state
         return self._promotion(epoch, state, before, note=note)
 
     def _promotion(
@@ -308,11 +312,11 @@ class GuardedPostgres:
         if left:
             raise Unreachable(f"processes {left} of the PostgreSQL in {self._folder} do not die: is its disk hanging?")
         await self.secure()
-        if self._seen_primary is None:
+        seen = self._seen_primary
+        if seen is None:
             return None
-        timeline, position = self._seen_primary
         try:
-            return await self.server.end_of_wal(timeline, position, POSITION_SECONDS) or None
+            return await self.server.end_of_wal(seen.timeline, seen.position, seen.segment_bytes, POSITION_SECONDS)
         except (RestoreFailed, OSError):
             return None
 

@@ -199,9 +199,9 @@ class LocalServer:
             if end is not None:
                 return lsn_text(end)
         start = latest(control.redo, control.minimum_recovery) or control.redo
-        return latest(start, await self.end_of_wal(control.timeline, start, seconds))
+        return latest(start, await self.end_of_wal(control.timeline, start, control.segment_bytes, seconds))
 
-    async def end_of_wal(self, timeline: int, start: str, seconds: float) -> str | None:
+    async def end_of_wal(self, timeline: int, start: str, segment_bytes: int, seconds: float) -> str | None:
         """See ``wal.end_of_wal``."""
         return await end_of_wal(
             self.host.binaries,
@@ -209,6 +209,7 @@ class LocalServer:
             self.folder,
             timeline=timeline,
             start=start,
+            segment_bytes=segment_bytes,
             run_as=self.user,
             seconds=seconds,
         )
@@ -227,7 +228,9 @@ class LocalServer:
         options = await asyncio.to_thread(self._options)
         if options:
             arguments += ["-o", options]
-        done = await run([*arguments, "start"], run_as=self.user, environment=clean_environment(), timeout=60)
+        environment = clean_environment()
+        del environment["PGAPPNAME"]  # it would be its receiver's name at the upstream, too
+        done = await run([*arguments, "start"], run_as=self.user, environment=environment, timeout=60)
         if done.code != 0:
             words = done.stderr or done.stdout or await tail(log, offset)
             raise RestoreFailed(f"PostgreSQL in {self.folder} did not start: {words}")

@@ -56,8 +56,8 @@ async def _prepare(server: LocalServer, seconds: float) -> None:
         if await connection.fetchval("SELECT pg_is_in_recovery()"):
             return
         streaming = await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_replication r WHERE state = 'streaming' AND NOT EXISTS "
-            "(SELECT FROM pg_stat_activity a WHERE a.pid = r.pid AND a.application_name = 'recovery-plans')"
+            "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> $1",
+            "recovery-plans",
         )
         if not streaming:
             raise Unreachable(

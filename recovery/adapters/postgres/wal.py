@@ -7,6 +7,7 @@ total length at 0 and the CRC at 20. Everything here blocks, and reads only; cal
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import struct
@@ -30,7 +31,7 @@ _LARGEST_RECORD = 1 << 30
 _HISTORY_LINE = re.compile(r"^\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)")
 _HISTORY_FILE = re.compile(r"^([0-9A-F]{8})\.history$")
 _SEGMENT_FILE = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
-_END_OF_WAL = re.compile(r"error in WAL record at [0-9A-F/]+: .*? at ([0-9A-F]+/[0-9A-F]+)")
+_LAST_RECORD = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+):")  # that it could read
 _NO_RECORD = re.compile(r"could not find a valid record after ([0-9A-F]+/[0-9A-F]+)")
 
 Read = Callable[[int, int], bytes]
@@ -225,6 +226,7 @@ async def end_of_wal(
     *,
     timeline: int,
     start: str,
+    segment_bytes: int,
     run_as: str | None,
     seconds: float,
 ) -> str | None:
@@ -232,18 +234,38 @@ async def end_of_wal(
 
     WAL that a killed server wrote is in its files, whether or not they were flushed.
     """
+    files_end = await asyncio.to_thread(_end_of_files, folder, timeline, lsn_order(start), segment_bytes)
+    if files_end <= lsn_order(start):
+        return start
     tool = await binaries.tool(major, "pg_waldump")
+    place: list[str | Path] = ["--path", folder / "pg_wal", "--timeline", str(timeline)]
     try:
+        # With an end it does not wait five seconds for a segment that is not there.
         done = await run(
-            [tool, "--quiet", "--path", folder / "pg_wal", "--timeline", str(timeline), "--start", start],
+            [tool, "--quiet", *place, "--start", start, "--end", lsn_text(files_end)],
             run_as=run_as,
             environment=clean_environment(),
             timeout=seconds,
         )
     except TimeoutError:
         return None
-    match = _END_OF_WAL.search(done.stderr) or _NO_RECORD.search(done.stderr)
-    return match[1] if match is not None else None
+    if done.code == 0:
+        return lsn_text(files_end)
+    if (none := _NO_RECORD.search(done.stderr)) is not None:
+        return none[1]
+    if (last := _LAST_RECORD.search(done.stderr)) is None:
+        return None
+    read = file_reader(folder, timeline, segment_bytes)
+    end = await asyncio.to_thread(record_end, read, lsn_order(last[1]), segment_bytes)
+    return lsn_text(end) if end is not None else None
+
+
+def _end_of_files(folder: Path, timeline: int, position: int, segment_bytes: int) -> int:
+    """Where the segment files of a timeline end that follow each other from ``position`` on."""
+    begin = position - position % segment_bytes
+    while (folder / "pg_wal" / segment_name(timeline, begin, segment_bytes)).exists():
+        begin += segment_bytes
+    return begin
 
 
 def latest(*positions: str | None) -> str | None:
