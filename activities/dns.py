@@ -70,9 +70,10 @@ def _change(context: PlanContext) -> tuple[list[DnsBefore], list[DnsBefore]]:
     remembered = context.facts.dns_before
     if region is None or remembered is None:
         raise Refused(f"{context.step} needs a target region and the records as they stood")
+    database = context.facts.managed.host if context.facts.managed else None
     known = {(record.name, record.type.upper(), record.set_identifier): record for record in remembered}
     pairs = [
-        (before, pointed_at(group, record, before, region))
+        (before, pointed_at(group, record, before, region, database))
         for record in group.records
         if (before := known.get((record.name, record.type.upper(), record.set_identifier))) is not None
     ]

@@ -16,8 +16,13 @@ from recovery.errors import Refused
 ADDRESS_TYPES = ("A", "AAAA")
 
 
-def pointed_at(group: GroupSnapshot, record: DnsRecord, before: DnsBefore, region: str) -> DnsBefore:
+def pointed_at(
+    group: GroupSnapshot, record: DnsRecord, before: DnsBefore, region: str, database: str | None = None
+) -> DnsBefore:
     """The record while ``region`` is active; ``before`` is how it stands, whose health check is kept.
+
+    Args:
+        database: the address of the group's PostgreSQL, where it is another than the region's.
 
     Raises:
         Refused: the configuration does not say what the record holds in that region.
@@ -26,7 +31,7 @@ def pointed_at(group: GroupSnapshot, record: DnsRecord, before: DnsBefore, regio
     if record.region is not None and record.region != region:
         weight = 0
     region = record.region or region
-    alias, values = _target(group.name, record, group.region(region))
+    alias, values = _target(group.name, record, group.region(region), database)
     return DnsBefore(
         name=before.name,
         type=before.type,
@@ -40,8 +45,15 @@ def pointed_at(group: GroupSnapshot, record: DnsRecord, before: DnsBefore, regio
     )
 
 
-def _target(group: str, record: DnsRecord, region: RegionPlan) -> tuple[AliasTarget | None, list[str]]:
+def _target(
+    group: str, record: DnsRecord, region: RegionPlan, database: str | None
+) -> tuple[AliasTarget | None, list[str]]:
     kind = record.type.upper()
+    if record.points_at == "database":
+        host = database or (region.postgres.host if region.postgres else None)
+        if host is None:
+            raise Refused(f"{record.name} points at the group's database, and region {region.name} of {group} has none")
+        return None, [_absolute(host) if kind == "CNAME" else host]
     if region.dns_alias_zone is not None and region.dns_value is not None and kind in ADDRESS_TYPES:
         target = AliasTarget(
             hosted_zone=region.dns_alias_zone,
@@ -83,6 +95,11 @@ def _alias(record: DnsBefore) -> tuple[str, str, bool] | None:
     if record.alias is None:
         return None
     return record.alias.hosted_zone, _spelt(record.alias.name), record.alias.evaluate_target_health
+
+
+def _absolute(name: str) -> str:
+    """With the final dot, without which a server of RFC 2136 takes a name for one within the zone."""
+    return name if name.endswith(".") else f"{name}."
 
 
 def _spelt(value: str) -> str:

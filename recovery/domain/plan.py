@@ -14,6 +14,7 @@ from recovery.domain.candidates import Candidate
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import Promotion
 from recovery.domain.handover import StoreDivergence, StoreLoss
+from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
 
@@ -146,6 +147,7 @@ class Facts(Model):
     stale_regions: list[str] | None = None  # hold data of an old primary: to be reprotected
     watch_until: datetime | None = None
     further_runs: dict[str, str] | None = None  # what this run started: purpose -> workflow id
+    managed: ManagedTarget | None = None
 
     @property
     def serving_region(self) -> str | None:

@@ -1,0 +1,167 @@
+"""PostgreSQL that a provider runs (Amazon RDS): what its API says of instances, replicas and snapshots."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from recovery.domain.base import Model
+
+SERVES_NOBODY = frozenset(
+    {
+        "stopped", "failed", "deleting", "restore-error", "inaccessible-encryption-credentials",
+        "inaccessible-encryption-credentials-recoverable", "incompatible-create", "incompatible-network",
+        "incompatible-restore", "insufficient-capacity",
+    }
+)  # fmt: skip
+"""States in which RDS itself says that no server of the instance runs or can be reached. Not so `stopping`,
+`rebooting` or `storage-full`: these serve, or will again."""
+WILL_NOT_COME = frozenset({"failed", "restore-error", "incompatible-restore", "incompatible-network", "deleting"})
+"""States that no waiting turns into `available`."""
+
+
+class ManagedRule(Model):
+    """What the configuration says of a group's managed PostgreSQL."""
+
+    instances: dict[str, str]  # region -> instance
+    restored_instance: str | None = None
+    snapshot: str | None = None
+    instance_class: str = "db.r6g.xlarge"
+    fence_security_groups: dict[str, list[str]] = Field(default_factory=dict)  # region -> groups that let nobody in
+
+
+class ManagedInstance(Model):
+    """One instance as its provider describes it."""
+
+    region: str
+    name: str
+    status: str
+    host: str | None = None
+    port: int | None = None
+    replica_of: str | None = None  # name of its source, without the region
+    replicas: list[str] = Field(default_factory=list)
+    replication_error: str | None = None  # why it does not follow; None while it does, or is no replica
+    security_groups: list[str] = Field(default_factory=list)
+    security_groups_active: bool = True  # a change of them is not in force at once
+    pending_changes: bool = False
+    instance_class: str = ""
+    subnet_group: str | None = None
+    parameter_group: str | None = None
+    multi_az: bool = False
+    public: bool = False
+    mark: str | None = None  # of the run that made it
+
+    @property
+    def is_available(self) -> bool:
+        return self.status == "available"
+
+    @property
+    def serves_nobody(self) -> bool:
+        return self.status in SERVES_NOBODY
+
+
+class ManagedEvent(Model):
+    at: datetime
+    message: str
+    categories: list[str] = Field(default_factory=list)
+
+
+class ManagedSnapshot(Model):
+    name: str
+    region: str
+    instance: str
+    taken_at: datetime
+    gigabytes: int = 0
+    status: str = "available"
+
+
+class Way(StrEnum):
+    PROMOTE = "promote"  # a read replica becomes a primary of its own: what it had not received is lost
+    RESTORE = "restore"  # a new instance from a snapshot: what was written after the snapshot is lost
+
+
+class ManagedTarget(Model):
+    """What a run works towards: the instance that is to serve, and the one that it replaces."""
+
+    way: Way
+    source_region: str
+    source_instance: str
+    region: str
+    instance: str
+    snapshot: str | None = None
+    data_as_of: datetime | None = None
+    source_security_groups: list[str] = Field(default_factory=list)  # as they were: what the undo of the fence restores
+    fenced_by: Literal["", "security-group", "stop", "status"] = ""
+    host: str | None = None
+    port: int | None = None
+
+
+class RestoreManaged(Model):
+    """A new instance from a snapshot. ``mark`` names the run: only what carries it is ever removed."""
+
+    region: str
+    instance: str
+    snapshot: str
+    instance_class: str
+    mark: str
+    security_groups: list[str] = Field(default_factory=list)
+    like: ManagedInstance | None = None  # whose network and settings it takes
+
+
+def choose_way(
+    rule: ManagedRule,
+    source_region: str,
+    replicas: list[ManagedInstance],
+    snapshots: list[ManagedSnapshot],
+    *,
+    region: str | None = None,
+    snapshot: str | None = None,
+    priorities: dict[str, int] | None = None,
+) -> tuple[Way, ManagedInstance | ManagedSnapshot | None, list[str]]:
+    """A replica that follows, the one of highest priority; else the newest snapshot, nearest to the application.
+
+    Args:
+        region: only there. ``snapshot``: this one is restored, and no replica promoted.
+
+    Returns:
+        The way, what it goes by (None: there is none), and why each other was not taken.
+    """
+    source = rule.instances[source_region]
+    rejected: list[str] = []
+    usable: list[ManagedInstance] = []
+    for replica in replicas:
+        if (why := _unusable(replica, source, region)) is None:
+            usable.append(replica)
+        else:
+            rejected.append(f"{replica.name} in {replica.region}: {why}")
+    wanted = snapshot or rule.snapshot
+    if usable and snapshot is None:
+        best = max(usable, key=lambda replica: ((priorities or {}).get(replica.region, 0), replica.region))
+        return Way.PROMOTE, best, rejected
+    found = [each for each in snapshots if region is None or each.region == region]
+    if wanted is not None:
+        found = [each for each in found if each.name == wanted]
+    rejected += [f"snapshot {each.name}: it is {each.status}" for each in found if each.status != "available"]
+    found = [each for each in found if each.status == "available"]
+    if not found:
+        return Way.RESTORE, None, rejected
+    return Way.RESTORE, max(found, key=lambda each: (each.taken_at, each.region == source_region)), rejected
+
+
+def _unusable(replica: ManagedInstance, source: str, region: str | None) -> str | None:
+    if region is not None and replica.region != region:
+        return f"{region} was asked for"
+    if replica.replica_of != source:
+        return f"it is no read replica of {source}"
+    if not replica.is_available:
+        return f"it is {replica.status}"
+    if replica.replication_error is not None:
+        return f"it does not follow: {replica.replication_error}"
+    return None
+
+
+RECENT = timedelta(hours=24)
+"""Events of the instance that an assessment looks at."""

@@ -1,0 +1,76 @@
+"""PostgreSQL that a provider runs, as far as a recovery needs its API."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.managed import ManagedEvent, ManagedInstance, ManagedSnapshot, RestoreManaged
+from recovery.domain.recovery_point import CheckResult
+
+
+class ManagedPostgres(Protocol):
+    """Orders return when the provider accepted them, which is long before they are carried out: look at ``instance``.
+
+    All methods raise ``Unreachable`` (no answer, throttled; or the instance is in a state that passes), ``Refused``
+    (credentials, or the provider forbids it for good) and ``BadInput``; orders also ``NotFound``.
+    """
+
+    async def instance(self, region: str, name: str) -> ManagedInstance | None:
+        """The instance as it is now; None where the region has none of that name."""
+        ...
+
+    async def events(self, region: str, name: str, since: timedelta) -> list[ManagedEvent]:
+        """What the provider noted about the instance, newest first."""
+        ...
+
+    async def snapshots(self, region: str, instance: str) -> list[ManagedSnapshot]:
+        """Snapshots of that instance in that region, newest first."""
+        ...
+
+    async def promote(self, region: str, name: str) -> None:
+        """Makes a read replica a primary of its own. Repeated, it changes nothing."""
+        ...
+
+    async def restore(self, order: RestoreManaged) -> None:
+        """Starts a new instance. Repeated with the same mark, it changes nothing.
+
+        Raises:
+            NotOurs: there is an instance of that name without the mark.
+        """
+        ...
+
+    async def remove(self, region: str, name: str, mark: str) -> bool:
+        """Deletes the instance, without a last snapshot, if it carries the mark; False when there is none.
+
+        Raises:
+            NotOurs: it does not carry the mark.
+        """
+        ...
+
+    async def set_security_groups(self, region: str, name: str, groups: list[str]) -> None: ...
+
+    async def reboot(self, region: str, name: str) -> None:
+        """Ends all sessions, with those that a firewall tracks already and so lets go on."""
+        ...
+
+    async def stop(self, region: str, name: str) -> None: ...
+
+    async def start(self, region: str, name: str) -> None: ...
+
+
+class ManagedProbe(Protocol):
+    """Logs in to a server as the group's users do. ``region`` says whose user and password."""
+
+    async def write(self, group: GroupSnapshot, region: str, host: str, port: int, run_id: str) -> datetime:
+        """Commits one row as a client would and returns the server's time of the commit."""
+        ...
+
+    async def replayed_until(self, group: GroupSnapshot, region: str, host: str, port: int) -> datetime | None:
+        """The last commit that a read replica has replayed; None when it replayed none since its start."""
+        ...
+
+    async def tables(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
+        """For each critical table of the group, whether it is there and can be read."""
+        ...
