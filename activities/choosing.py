@@ -12,7 +12,7 @@ from recovery.domain.handover import UNITS, StoreLoss
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
-from recovery.errors import Refused, Unreachable
+from recovery.errors import DataLoss, Refused, Unreachable
 
 LOOK_EVERY = 0.2
 
@@ -33,7 +33,7 @@ class ChoosingSteps:
             raise Refused(f"{owner} owns {group.name} already: name another region, or none")
         choice = choose(group, owner, seen, wish, await self._look.lineage(group))
         if choice.target is None:
-            raise Refused(choice.reason)
+            raise DataLoss(choice.reason) if choice.acceptable else Refused(choice.reason)
         chosen = next(each for each in choice.candidates if each.region == choice.target)
         facts = Facts(
             target_region=choice.target,

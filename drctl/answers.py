@@ -1,4 +1,4 @@
-"""``drctl approve | decline | pause | resume | retry | skip | abort``: what an operator says to a run."""
+"""``drctl approve | decline | pause | resume | retry | skip | accept-loss | ungraceful | abort``: said to a run."""
 
 from __future__ import annotations
 
@@ -102,6 +102,35 @@ def skip(
     _answer("skip", run_name, reason, step, actor, config, output)
 
 
+@app.command(
+    "accept-loss",
+    epilog=examples("drctl accept-loss shop --reason 'region-a burnt down: 40 seconds of orders are lost'"),
+)
+def accept_loss(
+    run_name: RunName,
+    reason: Reason,
+    yes: Confirmed = False,
+    actor: Actor = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Take a target that is behind, at the cost that the held run names."""
+    _answer("accept-loss", run_name, reason, None, actor, config, output, yes=yes)
+
+
+@app.command(epilog=examples("drctl ungraceful shop --reason 'region-a hangs and does not hand over'"))
+def ungraceful(
+    run_name: RunName,
+    reason: Reason,
+    yes: Confirmed = False,
+    actor: Actor = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Go on with a switchover without the old side's help: what it does not hand over any more is lost."""
+    _answer("ungraceful", run_name, reason, None, actor, config, output, yes=yes)
+
+
 @app.command(epilog=examples("drctl abort shop --reason 'wrong group'", "drctl abort recovery/shop -r 'drill' --yes"))
 def abort(
     run_name: RunName,
@@ -137,6 +166,8 @@ def _answer(
             handle = await operations.find(ours.client, run_name, to_answer=True)
             if action == "abort":
                 _confirm_after_pivot(await operations.report(handle), yes, output)
+            if action in ("accept-loss", "ungraceful"):
+                _confirm_loss(await operations.report(handle), yes, output)
             said = await operations.act(handle, action, operator(actor), reason, step)
             return {"workflow_id": handle.id, "run_id": handle.run_id or "", "action": action, "answer": said}
 
@@ -160,3 +191,10 @@ def _confirm_after_pivot(report: RunReport, yes: bool, output: Output) -> None:
         yes=yes,
         output=output,
     )
+
+
+def _confirm_loss(report: RunReport, yes: bool, output: Output) -> None:
+    costs = "; ".join(f"{each.region}: {each.cost}" for each in report.candidates if each.only_lag)
+    held = report.hold_choices[0] if report.hold_choices else f"{report.plan} of {report.group}"
+    words = costs or held
+    confirm_group(report.group, f"This may lose acknowledged data ({words}).", yes=yes, output=output)

@@ -8,6 +8,7 @@ RecoveryError
     ├── BadInput         the operator's or the configuration's mistake
     ├── NotFound         the thing asked for does not exist; the known ones are named
     ├── Refused          a safety rule forbids it
+    │   ├── DataLoss     it would cost data, and nobody has accepted that
     │   └── NotOurs      what is there is not the work of this run: it was not touched
     ├── WrongKey         no key at hand opens or verifies this
     ├── Corrupt          bytes differ from what their signed manifest says
@@ -55,6 +56,10 @@ class NotFound(Permanent):
 
 
 class Refused(Permanent):
+    pass
+
+
+class DataLoss(Refused):
     pass
 
 

@@ -65,6 +65,10 @@ def _row(plan: Plan, number: int, step: Step) -> str:
         notes.append(f"*Where approvals are required, it asks first:* {step.gate.question}")
     if step.when is not None:
         notes.append("*Only where asked for or configured.*")
+    if step.beside:
+        notes.append("*The plan goes on beside it.*")
+    if step.graceful:
+        notes.append("*Begins again when an operator makes the switchover ungraceful.*")
     if step.start_within is not None:
         notes.append(f"*Given up when no worker takes it within {duration(step.start_within)}.*")
     cells = [
@@ -84,6 +88,8 @@ def _row(plan: Plan, number: int, step: Step) -> str:
 def _policy(plan: Plan, step: Step) -> str:
     if step.on_failure is WARN:
         return "a warning; the plan goes on"
+    if step.costs_data:
+        return "held where data would be lost; else all is undone"
     if step.pivot:
         return "its real state is looked at; then forward, or held"
     if step.on_failure is HOLD or _past_pivot(plan, step):

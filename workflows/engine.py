@@ -17,7 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.calls import Calls
 from workflows.control import Choice, Consent, Control, Hold, OperatorCommand, rejected
-from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline
+from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline, kind_of
 from workflows.journal import Journal
 from workflows.steps import HOLD, WARN, Parallel, Plan, Step
 
@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from recovery.domain.plan import PlanRequest, StepOutcome
     from recovery.domain.report import RunReport, RunState, StepState
     from recovery.domain.words import duration
+    from recovery.errors import DataLoss
     from recovery.ports.notify import Severity
 
 
@@ -345,11 +346,10 @@ class Engine:
             self.journal.ended(step, StepState.WARNED, error=reason, attempts=attempts_of(error))
             return True
         self.journal.ended(step, StepState.FAILED, error=reason, attempts=attempts_of(error))
-        if step.on_failure is not HOLD and not self._pivot_started:
+        costs_data = step.costs_data and kind_of(error) == DataLoss.__name__
+        if step.on_failure is not HOLD and not self._pivot_started and not costs_data:
             raise StepFailed(step.name, reason)
-        offered = (Choice.RETRY, Choice.SKIP, Choice.ABORT)
-        if step.costs_data and not self.request.accept_data_loss:
-            offered = (Choice.RETRY, Choice.ACCEPT_LOSS, Choice.ABORT)
+        offered = (Choice.RETRY, Choice.ACCEPT_LOSS if costs_data else Choice.SKIP, Choice.ABORT)
         choice = await self._hold(step, reason, offered)
         if choice in (Choice.RETRY, Choice.ACCEPT_LOSS):
             return False

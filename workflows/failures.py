@@ -66,6 +66,12 @@ def attempts_of(error: ActivityError | StepFailed) -> int:
     return last.details[0] if last and last.details and isinstance(last.details[0], int) else 1
 
 
+def kind_of(error: ActivityError | StepFailed) -> str:
+    """The kind of the library's error that the last try ended with; empty where it was none."""
+    last = _last_word(error.cause) if isinstance(error, ActivityError) else None
+    return (last.type or "") if last is not None else ""
+
+
 def _last_word(error: BaseException | None) -> ApplicationError | None:
     """What the last attempt said itself, below what the server wraps around it."""
     while error is not None and (not isinstance(error, ApplicationError) or error.message == TOO_LARGE):

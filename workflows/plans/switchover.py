@@ -35,7 +35,7 @@ SWITCHOVER = plan(
     #    step                   activity                      where    attempt  budget  retry    undo / policy
     Step("load-configuration",  Configuration.load,           CONTROL, s(10),   s(30),  PROBE),
     Step("claim-group",         Ownership.claim_run,          CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.release_run),
-    Step("choose-target",       Choosing.choose_target,       CONTROL, s(10),   s(30),  PROBE),
+    Step("choose-target",       Choosing.choose_target,       CONTROL, s(10),   s(30),  PROBE,   costs_data=True),
     parallel(
     Step("announce-start",      Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
     Step("check-source",        Choosing.check_source,        SOURCE,  s(10),   m(1),   PROBE,   graceful=True, when=graceful, start_within=s(2)),
