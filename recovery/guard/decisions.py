@@ -100,7 +100,7 @@ def must_demote(
     Args:
         record: of the group, as last read; None when it is not there or was never read.
         read_began: when that read began, by the clock of ``now``. A record from before the lease's last gap says
-            nothing: read it again first.
+            nothing: read it again first. (A gap that promises bridged is none.)
         received: promises of the other guards for this group, when the witness is silent.
     """
     if record is None:
@@ -113,14 +113,11 @@ def must_demote(
         return f"the run {record.fencing.run} asks for the fence of epoch {record.epoch}"
     if held.lost is not None:
         return held.lost
-    by_promise = (
-        received is not None
-        and (received.epoch, received.instance) == (record.epoch, held.instance)
-        and received.valid(now, held)
-    )
-    if not held.valid(now) and not by_promise:
+    promised = received is not None and (received.epoch, received.instance) == (record.epoch, held.instance)
+    if not held.valid(now) and not (promised and received is not None and received.valid(now, held)):
         return "the lease ended"
-    if read_began < held.valid_from:
+    bridged = promised and received is not None and received.until >= held.valid_from
+    if read_began < held.valid_from and not bridged:
         return "the record was read before the lease's last gap"
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -27,7 +26,7 @@ from recovery.backup.sealing import generate_age_key
 from recovery.backup.signing import generate_signing_key
 from recovery.domain.guarding import GuardOrder, GuardStatus, StoreRole
 from recovery.domain.ownership import OwnershipRecord
-from recovery.errors import Unreachable
+from recovery.errors import Contended, Unreachable
 
 ROOT = Path(__file__).parents[2]
 GROUP = "shop"
@@ -164,6 +163,18 @@ class GuardedLab:
 
         await self.until("A is primary and B follows", is_so)
 
+    async def free(self) -> None:
+        """Releases the group's lock, as a run that has ended does."""
+        while True:
+            found = await self.witness.read(GROUP)
+            if found is None or found[0].run is None:
+                return
+            with contextlib.suppress(Contended):
+                await self.witness.write(
+                    found[0].model_copy(update={"run": None, "plan": None, "changed_at": datetime.now(UTC)}),
+                    version=found[1],
+                )
+
     # -- plans' part ------------------------------------------------------------------------------------------------
 
     async def claim(self, run: str) -> GuardOrder:
@@ -195,9 +206,7 @@ async def guarded_lab(
     names, held = reserve([f"guard-{region}" for region in (A, B)])
     guarded = None
     try:
-        addresses = {
-            region: f"http://{lab.postgres(region).host}:{names[f'guard-{region}']}" for region in (A, B)
-        }
+        addresses = {region: f"http://{lab.postgres(region).host}:{names[f'guard-{region}']}" for region in (A, B)}
         token = secrets.token_hex(16)
         place = lab.witness()
         store = S3Store(
@@ -245,7 +254,9 @@ def write_configurations(guarded: GuardedLab, *, peers: bool) -> None:
         host, port = lab.seen_from(region, "witness", "witness")
         regions: dict[str, Any] = {}
         for other in (A, B):
-            seen = (lab.postgres(region).host, place.port) if other == region else lab.seen_from(region, other, "postgres")
+            seen = (
+                (lab.postgres(region).host, place.port) if other == region else lab.seen_from(region, other, "postgres")
+            )
             own = lab.postgres(other)
             regions[other] = {
                 "postgres": {
@@ -297,7 +308,8 @@ def write_configurations(guarded: GuardedLab, *, peers: bool) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
     try:
-        return json.dumps(pid) is not None and Path(f"/proc/{pid}/cwd").readlink() is not None
+        return Path(f"/proc/{pid}/cwd").readlink() is not None
     except OSError:
         return False
