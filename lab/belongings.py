@@ -13,6 +13,8 @@ from pathlib import Path
 from lab.processes import family, postmaster_pid, tree
 from lab.state import ATTENDANTS, COMPANION, GUARD, MARK, Server
 
+_COMPANION = b"/companion.py"
+
 
 def processes_of(server: Server, root: int | None, postgres_data: Path | None) -> list[int]:
     """Return the living processes of `server`, parents first.
@@ -24,13 +26,13 @@ def processes_of(server: Server, root: int | None, postgres_data: Path | None) -
     if server.service == "postgres" and server.data_directory is not None:
         roots += _running_on(server.data_directory)
     elif server.service == COMPANION:
-        return _with(children, [pid for pid in marked(f"{server.region}/{GUARD}") if is_companion(pid)])
+        return _with(children, companions(server.data_directory))
     elif server.service in ATTENDANTS:
         roots += [pid for pid in marked(server.name) if pid not in roots]
     found = _with(children, roots)
     if server.service != GUARD:
         return found
-    others = _with(children, [pid for pid in found if is_companion(pid)])
+    others = _with(children, companions(server.data_directory))
     if postgres_data is not None:
         others += _with(children, _running_on(postgres_data))
     return [pid for pid in found if pid not in others]
@@ -38,23 +40,26 @@ def processes_of(server: Server, root: int | None, postgres_data: Path | None) -
 
 def marked(name: str) -> list[int]:
     """Return every process that has a server's mark in its environment, which children inherit."""
-    wanted = f"{MARK}={name}".encode()
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - called often, and only names are needed
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                if wanted in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
-                    found.append(int(entry))
-    return found
+    return _having("environ", [f"{MARK}={name}".encode()])
 
 
-def is_companion(pid: int) -> bool:
-    """Whether a process is a guard's companion, by its command line."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return any(b"companion" in Path(os.fsdecode(part)).name.encode() for part in command[:6])
+def companions(state_folder: Path | None) -> list[int]:
+    """Return the companions of the guard that keeps its state in this folder. They have no environment to mark."""
+    if state_folder is None:
+        return []
+    found = _having("cmdline", [os.fsencode(state_folder)])
+    return [pid for pid in found if any(word.endswith(_COMPANION) for word in _words(pid, "cmdline"))]
+
+
+def _having(what: str, words: list[bytes]) -> list[int]:
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 - called often
+    return [pid for pid in pids if all(word in _words(pid, what) for word in words)]
+
+
+def _words(pid: int, what: str) -> list[bytes]:
+    with contextlib.suppress(OSError):  # it ended, or it is somebody else's
+        return Path(f"/proc/{pid}/{what}").read_bytes().split(b"\0")
+    return []
 
 
 def _running_on(data_directory: Path) -> list[int]:

@@ -64,6 +64,8 @@ async def restart(supervised: Supervised, state: LabState, region: str, service:
                 raise LabError(f"{server.name} has no data any more (or not yet): restore it first.")
         elif server.data_directory is not None:
             server.data_directory.mkdir(parents=True, exist_ok=True)
+        if server.service == "nats" and region in state.jetstream:
+            state.jetstream[region].fence_anew()
     await supervised.kill([server.name for server in servers], with_disks=False)
     # What attends to the stores comes after those that it asks; S3 takes its time, and nothing here needs it.
     late = [server for server in ours if server.service in (*ATTENDANTS, "s3")]

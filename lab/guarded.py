@@ -24,18 +24,15 @@ from lab.faults import chosen
 from lab.postgres import STANDBY_SIGNAL
 from lab.readiness import wait_ready
 from lab.servers import Planned, Site, write_private
-from lab.state import ATTENDANTS, COMPANION, GUARD, MARK, STATE_FILE, LabState, NatsPlace, PostgresPlace, Server
+from lab.state import ATTENDANTS, COMPANION, FENCED, GUARD, MARK, STATE_FILE, LabState, NatsPlace, PostgresPlace, Server
 from lab.supervisor import Launch
 
 STREAMS = {"ORDERS": ["shop.orders.>"], "EVENTS": ["shop.events.>"]}
 CONSUMER = "fulfilment"
-# What recovery/adapters/nats/fence.py writes, too: who has no permissions of his own may publish nothing.
-FENCED = 'default_permissions: { publish: { deny: ">" } }\n'
 # JetStream's own subjects are all that crosses a leaf node. With the application's a stream of the same name on the
 # other side would take each message a second time, under a sequence of its own.
 _LEAF = {"user": "leaf", "permissions": {"publish": ["$JS.>", "$JSC.>"], "subscribe": ["$JS.>", "$JSC.>"]}}
 _EVERYTHING = {"publish": ">", "subscribe": ">"}
-_STOP_SECONDS = 60.0
 
 
 # -- NATS -------------------------------------------------------------------------------------------------------------
@@ -91,9 +88,9 @@ def nats_place(site: Site, password: str, app_password: str) -> NatsPlace:
 
 def lend_fence(place: NatsPlace, guards_file: Path) -> None:
     """Let the server include the file that its guard writes, which begins as the fence that stands."""
-    write_private(guards_file, FENCED)
     place.fence_file.unlink(missing_ok=True)
     place.fence_file.symlink_to(guards_file)
+    place.fence_anew()
 
 
 async def make_streams(state: LabState) -> None:
@@ -122,29 +119,16 @@ async def make_streams(state: LabState) -> None:
 
 
 async def hand_over(supervised: Supervised, state: LabState) -> None:
-    """Ends every PostgreSQL in order, the first region's first so that the others have everything, and leaves standbys.
+    """Every next start of a PostgreSQL is a standby's, and not the lab's. The first region's primary runs on: its guard
+    finds it there and claims the group.
 
     Raises LabError for a lab that is not guarded.
     """
     if not state.guarded:
         raise LabError("Only a lab that was started with guarded=True can be handed over to guards.")
-    for region in state.regions:
-        await _end(supervised, state, region)
+    for place in state.postgres.values():
+        await asyncio.to_thread(_make_standby, place)
     await supervised.hand_over()
-
-
-async def _end(supervised: Supervised, state: LabState, region: str) -> None:
-    place = state.postgres[region]
-    arguments = ["-D", str(place.data_directory), "-m", "fast", "-w", "-t", f"{_STOP_SECONDS:.0f}"]
-    site = Site(state.folder, region, place.host, {})
-    stop = Launch(
-        argv=[str(place.bin_directory / "pg_ctl"), "stop", *arguments],
-        env=site.environment(),
-        cwd=place.data_directory.parent,
-        user=place.run_as,
-    )
-    await supervised.run(stop, _STOP_SECONDS + 10)
-    await asyncio.to_thread(_make_standby, place)
 
 
 def _make_standby(place: PostgresPlace) -> None:
@@ -165,6 +149,7 @@ async def attend(
     arguments: Sequence[str],
     ready: str,
     environment: Mapping[str, str],
+    folder: Path | None,
 ) -> None:
     """See ``Lab.attend``."""
     if service not in ATTENDANTS:
@@ -173,6 +158,7 @@ async def attend(
     known = {server.name for server in state.servers}
     if name not in known:
         planned = _attendant(state, place, service, arguments, ready, environment)
+        planned.server.data_directory = folder
         await supervised.register(planned.server, planned.launch)
         if service == GUARD:
             await supervised.register(_companion(planned.server), planned.launch)
@@ -208,7 +194,6 @@ def _read(state: LabState) -> LabState:
 
 __all__ = [
     "CONSUMER",
-    "FENCED",
     "STREAMS",
     "attend",
     "hand_over",

@@ -267,7 +267,7 @@ class Lab:
         await faults.put_network(self._supervised, network)
 
     async def hand_over(self) -> None:
-        """Give PostgreSQL to the guards: every server is ended in order and is a standby's at its next start."""
+        """Give PostgreSQL to the guards: every next start is a standby's, and none is the lab's."""
         await guarded.hand_over(self._supervised, self._read())
 
     async def corrupt(self, region: str, what: faults.Corruption, **which: Any) -> str:
@@ -282,14 +282,23 @@ class Lab:
     # -- processes beside the servers -------------------------------------------------------------------------
 
     async def attend(
-        self, place: str, service: str, arguments: Sequence[str], *, ready: str, environment: Mapping[str, str]
+        self,
+        place: str,
+        service: str,
+        arguments: Sequence[str],
+        *,
+        ready: str,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Start a process of the product that belongs to a place as its servers do, and wait for its ready line.
 
         `service` is "guard", "monitor" or "worker"; `arguments` follow the Python interpreter; `ready` are words of its
-        log. `kill`, `freeze`, `thaw` and `restart` of the region act on it. A second call starts it anew.
+        log; `folder` holds its state, and is lost with the region's disks. `kill`, `freeze`, `thaw` and `restart` of
+        the region act on it. A second call starts it anew, as it was registered.
         """
-        await guarded.attend(self._supervised, self._read(), place, service, arguments, ready, environment)
+        state = self._read()
+        await guarded.attend(self._supervised, state, place, service, arguments, ready, environment or {}, folder)
 
     @property
     def supervised(self) -> Supervised:

@@ -15,8 +15,9 @@ import contextlib
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -27,6 +28,8 @@ from lab.state import PROXY_SOCKET, Delay, Link
 _CHUNK = 256 * 1024
 _UNDER_WAY = 32  # chunks that one direction of a connection holds back at most
 _CONNECT_TIMEOUT = 10.0
+_DATAGRAM_SERVICE = "dns"
+_DATAGRAMS = 200  # of one link at once
 
 
 def _open() -> asyncio.Event:
@@ -90,6 +93,56 @@ class Route:
                 await under_way.put((loop.time() + self.delay, data))
 
 
+class Datagrams(asyncio.DatagramProtocol):
+    """The same link for UDP, which DNS speaks: a datagram on a cut link is lost."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.under_way: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if len(self.under_way) < _DATAGRAMS:
+            task = asyncio.get_running_loop().create_task(self._ask(data, addr))
+            self.under_way.add(task)
+            task.add_done_callback(self.under_way.discard)
+
+    async def _ask(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        """One question and its answer, from a socket of its own."""
+        route, loop = self.route, asyncio.get_running_loop()
+        await asyncio.sleep(route.delay)
+        if not route.there.is_set():
+            return
+        answered: asyncio.Future[bytes] = loop.create_future()
+        with contextlib.suppress(OSError, TimeoutError):  # lost, as datagrams are
+            far, _ = await loop.create_datagram_endpoint(
+                lambda: _Answer(answered), remote_addr=(route.link.target_host, route.link.target_port)
+            )
+            try:
+                far.sendto(data)
+                answer = await asyncio.wait_for(answered, _CONNECT_TIMEOUT)
+            finally:
+                far.close()
+            await asyncio.sleep(route.delay)
+            if route.back.is_set():
+                self.transport.sendto(answer, addr)
+
+
+class _Answer(asyncio.DatagramProtocol):
+    def __init__(self, answered: asyncio.Future[bytes]) -> None:
+        self.answered = answered
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if not self.answered.done():
+            self.answered.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(exc)
+
+
 class Network:
     """All links, and what is wrong with them now."""
 
@@ -137,6 +190,10 @@ async def run(file: Path) -> None:
     links = TypeAdapter(list[Link]).validate_json(await asyncio.to_thread(file.read_bytes))
     network = Network(links)
     listening = [await asyncio.start_server(x.carry, x.link.host, x.link.port, limit=_CHUNK) for x in network.routes]
+    for route in network.routes:
+        if route.link.service == _DATAGRAM_SERVICE:
+            at = route.link.host, route.link.port
+            await asyncio.get_running_loop().create_datagram_endpoint(partial(Datagrams, route), local_addr=at)
     control = await channel.serve(file.parent, PROXY_SOCKET, network.handle)
     await asyncio.gather(*(server.serve_forever() for server in (*listening, control)))
 

@@ -30,6 +30,11 @@ CLIENTS = "clients"
 # What of the product runs in a region, and PostgreSQL with it, once the guards have taken over.
 GUARD, COMPANION, MONITOR, WORKER = "guard", "companion", "monitor", "worker"
 ATTENDANTS = (WORKER, MONITOR, GUARD)
+# What recovery/adapters/nats/fence.py writes, too: who has no permissions of his own may publish nothing.
+FENCED = (
+    "# Written by the guard: nobody but users with permissions of their own publishes here.\n"
+    'default_permissions: { publish: { deny: ">" } }\n'
+)
 MARK = "RECOVERY_LAB_SERVER"
 """Environment variable by which processes are known as a server's when their parent is gone."""
 STATE_FILE = "lab.json"
@@ -126,6 +131,14 @@ class NatsPlace(_Model):
     fence_file: Path
     """Included by the configuration: what the application may publish. At rest: nothing."""
     pid_file: Path
+
+    def fence_anew(self) -> None:
+        """Write the fence where a lost disk took it along: the server does not start without the file."""
+        file = self.fence_file.resolve()
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(FENCED)
 
     @property
     def app_url(self) -> str:

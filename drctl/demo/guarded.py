@@ -14,8 +14,8 @@ from lab import Lab
 from lab.guarded import STREAMS, lend_fence
 from lab.state import ATTENDANTS, CLIENTS, GUARD, MONITOR, OUTSIDE, WORKER
 
-READY = "is ready"
-"""Words that guards, monitors and workers print when they are."""
+READY = {GUARD: "is ready", WORKER: "is ready", MONITOR: "looks at"}
+"""Words that guards, workers and monitors print when they are."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,15 @@ class GuardedInstallation:
     ) -> None:
         """Starts guards, workers and monitors as the lab's servers and waits until all of them are ready.
 
-        Guards come first: nothing is a primary before.
+        Guards come first: nothing is a primary before. A region's worker looks from there; where there is none, a
+        monitor does.
         """
         for wave in ((GUARD,), (WORKER, MONITOR)):
             wanted = [
                 (place, service)
                 for place in self.vantage_points
                 for service in wave
-                if service in services and (place in self.regions or service == MONITOR)
+                if service in services and (place in self.regions) is (service != MONITOR)
             ]
             starting = (self.start_one(lab, *each, environment) for each in wanted)
             outcomes = await asyncio.gather(*starting, return_exceptions=True)
@@ -95,7 +96,10 @@ class GuardedInstallation:
 
     async def start_one(self, lab: Lab, place: str, service: str, environment: Mapping[str, str] | None = None) -> None:
         """Starts (again) what attends to one place. Raises LabError with its log when it does not get ready."""
-        await lab.attend(place, service, self.command(place, service), ready=READY, environment=dict(environment or {}))
+        state = self.folder / "guard" / place if service == GUARD else None
+        await lab.attend(
+            place, service, self.command(place, service), ready=READY[service], environment=environment, folder=state
+        )
 
     def command(self, place: str, service: str) -> list[str]:
         """Arguments of the interpreter."""
@@ -104,7 +108,7 @@ class GuardedInstallation:
             case "guard":
                 return [*drctl, "--region", place]
             case "monitor":
-                return [*drctl, "--vantage", place]
+                return [*drctl, "--vantage", place, "--metrics-port", "0"]
             case _:
                 return [*drctl, "--region", place, "--metrics-port", "0"]
 
