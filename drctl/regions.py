@@ -1,0 +1,91 @@
+"""``drctl regions``: who owns each group, since which epoch, and how the other regions stand to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Column, Table
+from rich.text import Text
+
+from drctl import words
+from drctl.output import ConfigFile, Form, Output, examples, print_json
+from drctl.session import load_config, run, stores
+from drctl.tables import console
+
+if TYPE_CHECKING:
+    from recovery.config import Config
+    from workers.regions import RegionLine
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.command(epilog=examples("drctl regions", "drctl regions --group shop --output json"))
+def regions(
+    group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group.")] = None,
+    config: ConfigFile = None,
+    output: Form = Output.TEXT,
+) -> None:
+    """Show who owns each group, since which epoch, each region's lease, lag and health.
+
+    The ownership record says who owns; the guards say how their stores are. Temporal is not asked.
+    """
+    loaded = load_config(config)
+    if group is not None:
+        loaded.group(group)
+    lines = run(_lines(loaded, [group] if group is not None else list(loaded.groups)))
+    if output is Output.JSON:
+        print_json([_document(line) for line in lines])
+    else:
+        console().print(region_table(lines))
+
+
+async def _lines(config: Config, names: list[str]) -> list[RegionLine]:
+    from workers.regions import region_lines
+
+    async with stores(config) as wiring:
+        return await region_lines(wiring, names)
+
+
+def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Table:
+    """A row for each group and region. Colour is never the only sign."""
+    unicode = words.is_unicode() if unicode is None else unicode
+    columns = (
+        "Group", "Region", "Owner", Column("Epoch", justify="right"), Column("Lease", justify="right"),
+        Column("Lag", justify="right"), "Stores", Column("Health", ratio=1, overflow="fold"),
+    )  # fmt: skip
+    table = Table(*columns, expand=True, title="Who owns what", title_justify="left", title_style="bold")
+    for line in lines:
+        roles = ", ".join(f"{state.store} {state.role.value}" for state in line.stores) or words.NOTHING
+        health = line.trouble or ("well" if line.stores else "unknown")
+        style = "bold red" if line.trouble else "green"
+        table.add_row(
+            line.group,
+            line.region,
+            Text("owner" if line.owns else "", "bold"),
+            str(line.epoch) if line.owns and line.epoch is not None else "",
+            _lease(line),
+            _seconds(line.lag_seconds) if not line.owns else "",
+            words.plain(roles, unicode),
+            Text(
+                words.plain(health + (f"; {line.run} is changing it" if line.owns and line.run else ""), unicode), style
+            ),
+        )
+    return table
+
+
+def _lease(line: RegionLine) -> str:
+    age = _seconds(line.lease_age)
+    return f"{age} old" if line.holds_lease else f"none ({age} old)" if line.lease_age is not None else words.NOTHING
+
+
+def _seconds(value: float | None) -> str:
+    return words.NOTHING if value is None else words.duration(timedelta(seconds=max(value, 0.0)))
+
+
+def _document(line: RegionLine) -> dict[str, Any]:
+    document = asdict(line)
+    document["stores"] = [state.model_dump(mode="json") for state in line.stores]
+    return {**document, "lag_seconds": line.lag_seconds}
