@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # As `drctl config schema --output text` writes them; an entry stands for everything below it. What groups inherit is
 # named without `groups.<name>.` and `defaults.`.
 LATER = (
-    "guards",
-    "regions.<name>.guard",
     "replication.archive_command",
     "replication.archive_mode",
     "replication.hot_standby",
@@ -25,15 +23,12 @@ LATER = (
     "replication.synchronous",
     "replication.wal_level",
     "failover.connection_drain_timeout",
-    "failover.lease_ttl",
     "testing",
     "approvals.second_person",
     "groups.<name>.elasticsearch",
     "groups.<name>.kubernetes",
-    "groups.<name>.nats",
-    "groups.<name>.postgres.replication_password",
-    "groups.<name>.postgres.replication_user",
-    "groups.<name>.redis",
+    "groups.<name>.nats.credentials",
+    "groups.<name>.nats.domain",
     "groups.<name>.regions.<name>.kubernetes_context",
     "locations.<name>.replication",
     "targets.availability",
