@@ -1,0 +1,58 @@
+"""What replaces a managed database: the pure choice."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from recovery.domain.managed import ManagedInstance, ManagedRule, ManagedSnapshot, Way, choose_way
+
+NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+RULE = ManagedRule(instances={"a": "db-a", "b": "db-b", "c": "db-c"})
+
+
+def replica(region: str, **changed: object) -> ManagedInstance:
+    found = ManagedInstance(region=region, name=f"db-{region}", status="available", replica_of="db-a")
+    return found.model_copy(update=changed)
+
+
+def snapshot(name: str, region: str = "a", hours: float = 1, status: str = "available") -> ManagedSnapshot:
+    return ManagedSnapshot(
+        name=name, region=region, instance="db-a", taken_at=NOW - timedelta(hours=hours), status=status
+    )
+
+
+def test_the_replica_of_highest_priority_is_promoted() -> None:
+    way, chosen, _ = choose_way(RULE, "a", [replica("b"), replica("c")], [snapshot("s")], priorities={"b": 50, "c": 90})
+    assert (way, chosen) == (Way.PROMOTE, replica("c"))
+
+
+def test_each_replica_that_cannot_be_promoted_is_named_with_its_reason() -> None:
+    replicas = [replica("b", replica_of="another"), replica("c", status="modifying")]
+    way, chosen, rejected = choose_way(RULE, "a", replicas, [snapshot("s")])
+    assert (way, chosen) == (Way.RESTORE, snapshot("s"))
+    assert rejected == ["db-b in b: it is no read replica of db-a", "db-c in c: it is modifying"]
+
+
+def test_the_newest_finished_snapshot_is_restored_and_of_two_copies_the_one_at_home() -> None:
+    found = [snapshot("half", hours=0, status="creating"), snapshot("old", hours=9)]
+    found += [snapshot("new", "b"), snapshot("new", "a")]
+    _, chosen, rejected = choose_way(RULE, "a", [], found)
+    assert chosen == snapshot("new", "a")
+    assert rejected == ["snapshot half: it is creating"]
+
+
+def test_a_snapshot_that_was_named_is_taken_although_a_replica_follows() -> None:
+    way, chosen, _ = choose_way(RULE, "a", [replica("b")], [snapshot("s"), snapshot("t", hours=5)], snapshot="t")
+    assert (way, chosen) == (Way.RESTORE, snapshot("t", hours=5))
+
+
+def test_the_configured_snapshot_counts_only_where_no_replica_follows() -> None:
+    rule = RULE.model_copy(update={"snapshot": "daily"})
+    assert choose_way(rule, "a", [replica("b")], [snapshot("daily", hours=5)])[0] is Way.PROMOTE
+    assert choose_way(rule, "a", [], [snapshot("s"), snapshot("daily", hours=5)])[1] == snapshot("daily", hours=5)
+
+
+def test_a_region_that_was_named_is_kept_to() -> None:
+    way, chosen, rejected = choose_way(RULE, "a", [replica("b")], [snapshot("s", "a")], region="c")
+    assert (way, chosen) == (Way.RESTORE, None)
+    assert rejected == ["db-b in b: c was asked for"]
