@@ -229,11 +229,11 @@ def proxy(site: Site, links: Path, first: tuple[str, int]) -> Planned:
     return Planned(server, launch)
 
 
-def workload(folder: Path, name: str, host: str, settings: str) -> Planned:
-    """A workload's process; `name` is "control/workload-<something>" and `settings` its JSON."""
+def python_process(folder: Path, name: str, host: str, module: str, settings: str) -> Planned:
+    """A process of the lab's own modules; `name` is "<place>/<service>" and `settings` its JSON."""
     region, service = name.split("/")
     site = Site(folder, region, host, {})
     data = site.data(service)
-    configuration = data / "workload.json"
+    configuration = data / f"{module}.json"
     write_private(configuration, settings)
-    return Planned(site.server(service, 0, data), _python(site, "workload", configuration, data))
+    return Planned(site.server(service, 0, data), _python(site, module, configuration, data))

@@ -3,9 +3,10 @@
     python -m lab.workload <workload.json>
 
 Each transaction places an order, pays it, notes an event and inserts its own identifier into `workload_commits`. When
-COMMIT was acknowledged, the identifier and the time are appended to the file and flushed before the connection starts
-its next transaction. The server's name is resolved through the lab's DNS for every connection, so that a changed record
-moves the workload. The client waits at most 2 s for anything and then connects again.
+COMMIT was acknowledged, the identifier, the time and the server's address are appended to the file and flushed before
+the connection starts its next transaction. The server's name is resolved through the lab's DNS for every connection and
+kept for no longer than its time to live, so that a changed record moves the workload; a server that is read-only is
+left at once. The client waits at most `patience` seconds for anything and then connects again.
 """
 
 from __future__ import annotations
@@ -24,19 +25,29 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import asyncpg
 import dns.asyncresolver
 import dns.exception
+import dns.resolver
+from asyncpg.connect_utils import SessionAttribute
+from asyncpg.exceptions import TargetServerAttributeNotMatched
 from pydantic import BaseModel
 
 from lab.errors import LabError
+from lab.state import CLIENTS, CONTROL
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from lab.lab import Lab
 
-_TIMEOUT = 2.0
 _PAUSE_AFTER_FAILURE = 0.05
 _MISSING_KEPT = 100
-_OUTAGES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, dns.exception.DNSException)
+_OUTAGES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    TargetServerAttributeNotMatched,
+    dns.exception.DNSException,
+)
 
 
 class WorkloadSettings(BaseModel):
@@ -52,6 +63,20 @@ class WorkloadSettings(BaseModel):
     transactions_per_second: float
     connections: int
     file: Path
+    patience: float = 2.0
+
+
+class Pause(BaseModel):
+    """A time without an acknowledged commit, and where the commits before and after it were made."""
+
+    begin: float
+    end: float
+    before: str | None
+    after: str | None
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
 
 
 class LossReport(BaseModel):
@@ -91,6 +116,7 @@ class Workload:
         *,
         connections: int = 2,
         file: Path | None = None,
+        patience: float = 2.0,
     ) -> None:
         if not 0 < transactions_per_second <= 100_000 or not 1 <= connections <= 50:
             raise LabError("A workload has more than 0 transactions per second and 1 to 50 connections.")
@@ -99,11 +125,13 @@ class Workload:
         self._name = f"control/workload-{random.randrange(16**6):06x}"
         self._registered = False
         first = lab.postgres(lab.describe().regions[0])
-        at = lab.dns()
+        state, at = lab.describe(), lab.dns()
+        # A guarded lab's customers have links of their own, which partitions cut.
+        dns_at = lab.seen_from(CLIENTS, CONTROL, "dns") if state.guarded else (at.host, at.port)
         self._settings = WorkloadSettings(
             name=name,
-            dns_host=at.host,
-            dns_port=at.port,
+            dns_host=dns_at[0],
+            dns_port=dns_at[1],
             port=first.port,
             user=first.app_user,
             password=first.app_password,
@@ -111,14 +139,17 @@ class Workload:
             transactions_per_second=transactions_per_second,
             connections=connections,
             file=self.file,
+            patience=patience,
         )
 
     async def start(self) -> None:
         """Start the process and wait for its first commit. Raises LabError when none comes within 15 s."""
-        from lab.servers import workload
+        from lab.servers import python_process
 
         if not self._registered:
-            planned = workload(self.lab.folder, self._name, self._settings.dns_host, self._settings.model_dump_json())
+            planned = python_process(
+                self.lab.folder, self._name, self._settings.dns_host, "workload", self._settings.model_dump_json()
+            )
             await self.lab.supervised.register(planned.server, planned.launch)
             self._registered = True
         before = self.acknowledged()
@@ -164,9 +195,30 @@ def read_acknowledged(file: Path) -> dict[int, float]:
     with file.open() as lines:
         for line in lines:
             if line.endswith("\n"):
-                number, at = line.split()
+                number, at = line.split()[:2]
                 found[int(number)] = float(at)
     return found
+
+
+def pauses(file: Path, longer_than: float = 1.0) -> list[Pause]:
+    """Return every time without an acknowledged commit that was longer than `longer_than` seconds, in order."""
+    commits: list[tuple[float, str | None]] = []
+    with file.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                words = line.split()
+                commits.append((float(words[1]), words[2] if len(words) > 2 else None))
+    commits.sort(key=lambda commit: commit[0])
+    return [
+        Pause(begin=before[0], end=after[0], before=before[1], after=after[1])
+        for before, after in itertools.pairwise(commits)
+        if after[0] - before[0] > longer_than
+    ]
+
+
+def first_after(file: Path, moment: float) -> float | None:
+    """Return the time of the first commit that was acknowledged after a unix time; None: none yet."""
+    return min((at for at in read_acknowledged(file).values() if at > moment), default=None)
 
 
 async def lost_commits(file: Path, dsn: str) -> LossReport:
@@ -218,6 +270,7 @@ class _Client:
         self.settings = settings
         self.resolver = resolver
         self.file = file
+        self.server = ""
         self.period = settings.connections / settings.transactions_per_second
 
     async def run(self) -> None:
@@ -236,15 +289,18 @@ class _Client:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[asyncpg.Connection]:
-        answer = await self.resolver.resolve(self.settings.name, "A", lifetime=_TIMEOUT)
+        patience = self.settings.patience
+        answer = await self.resolver.resolve(self.settings.name, "A", lifetime=patience)
+        self.server = answer[0].to_text()
         connection = await asyncpg.connect(
-            host=answer[0].to_text(),
+            host=self.server,
             port=self.settings.port,
             user=self.settings.user,
             password=self.settings.password,
             database=self.settings.database,
-            timeout=_TIMEOUT,
-            command_timeout=_TIMEOUT,
+            timeout=patience,
+            command_timeout=patience,
+            target_session_attrs=SessionAttribute.read_write,
         )
         try:
             yield connection
@@ -257,7 +313,7 @@ class _Client:
         while True:
             number = new_number()
             await self.commit(connection, number, random.randint(1, customers))
-            self.file.write(f"{number} {time.time():.6f}\n")
+            self.file.write(f"{number} {time.time():.6f} {self.server}\n")
             self.file.flush()
             next_at = max(next_at + self.period, time.monotonic() - self.period)
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
@@ -299,6 +355,7 @@ async def _run(settings: WorkloadSettings) -> None:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = [settings.dns_host]
     resolver.port = settings.dns_port
+    resolver.cache = dns.resolver.Cache()  # for as long as the time to live says
     await asyncio.to_thread(settings.file.parent.mkdir, parents=True, exist_ok=True)
     with settings.file.open("a") as file:
         clients = [_Client(settings, resolver, file) for _ in range(settings.connections)]
