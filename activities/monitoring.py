@@ -21,6 +21,7 @@ from recovery.domain.base import Recorded
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import Achieved, RunReport, RunState
+from recovery.errors import RecoveryError
 from recovery.ports.configuration import Configuration
 from recovery.ports.health import OwnershipReader
 
@@ -62,9 +63,11 @@ class Started(Recorded):
 
 
 class PlanEnd(Recorded):
-    """How a run ended, for the message about it."""
+    """How a run ended, and who owns the group after it."""
 
     completed: bool
+    owner: str | None = None
+    epoch: int = 0
     state: str
     step: str = ""
     error: str = ""
@@ -152,8 +155,17 @@ class Monitoring:
         return is_open and (await described.memo()).get(INCIDENT_MEMO) == incident
 
     @service("monitoring.follow_plan")
-    async def follow_plan(self, run: Started) -> PlanEnd:
-        """Waits for the end of a run, however long people take."""
+    async def follow_plan(self, group: str, run: Started) -> PlanEnd:
+        """Waits for the end of a run, however long people take, and reads who owns the group then."""
+        end = await self._end_of(run)
+        try:
+            found = await self._ownership.read(group)
+        except RecoveryError as error:
+            log.warning("who owns the group now could not be read", group=group, error=str(error))
+            return end
+        return end if found is None else end.model_copy(update={"owner": found[0].region, "epoch": found[0].epoch})
+
+    async def _end_of(self, run: Started) -> PlanEnd:
         handle: WorkflowHandle[object, RunReport] = activity.client().get_workflow_handle(
             run.workflow_id, run_id=run.run_id, result_type=RunReport
         )

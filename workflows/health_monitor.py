@@ -54,6 +54,7 @@ class HealthMonitor:
         self.group = workflow.info().workflow_id.removeprefix("health/")
         self.state = state or MonitorState()
         self._dirty = True
+        self._is_handing_over = False
         self._following: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
 
@@ -69,6 +70,7 @@ class HealthMonitor:
                 await workflow.wait_condition(lambda: self._dirty or self._is_long(), timeout=pause)
             except TimeoutError:
                 continue
+        self._is_handing_over = True
         for task in (watching, self._following, self._delivering):
             if task is not None:
                 task.cancel()  # the next run goes on with it
@@ -287,16 +289,20 @@ class HealthMonitor:
         try:
             end: PlanEnd = await workflow.execute_activity_method(
                 Monitoring.follow_plan,
-                started,
+                args=[self.group, started],
                 start_to_close_timeout=timedelta(days=30),
                 heartbeat_timeout=HEARTBEAT * 5,
                 retry_policy=PROBE,
                 summary=f"end of {run.plan}",
             )
         except ActivityError as error:
+            if self._is_handing_over:
+                return  # that is how a cancelled wait ends
             end = PlanEnd(completed=False, state="unknown", error=explain(error))
         now = workflow.now()
         self._set(run=run.model_copy(update={"end": end, "ended_at": now}), question=None)
+        if end.owner is not None and end.epoch > self.state.epoch:
+            self._set(owner=end.owner, epoch=end.epoch)  # what was seen of the old owner counts no more
         if not end.completed and run.plan == "Failover" and end.step == "choose-target":
             self._set(no_candidate=True)
         title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
@@ -364,6 +370,8 @@ class HealthMonitor:
                     Notifications.alert, alert, **_limits(s(30), m(1)), summary=alert.title[:200]
                 )
             except ActivityError as error:
+                if self._is_handing_over:
+                    return
                 workflow.logger.error(f"alert not delivered ({alert.title}): {explain(error)}")
             self._set(unsent=self.state.unsent[1:])
         self._delivering = None

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from recovery.domain.health import Verdict
 
-JITTERED = 0.8
-"""Share of the whole time that may lie between the first and the last failure: probes come up to a fifth early."""
+JITTERED = 0.85
+"""Share of the whole time that must lie between the first and the last failure: probes come up to a tenth early."""
 
 
 @dataclass(frozen=True)

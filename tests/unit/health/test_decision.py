@@ -1,0 +1,163 @@
+"""Quorum and decision, without a workflow around them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, RegionPlan
+from recovery.domain.health import RegionReport, Report, Verdict
+from recovery.health.decision import Action, Answer, Case, Decision, Question, decide
+from recovery.health.quorum import (
+    MOST_STRANGERS,
+    Heard,
+    Vote,
+    count,
+    kept,
+    living,
+    majority,
+    newest_owner,
+    outage_of,
+    pruned,
+    settling,
+    standbys,
+)
+
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+POINTS = ["region-a", "region-b", "outside"]
+
+
+def group(**rule: Any) -> GroupSnapshot:
+    return GroupSnapshot(
+        name="shop",
+        objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
+        home_region="region-a",
+        regions=[RegionPlan(name=name, task_queue=name, guard="http://x") for name in ("region-a", "region-b")],
+        failover=FailoverRule(
+            **{"policy": "automatic", "interval": timedelta(seconds=1), "vantage_points": POINTS, **rule}
+        ),
+    )
+
+
+def report(vantage: str, verdict: Verdict, **said: Any) -> Report:
+    regions = {
+        "region-a": RegionReport(verdict=verdict, failing_since=NOW - timedelta(seconds=len(vantage))),
+        "region-b": RegionReport(verdict=Verdict.HEALTHY, is_alive=True, is_standby=True),
+    }
+    usual = {
+        "group": "shop", "source": "process", "generation": 1, "serial": 1, "beat": 10.0, "owner": "region-a",
+        "epoch": 1, "regions": regions,
+    }  # fmt: skip
+    return Report(vantage=vantage, **{**usual, **said})
+
+
+def heard(*reports: Report, at: datetime = NOW) -> dict[str, dict[str, Heard]]:
+    found: dict[str, dict[str, Heard]] = {}
+    for each in reports:
+        found = kept(found, each, at)
+    return found
+
+
+def lost_case(rules: GroupSnapshot | None = None, **changes: Any) -> Case:
+    rules = rules or group()
+    votes = count(
+        heard(*(report(name, Verdict.LOST) for name in POINTS)), rules.failover.vantage_points, "region-a", 1, NOW
+    )
+    outage = outage_of(votes, NOW)
+    return Case(group=rules, votes=votes, outage=outage, losses=[NOW]).model_copy(update=changes)
+
+
+@pytest.mark.parametrize(("configured", "needed"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_a_majority_is_of_the_configured_ones(configured: int, needed: int) -> None:
+    assert majority(configured) == needed
+
+
+def test_nobody_configured_never_agrees() -> None:
+    votes = count(heard(report("outside", Verdict.LOST)), [], "region-a", 1, NOW)
+    assert not votes.agreed
+
+
+def test_a_vote_is_stale_after_three_beats() -> None:
+    of = heard(report("outside", Verdict.LOST))
+    votes = count(of, POINTS, "region-a", 1, NOW + timedelta(seconds=30))
+    assert [ballot.vote for ballot in votes.ballots] == [Vote.NONE, Vote.NONE, Vote.LOST]
+    votes = count(of, POINTS, "region-a", 1, NOW + timedelta(seconds=31))
+    assert votes.ballots[2].vote is Vote.NONE and votes.ballots[2].why == "silent"
+
+
+def test_the_highest_epoch_names_the_owner() -> None:
+    of = heard(
+        report("region-a", Verdict.LOST),
+        report("outside", Verdict.HEALTHY, owner="region-b", epoch=2),
+        report("region-b", Verdict.LOST),
+    )
+    assert newest_owner(of, (None, 0)) == ("region-b", 2)
+    assert newest_owner(of, ("region-a", 3)) == ("region-a", 3)
+
+
+def test_an_outage_begins_with_the_earliest_failed_probe_of_those_who_vote() -> None:
+    case = lost_case()
+    assert case.outage is not None
+    assert case.outage.began_at == NOW - timedelta(seconds=len("region-a"))
+
+
+def test_strangers_are_forgotten_before_those_who_are_configured() -> None:
+    of = heard(report("outside", Verdict.LOST))
+    for number in range(MOST_STRANGERS + 10):
+        of = pruned(kept(of, report(f"stranger-{number}", Verdict.LOST), NOW + timedelta(seconds=number)), POINTS)
+    assert len(of) == MOST_STRANGERS + 1 and "outside" in of and "stranger-0" not in of
+
+
+def test_standbys_and_living_regions_are_those_that_somebody_with_a_vote_sees() -> None:
+    case = lost_case()
+    assert standbys(case.votes) == ["region-b"] and living(case.votes) == ["region-b"]
+    nobody = count({}, POINTS, "region-a", 1, NOW)
+    assert standbys(nobody) == [] and living(nobody) == []
+
+
+def test_the_first_two_losses_are_followed_at_once_and_later_ones_have_to_last() -> None:
+    waits = [settling([NOW] * losses, group(), NOW).total_seconds() for losses in (1, 2, 3, 4, 20)]
+    assert waits[:2] == [0, 0] and waits[2] == 30 and waits[3] == 60 and waits[4] == 600
+    assert settling([NOW] * 9, group(), NOW + timedelta(minutes=10)) == timedelta()
+    case = lost_case(losses=[NOW] * 3)
+    assert decide(case, NOW).action is Action.NOTHING
+    assert decide(case, NOW).until == NOW + timedelta(seconds=30)
+    assert decide(case, NOW + timedelta(seconds=31)).action is Action.START
+
+
+def test_automatic_starts_a_failover() -> None:
+    found = decide(lost_case(), NOW)
+    assert (found.action, found.plan, found.approved) == (Action.START, "Failover", False)
+
+
+def test_cooldown_holds_an_automatic_run_back_and_nothing_else() -> None:
+    before = NOW - timedelta(minutes=29)
+    found = decide(lost_case(last_automatic_at=before), NOW)
+    assert found.action is Action.TELL and found.until == before + timedelta(minutes=30)
+    assert decide(lost_case(last_automatic_at=before), NOW + timedelta(minutes=1)).action is Action.START
+    assert decide(lost_case(last_automatic_at=before, no_candidate=True), NOW).plan == "FullRecovery"
+
+
+def test_nothing_is_decided_while_the_own_run_goes_on() -> None:
+    assert decide(lost_case(runs="Failover"), NOW).action is Action.NOTHING
+
+
+def _asked(answer: Answer | None = None, *, late: bool = False, default: str = "decline") -> Decision:
+    question = Question(
+        asked_at=NOW, deadline=NOW + timedelta(minutes=15), answer=answer, actor="ana", reason="by hand"
+    )
+    rules = group(policy="approve").model_copy(update={"approval_default": default})
+    return decide(lost_case(rules, question=question), NOW + timedelta(minutes=16 if late else 1))
+
+
+def test_approval() -> None:
+    assert decide(lost_case(group(policy="approve")), NOW).action is Action.ASK
+    assert _asked().action is Action.NOTHING
+    approved = _asked(Answer.APPROVED)
+    assert approved.action is Action.START and approved.approved
+    assert _asked(Answer.DECLINED).action is Action.NOTHING
+    assert _asked(late=True).action is Action.TELL
+    assert _asked(late=True, default="approve").action is Action.START
+    assert _asked(Answer.APPROVED, late=True).action is Action.START, "an answer that comes late still counts"
