@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from recovery.ports.notify import Severity
 
+MORE_EVENTS = 1_000  # for which a message on its way is waited for
 MOST_ALERTS = 50  # undelivered ones
 ASK_AGAIN = s(10)  # after a start that was refused or failed
 SHORTEST_PAUSE = s(0.05)
@@ -82,7 +83,7 @@ class HealthMonitor:
         info = workflow.info()
         length, most = info.get_current_history_length(), self.state.most_events
         is_suggested = info.is_continue_as_new_suggested()
-        return (length >= most or is_suggested) and (self._delivering is None or length >= 2 * most)
+        return (length >= most or is_suggested) and (self._delivering is None or length >= most + MORE_EVENTS)
 
     # Messages.
 
