@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import asyncpg
 import psutil
 from ruamel.yaml import YAML
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from drctl.demo.installation import GROUP, RECORD, Installation, install
 from lab import Lab
-from lab.control import python_environment
-from lab.processes import die_with
 from lab.readiness import s3_client
 from lab.shop import load_shop
 from recovery.adapters.rfc2136 import Rfc2136Zone, TsigKey
@@ -39,102 +32,19 @@ from recovery.domain.report import RunReport
 from recovery.ports.object_store import ObjectStore
 from recovery.telemetry.metrics import RecoveryMetrics
 from tests.integration.armed_worker import Fault
+from tests.integration.asked import at_the_source, copy_folder, execute, value_of
 from tests.integration.contents import Contents, contents
+from tests.integration.crew import AWAY, HOME, REGIONS, Crew, WorkerProcess
+from tests.integration.waiting import eventually, exists, found, lives, text_of, works_in
 from workers import operations
 from workers.client import connect
 from workers.operations import Handle
 from workers.wiring import Wiring
 
-HOME, AWAY = "region-a", "region-b"
-REGIONS = (HOME, AWAY)
 SERVICES = {"postgres", "s3", "app", "witness", "temporal", "dns", "webhook"}
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
 PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
-
-Value = TypeVar("Value")
-
-
-@dataclass
-class WorkerProcess:
-    """One ``tests.integration.armed_worker``. It ends with this process, however that ends."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    regions: Sequence[str]
-
-    @classmethod
-    def start(cls, config_file: Path, control: Path, log: Path, regions: Sequence[str] = REGIONS) -> WorkerProcess:
-        temporary = control / "tmp"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.armed_worker", config_file, ",".join(regions), control],
-                env={**os.environ, **python_environment(), "TMPDIR": str(temporary)},
-                stdout=output,
-                stderr=output,
-                preexec_fn=die_with(os.getpid()),
-            )
-        return cls(process, log, regions)
-
-    async def ready(self) -> None:
-        async def said() -> bool:
-            assert self.process.poll() is None, f"the worker ended while it started:\n{self.log.read_text()[-3000:]}"
-            return "is ready" in self.log.read_text()
-
-        await eventually(said, 60)
-
-    async def killed(self, seconds: float = 60) -> None:
-        """Waits until it was killed, and reaps it."""
-        await asyncio.to_thread(self.process.wait, seconds)
-
-    @property
-    def runs(self) -> bool:
-        return self.process.poll() is None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    async def stop(self) -> None:
-        if self.runs:
-            self.process.terminate()
-        try:
-            await asyncio.to_thread(self.process.wait, 30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-
-@dataclass
-class Crew:
-    """The workers of an installation: killed ones are replaced."""
-
-    config_file: Path
-    control: Path
-    workers: list[WorkerProcess] = field(default_factory=list)
-    size: int = 2
-    started: int = 0
-
-    def hire(self, config_file: Path | None = None, regions: Sequence[str] = REGIONS) -> WorkerProcess:
-        self.started += 1
-        log = self.control / f"worker-{self.started}.log"
-        worker = WorkerProcess.start(config_file or self.config_file, self.control, log, regions)
-        self.workers.append(worker)
-        return worker
-
-    async def complete(self) -> None:
-        """Brings the crew back to its size, all of them ready."""
-        self.workers = [worker for worker in self.workers if worker.runs]
-        while len(self.workers) < self.size:
-            self.hire()
-        await asyncio.gather(*(worker.ready() for worker in self.workers))
-
-    async def dismiss(self) -> None:
-        await asyncio.gather(*(worker.stop() for worker in self.workers))
-        self.workers.clear()
-
-    def logs(self) -> str:
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self.control.glob("worker-*.log")))
 
 
 @dataclass
@@ -212,7 +122,7 @@ class Site:
             self.disarm()
         armed = Fault.model_validate({"method": method, "when": when, **fault})
         fresh = self.control / "armed.new"
-        fresh.write_text(armed.model_dump_json())
+        fresh.writetext_of(armed.model_dump_json())
         fresh.rename(self.control / "armed.json")
 
     def disarm(self) -> None:
@@ -225,19 +135,19 @@ class Site:
 
     async def held(self) -> None:
         """Waits until a worker stands in the call that was armed with ``action="hold"``."""
-        await eventually(lambda: _exists(self.control / "held.json"), 60)
+        await eventually(lambda: exists(self.control / "held.json"), 60)
 
     async def freeze_holder(self) -> psutil.Process:
         """SIGSTOP to the worker that stands in the held call."""
         file = self.control / "holder"
-        holder = psutil.Process(int(await eventually(lambda: asyncio.to_thread(_text, file), 5)))
+        holder = psutil.Process(int(await eventually(lambda: asyncio.to_thread(text_of, file), 5)))
         holder.suspend()
         return holder
 
     async def cancelled_at(self) -> float:
         """The unix time at which the held call was cancelled."""
         file = self.control / "cancelled"
-        return float(await eventually(lambda: asyncio.to_thread(_text, file), 10))
+        return float(await eventually(lambda: asyncio.to_thread(text_of, file), 10))
 
     def release(self) -> None:
         (self.control / "held.json").unlink()
@@ -245,23 +155,23 @@ class Site:
     def calls(self, method: str) -> list[str]:
         """First arguments of the calls of a method since the last ``arm`` or ``disarm``."""
         path = self.control / "calls.log"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.readtext_of().splitlines() if path.exists() else []
         return [line.split(" ", 2)[2] for line in lines if line.split(" ", 2)[1] == method]
 
     async def fallen(self) -> list[psutil.Process]:
         """Waits for the worker that killed itself; returns its former children that live on (none should)."""
-        await eventually(lambda: _exists(self.control / "fired.json"), 60)
-        dead = await eventually(lambda: _found([worker for worker in self.crew.workers if not worker.runs]), 10)
+        await eventually(lambda: exists(self.control / "fired.json"), 60)
+        dead = await eventually(lambda: found([worker for worker in self.crew.workers if not worker.runs]), 10)
         assert len(dead) == 1
         self.crew.workers = [worker for worker in self.crew.workers if worker.runs]
-        pids = [int(text) for text in (self.control / "children").read_text().split()]
+        pids = [int(text) for text in (self.control / "children").readtext_of().split()]
 
         async def gone() -> bool:
-            return not [pid for pid in pids if _lives(pid)]
+            return not [pid for pid in pids if lives(pid)]
 
         with contextlib.suppress(TimeoutError):
             await eventually(gone, 5)
-        return [psutil.Process(pid) for pid in pids if _lives(pid)]
+        return [psutil.Process(pid) for pid in pids if lives(pid)]
 
     # What stands where.
 
@@ -322,7 +232,7 @@ class Site:
         """Nothing of a restore is left in the other region."""
         place = self.lab.postgres(AWAY)
         assert not place.data_directory.exists() or not any(place.data_directory.iterdir())
-        busy = [process.pid for process in psutil.process_iter() if _works_in(process, place.data_directory)]
+        busy = [process.pid for process in psutil.process_iter() if works_in(process, place.data_directory)]
         assert busy == [], f"a server runs in {place.data_directory}"
 
     # Back to the beginning.
@@ -355,54 +265,6 @@ class Site:
         for service in COPIED:
             await asyncio.to_thread(copy_folder, self.copies / service, _data(self.lab, service))
         await self.lab.restart(HOME)
-
-
-async def execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
-async def value_of(dsn: str, sql: str) -> Any:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await connection.fetchval(sql)
-    finally:
-        await connection.close()
-
-
-async def at_the_source(dsn: str) -> list[str]:
-    """What a backup or restore may have left in a running server."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        rows = await connection.fetch(
-            """
-            SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
-            UNION ALL SELECT 'session ' || application_name || ' ' || left(query, 60) FROM pg_stat_activity
-                       WHERE application_name LIKE 'recovery-plans%'
-            UNION ALL SELECT 'database ' || d.datname FROM pg_database d
-                       WHERE shobj_description(d.oid, 'pg_database') LIKE 'recovery-plans restore % incomplete'
-            UNION ALL SELECT 'backup in progress' FROM pg_stat_progress_basebackup
-            """
-        )
-        return [row["what"] for row in rows]
-    finally:
-        await connection.close()
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """With owners and modes."""
-    subprocess.run(["cp", "-a", f"{source}/.", _made(target, source)], check=True)
-
-
-def _made(target: Path, like: Path) -> Path:
-    target.mkdir(parents=True, exist_ok=True)
-    state = like.stat()
-    os.chown(target, state.st_uid, state.st_gid)
-    target.chmod(state.st_mode & 0o777)
-    return target
 
 
 @contextlib.asynccontextmanager
@@ -465,37 +327,15 @@ def _installed(lab: Lab, folder: Path) -> Installation:
     return installation
 
 
-async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 30.0) -> Value:
-    """Asks until the answer is true; returns it. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not (answer := await question()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s")
-        await asyncio.sleep(0.03)
-    return answer
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-async def _exists(path: Path) -> bool:
-    return await asyncio.to_thread(path.exists)
-
-
-async def _found(values: list[Value]) -> list[Value]:
-    return values
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _works_in(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return Path(process.cwd()) == folder
-    except (psutil.Error, OSError):
-        return False
+__all__ = [
+    "AWAY",
+    "HOME",
+    "REGIONS",
+    "Crew",
+    "Site",
+    "WorkerProcess",
+    "eventually",
+    "execute",
+    "installed_site",
+    "value_of",
+]
