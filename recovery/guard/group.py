@@ -31,6 +31,8 @@ IN_ORDER = 8.0
 RETRY = 1.0
 """Seconds between two tries of what failed."""
 TICK = 0.25
+RESTORING = frozenset({"FullRecovery", "Restore"})
+"""Plans that put a restored server in place, and open it themselves when it is complete."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class GuardedHere:
         self._ending: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
         self._next_work = -math.inf
+        self._stopping = False
         self._demoted_epoch: int | None = None
         self._positions: dict[str, str] = {}
 
@@ -88,6 +91,10 @@ class GuardedHere:
             read_began=self.record.began,
             received=self.received,
         )
+
+    def against_promotion(self) -> str | None:
+        """Why nothing of the group must be made primary here now; None: it may."""
+        return "this guard is being stopped" if self._stopping else self.against()
 
     def deadline(self) -> float:
         """When the group has to be demoted unless something comes first (CLOCK_BOOTTIME)."""
@@ -154,6 +161,8 @@ class GuardedHere:
         if reason is not None and self.armed and not self._spared():
             if self._ending is None:
                 self._ending = self._begin(self._end(reason), "_ending")
+        elif self._stopping:
+            return
         elif self._ending is None and self._working is None and self._shared.clock() >= self._next_work:
             self._next_work = self._shared.clock() + self._shared.observe_every
             work = self._serve() if reason is None else self._rest()
@@ -232,7 +241,8 @@ class GuardedHere:
         self.wake()
 
     async def release(self, *, in_order: float) -> None:
-        """The guard's own orderly end: nothing of the group is primary afterwards."""
+        """The guard's own orderly end: nothing of the group is primary afterwards, and nothing becomes it any more."""
+        self._stopping = True
         await self._cancel(self._working)
         if self._ending is not None:
             await asyncio.wait({self._ending})
@@ -255,6 +265,8 @@ class GuardedHere:
         self._inherited = None
         await self.arm()
         await self.stores.observe()
+        if _is_restored(record):
+            return
         wanted = self._wanted(record)
         results = await asyncio.gather(*(self._keep(name, record) for name in wanted), return_exceptions=True)
         for result in results:
@@ -270,7 +282,7 @@ class GuardedHere:
             if state.role is not StoreRole.STANDBY:
                 await self.stores[name].start(owner=True)
             record = await self._adopt(anew=True)
-        await self.stores.make_primary(name, record.epoch, self.against, owner=True)
+        await self.stores.make_primary(name, record.epoch, self.against_promotion, owner=True)
 
     def _wanted(self, record: OwnershipRecord) -> list[str]:
         """Stores that this guard makes primary by itself.
@@ -373,6 +385,8 @@ class GuardedHere:
 
     async def _follow_only(self) -> None:
         """Another region owns the group: nothing may be primary here, and clean standbys run."""
+        if _is_restored(self.record.record):
+            return
         primaries = self.stores.primaries()
         if primaries:
             # Somebody started it past its guard. The loop demotes what is armed.
@@ -381,7 +395,8 @@ class GuardedHere:
             self.wake()
             return
         self.stores.served.clear()
-        await self.stores.start_at_rest()
+        if self.record.record is not None and self.record.record.run is None:
+            await self.stores.start_at_rest()
 
     async def _confirm(self, record: OwnershipRecord) -> None:
         """A fence is asked for: ends what is left, and says so. Only the holder of the region's lease may say it."""
@@ -418,6 +433,10 @@ class GuardedHere:
             stores=states,
             warnings=list(self.warnings.values()),
         )
+
+
+def _is_restored(record: OwnershipRecord | None) -> bool:
+    return record is not None and record.run is not None and record.plan in RESTORING
 
 
 def _unknown(name: str) -> StoreState:

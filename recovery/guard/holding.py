@@ -90,6 +90,7 @@ class Holding:
         self._changed = changed
         self._clock = clock
         self._own = Watched(region)
+        self._released = False
         self.held = Held(region, instances.another(), pace.ttl)
         self.trouble: str | None = "the lease was not taken yet"
 
@@ -101,13 +102,15 @@ class Holding:
         return self.held.valid(self._clock())
 
     async def run(self) -> None:
-        while True:
+        while not self._released:
             if await self._take():
                 await self._keep()
-            self._lose()
+            if not self._released:
+                self._lose()
 
     async def release(self) -> None:
         """Gives the lease back, when nothing of the region is primary any more. Best effort: it ends by itself too."""
+        self._released = True
         if self.held.version is None or self.held.lost is not None:
             return
         version = self.held.version
@@ -120,7 +123,7 @@ class Holding:
 
     async def _take(self) -> bool:
         """Waits until the lease may be taken, and takes it. False: it was lost before it was had."""
-        while True:
+        while not self._released:
             began = self._clock()
             try:
                 found = await self._store.read_lease(self._region)
@@ -137,11 +140,13 @@ class Holding:
                 return self.held.lost is None
             self._say(reason)
             await asyncio.sleep(self.pace.watch)
+        return False
 
     async def _keep(self) -> None:
         while self.held.lost is None:
             await asyncio.sleep(self.held.renewal_due(self._clock()))
-            await self._renew()
+            if self.held.lost is None:  # it may have been given back meanwhile
+                await self._renew()
 
     def _lose(self) -> None:
         log.error("the lease is lost", instance=self.instance, reason=self.held.lost)

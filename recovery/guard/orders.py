@@ -130,7 +130,7 @@ class Orders:
         record = await self._take_group(group, order)
         await group.arm()
         found = await asyncio.gather(
-            *(group.stores.make_primary(name, record.epoch, group.against, owner=False) for name in names)
+            *(group.stores.make_primary(name, record.epoch, group.against_promotion, owner=False) for name in names)
         )
         group.wake()
         return found[0].model_copy(update={"record": group.record.record})
@@ -143,7 +143,7 @@ class Orders:
                 step = self._promotion_step(group, await self._read(group), order)
                 match step:
                     case Settled():
-                        if (reason := group.against() or "") == "":
+                        if (reason := group.against_promotion() or "") == "":
                             return step.record
                     case Refusal():
                         raise Refused(step.reason)

@@ -48,7 +48,7 @@ class Stores:
         try:
             async with asyncio.timeout(OBSERVATION):
                 state = await store.observe()
-        except (TimeoutError, OSError, RecoveryError) as error:
+        except Exception as error:  # noqa: BLE001  # a store that cannot be looked at is UNREACHABLE, whatever it says
             state = StoreState(
                 store=name,
                 role=StoreRole.UNREACHABLE,
@@ -200,8 +200,8 @@ class Stores:
                 async with asyncio.timeout(10):
                     await store.tend(upstream_of(name))
                 said = ""
-            except (RecoveryError, OSError, TimeoutError) as error:
-                if str(error) != said:
-                    log.warning("a store could not be tended", group=self.group, reason=str(error))
-                said = str(error)
+            except Exception as error:  # noqa: BLE001  # also a mistake of ours must not end this for good
+                if repr(error) != said:
+                    log.warning("a store could not be tended", group=self.group, store=name, reason=f"{error!r}")
+                said = repr(error)
             await asyncio.sleep(TEND_PAUSE)
