@@ -24,6 +24,10 @@ STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
 
+class NotStreaming(Unreachable):
+    """It was pointed at its upstream and does not stream: that has no WAL for it any more, say."""
+
+
 @dataclass(frozen=True)
 class Source:
     """``primary_conninfo`` and slot as they are to be, and the login that they amount to."""
@@ -40,7 +44,7 @@ async def source_of(
     """From the configuration, or from what the server has. Raises Refused where neither says who replicates."""
     if streaming is not None:
         wanted = replace(streaming, host=host, port=port)
-        passfile = await asyncio.to_thread(files.write_passfile, server.folder, wanted)
+        passfile = await asyncio.to_thread(files.write_passfile, server.folder, wanted, server.user)
         conninfo = files.conninfo_of(wanted, passfile)
         login = PostgresLogin(host, port, wanted.user, "postgres", wanted.password, wanted.sslmode, wanted.sslrootcert)
         return Source(conninfo, wanted.slot, login, str(passfile) if passfile else None)
@@ -86,7 +90,7 @@ async def follow(
 
     Raises:
         Refused: see ``check_ancestry``; it accepts writes; or it is incomplete.
-        Unreachable: it does not stream within 10 s; with the end of its log.
+        NotStreaming: it does not stream within 10 s; with the end of its log.
     """
     incomplete = await asyncio.to_thread(files.why_incomplete, server.folder)
     if incomplete is not None:
@@ -186,7 +190,7 @@ async def wait_until_it_streams(server: LocalServer, host: str, port: int, secon
                 return state
             if time.monotonic() > deadline:
                 words = await tail(server.folder / LOG)
-                raise Unreachable(
+                raise NotStreaming(
                     f"PostgreSQL in {server.folder} does not stream from {host}:{port} after {seconds:g} s. The end of "
                     f"its log: {words or '(not kept in the data directory)'}"
                 )

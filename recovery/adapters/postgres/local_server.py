@@ -52,7 +52,8 @@ SELECT pg_is_in_recovery() AS in_recovery, system.system_identifier::text AS sys
        receiver.status AS receiver, receiver.sender_host AS sender_host, receiver.sender_port AS sender_port,
        receiver.latest_end_lsn::text AS announced,
        extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time)::float8 AS heard,
-       extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 AS replay_age,
+       extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact_replay_timestamp(), pg_postmaster_start_time()))::float8
+           AS replay_age,
        current_setting('primary_conninfo') AS conninfo, current_setting('primary_slot_name') AS slot,
        current_setting('recovery_target_timeline') AS target_timeline,
        current_setting('synchronous_standby_names') AS synchronous
@@ -145,10 +146,11 @@ class LocalServer:
     def user(self) -> str | None:
         """The operating-system user of the server's programs: the directory's owner; None: our own."""
         if os.geteuid() == 0:
-            with contextlib.suppress(FileNotFoundError, KeyError):
-                owner = self.folder.stat().st_uid
-                if owner != 0:
-                    return pwd.getpwuid(owner).pw_name
+            for folder in (self.folder, files.work_folder(self.folder)):
+                with contextlib.suppress(FileNotFoundError, KeyError):
+                    owner = folder.stat().st_uid
+                    if owner != 0:
+                        return pwd.getpwuid(owner).pw_name
         return self.host.user_for(self.place)
 
     async def runs(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -181,21 +182,26 @@ def same_server(conninfo: str, host: str, port: int) -> bool:
     return entries.get("host") == host and entries.get("port", "5432") == str(port)
 
 
-def write_passfile(folder: Path, streaming: Streaming) -> Path | None:
+def write_passfile(folder: Path, streaming: Streaming, user: str | None) -> Path | None:
     """The file that holds the password for the server's user: the one that is named, or one beside the directory."""
     if streaming.passfile is not None or not streaming.password:
         return streaming.passfile
-    user, group = owner_of(folder)
     path = passfile_of(folder)
     escaped = streaming.password.replace("\\", "\\\\").replace(":", "\\:")
     fresh = path.with_name(f"{path.name}.new")
     descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        if os.geteuid() == 0:
-            os.fchown(file.fileno(), user, group)
+        give_descriptor(file.fileno(), user)
         file.write(f"*:*:*:{streaming.user}:{escaped}\n")
     fresh.rename(path)
     return path
+
+
+def give_descriptor(descriptor: int, user: str | None) -> None:
+    """Makes ``user`` the owner of an open file, where we may; None: it stays ours."""
+    if user is not None and os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        os.fchown(descriptor, entry.pw_uid, entry.pw_gid)
 
 
 def passfile_of(folder: Path) -> Path:
