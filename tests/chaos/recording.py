@@ -19,7 +19,8 @@ from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.reports import Reports
 from recovery.adapters.incident_text import TemplateIncidentWriter
-from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan
+from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan
+from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import DnsBefore, Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, Verdict, VerdictState
 from tests.chaos.world import FileNotifier, FileReports, SqliteOwnership, World
@@ -38,13 +39,24 @@ def group(name: str, queue: str) -> GroupSnapshot:
         name=name,
         objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
         home_region="region-a",
-        regions=[
-            RegionPlan(name="region-a", task_queue=queue, dns_value="10.0.0.1"),
-            RegionPlan(name="region-b", task_queue=queue, dns_value="10.0.0.2"),
-        ],
+        regions=[_region("region-a", queue, "10.0.0.1"), _region("region-b", queue, "10.0.0.2")],
+        streams=["ORDERS"],
         records=[DnsRecord(name="shop.example.com", zone="example.com")],
         config_hash="0" * 64,
         validation_queue=queue,
+    )
+
+
+def _region(name: str, queue: str, address: str) -> RegionPlan:
+    """With every kind of store, and a guard."""
+    return RegionPlan(
+        name=name,
+        task_queue=queue,
+        dns_value=address,
+        guard=f"http://{address}:7450",
+        postgres=PostgresAt(host=address),
+        redis=f"{address}:6379",
+        nats=f"{address}:4222",
     )
 
 
@@ -59,6 +71,16 @@ VERDICT = Verdict(
 # What the following steps need to know, as the real activities would tell them.
 FACTS: Mapping[str, Facts] = {
     "restores.choose_target": Facts(target_region="region-b"),
+    "choosing.choose_target": Facts(target_region="region-b"),
+    "choosing.find_way_home": Facts(target_region="region-a", source_region="region-b", stale_regions=["region-a"]),
+    "reprotecting.find_returned": Facts(target_region="region-b"),
+    "guarding.fence": Facts(
+        fence=FenceProof(
+            epoch=1, region="region-a", how="demotion-confirmed", by="region-b/guard", at=NOW, run="run"
+        )
+    ),
+    "standbys.write_probe": Facts(service_restored_at=NOW + timedelta(seconds=5)),
+    "standbys.verify_switchover": Facts(verification_failed=""),
     "points.choose_validated": Facts(point_id="point-1", outage_began_at=NOW),
     "restores.restore_database": Facts(restored=RESTORED, last_recovered_commit_at=NOW),
     "restores.confirm_service": Facts(service_restored_at=NOW + timedelta(seconds=42)),
