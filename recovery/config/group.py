@@ -130,6 +130,12 @@ class Postgres(Section):
     ssl_root_certificate: AbsolutePath | None = Field(
         None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/postgres-ca.pem"]
     )
+    managed_by: Literal["self", "patroni", "rds"] = Field(
+        "self",
+        description="Who makes a server primary: self (our guard, or pg_promote), patroni (key patroni) or rds (key "
+        "rds, plan DatabaseFailover).",
+        examples=["patroni"],
+    )
 
 
 class Nats(Section):
@@ -321,6 +327,63 @@ class Dns(Section):
         return self
 
 
+class Patroni(Section):
+    """Patroni's REST API, where Patroni manages the group's PostgreSQL."""
+
+    members: dict[Name, list[WebAddress]] = Field(
+        min_length=1,
+        description="Region -> REST addresses of the members there.",
+        examples=[{"us-east-1": ["https://pg-1.us-east-1.example.com:8008"]}],
+    )
+    user: str | None = Field(None, min_length=1, description="User (restapi.authentication).", examples=["recovery"])
+    password: SecretRef | None = Field(None, description="Its password.", examples=["env:PATRONI_PASSWORD"])
+    ca_file: AbsolutePath | None = Field(
+        None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/patroni-ca.pem"]
+    )
+    certificate_file: AbsolutePath | None = Field(
+        None,
+        description="PEM file of our certificate and its key (restapi.verify_client).",
+        examples=["/etc/recovery/tls/patroni-client.pem"],
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Patroni:
+        if (self.user is None) != (self.password is None):
+            raise expected("user and password together, or neither of them")
+        return self
+
+
+class PgBouncer(Section):
+    """A PgBouncer between the group's clients and PostgreSQL. Its databases name the host by a DNS record."""
+
+    address: Address = Field(description="host:port (6432).", examples=["pgbouncer.us-east-1.example.com:6432"])
+    databases: list[SqlName] = Field(
+        min_length=1, description="The group's databases, as PgBouncer calls them.", examples=[["platform"]]
+    )
+    user: SqlName = Field("pgbouncer", description="User of its admin console (admin_users).", examples=["recovery"])
+    password: SecretRef | None = Field(None, description="Its password.", examples=["env:PGBOUNCER_PASSWORD"])
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "prefer", description="TLS towards it, as libpq names it.", examples=["verify-full"]
+    )
+    ssl_root_certificate: AbsolutePath | None = Field(
+        None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/pgbouncer-ca.pem"]
+    )
+
+
+class Routing(Section):
+    """How clients reach PostgreSQL beside DNS, which ends no pooled connection (docs/routing.md)."""
+
+    pgbouncer: list[PgBouncer] = Field(
+        default_factory=list,
+        description="Poolers that are paused for a planned switch, and told to find the new primary.",
+    )
+    pause_timeout: Duration = Field(
+        timedelta(seconds=5),
+        description="How long a planned switch waits for running transactions before it gives up.",
+        examples=["5s"],
+    )
+
+
 SecurityGroup = Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")]
 
 
@@ -387,6 +450,8 @@ class Group(Inheritable):
     elasticsearch: Elasticsearch | None = Field(None, description="Elasticsearch or OpenSearch.")
     kubernetes: Kubernetes | None = Field(None, description="Workloads.")
     rds: Rds | None = Field(None, description="Managed PostgreSQL.")
+    patroni: Patroni | None = Field(None, description="Patroni, where it manages PostgreSQL.")
+    routing: Routing = Field(default_factory=Routing, description="Poolers between clients and PostgreSQL.")
     dns: Dns | None = Field(None, description="DNS records.")
     checks: EndpointChecks = Field(default_factory=EndpointChecks, description="Checks of the application.")
     critical_tables: list[TableName] = Field(
@@ -394,6 +459,14 @@ class Group(Inheritable):
         description="Tables that a recovered database must have, readable to the last row.",
         examples=[["users", "tasks", "events"]],
     )
+
+    @model_validator(mode="after")
+    def _manager(self) -> Group:
+        by = self.postgres.managed_by if self.postgres else "self"
+        for manager, section in (("patroni", self.patroni), ("rds", self.rds)):
+            if by == manager and section is None:
+                raise expected(f"the key {manager} beside postgres.managed_by {manager}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -53,6 +53,9 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         failover=_failover(config, group),
         streams=group.nats.streams if group.nats else [],
         managed=_managed(group),
+        managed_by=group.postgres.managed_by if group.postgres else "self",
+        poolers=[pooler.address for pooler in group.routing.pgbouncer],
+        pause_timeout=group.routing.pause_timeout,
         second_person=group.approvals.second_person,
         health_status=group.checks.status,
         health_timeout=group.checks.timeout,
@@ -251,6 +254,9 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                     _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
                 )
             yield from (((*path, key), said) for key, said in _unpointed(group, own))
+        for region in sorted(group.patroni.members if group.patroni else ()):
+            if region not in group.regions:
+                yield ("groups", name, "patroni", "members"), f"expected the group's regions only, not {region}"
         for region in sorted({*group.rds.instances, *group.rds.fence_security_groups} if group.rds else ()):
             if region not in group.regions:
                 yield ("groups", name, "rds"), f"expected the group's regions only, and {region} is none of them"

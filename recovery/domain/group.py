@@ -123,6 +123,9 @@ class GroupSnapshot(Model):
     failover: FailoverRule = FailoverRule()
     streams: list[str] = Field(default_factory=list)  # of JetStream
     managed: ManagedRule | None = None  # PostgreSQL that a provider runs
+    managed_by: str = "self"  # who makes a PostgreSQL primary: self, patroni or rds
+    poolers: list[str] = Field(default_factory=list)  # addresses of PgBouncers between clients and PostgreSQL
+    pause_timeout: timedelta = timedelta(seconds=5)  # how long a planned switch waits for running transactions
     second_person: bool = False
     health_status: int = 200
     health_timeout: timedelta = timedelta(seconds=5)

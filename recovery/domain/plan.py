@@ -148,6 +148,7 @@ class Facts(Model):
     watch_until: datetime | None = None
     further_runs: dict[str, str] | None = None  # what this run started: purpose -> workflow id
     managed: ManagedTarget | None = None
+    clients_held: bool | None = None  # they wait in their poolers
 
     @property
     def serving_region(self) -> str | None:
