@@ -218,6 +218,7 @@ class Companion:
         self._seen: tuple[int, int] | None = None
         self._plan: dict[str, object] = {}
         self._ended: dict[str, float] = {}  # store -> the deadline at which it was ended first
+        self._said = ""
 
     def look(self) -> bool:
         """One look; False when this companion is not needed any more."""
@@ -226,6 +227,8 @@ class Companion:
             self._read()
         except FileNotFoundError:
             return self._folder.is_dir()
+        except (OSError, ValueError) as error:
+            self.log(f"the deadlines cannot be read, the former ones hold: {error}")
         if self._plan.get("boot_id") != self._boot:
             return True
         stores = self._plan.get("stores")
@@ -239,8 +242,11 @@ class Companion:
         about = path.stat()
         identity = (about.st_ino, about.st_mtime_ns)
         if identity != self._seen:
-            self._plan = json.loads(path.read_text())
             self._seen = identity
+            plan = json.loads(path.read_text())
+            if not isinstance(plan, dict):
+                raise ValueError("an object was expected")
+            self._plan = plan
 
     def _end(self, entry: dict[str, object]) -> None:
         name = f"{entry['group']}/{entry['store']}"
@@ -262,6 +268,9 @@ class Companion:
 
     def log(self, text: str) -> None:
         """One line into the folder's log, which is cut when it grows too long."""
+        if text == self._said:
+            return
+        self._said = text
         path = self._folder / LOG_FILE
         with contextlib.suppress(OSError):
             mode = "w" if path.exists() and path.stat().st_size > LOG_LIMIT else "a"
@@ -294,8 +303,8 @@ def main() -> int:
         try:
             if not companion.look():
                 return 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            companion.log(f"deadlines could not be read: {error}")
+        except Exception as error:  # noqa: BLE001  # it is the last one that looks: whatever happens, it goes on
+            companion.log(f"a look failed: {error!r}")
         time.sleep(POLL)
 
 
