@@ -51,7 +51,9 @@ class ChoosingSteps:
         checks += role_checks(
             await self._look.states(context.group, region), StoreRole.PRIMARY, stores_of(context.group)
         )
-        demand_all(checks, f"{region} cannot hand over in order; make the switchover ungraceful (drctl ungraceful), or")
+        demand_all(
+            checks, f"{region} cannot hand over in order (drctl ungraceful goes on without its help):", Unreachable
+        )
         return StepOutcome(summary=f"{region}: {len(checks)} checks passed", checks=checks)
 
     @step("choosing.precheck")
@@ -66,7 +68,9 @@ class ChoosingSteps:
         blocking = [check for check in failed if planned or check.name.startswith(leading_store(group))]
         warnings = [f"{check.name}: {check.detail}" for check in [*failed, *endpoints] if not check.passed]
         if blocking and not context.request.force:
-            demand_all(blocking, f"{region} is not ready to serve (--force goes on all the same, with a reason):")
+            demand_all(
+                blocking, f"{region} is not ready to serve (--force goes on all the same, with a reason):", Unreachable
+            )
         passed = len([check for check in [*answers, *endpoints] if check.passed])
         total = len(answers) + len(endpoints)
         return StepOutcome(

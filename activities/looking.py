@@ -12,7 +12,7 @@ from recovery.domain.guarding import GuardStatus, StoreRole, StoreState
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.plan import PlanContext
 from recovery.domain.recovery_point import CheckResult
-from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.ports.guard import Guards
 from recovery.ports.handover import Handover
 from recovery.ports.ownership import OwnershipStore
@@ -130,7 +130,7 @@ def behind(state: StoreState, limit: float) -> str:
     return f"{state.store} is {lag:.1f} s behind" if lag > limit else ""
 
 
-def demand_all(checks: list[CheckResult], what: str, error: type[Refused] | type[RestoreFailed] = Refused) -> None:
+def demand_all(checks: list[CheckResult], what: str, error: type[RecoveryError] = Refused) -> None:
     failed = [check for check in checks if not check.passed]
     if failed:
         raise error(f"{what} " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
