@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TABLE = "writer_checks"
 _NAME = "control/writers"
 _CONNECT_SECONDS = 2.0
-_PAUSE_AFTER_FAILURE = 0.05
+_PAUSE_AFTER_FAILURE = 0.2
 _READING = 2.0  # seconds after which the checker has read the record for certain, on a busy machine
 _SILENCE = 1.0  # seconds without an acknowledgement that end a stretch
 _OUTAGES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -114,8 +114,8 @@ class Writers:
         self,
         lab: Lab,
         *,
-        connections: int = 3,
-        period: float = 0.05,
+        connections: int = 2,
+        period: float = 0.1,
         ownership_key: str = "recovery/ownership/shop.json",
         file: Path | None = None,
     ) -> None:
@@ -324,7 +324,8 @@ class _Writer:
             try:
                 async with self.connected() as connection:
                     while True:
-                        await self.write(connection)
+                        with contextlib.suppress(asyncpg.ReadOnlySQLTransactionError):  # a standby; ask it again
+                            await self.write(connection)
                         await asyncio.sleep(self.settings.period)
             except _OUTAGES as error:
                 reason = f"{self.region}: {type(error).__name__}: {error}"

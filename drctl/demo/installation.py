@@ -115,8 +115,7 @@ def base_document(view: View, secrets: Secrets, keys: Keys, groups: dict[str, An
         },
         "witness": _store(view, secrets, WITNESS, lab.witness(), "recovery"),
         "locations": {
-            f"store-{region}": {**_store(view, secrets, region, lab.s3(region), "points"), "in_region": region}
-            for region in view.regions
+            f"store-{region}": {**_location(view, secrets, region), "in_region": region} for region in view.regions
         },
         "regions": {
             region: {"role": "primary" if number == 0 else "dr", "priority": 100 - 10 * number}
@@ -163,6 +162,15 @@ class Secrets:
         path.touch(mode=0o600)
         path.write_text(value, encoding="utf-8")
         return f"file:{path}"
+
+
+def _location(view: View, secrets: Secrets, region: str) -> dict[str, Any]:
+    """The region's own object store, or a folder in a lab that was started without them."""
+    if "s3" in view.lab.describe().services:
+        return _store(view, secrets, region, view.lab.s3(region), "points")
+    folder = secrets.folder.parent / "stores" / region
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"url": f"file://{folder}"}
 
 
 def _store(view: View, secrets: Secrets, place: str, found: S3Place, prefix: str) -> dict[str, Any]:

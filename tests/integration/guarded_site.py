@@ -1,0 +1,372 @@
+"""A whole guarded installation in one object, for tests of faults.
+
+Two regions, guards, workers, a third vantage point, a client that buys through the name, and a checker that writes to
+both regions all the time::
+
+    async with guarded_site() as site:
+        await site.kill(site.active)
+        await site.service_back()
+        site.never_two_writers()
+
+Which region is active changes from test to test; ``reset`` mends what a test broke and lets the other region follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
+from drctl.demo.installation import GROUP
+from lab import Lab
+from lab.readiness import log_tail
+from lab.shop import load_shop
+from lab.state import COMPANION, GUARD, OUTSIDE
+from lab.workload import LossReport, Pause, Workload, first_after, lost_commits, pauses
+from lab.writers import Verdict, Writers, lost_writes
+from recovery.adapters.secrets import Secrets
+from recovery.adapters.witness import WitnessStore
+from recovery.config import Config
+from recovery.domain.guarding import GuardStatus, StoreRole
+from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.domain.plan import PlanRequest
+from recovery.domain.report import RunReport, RunState
+from recovery.errors import RecoveryError
+from recovery.health.quorum import Vote
+from recovery.ports.guard import Guards
+from recovery.telemetry.metrics import RecoveryMetrics
+from tests.integration.waiting import eventually
+from workers import operations
+from workers.client import connect
+from workers.operations import Handle
+from workers.wiring import Wiring
+from workflows.health_state import HealthView
+
+SERVICES = {"postgres", "nats", "redis", "app", "witness", "temporal", "dns", "webhook"}
+SHOP_MEGABYTES = 10
+TRANSACTIONS_PER_SECOND = 25.0
+PLAN_SECONDS = 90.0
+TIMES = FailoverTimes(cooldown=1.0, drain=2.0, watch_for=2.0)
+LOG_NAMES = ("guard", "worker", "monitor")
+
+
+@dataclass
+class GuardedSite:
+    """See above. Times are unix seconds."""
+
+    lab: Lab
+    folder: Path
+    installation: GuardedInstallation
+    config: Config
+    client: Client
+    wiring: Wiring
+    guards: Guards
+    workload: Workload
+    writers: Writers
+    active: str
+    since: float = 0.0
+
+    @property
+    def times(self) -> FailoverTimes:
+        return self.installation.times
+
+    @property
+    def other(self) -> str:
+        """The region that is not active, as of the last ``reset`` or ``became_active``."""
+        return next(region for region in self.installation.regions if region != self.active)
+
+    # -- what is so -------------------------------------------------------------------------------------------------
+
+    async def witness(self) -> WitnessStore:
+        return await self.wiring.witness()
+
+    async def record(self) -> OwnershipRecord:
+        found = await (await self.witness()).read(GROUP)
+        assert found is not None, "nobody ever claimed the group"
+        return found[0]
+
+    async def owner(self) -> str:
+        return (await self.record()).region
+
+    async def status(self, region: str) -> GuardStatus | None:
+        """What the region's guard says; None: it does not answer."""
+        try:
+            return await self.guards.status(region, GROUP)
+        except RecoveryError:
+            return None
+
+    async def role(self, region: str) -> str:
+        """Of the region's PostgreSQL, asked directly: primary, standby or off."""
+        try:
+            connection = await asyncpg.connect(self.lab.postgres(region).dsn(), timeout=2)
+            try:
+                return "standby" if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=2) else "primary"
+            finally:
+                connection.terminate()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return "off"
+
+    async def streams(self) -> bool:
+        """Whether the other region's PostgreSQL follows the active one's."""
+        try:
+            connection = await asyncpg.connect(self.lab.postgres(self.other).dsn(), timeout=2)
+            try:
+                followed = await connection.fetchval("SELECT status = 'streaming' FROM pg_stat_wal_receiver", timeout=2)
+            finally:
+                connection.terminate()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return bool(followed)
+
+    async def health(self) -> HealthView | None:
+        handle = self.client.get_workflow_handle(f"health/{GROUP}")
+        try:
+            async with asyncio.timeout(5):
+                found: HealthView = await handle.query("health", result_type=HealthView)
+                return found
+        except (RPCError, TimeoutError):
+            return None
+
+    def logs(self) -> str:
+        """The ends of the logs, for the message of a failed assertion."""
+        named = [s for s in self.lab.describe().servers if s.service in LOG_NAMES]
+        return "\n".join(f"== {server.name}\n{log_tail(server.log_file)}" for server in named)
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    async def kill(self, region: str, service: str | None = None, *, with_disks: bool = False) -> float:
+        """Returns when."""
+        at = time.time()
+        await self.lab.kill(region, service, with_disks=with_disks)
+        return at
+
+    async def freeze(self, region: str, *services: str) -> float:
+        """Without services the whole region. Returns when."""
+        at = time.time()
+        for service in services or (None,):
+            await self.lab.freeze(region, service)
+        return at
+
+    async def thaw(self, region: str, *services: str) -> float:
+        at = time.time()
+        for service in services or (None,):
+            await self.lab.thaw(region, service)
+        return at
+
+    async def isolate(self, region: str, *keep: str) -> float:
+        """Drops every packet between a region and all other places but ``keep``. Returns when."""
+        at = time.time()
+        await self.lab.isolate(region, keep=keep)
+        return at
+
+    # -- plans ------------------------------------------------------------------------------------------------------
+
+    async def start(self, plan: str, **request: Any) -> Handle:
+        wanted = PlanRequest.model_validate({"group": GROUP, "reason": "a test", "requested_by": "pytest", **request})
+        handle, new = await operations.start(self.client, self.config, plan, wanted)
+        assert new, f"{handle.id} was running already: an earlier test left it"
+        return handle
+
+    async def run(self, plan: str, **request: Any) -> RunReport:
+        return await self.ended(await self.start(plan, **request))
+
+    async def ended(self, handle: Handle) -> RunReport:
+        async with asyncio.timeout(PLAN_SECONDS):
+            return await operations.result(handle)
+
+    async def failover(self, seconds: float = 40.0) -> RunReport:
+        """Waits for the failover that the monitors start, and for its end."""
+        epoch = (await self.record()).epoch
+
+        async def begun() -> Handle | None:
+            view = await self.health()
+            run = view.run if view is not None else None
+            if run is None or run.started_at.timestamp() < self.since:
+                return None
+            return await operations.find(self.client, run.workflow_id)
+
+        handle = await self.eventually(begun, seconds, f"no failover began (epoch {epoch})")
+        return await self.ended(handle)
+
+    async def no_plan(self, seconds: float) -> None:
+        """For this long no plan starts and the owner stays. Raises AssertionError as soon as one does."""
+        owner, until = await self.owner(), time.time() + seconds
+        while time.time() < until:
+            running = [run.id async for run in self.client.list_workflows("ExecutionStatus = 'Running'")]
+            plans = [name for name in running if name.startswith("recovery/")]
+            assert not plans, f"{plans} runs\n{self.logs()}"
+            await asyncio.sleep(0.5)
+        assert await self.owner() == owner
+
+    # -- service and losses -----------------------------------------------------------------------------------------
+
+    async def eventually(self, question: Callable[[], Awaitable[Any]], seconds: float = 30.0, what: str = "") -> Any:
+        """As ``waiting.eventually``, and tells the logs."""
+        try:
+            return await eventually(question, seconds)
+        except TimeoutError:
+            raise AssertionError(f"{what or 'it did not become true'} within {seconds:g} s\n{self.logs()}") from None
+
+    async def service_back(self, after: float, seconds: float = 40.0) -> float:
+        """Waits for the first acknowledged commit through the name after a moment; returns its time."""
+
+        async def bought() -> float | None:
+            return await asyncio.to_thread(first_after, self.workload.file, after)
+
+        return float(await self.eventually(bought, seconds, "the client could not buy again"))
+
+    async def became_active(self, region: str, seconds: float = 40.0) -> None:
+        """Waits until a region owns the group, is a primary, and no plan holds the group."""
+
+        async def so() -> bool:
+            record = await self.record()
+            return record.region == region and record.run is None and await self.role(region) == "primary"
+
+        await self.eventually(so, seconds, f"{region} did not become active")
+        self.active = region
+
+    def verdict(self) -> Verdict:
+        """What the checker saw since the last ``reset``."""
+        return self.writers.verdict(self.since)
+
+    def never_two_writers(self) -> Verdict:
+        """Asserts that no two regions accepted writes at once, and nobody past its ownership."""
+        verdict = self.verdict()
+        assert not verdict.two_writers, verdict.overlaps
+        assert verdict.unowned == {}, verdict
+        return verdict
+
+    def pauses(self) -> list[Pause]:
+        """Of the client, since the last ``reset``."""
+        return [pause for pause in pauses(self.workload.file, 0.5) if pause.end >= self.since]
+
+    async def losses(self) -> LossReport:
+        """The client's acknowledged commits compared with what the active region has. All of them, from the start."""
+        return await lost_commits(self.workload.file, self.lab.postgres(self.active).dsn())
+
+    async def lost_since(self, moment: float) -> list[float]:
+        """When, after a moment, what the active region does not have was acknowledged: the client's, the checker's."""
+        report = await self.losses()
+        assert len(report.lost_ids) < 100, "more were lost than a report lists"
+        bought = [number / 1e6 for number in report.lost_ids if number / 1e6 >= moment]
+        written = await lost_writes(self.writers.file, self.lab.postgres(self.active).dsn())
+        return sorted(bought + [write.acknowledged for write in written if write.acknowledged >= moment])
+
+    # -- back to a beginning ----------------------------------------------------------------------------------------
+
+    async def reset(self) -> None:
+        """The network is whole, everything runs, one region is active and the other follows it."""
+        await self.lab.heal()
+        state = self.lab.describe()
+        for region in (*self.installation.regions, OUTSIDE):
+            if any(server.region == region and server.state == "frozen" for server in state.servers):
+                await self.lab.thaw(region)
+        await self._restart_what_ended()
+        await self._end_plans()
+        await self.became_active(await self.owner())
+        if not await self.streams():
+            await self._reprotect()
+        await self._steady()
+        self.since = time.time()
+
+    async def _restart_what_ended(self) -> None:
+        for server in self.lab.describe().servers:
+            load = server.service.startswith(("workload", "writers"))
+            if server.state in ("killed", "exited") and server.service not in ("postgres", COMPANION) and not load:
+                await self.lab.restart(server.region, server.service)
+
+    async def _end_plans(self) -> None:
+        """Plans that still work get the time to end; the monitor forgets earlier losses."""
+
+        async def idle() -> bool:
+            names = [run.id async for run in self.client.list_workflows("ExecutionStatus = 'Running'")]
+            return not [name for name in names if name.startswith("recovery/")]
+
+        with contextlib.suppress(AssertionError):
+            await self.eventually(idle, PLAN_SECONDS)
+        async for run in self.client.list_workflows("ExecutionStatus = 'Running'"):
+            if run.id.startswith("monitor/"):
+                continue
+            with contextlib.suppress(RPCError):  # it may end meanwhile
+                await self.client.get_workflow_handle(run.id).terminate("the test is over")
+
+    async def _reprotect(self) -> None:
+        async def answers() -> bool:
+            status = await self.status(self.other)
+            states = [store for group in status.groups for store in group.stores] if status else []
+            return bool(states) and all(
+                store.role not in (StoreRole.UNREACHABLE, StoreRole.PRIMARY) for store in states
+            )
+
+        await self.eventually(answers, 60, f"the guard of {self.other} did not say what stands there")
+        if await self.streams():
+            return
+        report = await self.run("Reprotect", region=self.other)
+        assert report.state is RunState.COMPLETED, f"{report}\n{self.logs()}"
+
+    async def _steady(self) -> None:
+        """Every vantage point votes, the standby follows, both leases are held, and the client buys."""
+
+        async def so() -> bool:
+            record, view = await self.record(), await self.health()
+            if record.phase is not Phase.STEADY or record.run is not None or record.fencing is not None:
+                return False
+            if view is None or view.votes is None or view.outage is not None:
+                return False
+            healthy = [ballot for ballot in view.votes.ballots if ballot.vote is Vote.HEALTHY]
+            statuses = [await self.status(region) for region in self.installation.regions]
+            return (
+                len(healthy) == len(self.installation.vantage_points)
+                and all(status is not None and status.holds_lease for status in statuses)
+                and await self.streams()
+            )
+
+        await self.eventually(so, 60, "the site did not become steady")
+        await self.service_back(time.time())
+
+
+@contextlib.asynccontextmanager
+async def guarded_site(
+    times: FailoverTimes = TIMES, *, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[GuardedSite]:
+    """Starts everything, and ends everything."""
+    folder = await asyncio.to_thread(_made_folder)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            lab = await Lab.start(guarded=True, services=SERVICES)
+            stack.push_async_callback(lab.stop)
+            home = lab.describe().regions[0]
+            await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
+            installation = await asyncio.to_thread(install_guarded, lab, folder, times)
+            writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
+            await writers.prepare(home)
+            await lab.hand_over()
+            await installation.start(lab, (GUARD,))
+            await asyncio.gather(installation.start(lab, LOG_NAMES[1:], environment), workload.start(), writers.start())
+            config = await asyncio.to_thread(Config.load, installation.config_file)
+            client = await connect(config, Secrets())
+            wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
+            guards = await wiring.guards()
+            site = GuardedSite(lab, folder, installation, config, client, wiring, guards, workload, writers, home)
+            await site.reset()
+            yield site
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _made_folder() -> Path:
+    """As root, the database's user has to pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix="recovery-guarded-"))
+    folder.chmod(0o711)
+    return folder
