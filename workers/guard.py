@@ -191,7 +191,7 @@ class _Wiring:
                 else (None, None, None)
             )
         ]
-        return S3Store(
+        store = S3Store(
             "witness",
             place.bucket,
             prefix=place.prefix,
@@ -206,6 +206,8 @@ class _Wiring:
             connect_timeout=pace.request,
             read_timeout=pace.request,
         )
+        await store.open()
+        return store
 
     async def group(self, name: str) -> GuardedGroup:
         snapshot = self.config.snapshot(name)
@@ -284,7 +286,6 @@ class _Wiring:
     async def _nats(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
         from recovery.adapters.nats.connection import NatsLogin, NatsServer
         from recovery.adapters.nats.guarded import GuardedStreams
-
         from workers.tls import tls_context
 
         nats = self.config.group(snapshot.name).nats

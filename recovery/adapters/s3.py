@@ -80,7 +80,7 @@ class S3Store:
         self._versioning_required = versioning_required
         self._secrets = [text for text in (access_key, secret_key, session_token) if text]
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix=f"s3-{name}")
-        self._making = asyncio.Lock()
+        self._making: asyncio.Task[S3Client] | None = None
         self._made: S3Client | None = None
         self._settings: dict[str, Any] = {
             "region_name": region or "us-east-1",
@@ -231,6 +231,10 @@ class S3Store:
             f"aws s3api put-bucket-versioning --bucket {self._bucket} --versioning-configuration Status=Enabled"
         ]
 
+    async def open(self) -> None:
+        """Makes the client now, so that the first request does not wait for it. Nothing is sent."""
+        await self._client()
+
     async def close(self) -> None:
         """Does not wait for requests on their way; their time-outs end them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -258,11 +262,21 @@ class S3Store:
         return await self._run(act)
 
     async def _client(self) -> S3Client:
-        """Made at the first use and in a thread: it reads files and takes a quarter of a second."""
-        async with self._making:
-            if self._made is None:
-                self._made = await self._run(lambda: boto3.session.Session().client("s3", **self._settings))
-            return self._made
+        """Made at the first use and in a thread: it reads files and takes a quarter of a second.
+
+        A request that is given up meanwhile leaves the making to the next one: short time-outs would never get past it.
+        """
+        if self._made is None:
+            if self._making is None:
+                self._making = asyncio.create_task(
+                    self._run(lambda: boto3.session.Session().client("s3", **self._settings))
+                )
+            try:
+                self._made = await asyncio.shield(self._making)
+            finally:
+                if self._making is not None and self._making.done():
+                    self._making = None
+        return self._made
 
     async def _run(self, work: Callable[[], Reply]) -> Reply:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
