@@ -28,7 +28,7 @@ from recovery.errors import BadInput
 from recovery.guard.gauges import Gauges
 from recovery.guard.guard import Guard, GuardPlan, guard_of, lock_folder
 from recovery.guard.holding import Pace
-from recovery.guard.process import harden
+from recovery.guard.process import settle
 from recovery.guard.server import Address, GuardServer
 from recovery.ports.guard import GuardedGroup, GuardedStore, Upstream
 from recovery.ports.object_store import ObjectStore
@@ -78,7 +78,7 @@ async def run_guard(process: GuardProcess, *, ready: Callable[[str], None], stop
         peers = await stack.enter_async_context(GuardClient(addresses, token, ca_file=config.guards.ca_file))
         store = WitnessStore(witness, timeout=Pace(plan.ttl, plan.margin).request)
         guard = await asyncio.to_thread(guard_of, plan, store, store, peers)
-        harden()
+        settle()
         gauges = Gauges(guard)
         if process.metrics_port is not None:
             stack.enter_context(gauges.serve(config.monitoring.metrics.bind, process.metrics_port))

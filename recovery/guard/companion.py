@@ -30,6 +30,7 @@ It ends when the file says ``ended``, when its folder is gone, or when another c
 """
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -279,11 +280,13 @@ class Companion:
 
 
 def harden() -> None:
-    """Hard to kill by the kernel, first in line for a processor; each as far as this user may."""
+    """Hard to kill by the kernel, first in line for a processor, never swapped out; each as far as this user may."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("-1000")
     with contextlib.suppress(OSError):
         os.nice(-15)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mlockall(3)  # MCL_CURRENT | MCL_FUTURE
 
 
 def main() -> int:

@@ -1,19 +1,15 @@
-"""What a process can do to be harder to stop by accident."""
+"""What a guard's process does to stay quick."""
 
 from __future__ import annotations
 
 import gc
 
-import structlog
 
-from recovery.guard import companion
+def settle() -> None:
+    """Everything that was loaded so far is out of the garbage collector's way.
 
-log = structlog.get_logger("recovery.guard")
-
-
-def harden() -> None:
-    """Last for the kernel's out-of-memory killer, first for a processor, each as far as this user may; and everything
-    that was loaded so far is out of the garbage collector's way."""
-    companion.harden()
+    Priority and the out-of-memory killer's patience are left as they are: PostgreSQL inherits them when the guard
+    starts it. The companion, which starts nothing, asks for both.
+    """
     gc.collect()
     gc.freeze()
