@@ -16,6 +16,7 @@ from pathlib import Path
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError
 
+from activities.ownership import Ownership
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport, RunState, StepState
 from tests.chaos.cases import TABLES, Case
@@ -203,7 +204,9 @@ def _judge_complete(case: Case, played: Played) -> None:
     assert played.report.undo_order == []
     if table.plan.locks_group:
         assert played.record is not None
-        assert (played.record.run, played.record.pivot, played.record.region) == (None, None, "region-b")
+        assert (played.record.run, played.record.pivot) == (None, None)
+        if any(step.activity is Ownership.take_ownership for step in table.steps):
+            assert played.record.region == "region-b"  # elsewhere a guard would have taken it
 
 
 def _judge_undone(case: Case, played: Played) -> None:

@@ -1,4 +1,4 @@
-"""Records the histories that the replay tests replay: ``python -m tests.replay.record``.
+"""Records the histories that the replay tests replay: ``python -m tests.replay.record [plan ...]``.
 
 Run it, and commit what it wrote, whenever a table or the engine changes on purpose. A change that must not disturb
 runs in flight needs a patch or worker versioning instead, and leaves these files as they are.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,13 @@ async def _play(stage: Stage, world: World, handle: Handle, faults: list[Fault],
     await stage.end_or_hold(handle)
 
 
-async def record() -> None:
+async def record(plans: Sequence[str]) -> None:
+    """Only of ``plans``; of all where none is named."""
     HISTORIES.mkdir(exist_ok=True)
     async with _stage() as stage:
         for plan, table in TABLES.items():
+            if plans and plan not in plans:
+                continue
             await _record(stage, f"{plan} completed", plan, [], [])
             first = table.steps[0]
             await _record(stage, f"{plan} refused", plan, [Fault("fail", first.name, "before")], [])
@@ -106,4 +110,4 @@ def fingerprints() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
+    asyncio.run(record(sys.argv[1:]))

@@ -11,6 +11,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
+from tests.chaos.cases import TABLES
 from tests.replay.commands import commands
 from workflows.definitions import WORKFLOWS, FullRecovery
 from workflows.plans import PLANS
@@ -51,7 +52,7 @@ def test_a_completed_run_calls_the_table_in_its_order(name: str) -> None:
     """The recording is of today's table: whoever edits a table is told here, and records again or patches."""
     path = HERE / "histories" / f"{name} completed.json"
     called = [line.partition(" (")[0] for line in commands(history(path)) if "(record " not in line]
-    table = [_activity(step.activity) for step in PLANS[name].steps()]
+    table = [_activity(step.activity) for step in TABLES[name].steps]
     assert called == [*table, "reports.store", "complete"]
 
 
