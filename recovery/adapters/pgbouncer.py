@@ -1,7 +1,8 @@
 """PgBouncer over its admin console: PAUSE, RELOAD, RECONNECT, KILL, RESUME, and what SHOW tells.
 
-The console knows the simple query protocol only, and no transactions: hence psycopg's client-side cursor on a
-connection in autocommit mode. asyncpg, which speaks the extended protocol alone, is thrown out.
+The console knows the simple query protocol only: hence psycopg's ``pq`` layer, which sends just the query. asyncpg,
+which speaks the extended protocol alone, is thrown out. A cursor of psycopg's would do, but waits five seconds for the
+server's consent before it gives a query up.
 
 Source: PgBouncer's manual ("Admin console"); tried with 1.18.
 """
@@ -16,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
 from recovery.domain.group import GroupSnapshot
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
@@ -24,6 +26,7 @@ CONSOLE = "pgbouncer"
 ANSWER_SECONDS = 3.0
 LOOK_EVERY = 0.2
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+_INTEGERS = (20, 21, 23)  # int8, int2, int4
 _NOT_PAUSED = "is not paused"
 _NO_DATABASE = "no such database"
 
@@ -170,12 +173,9 @@ class PgBouncer:
         async with self._session() as session:
             try:
                 async with asyncio.timeout(seconds):
-                    cursor = await session.execute(command.encode())
-                    names = [column.name for column in cursor.description or []]
-                    rows = await cursor.fetchall() if names else []
+                    return _rows(await _exchanged(session.pgconn, command))
             except psycopg.Error as error:
                 raise self._explained(command, error) from None
-            return [dict(zip(names, row, strict=True)) for row in rows]
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[Connection]:
@@ -192,7 +192,6 @@ class PgBouncer:
                     sslrootcert=at.ssl_root_certificate or "",
                     gssencmode="disable",
                     autocommit=True,
-                    cursor_factory=psycopg.AsyncClientCursor,
                 )
         except TimeoutError:
             raise Unreachable(f"PgBouncer at {at.address} did not let us in within {self._answer:g} s") from None
@@ -216,7 +215,7 @@ class PgBouncer:
 
     def _explained(self, command: str, error: psycopg.Error) -> RecoveryError:
         words = _words(error)
-        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        if isinstance(error, psycopg.OperationalError):
             return Unreachable(f"PgBouncer at {self.at.address} broke off at {command}: {words}")
         if _NO_DATABASE in words:
             return NotFound(f"PgBouncer at {self.at.address} has {words}: compare with the group's routing.pgbouncer")
@@ -314,6 +313,60 @@ class PgBouncerRouting:
                     f"{max(now[name].ttl for name in remembered)} s more: set its dns_max_ttl lower"
                 ]
             await asyncio.sleep(self._look_every)
+
+
+async def _exchanged(connection: pq.abc.PGconn, command: str) -> pq.abc.PGresult:
+    """One simple query; its last result. Cancelled at once, for nothing is asked of the server then."""
+    connection.send_query(command.encode())
+    while connection.flush():
+        await _ready(connection.socket, write=True)
+    last: pq.abc.PGresult | None = None
+    while True:
+        while connection.is_busy():
+            await _ready(connection.socket)
+            connection.consume_input()
+        result = connection.get_result()
+        if result is None:
+            break
+        last = result
+    if last is None:
+        raise psycopg.OperationalError("it answered nothing")
+    if last.status == pq.ExecStatus.FATAL_ERROR:
+        lost = connection.status == pq.ConnStatus.BAD
+        words = last.get_error_message()
+        raise psycopg.OperationalError(words) if lost else psycopg.ProgrammingError(words)
+    return last
+
+
+async def _ready(socket: int, *, write: bool = False) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    (loop.add_writer if write else loop.add_reader)(socket, note)
+    try:
+        await ready
+    finally:
+        (loop.remove_writer if write else loop.remove_reader)(socket)
+
+
+def _rows(result: pq.abc.PGresult) -> list[dict[str, Any]]:
+    """With the numbers as numbers."""
+    names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+    found = []
+    for row in range(result.ntuples):
+        cells = [_value(result.get_value(row, i), result.ftype(i)) for i in range(len(names))]
+        found.append(dict(zip(names, cells, strict=True)))
+    return found
+
+
+def _value(cell: bytes | None, kind: int) -> str | int | None:
+    if cell is None:
+        return None
+    return int(cell) if kind in _INTEGERS else cell.decode()
 
 
 def _judged(poolers: list[PgBouncer], found: list[list[str] | BaseException], what: str) -> list[str]:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.contract.route53_front import serving
+from tests.contract.serving import serving
 
 NS = "{http://rds.amazonaws.com/doc/2014-10-31/}"
 Key = tuple[str, str]

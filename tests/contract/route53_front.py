@@ -23,11 +23,12 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from tests.contract.serving import serving
 
 API = "https://route53.amazonaws.com/doc/2013-04-01/"
 Key = tuple[str, str, str | None]
@@ -292,21 +293,6 @@ class _NameServer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self._transport.sendto(self._front.answer(data), addr)
-
-
-@asynccontextmanager
-async def serving(application: Starlette) -> AsyncIterator[str]:
-    """An application on loopback; its address."""
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    running = asyncio.create_task(server._serve() if hasattr(server, "_serve") else server.serve())
-    try:
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await running
 
 
 @asynccontextmanager

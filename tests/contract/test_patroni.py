@@ -1,0 +1,233 @@
+"""Patroni: promotion of a member of one cluster, and of a standby cluster, against its documented answers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from recovery.adapters.patroni import PatroniAccess, PatroniCluster, PatroniPromotion, tls_context
+from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
+from recovery.errors import BadInput, Refused, Unreachable
+from tests.contract.patroni_api import PASSWORD, USER, Api, patroni
+
+GROUP = GroupSnapshot(
+    name="shop",
+    objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
+    home_region="a",
+    regions=[RegionPlan(name="a", task_queue="a"), RegionPlan(name="b", task_queue="b")],
+)
+
+
+class Site:
+    """Two regions' views: of one stretched cluster, or of a cluster each."""
+
+    def __init__(self, stack: AsyncExitStack, views: dict[str, PatroniAccess], within: float = 1.0) -> None:
+        self.clusters = {region: PatroniCluster(access, order_seconds=0.5) for region, access in views.items()}
+        for cluster in self.clusters.values():
+            stack.push_async_callback(cluster.close)
+
+        async def view(group: str, region: str) -> tuple[PatroniCluster, PatroniAccess]:
+            return self.clusters[region], views[region]
+
+        self.promotion = PatroniPromotion(view, timedelta(seconds=within), look_every=0.01)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def api(stack: AsyncExitStack) -> Api:
+    """Three members of one cluster, of which two are in region b; all speak through one address for each region."""
+    return await _stretched(stack)
+
+
+async def _stretched(stack: AsyncExitStack) -> Api:
+    api = await stack.enter_async_context(patroni())
+    api.add("pg-a1", "http://pg-a1.test:8008")
+    api.add("pg-b1", api.address, lag=900)
+    api.add("pg-b2", "http://pg-b2.test:8008", lag=10)
+    return api
+
+
+def access(*members: str, user: str | None = USER, password: str | None = PASSWORD) -> PatroniAccess:
+    return PatroniAccess(members, user, password)
+
+
+def stretched(stack: AsyncExitStack, api: Api, **options: float) -> Site:
+    b = access(api.address, "http://pg-b2.test:8008")
+    return Site(stack, {"a": access("http://127.0.0.1:9", api.address), "b": b}, **options)
+
+
+async def test_the_cluster_as_it_is(stack: AsyncExitStack, api: Api) -> None:
+    state = await stretched(stack, api).clusters["a"].state()  # its first member does not answer, the second does
+    assert (state.scope, state.paused, state.is_standby) == ("shop", False, False)
+    assert state.leader is not None and (state.leader.name, state.leader.timeline) == ("pg-a1", 3)
+    assert [member.name for member in state.inside((api.address, "http://PG-B2.test:8008/"))] == ["pg-b1", "pg-b2"]
+
+
+async def test_the_member_of_the_target_that_lags_least_takes_over_in_order(stack: AsyncExitStack, api: Api) -> None:
+    promotion = await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+    assert api.orders == [("switchover", {"leader": "pg-a1", "candidate": "pg-b2"})]
+    assert (promotion.epoch, promotion.already, promotion.before) == (5, False, "0/3000148")
+    assert promotion.note == 'Successfully switchovered over to "pg-b2"'
+    again = await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+    assert (again.already, len(api.orders)) == (True, 1)
+
+
+async def test_without_a_leader_it_is_a_failover(stack: AsyncExitStack, api: Api) -> None:
+    api.leader = None
+    await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+    assert api.orders == [("failover", {"candidate": "pg-b2"})]
+
+
+@pytest.mark.parametrize("fault", ["lose the answer", "status unknown"])
+async def test_an_order_whose_outcome_is_unknown_is_judged_by_who_leads(
+    stack: AsyncExitStack, api: Api, fault: str
+) -> None:
+    api.faults = [fault]
+    promotion = await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+    assert (api.leader, promotion.already) == ("pg-b2", False)
+
+
+async def test_what_patroni_forbids_is_said_in_its_words(stack: AsyncExitStack, api: Api) -> None:
+    api.faults = ["impossible"]
+    with pytest.raises(Refused, match=r"\(412\): switchover is not possible: no good candidates have been found"):
+        await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+
+
+async def test_members_that_must_not_or_cannot_lead_are_left_out(stack: AsyncExitStack, api: Api) -> None:
+    api.members["pg-b2"]["tags"] = {"nofailover": True}
+    await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+    assert api.leader == "pg-b1"
+    api.leader = "pg-a1"
+    api.members["pg-b1"]["state"] = "stopped"
+    with pytest.raises(Refused, match="in b can become leader: pg-b1 is stopped, pg-b2 is streaming"):
+        await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+
+
+async def test_a_leader_that_does_not_come_is_unreachable_with_all_roles(stack: AsyncExitStack, api: Api) -> None:
+    api.looks = 10_000
+    site = stretched(stack, api, within=0.2)
+    with pytest.raises(Unreachable, match=r"not within 0\.2 s has a leader in b .*pg-a1 is leader, running"):
+        await site.promotion.promote(GROUP, "b", 5)
+
+
+@pytest.mark.parametrize("password", ["wrong", None])
+async def test_a_wrong_password_is_refused_and_not_shown(stack: AsyncExitStack, api: Api, password: str | None) -> None:
+    view = access(api.address, user=USER if password else None, password=password)
+    with pytest.raises(Refused, match=r"\(401\).*Check patroni\.user") as failure:
+        await Site(stack, {"b": view}).promotion.promote(GROUP, "b", 5)
+    assert "wrong" not in str(failure.value) + repr(view)
+
+
+async def test_no_member_answers(stack: AsyncExitStack) -> None:
+    with pytest.raises(Unreachable, match=r"no member of the Patroni cluster answered: http://127\.0\.0\.1:9"):
+        await Site(stack, {"b": access("http://127.0.0.1:9")}).clusters["b"].state()
+
+
+async def test_one_cluster_is_fenced_by_its_own_lock(stack: AsyncExitStack, api: Api) -> None:
+    words = await stretched(stack, api).promotion.fence(GROUP, "a", "b")
+    assert words is not None and "one lock for all regions" in words
+    assert api.orders == []
+
+
+# A cluster for each region
+
+
+@pytest.fixture
+async def pair(stack: AsyncExitStack) -> tuple[Api, Api]:
+    a, b = await stack.enter_async_context(patroni()), await stack.enter_async_context(patroni())
+    a.add("pg-a1", a.address)
+    b.add("pg-b1", b.address, host="10.0.0.2", port=5433)
+    b.leader, b.config = "pg-b1", {"ttl": 30, "standby_cluster": {"host": "10.0.0.1", "port": 5432}}
+    return a, b
+
+
+def apart(stack: AsyncExitStack, pair: tuple[Api, Api], **options: float) -> Site:
+    a, b = pair
+    return Site(stack, {"a": access(a.address), "b": access(b.address)}, **options)
+
+
+async def test_a_standby_cluster_is_promoted_by_its_configuration(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    site = apart(stack, pair)
+    promotion = await site.promotion.promote(GROUP, "b", 5)
+    assert (pair[1].orders, pair[1].config) == ([("patch", {"standby_cluster": None})], {"ttl": 30})
+    assert (promotion.already, promotion.timeline) == (False, 3)
+    assert (await site.promotion.promote(GROUP, "b", 5)).already
+
+
+async def test_the_old_cluster_becomes_a_standby_of_the_new_and_back(
+    stack: AsyncExitStack, pair: tuple[Api, Api]
+) -> None:
+    site = apart(stack, pair)
+    words = await site.promotion.fence(GROUP, "a", "b")
+    assert words == "Patroni made the cluster in a a standby cluster: none of its members is a primary"
+    assert pair[0].config["standby_cluster"] == {
+        "host": "10.0.0.2",
+        "port": 5433,
+        "create_replica_methods": ["basebackup"],
+    }
+    await site.promotion.unfence(GROUP, "a")
+    assert pair[0].config == {}
+    await site.promotion.unfence(GROUP, "a")
+    assert len(pair[0].orders) == 2
+
+
+async def test_an_old_cluster_that_does_not_answer_is_not_fenced(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    views = {"a": access("http://127.0.0.1:9"), "b": access(pair[1].address)}
+    assert await Site(stack, views).promotion.fence(GROUP, "a", "b") is None
+
+
+# TLS
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "patroni of the tests")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "tls.pem", folder / "tls.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate, private
+
+
+async def test_a_certificate_is_checked(stack: AsyncExitStack, tmp_path: Path) -> None:
+    certificate, key = _certificate(tmp_path)
+    api = await stack.enter_async_context(patroni(certificate=certificate, key=key))
+    api.add("pg-a1", api.address)
+    trusting = PatroniAccess((api.address,), USER, PASSWORD, tls_context(str(certificate)))
+    assert (await Site(stack, {"a": trusting}).clusters["a"].state()).scope == "shop"
+    with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        await Site(stack, {"a": access(api.address)}).clusters["a"].state()
+
+
+def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"TLS files for Patroni cannot be used .*nothing\.pem"):
+        tls_context(str(tmp_path / "nothing.pem"))
