@@ -25,16 +25,28 @@ def kill_tree(folder: Path, seconds: float) -> list[int]:
     """
     owner_of(folder)
     deadline = time.monotonic() + seconds
+    killed = set()
     first = postmaster_of(folder)
     if first is not None:
         _kill(first)
+        killed.add(first)
     while found := server_processes(folder):
         for pid in found:
             _kill(pid)
+        killed.update(found)
         if time.monotonic() > deadline:
             return found
         time.sleep(_POLL_SECONDS)
+    _forget(folder, killed)
     return []
+
+
+def _forget(folder: Path, killed: set[int]) -> None:
+    """Removes the pid file of a postmaster that we killed: until somebody reaps it, a start would take it for alive."""
+    path = folder / "postmaster.pid"
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        if int(path.read_text().splitlines()[0]) in killed:
+            path.unlink()
 
 
 def _kill(pid: int) -> None:

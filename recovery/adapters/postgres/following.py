@@ -22,6 +22,7 @@ STREAM_SECONDS = 10.0
 STOP_SECONDS = 5.0
 
 _POLL_SECONDS = 0.02
+_AGREED_SECONDS = 1.5
 
 
 class NotStreaming(Unreachable):
@@ -139,7 +140,7 @@ async def _repoint(server: LocalServer, host: str, port: int, streaming: Streami
         wanted = settings_of(source)
         present = {"primary_conninfo": state.conninfo, "primary_slot_name": state.slot}
         unchanged = all(wanted[name] == value for name, value in present.items())
-        if unchanged and state.receiver == "streaming":
+        if unchanged and state.streams:
             return True
         position = await _position_on_disk(server, state)
         history = await server.running_history(state)
@@ -155,7 +156,7 @@ async def _repoint(server: LocalServer, host: str, port: int, streaming: Streami
 
 async def _position_on_disk(server: LocalServer, state: Running) -> str:
     """While nothing is received, WAL may lie on the disk that was not replayed yet."""
-    if state.receiver == "streaming":
+    if state.streams:
         return state.position
     start = state.replayed or state.position
     return (
@@ -181,12 +182,17 @@ async def set_and_reload(connection: Connection, settings: dict[str, str]) -> No
 
 
 async def wait_until_it_streams(server: LocalServer, host: str, port: int, seconds: float = STREAM_SECONDS) -> Running:
-    """Raises Unreachable with the end of the log."""
+    """Raises NotStreaming with the end of the log."""
     deadline = time.monotonic() + seconds
+    receiver, since = None, time.monotonic()
     async with connected(server.login, "see whether it streams") as connection:
         while True:
             state = await read_running(connection)
-            if state.receiver == "streaming" and files.same_server(state.conninfo, host, port):
+            if state.receiver_pid != receiver:
+                receiver, since = state.receiver_pid, time.monotonic()
+            # An upstream that is idle at a segment's begin sends nothing at first; one that refuses ends the receiver.
+            agreed = state.streams or (state.receiver == "streaming" and time.monotonic() > since + _AGREED_SECONDS)
+            if agreed and files.same_server(state.conninfo, host, port):
                 return state
             if time.monotonic() > deadline:
                 words = await tail(server.folder / LOG)

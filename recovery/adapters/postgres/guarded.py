@@ -130,7 +130,7 @@ class GuardedPostgres:
             self._seen_primary = state
             return self._state(StoreRole.PRIMARY, state.position, order, state.timeline, history, detail=detail)
         self._remember_lag(state)
-        if state.receiver != "streaming":
+        if not state.streams:
             detail = f"it receives nothing. {detail}".strip()
         return self._state(StoreRole.STANDBY, state.position, order, state.timeline, history, detail=detail)
 

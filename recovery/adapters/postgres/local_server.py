@@ -50,10 +50,12 @@ SELECT pg_is_in_recovery() AS in_recovery, system.system_identifier::text AS sys
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text AS replayed,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END::text AS received,
        receiver.status AS receiver, receiver.sender_host AS sender_host, receiver.sender_port AS sender_port,
+       receiver.pid AS receiver_pid,
+       receiver.last_msg_send_time <> receiver.last_msg_receipt_time AS heard_anything,
        receiver.latest_end_lsn::text AS announced,
        extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time)::float8 AS heard,
-       extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact_replay_timestamp(), pg_postmaster_start_time()))::float8
-           AS replay_age,
+       extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact_replay_timestamp(), pg_postmaster_start_time())
+           )::float8 AS replay_age,
        current_setting('primary_conninfo') AS conninfo, current_setting('primary_slot_name') AS slot,
        current_setting('recovery_target_timeline') AS target_timeline,
        current_setting('synchronous_standby_names') AS synchronous
@@ -73,6 +75,8 @@ class Running:
     replayed: str | None  # of a primary: its current LSN
     received: str | None
     receiver: str | None  # status of the receiver; None: there is none
+    receiver_pid: int | None
+    heard_anything: bool  # the receiver says "streaming" before its upstream agreed; both times are equal until then
     sender: tuple[str, int] | None
     announced: str | None  # the upstream's own position, as of its last message
     heard_seconds_ago: float | None
@@ -88,9 +92,14 @@ class Running:
         return latest(self.replayed, self.received) or _NOWHERE
 
     @property
+    def streams(self) -> bool:
+        """Its upstream sends."""
+        return self.receiver == "streaming" and self.heard_anything
+
+    @property
     def lag_seconds(self) -> float | None:
         """Behind the upstream; None while nothing is received."""
-        if not self.in_recovery or self.receiver != "streaming":
+        if not self.in_recovery or not self.streams:
             return None
         known = latest(self.received, self.announced)
         if known is None or (self.replayed is not None and lsn_order(self.replayed) >= lsn_order(known)):
@@ -111,9 +120,11 @@ async def read_running(connection: Connection) -> Running:
         replayed=row["replayed"],
         received=row["received"],
         receiver=row["receiver"],
+        receiver_pid=row["receiver_pid"],
+        heard_anything=bool(row["heard_anything"]),
         sender=sender,
         announced=row["announced"],
-        heard_seconds_ago=row["heard"],
+        heard_seconds_ago=row["heard"] if row["heard_anything"] else None,
         replay_age=row["replay_age"],
         conninfo=row["conninfo"],
         slot=row["slot"],

@@ -70,7 +70,7 @@ async def read_replication(login: PostgresLogin, *, timeout: float = 5.0) -> Rep
         timeline=state.timeline,
         standbys=[_standby(row) for row in standbys],
         slots=[_slot(row) for row in slots],
-        receiving=state.receiver == "streaming" if state.in_recovery else None,
+        receiving=state.streams if state.in_recovery else None,
         upstream=f"{state.sender[0]}:{state.sender[1]}" if state.sender else None,
         lag_seconds=state.lag_seconds,
         heard_seconds_ago=state.heard_seconds_ago,

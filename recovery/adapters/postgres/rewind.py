@@ -202,6 +202,9 @@ class _Rejoin:
         with contextlib.suppress(Unreachable, Refused, asyncpg.PostgresError):
             async with connected(self._upstream, "make a checkpoint") as connection:
                 await connection.execute("CHECKPOINT")  # so that its control file names the new timeline
+        replication = await self._source()
+        await identify_upstream(replication.login, passfile=replication.passfile, slot=replication.slot)
+        await self._server.host.forget_dead_postmaster(self._server.place)
         await asyncio.to_thread(folders.begin_rewind, folder, aside, self._options.effect_id)
         login = self._upstream
         source = (
@@ -216,7 +219,7 @@ class _Rejoin:
                 folders.Work(self._options.effect_id, "cloning", f"pg_rewind failed: {words}"),
             )
             return False
-        settings = settings_of(await self._source())
+        settings = settings_of(replication)
         await asyncio.to_thread(folders.complete, folder, aside, settings, self._options.effect_id, "rewind")
         await asyncio.to_thread(folders.write_work, folder, folders.Work(self._options.effect_id, "rewound"))
         await self._swap_rewound()
