@@ -70,7 +70,11 @@ FolderOption = Annotated[
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table or json.")]
 RegionArgument = Annotated[str, typer.Argument(help="A region (region-a), witness, or a lone server (temporal, dns).")]
 ServiceArgument = Annotated[
-    str | None, typer.Argument(help="postgres, nats, redis, s3 or app. Without it: the whole region.")
+    str | None,
+    typer.Argument(
+        help="postgres, nats, redis, s3 or app; where guards run: guard, companion, worker, monitor. Without it: the "
+        "whole region."
+    ),
 ]
 
 
@@ -95,7 +99,8 @@ def _attached(folder: Path | None) -> Lab:
 
 def _public(state: LabState) -> dict[str, Any]:
     """What may be shown: everything but passwords and keys."""
-    shown = state.model_dump(mode="json", include={"folder", "regions", "standby", "postgres_version", "partitions"})
+    public = {"folder", "regions", "standby", "postgres_version", "partitions", "one_way", "delays", "guarded"}
+    shown = state.model_dump(mode="json", include=public)
     shown["servers"] = [
         {**server.model_dump(mode="json", exclude={"port", "host"}), "address": server.address}
         for server in state.servers
@@ -122,6 +127,10 @@ def _show(state: LabState, output: Output) -> None:
     console.print(table)
     for one, other in state.partitions:
         console.print(f"{one} and {other} cannot hear each other (heal with: drctl lab heal)")
+    for sender, receiver in state.one_way:
+        console.print(f"{receiver} does not hear {sender}")
+    for delay in state.delays:
+        console.print(f"{_name(delay.place, delay.service)} answers {delay.seconds:g} s late each way")
     if state.temporal is not None:
         console.print(f"Temporal UI: {state.temporal.ui_address}")
     console.print(f"Passwords and keys: {state.folder / 'lab.json'}", soft_wrap=True)
@@ -284,24 +293,69 @@ def restart(
 def partition(
     one: Annotated[str, typer.Argument(help="A region, witness, control or outside.")],
     other: Annotated[str, typer.Argument(help="The place that it shall hear nothing of.")] = OUTSIDE,
+    one_way: Annotated[
+        bool, typer.Option("--one-way", help="Only what the first sends to the second is lost.")
+    ] = False,
     folder: FolderOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Cut the network between two places, without closing a connection.
 
-    Example: drctl lab partition region-a region-b
+    Examples: drctl lab partition region-a region-b; drctl lab partition region-a region-b --one-way
     """
 
     async def work() -> None:
-        await _attached(folder).partition(one, other)
+        await _attached(folder).partition(one, other, one_way=one_way)
 
     _run(work())
-    _done(output, done=f"{one} and {other} cannot hear each other.", one=one, other=other)
+    done = f"{other} does not hear {one}." if one_way else f"{one} and {other} cannot hear each other."
+    _done(output, done=done, one=one, other=other, one_way=one_way)
+
+
+@app.command()
+def isolate(
+    place: Annotated[str, typer.Argument(help="A region, witness, control, outside or clients.")],
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="A place that it still hears.")] = None,
+    folder: FolderOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Cut a place off from all others: a region that is lost without a word.
+
+    Examples: drctl lab isolate region-a; drctl lab isolate region-a --keep witness
+    """
+
+    async def work() -> None:
+        await _attached(folder).isolate(place, keep=keep or ())
+
+    _run(work())
+    left = f" but {', '.join(keep)}" if keep else ""
+    _done(output, done=f"{place} hears nobody{left}, and nobody hears it.", place=place, keep=keep or [])
+
+
+@app.command()
+def slow(
+    place: Annotated[str, typer.Argument(help="A region, witness, control, outside or clients.")],
+    service: Annotated[str | None, typer.Argument(help="One service of it; without it all that it sends.")] = None,
+    seconds: Annotated[float, typer.Option(help="How late everything arrives, each way; 0 ends it.")] = 1.0,
+    folder: FolderOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let what a place or a service sends and gets arrive late.
+
+    Examples: drctl lab slow region-a postgres --seconds 3; drctl lab slow region-a postgres --seconds 0
+    """
+
+    async def work() -> None:
+        await _attached(folder).slow(place, service, seconds=seconds)
+
+    _run(work())
+    done = f"{_name(place, service)} is {seconds:g} s late each way." if seconds else "It is as fast as before."
+    _done(output, done=done, place=place, service=service, seconds=seconds)
 
 
 @app.command()
 def heal(folder: FolderOption = None, output: OutputOption = Output.TABLE) -> None:
-    """End every partition.
+    """End every partition and every delay.
 
     Example: drctl lab heal
     """

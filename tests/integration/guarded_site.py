@@ -182,8 +182,16 @@ class GuardedSite:
         return await self.ended(await self.start(plan, **request))
 
     async def ended(self, handle: Handle) -> RunReport:
-        async with asyncio.timeout(PLAN_SECONDS):
-            return await operations.result(handle)
+        """Its report. Raises AssertionError with where it stands when it takes too long."""
+        try:
+            async with asyncio.timeout(PLAN_SECONDS):
+                return await operations.result(handle)
+        except TimeoutError:
+            now = await operations.latest(handle)
+            open_steps = [(step.name, step.state, step.error) for step in now.steps if step.state != "completed"]
+            raise AssertionError(
+                f"{handle.id} is {now.state} after {PLAN_SECONDS:g} s: {open_steps[:3]} {now.hold_choices}\n{self.logs()}"
+            ) from None
 
     async def failover(self, seconds: float = 40.0) -> RunReport:
         """Waits for the failover that the monitors start, and for its end."""
