@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities.boundary import step
 from activities.lock import check_held, is_pivoted, no_return
-from activities.looking import source_of, target_of
+from activities.looking import ANSWER_SECONDS, source_of, target_of
 from recovery.domain.candidates import leading_store, stores_of
 from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
 from recovery.domain.ownership import FenceProof, OwnershipRecord
@@ -183,6 +183,13 @@ class GuardingSteps:
     async def _follow_all(self, context: PlanContext, record: OwnershipRecord, region: str) -> str:
         """Why not all of the region's stores follow the owner; empty when they do."""
         order = _order(context, record, record.region, record.region)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):  # a lost region is not waited for
+                await self._of(context).status(region, context.group.name)
+        except TimeoutError:
+            return f"no answer within {ANSWER_SECONDS:g} s"
+        except RecoveryError as error:
+            return str(error)
         for store in stores_of(context.group):
             try:
                 state = await self._of(context).follow(region, order.model_copy(update={"store": store}))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
-from activities.boundary import step
+from activities.boundary import StepProgress, report_progress, step
 from activities.lock import check_held
 from activities.looking import Look, behind, demand_all, role_checks, source_of, target_of
 from recovery.domain.candidates import leading_store, stores_of
@@ -15,6 +17,9 @@ from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.words import listed, plural, size
 from recovery.errors import Contended, RestoreFailed, Unreachable
+
+VERIFY_SECONDS = 15.0  # after which a check that still fails has failed
+ASK_AGAIN = 0.5
 
 
 class StandbySteps:
@@ -109,6 +114,17 @@ class StandbySteps:
     # Parts of the above.
 
     async def _checklist(self, context: PlanContext, region: str) -> list[CheckResult]:
+        """Asked again for a while: a guard may be starting, and an endpoint may have to learn of the new primary."""
+        until = time.monotonic() + VERIFY_SECONDS
+        while True:
+            checks = await self._checked(context, region)
+            failed = [check.name for check in checks if not check.passed]
+            if not failed or time.monotonic() > until:
+                return checks
+            report_progress(StepProgress(note=f"not yet well: {', '.join(failed)}"))
+            await asyncio.sleep(ASK_AGAIN)
+
+    async def _checked(self, context: PlanContext, region: str) -> list[CheckResult]:
         group = context.group
         record = await self._look.record(context.group)
         owned = CheckResult(
