@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from temporalio.client import Client
@@ -41,6 +42,8 @@ from workers.replicas import StoreLogins
 from workers.wiring import Wiring
 from workflows.health_monitor import HealthMonitor
 from workflows.vantage_monitor import VantageMonitor, VantageOrder
+
+Probe = TypeVar("Probe", PostgresProbe, NatsProbe, HttpEndpointProbe)
 
 WORKER, PROCESS = "worker", "process"
 DNS_PORT = 53
@@ -145,7 +148,7 @@ class Vantage:
             login = await StoreLogins(self.wiring, group).postgres(region.name)
         except (NotFound, BadInput) as error:
             return _reached("postgres", f"{region.postgres.host}:{region.postgres.port}", limits, error)
-        return [PostgresProbe(login, self.name, limits)] if login is not None else []
+        return [self._kept(PostgresProbe(login, self.name, limits))] if login is not None else []
 
     async def _redis(self, group: GroupSnapshot, region: RegionPlan, limits: Limits) -> Sequence[StoreProbe]:
         try:
@@ -159,7 +162,11 @@ class Vantage:
             login = await StoreLogins(self.wiring, group).nats(region.name)
         except (NotFound, BadInput) as error:
             return _reached("nats", region.nats, limits, error)
-        return [NatsProbe(login, group.streams, limits)] if login is not None else []
+        return [self._kept(NatsProbe(login, group.streams, limits))] if login is not None else []
+
+    def _kept(self, probe: Probe) -> Probe:
+        self._open.push_async_callback(probe.close)
+        return probe
 
     def _http(self, group: GroupSnapshot, region: RegionPlan, limits: Limits) -> Sequence[StoreProbe]:
         if not region.health_urls:
@@ -167,9 +174,8 @@ class Vantage:
         longest = min(limits.answer, group.health_timeout.total_seconds())
         latency = group.health_latency.total_seconds() if group.health_latency else None
         expected = Expected(group.health_status, group.health_body, latency)
-        probe = HttpEndpointProbe(region.health_urls, expected, Limits(longest, min(limits.connect, longest)))
-        self._open.push_async_callback(probe.close)
-        return [probe]
+        limits = Limits(longest, min(limits.connect, longest))
+        return [self._kept(HttpEndpointProbe(region.health_urls, expected, limits))]
 
     def _dns(self, group: GroupSnapshot, region: RegionPlan, limits: Limits) -> Sequence[StoreProbe]:
         configured = self.config.group(group.name).dns

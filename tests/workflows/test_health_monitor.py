@@ -415,7 +415,7 @@ async def test_reports_are_neither_lost_nor_forgotten_where_the_run_continues_as
         await rig.plan.signal("end", {})
         await rig.until(lambda view: view.run is not None and view.run.end is not None)
         await rig.until(lambda view: sum("COMPLETED" in title for title in rig.titles()) == 1)
-        assert sum("was started" in title for title in rig.titles()) == 1
+        assert sum("Failover was started" in title for title in rig.titles()) == 1
 
 
 # Waiting, on a server whose clock jumps.

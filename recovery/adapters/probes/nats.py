@@ -15,6 +15,7 @@ from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 
+from recovery.adapters.probes.kept import GIVEN_UP_AFTER, KeptSession
 from recovery.adapters.probes.reach import Limits, framed, reach
 from recovery.domain.health import Finding, Part
 
@@ -34,12 +35,20 @@ class NatsLogin:
     @contextlib.asynccontextmanager
     async def connected(self, seconds: float) -> AsyncIterator[Client]:
         """One connection, without reconnecting. Raises what the driver raises."""
+        client = await self.connect(seconds)
+        try:
+            yield client
+        finally:
+            await drop(client)
+
+    async def connect(self, seconds: float) -> Client:
+        """As ``connected``; whoever calls it ends it with ``drop``."""
         options: dict[str, Any] = {"tls": self.tls} if self.tls is not None else {}
         if self.credentials is not None:
             options["user_credentials"] = RawCredentials(self.credentials)
         elif self.user is not None:
             options |= {"user": self.user, "password": self.password or ""}
-        client = await nats.connect(
+        client: Client = await nats.connect(
             f"{'tls' if self.tls else 'nats'}://{self.host}:{self.port}",
             name="recovery-plans",
             connect_timeout=max(int(seconds), 1),
@@ -48,12 +57,14 @@ class NatsLogin:
             error_cb=_heard,
             **options,
         )
-        try:
-            yield client
-        finally:
-            with contextlib.suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await client.close()
+        return client
+
+
+async def drop(client: Client) -> None:
+    """Ends a connection within a second."""
+    with contextlib.suppress(NatsError, OSError, TimeoutError):
+        async with asyncio.timeout(1):
+            await client.close()
 
 
 async def _heard(error: Exception) -> None:
@@ -65,6 +76,7 @@ class NatsProbe:
 
     def __init__(self, login: NatsLogin, streams: Sequence[str], limits: Limits) -> None:
         self._login, self._streams, self._limits = login, streams, limits
+        self._session = KeptSession(self._open, self._ask, drop, limits.answer)
 
     async def look(self, part: Part) -> list[Finding]:
         """See ``recovery.ports.health.StoreProbe``."""
@@ -72,7 +84,7 @@ class NatsProbe:
         async def ask() -> Finding:
             await reach(self._login.host, self._login.port, self._limits)
             try:
-                return _judged(await self._streams_now(), part)
+                return await self._session.answer(part)
             except NatsError as error:
                 if not isinstance(error, AuthorizationError) and "authorization" not in str(error).lower():
                     raise
@@ -82,11 +94,19 @@ class NatsProbe:
         found = await framed(CHECK, self._limits.answer, ask, (NatsError,))
         return [found.model_copy(update={"vital": found.vital and part is Part.OWNER})]
 
-    async def _streams_now(self) -> list[StreamInfo]:
-        async with self._login.connected(self._limits.answer) as client:
-            stream_api = client.jetstream(timeout=self._limits.answer, domain=self._login.domain)
-            await stream_api.account_info()  # answered by the leader of JetStream, or not at all
-            return [await stream_api.stream_info(name) for name in self._streams]
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def _open(self) -> Client:
+        return await self._login.connect(self._limits.answer * GIVEN_UP_AFTER)
+
+    async def _ask(self, client: Client, part: Part) -> Finding:
+        """All questions at once: JetStream's leader answers them, or nobody does."""
+        stream_api = client.jetstream(timeout=self._limits.answer * GIVEN_UP_AFTER, domain=self._login.domain)
+        _, infos = await asyncio.gather(
+            stream_api.account_info(), asyncio.gather(*(stream_api.stream_info(name) for name in self._streams))
+        )
+        return _judged(infos, part)
 
 
 def _judged(infos: list[StreamInfo], part: Part) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from recovery.adapters.probes.reach import Limits, framed, reach
 from recovery.adapters.redis.connection import RedisServer, ServerSaid, connected
@@ -25,15 +26,27 @@ class RedisProbe:
         async def ask() -> Finding:
             await reach(self._server.host, self._server.port, self._limits)
             try:
-                async with connected(self._server) as connection:
-                    await connection.run("PING")
-                    return _judged(await connection.info("replication"), part)
+                return _judged(await self._state(), part)
             except ServerSaid as error:
                 detail = f"{error} (check groups.<name>.redis)" if error.code in _OURS else str(error)
                 return Finding(check=CHECK, passed=False, vital=error.code not in _OURS, detail=detail)
 
         found = await framed(CHECK, self._limits.answer, ask, (ValueError, asyncio.IncompleteReadError))
         return [found.model_copy(update={"vital": found.vital and part is Part.OWNER})]
+
+    async def _state(self) -> dict[str, str]:
+        """Everything in one round: a slow server's answer is waited for once."""
+        login = self._server.login
+        words = [login.user] if login.user else []
+        hello: list[list[str]] = [["AUTH", *words, login.password]] if login.password is not None else []
+        without_login = replace(self._server, login=replace(login, password=None))
+        async with connected(without_login) as connection:
+            replies = await connection.pipeline([*hello, ["PING"], ["INFO", "replication"]])
+        for reply in replies:
+            if isinstance(reply, ServerSaid):
+                raise reply
+        lines = (line.partition(":") for line in str(replies[-1]).splitlines())
+        return {name: value for name, colon, value in lines if colon}
 
 
 def _judged(state: dict[str, str], part: Part) -> Finding:

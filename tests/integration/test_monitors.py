@@ -1,0 +1,327 @@
+"""Three ``drctl monitor`` processes before two real PostgreSQL servers: who is reported as lost, when, and who is not.
+
+The plan that is started only pretends: what counts here is whether and when it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.monitoring import Monitoring
+from activities.notifications import Notifications
+from lab import Lab
+from lab.control import python_environment
+from lab.processes import die_with
+from recovery.adapters.folder import FolderStore
+from recovery.adapters.incident_text import TemplateIncidentWriter
+from recovery.adapters.witness import WitnessStore
+from recovery.config import Config
+from tests.fakes.notifier import FakeNotifier
+from tests.integration.cuttable import Way
+from tests.workflows.pretended import PretendedFailover, PretendedRecovery
+from workers.options import worker_options
+from workers.registry import activities_of
+from workflows.health_monitor import MONITORS
+from workflows.health_state import HealthView
+
+POINTS = ("region-a", "region-b", "outside")
+INTERVAL, THRESHOLD = 1.0, 3
+TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
+
+CONFIGURATION = """
+version: 1
+temporal: {{address: "{temporal}", control_queue: "{queue}"}}
+keys: {{recipients: ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]}}
+witness: {{url: "file://{folder}/witness"}}
+locations: {{store: {{url: "file://{folder}/store", versioning: ignored}}}}
+guards: {{token: "env:GUARD_TOKEN"}}
+notifications: {{channels: {{people: {{url: "env:PEOPLE"}}}}, attempts: 1, timeout: 2s}}
+regions:
+  region-a: {{role: primary, priority: 100, guard: "http://127.0.0.1:1", endpoints: {{postgres: "{region-a}"}}}}
+  region-b: {{role: dr, priority: 90, guard: "http://127.0.0.1:1", endpoints: {{postgres: "{region-b}"}}}}
+groups:
+  {group}:
+    tier: critical
+    home: region-a
+    regions: {{region-a: {{}}, region-b: {{}}}}
+    postgres: {{databases: [shop], user: postgres, password: "env:SHOP_PASSWORD"}}
+    replication: {{mode: streaming}}
+    failover:
+      policy: automatic
+      vantage_points: [region-a, region-b, outside]
+      health_check_interval: 1s
+      health_check_timeout: {timeout}
+      failure_threshold: 3
+"""
+
+
+@dataclass
+class Onlooker:
+    """One ``drctl monitor``, with ways of its own to everything that it looks at or tells."""
+
+    vantage: str
+    ways: dict[str, Way]
+    config_file: Path
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, environment: dict[str, str]) -> None:
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "drctl", "monitor", "--vantage", self.vantage, "--metrics-port", "0",
+                 "--config", str(self.config_file), "--patience", "5"],
+                env={**os.environ, **python_environment(), **environment},
+                stdout=output, stderr=output, preexec_fn=die_with(os.getpid()),
+            )  # fmt: skip
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(20)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@dataclass
+class Scene:
+    """A group that three onlookers watch, and its monitor."""
+
+    lab: Lab
+    client: Client
+    folder: Path
+    group: str = field(default_factory=lambda: f"shop-{uuid.uuid4().hex[:8]}")
+    queue: str = field(default_factory=lambda: f"monitors-{uuid.uuid4()}")
+    onlookers: dict[str, Onlooker] = field(default_factory=dict)
+    notifier: FakeNotifier = field(default_factory=FakeNotifier)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        password = self.lab.postgres("region-a").password
+        return {"SHOP_PASSWORD": password, "GUARD_TOKEN": "x" * 32, "PEOPLE": "json://127.0.0.1:9/"}
+
+    async def prepare(self, timeout: str) -> None:
+        targets = {region: self.lab.postgres(region) for region in ("region-a", "region-b")}
+        host, _, port = self.client.service_client.config.target_host.partition(":")
+        for vantage in POINTS:
+            ways = {name: await Way(place.host, place.port).listen() for name, place in targets.items()}
+            ways["temporal"] = await Way(host, int(port)).listen()
+            file = self.folder / f"{vantage}.yaml"
+            file.write_text(
+                CONFIGURATION.format(
+                    queue=self.queue, folder=self.folder, group=self.group, timeout=timeout,
+                    **{name: way.address for name, way in ways.items()},
+                )
+            )  # fmt: skip
+            self.onlookers[vantage] = Onlooker(vantage, ways, file, self.folder / f"{vantage}.log")
+        for onlooker in self.onlookers.values():
+            onlooker.start(self.environment)
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        config = Config.load(self.onlookers["outside"].config_file)
+        witness = WitnessStore(FolderStore("witness", self.folder / "witness"))
+
+        async def watch(vantage: str) -> bool:
+            return False
+
+        monitoring = Monitoring(config, witness, watch)
+        notifications = Notifications(self.notifier, TemplateIncidentWriter())
+        async with Worker(
+            self.client,
+            task_queue=self.queue,
+            workflows=[*MONITORS, PretendedFailover, PretendedRecovery],
+            activities=activities_of(monitoring, notifications),
+            **worker_options(),
+        ):
+            yield
+
+    async def view(self) -> HealthView | None:
+        with contextlib.suppress(RPCError):
+            found: HealthView = await self.client.get_workflow_handle(f"health/{self.group}").query(
+                "health", result_type=HealthView
+            )
+            return found
+        return None
+
+    async def until(self, condition: Any, seconds: float) -> HealthView:
+        view = None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            view = await self.view()
+            if view is not None and view.votes is not None and condition(view):
+                return view
+            await asyncio.sleep(0.05)
+        logs = "\n".join(f"--- {each.vantage}\n{each.said[-1500:]}" for each in self.onlookers.values())
+        raise AssertionError(f"not within {seconds} s: {view}\n{logs}")
+
+    async def all_well(self) -> None:
+        await self.until(lambda view: votes(view) == ["healthy"] * 3, 40)
+
+    async def started(self) -> str | None:
+        try:
+            return (await self.client.get_workflow_handle(f"recovery/{self.group}").describe()).workflow_type
+        except RPCError:
+            return None
+
+    async def stop(self) -> None:
+        for onlooker in self.onlookers.values():
+            onlooker.stop()
+        for onlooker in self.onlookers.values():
+            for way in onlooker.ways.values():
+                await way.close()
+        for name in (f"health/{self.group}", f"recovery/{self.group}"):
+            with contextlib.suppress(RPCError):
+                await self.client.get_workflow_handle(name).terminate("the test is over")
+
+
+def votes(view: HealthView) -> list[str]:
+    assert view.votes is not None
+    return [ballot.vote.value for ballot in view.votes.ballots]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def temporal() -> AsyncIterator[Client]:
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=TEMPORAL,
+        data_converter=pydantic_data_converter,
+        dev_server_extra_args=["--dynamic-config-value", 'history.timerProcessorMaxTimeShift="10ms"'],
+    ) as environment:
+        yield environment.client
+
+
+@pytest_asyncio.fixture(scope="module")
+async def pair() -> AsyncIterator[Lab]:
+    """A primary and its streaming standby."""
+    async with await Lab.start(services={"postgres"}) as lab:
+        yield lab
+
+
+@contextlib.asynccontextmanager
+async def watched(lab: Lab, client: Client, folder: Path, timeout: str = "5s") -> AsyncIterator[Scene]:
+    scene = Scene(lab, client, folder)
+    try:
+        await scene.prepare(timeout)
+        async with scene.working():
+            await scene.all_well()
+            yield scene
+    finally:
+        await scene.stop()
+
+
+async def test_a_killed_primary_is_answered_in_time(pair: Lab, temporal: Client, tmp_path: Path) -> None:
+    async with watched(pair, temporal, tmp_path) as scene:
+        began = time.monotonic()
+        await pair.kill("region-a", "postgres")
+        try:
+            view = await scene.until(lambda view: view.run is not None, 20)
+            took = time.monotonic() - began
+            assert view.run is not None and view.run.plan == "Failover"
+            assert view.outage is not None and view.outage.region == "region-a"
+            print(f"killed: Failover began after {took:.2f} s")
+            assert took <= THRESHOLD * INTERVAL + 2.0
+        finally:
+            await pair.restart("region-a", "postgres")
+
+
+async def test_a_silent_region_is_answered_in_time(pair: Lab, temporal: Client, tmp_path: Path) -> None:
+    """Its packets go nowhere, and nobody refuses anything: the longest wait for an answer counts, too."""
+    async with watched(pair, temporal, tmp_path, timeout="1s") as scene:
+        began = time.monotonic()
+        for onlooker in scene.onlookers.values():
+            onlooker.ways["region-a"].cut()
+        await scene.until(lambda view: view.run is not None, 20)
+        took = time.monotonic() - began
+        print(f"silent: Failover began after {took:.2f} s")
+        assert took <= THRESHOLD * INTERVAL + 2.0
+        assert await scene.started() == "Failover"
+
+
+async def test_neither_alone_nor_frozen_nor_cut_off_anybody_starts_a_failover(
+    pair: Lab, temporal: Client, tmp_path: Path
+) -> None:
+    async with watched(pair, temporal, tmp_path, timeout="1s") as scene:
+        alone, frozen = scene.onlookers["outside"], scene.onlookers["region-b"]
+        for region in ("region-a", "region-b"):
+            alone.ways[region].cut()
+        view = await scene.until(lambda view: votes(view).count("lost") == 1, 10)
+        assert view.outage is None
+
+        # One that is frozen while the region is well, and finds its old questions unanswered when it wakes.
+        frozen.signal(signal.SIGSTOP)
+        await asyncio.sleep(6.0)
+        frozen.signal(signal.SIGCONT)
+        await scene.until(lambda _: "this loop stood still" in frozen.said, 10)
+        await scene.until(lambda view: votes(view) == ["healthy", "healthy", "lost"], 20)
+
+        # One that is cut off from everything says what it sees to people, and later goes on.
+        alone.ways["temporal"].cut()
+        await scene.until(lambda _: "Temporal cannot be asked" in alone.said, 30)
+        assert (await scene.until(lambda view: True, 5)).outage is None
+        for way in alone.ways.values():
+            way.is_open.set()
+        await scene.until(lambda view: votes(view) == ["healthy"] * 3, 40)
+        assert await scene.started() is None
+        assert [sent for sent in scene.notifier.sent if "lost" in sent.title] == []
+
+
+async def test_a_primary_that_takes_three_seconds_for_each_query_is_not_lost(
+    pair: Lab, temporal: Client, tmp_path: Path
+) -> None:
+    """The write of every heartbeat waits for a lock for up to 3 s, again and again; the limit says 5."""
+    async with watched(pair, temporal, tmp_path, timeout="5s") as scene:
+        place = pair.postgres("region-a")
+        connection = await asyncpg.connect(place.dsn(database="postgres"))
+        try:
+            until = time.monotonic() + 15
+            while time.monotonic() < until:
+                async with connection.transaction():
+                    await connection.execute("LOCK TABLE recovery_plans.heartbeat IN ACCESS EXCLUSIVE MODE")
+                    await asyncio.sleep(3.0)
+                view = await scene.view()
+                assert view is not None and view.outage is None and "lost" not in votes(view)
+        finally:
+            await connection.close()
+        assert await scene.started() is None
+
+
+@pytest.mark.parametrize("seconds", [3.0])
+async def test_answers_that_are_seconds_late_are_no_loss(
+    pair: Lab, temporal: Client, tmp_path: Path, seconds: float
+) -> None:
+    async with watched(pair, temporal, tmp_path, timeout="5s") as scene:
+        for onlooker in scene.onlookers.values():
+            onlooker.ways["region-a"].delay = seconds
+        until = time.monotonic() + 12
+        while time.monotonic() < until:
+            view = await scene.view()
+            assert view is not None and view.outage is None
+            await asyncio.sleep(0.5)
+        assert await scene.started() is None
