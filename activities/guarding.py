@@ -18,6 +18,7 @@ from recovery.domain.words import listed
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.guard import Guards
 from recovery.ports.ownership import OwnershipStore
+from recovery.ports.recovery_points import Restores
 
 REPLY_SECONDS = 1.0  # of an attempt's time, for the guard's answer to arrive
 CONFIRMATION = "confirm-fence"
@@ -26,10 +27,11 @@ CONFIRMATION = "confirm-fence"
 class GuardingSteps:
     """``guards`` asks the guards, ``unguarded`` does the same for groups that have none."""
 
-    def __init__(self, guards: Guards, unguarded: Guards, ownership: OwnershipStore) -> None:
+    def __init__(self, guards: Guards, unguarded: Guards, ownership: OwnershipStore, restores: Restores) -> None:
         self._guards = guards
         self._unguarded = unguarded
         self._ownership = ownership
+        self._restores = restores
 
     # Fencing.
 
@@ -115,10 +117,18 @@ class GuardingSteps:
             facts=Facts(ownership=record if owns else None),
         )
 
-    @step("guarding.adopt_restored")
-    async def adopt_restored(self, context: PlanContext) -> StepOutcome:
-        """Has the target's guard take the group over, and open what was restored to writes, as the only primary."""
-        return await self._promote(context, leading_store(context.group))
+    @step("guarding.open_restored")
+    async def open_restored(self, context: PlanContext) -> StepOutcome:
+        """Lets clients in to what was restored. Where it is guarded, its guard takes the group over with it first."""
+        restored = context.facts.restored
+        if restored is None:
+            raise Refused(f"{context.step} needs a restored server: the plan's table is wrong")
+        outcome = StepOutcome()
+        if context.facts.fence is not None:
+            outcome = await self._promote(context, leading_store(context.group))
+        await self._restores.open_writes(context.group, restored)
+        opened = f"{restored.host}:{restored.port} accepts clients"
+        return outcome.model_copy(update={"summary": "; ".join(filter(None, (outcome.summary, opened)))})
 
     # Followers.
 

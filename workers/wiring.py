@@ -34,6 +34,8 @@ from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
+from recovery.adapters.postgres.divergence import FolderSink
+from recovery.adapters.postgres.standbys import LocalStandbys
 from recovery.adapters.recovery_points import BackupTuning, KeyRing, PostgresRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
@@ -197,8 +199,6 @@ class Wiring:
         return PostgresHandover(self, self.standbys, self._divergence_sink)
 
     def standbys(self, group: str, region: str) -> PostgresStandbys:
-        from recovery.adapters.postgres.standbys import LocalStandbys
-
         place = self.config.group(group).regions[region].postgres
         directories = {major: Path(folder) for major, folder in place.bin_directories.items()}
         return LocalStandbys(PostgresBinaries(directories or None), run_as=place.run_as)
@@ -206,8 +206,6 @@ class Wiring:
     @staticmethod
     def _divergence_sink(group: GroupSnapshot, region: str, effect_id: str) -> DivergenceSink:
         """Beside the data that are about to be rewound or replaced: on the same host, and on the same disk."""
-        from recovery.adapters.postgres.standbys import FolderSink
-
         folder = place_of(group, region).data_directory
         return FolderSink(folder.with_name(f"{folder.name}.diverged") / effect_id)
 
@@ -252,7 +250,7 @@ class Wiring:
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(ConfiguredZones(self.config, self.secrets)),
                 ServiceSteps(probe),
-                GuardingSteps(guards, Unguarded(witness, handover, self.config.snapshot), witness),
+                GuardingSteps(guards, Unguarded(witness, handover, self.config.snapshot), witness, restores),
                 ChoosingSteps(look),
                 StandbySteps(look),
                 ReprotectSteps(look),

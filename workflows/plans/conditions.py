@@ -9,8 +9,14 @@ with workflow.unsafe.imports_passed_through():
     from recovery.domain.plan import PlanContext
 
 
-def guarded(context: PlanContext) -> bool:
-    return context.group.guarded
+def leaves_a_guard(context: PlanContext) -> bool:
+    """Another region's guard holds the primary: it has to be fenced, and the target's guard takes the group over."""
+    return context.group.guarded and context.facts.source_region != context.facts.target_region
+
+
+def has_no_guard(context: PlanContext) -> bool:
+    """Nobody but this run writes who owns the group."""
+    return not context.group.guarded
 
 
 def unguarded(context: PlanContext) -> bool:

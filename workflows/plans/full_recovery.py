@@ -1,16 +1,19 @@
 """FullRecovery: the region is lost; the group comes back in another one from its newest validated recovery point.
 
 Everything before ``open-writes`` can be undone, for no client's write is acknowledged until then. From there on the
-target is the primary, and only forward steps remain.
+target is the primary, and only forward steps remain. Where regions have guards, the old one is fenced with proof first,
+and the target's guard takes the group over.
 """
 
 from temporalio import workflow
 
+from workflows.plans.conditions import has_no_guard, leaves_a_guard
 from workflows.steps import CONTROL, HOLD, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
     from activities.dns import DnsSteps as Dns
+    from activities.guarding import GuardingSteps as Guard
     from activities.notifications import Notifications
     from activities.ownership import Ownership
     from activities.recovery_points import RecoveryPointSteps as Points
@@ -31,11 +34,12 @@ FULL_RECOVERY = plan(
     Step("verify-infrastructure", Restores.verify_infrastructure, TARGET,  m(1),    m(2),   PROBE,   gate=BEGIN),
     Step("restore-database",      Restores.restore_database,      TARGET,  m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
     Step("verify-data",           Restores.verify_data,           TARGET,  m(8),    m(8),   PROBE),
-    Step("take-ownership",        Ownership.take_ownership,       CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.return_ownership),
+    Step("fence-primary",         Guard.fence,                    TARGET,  m(1),    m(2),   PROBE,   undo=Guard.unfence, when=leaves_a_guard),
+    Step("take-ownership",        Ownership.take_ownership,       CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.return_ownership, when=has_no_guard),
     Step("verify-services",       Services.verify_services,       TARGET,  s(30),   m(5),   PROBE),
     Step("remember-records",      Dns.remember_records,           CONTROL, s(20),   m(1),   PROBE),
     Step("switch-dns",            Dns.point_at_target,            CONTROL, s(30),   m(2),   PROBE,   undo=Dns.restore_records),
-    Step("open-writes",           Restores.open_writes,           TARGET,  s(30),   m(2),   PROBE,   pivot=True, observe=Restores.observe_writes),
+    Step("open-writes",           Guard.open_restored,            TARGET,  s(30),   m(2),   PROBE,   pivot=True, observe=Restores.observe_writes),
     Step("confirm-service",       Restores.confirm_service,       TARGET,  s(30),   m(2),   PROBE,   on_failure=HOLD),
     Step("measure",               Services.measure,               CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
     Step("notify-stakeholders",   Notifications.announce_end,     CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
