@@ -128,22 +128,21 @@ class GuardClient:
             raise NotFound(f"region {region} has no guard: set regions.{region}.guard (guards are known of: {known})")
         where = f"the guard of {region} at {self._addresses[region]}"
         client = await self._client()
+        request = client.build_request(
+            method,
+            self._addresses[region].rstrip("/") + path,
+            params=dict(params) if params else None,
+            content=body.model_dump_json() if body is not None else None,
+        )
         try:
             async with asyncio.timeout(seconds):
-                answer = await client.request(
-                    method,
-                    self._addresses[region].rstrip("/") + path,
-                    params=dict(params) if params else None,
-                    content=body.model_dump_json() if body is not None else None,
-                )
+                answer = await _sent(client, request)
         except TimeoutError:
             raise _Lost(f"{where} did not answer within {seconds:g} s") from None
         except httpx.ConnectError as error:
             raise Unreachable(f"{where} takes no connection: {error}") from None
         except httpx.ConnectTimeout:
             raise Unreachable(f"{where} takes no connection within {CONNECT:g} s") from None
-        except httpx.InvalidURL:
-            raise BadInput(f"regions.{region}.guard is no address: {self._addresses[region]}") from None
         except httpx.HTTPError as error:
             raise _Lost(f"{where} did not answer: {error or type(error).__name__}") from None
         if answer.status_code >= 400:
@@ -189,6 +188,14 @@ class _Asked(BaseModel):
 
 class _Nudge(BaseModel):
     group: str
+
+
+async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """A connection that was kept may be closed by now: then once more on a new one. All requests may come twice."""
+    try:
+        return await client.send(request)
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        return await client.send(request)
 
 
 def _read(answer: httpx.Response, model: type[Answer]) -> Answer:

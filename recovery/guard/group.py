@@ -223,7 +223,7 @@ class GuardedHere:
     async def _end(self, reason: str) -> None:
         """Ends every write of the group and disarms the companion; goes on until it is confirmed."""
         epoch = self.record.record.epoch if self.record.record else None
-        working = self._working
+        working = self._working if self._working is not asyncio.current_task() else None
         if working is not None:
             working.cancel()
         self._positions = await self.stores.demote(reason)

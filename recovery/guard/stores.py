@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 import structlog
 
@@ -94,16 +93,14 @@ class Stores:
         async with self._locks[name]:
             state = await self.observe_one(name)
             already = state.role is StoreRole.PRIMARY
-            if already:
-                promotion = Promotion(
-                    store=name, epoch=epoch, at=datetime.now(UTC), position=state.position, timeline=state.timeline
-                ).model_copy(update={"already": True})
+            if state.role in (StoreRole.STOPPED, StoreRole.STALE):
+                await store.start(owner=owner)
+            if (reason := permitted()) is not None:
+                raise Refused(f"{name} of {self.group} must not become primary: {reason}")
+            promotion = await store.promote(epoch, owner=owner)
+            if already:  # it notes the epoch
+                promotion = promotion.model_copy(update={"already": True})
             else:
-                if state.role in (StoreRole.STOPPED, StoreRole.STALE):
-                    await store.start(owner=owner)
-                if (reason := permitted()) is not None:
-                    raise Refused(f"{name} of {self.group} must not become primary: {reason}")
-                promotion = await store.promote(epoch, owner=owner)
                 log.warning("promoted", group=self.group, store=name, epoch=epoch, position=promotion.position)
             self.served[name] = epoch
             await store.secure()

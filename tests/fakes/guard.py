@@ -162,9 +162,10 @@ class FakeStore:
             self._become(StoreRole.STANDBY)
 
     async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
-        await self._call("promote", 0.1)
-        self.secured = False
-        self._become(StoreRole.PRIMARY)
+        if self.role is not StoreRole.PRIMARY:
+            await self._call("promote", 0.1)
+            self.secured = False
+            self._become(StoreRole.PRIMARY)
         return Promotion(store=self.store, epoch=epoch, at=NOW, position="0/200")
 
     async def demote(self) -> str | None:

@@ -292,6 +292,21 @@ def test_a_fence_is_confirmed_and_taken_back(tmp_path: Path) -> None:
     played(tmp_path, scene)
 
 
+def test_a_guard_that_starts_under_a_fence_ends_what_runs_and_confirms(tmp_path: Path) -> None:
+    async def scene(regions: Regions) -> None:
+        a, _ = await _steady(regions)
+        await regions.kill("a")
+        order = regions.claim("run-1")
+        fencing = asyncio.create_task(regions.guards["b"].fence(order))
+        await asyncio.sleep(1)
+        (tmp_path / "a" / companion.DEADLINE_FILE).unlink()
+        regions.start("a", {"shop": [a]})
+        assert (await fencing).how == "demotion-confirmed"
+        assert a.role is not PRIMARY
+
+    played(tmp_path, scene)
+
+
 def test_a_planned_end_that_fails_leaves_the_primary_as_it_was(tmp_path: Path) -> None:
     async def scene(regions: Regions) -> None:
         a, _ = await _steady(regions)
