@@ -1,0 +1,406 @@
+"""The streams of a group as their guard drives them: promoted, fenced, ended in order, made mirrors again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from nats.aio.client import Client
+
+from recovery.adapters.listening import accepts
+from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, asking, connected, stream_info
+from recovery.adapters.nats.consumers import recreate
+from recovery.adapters.nats.divergence import SavedTail, save_tail
+from recovery.adapters.nats.fence import PROCESS_NAMES, Fence
+from recovery.adapters.nats.following import domain_of, follow_one, make_mirror, seconds_behind, sources
+from recovery.adapters.nats.memory import Memory, Remembered, Source
+from recovery.adapters.nats.streams import WORK_QUEUE, is_work_queue, mirrors_domain, promoted, settle
+from recovery.adapters.nats.words import Infos, followed, last_of, position_of, promised_words, state_words
+from recovery.domain.guarding import Promotion, StoreRole, StoreState
+from recovery.domain.ownership import Strength
+from recovery.errors import RecoveryError, Refused, Unreachable
+from recovery.ports.guard import Emergency, Upstream
+
+ANSWER = 0.5  # seconds that a server has to refuse a publish
+TELL = 0.2  # seconds more for its position
+END = 0.4  # seconds for its process to end after SIGKILL
+ASK = 2.0  # seconds for an ordinary question
+CHANGE = 20.0  # seconds for a promotion
+FOLLOW = 240.0  # seconds for saving what only the old source holds, and making mirrors
+POLL = 0.02
+
+log = logging.getLogger(__name__)
+
+
+class GuardedStreams:
+    """GuardedStore, Tended and Catching. ``server`` is the one on this host; its user may do everything.
+
+    ``fence_file`` is included by the server's configuration (see ``fence``). ``peers`` are the group's NATS servers in
+    other regions, as this one reaches them: an orderly end asks their mirrors how far they are. ``state_folder`` keeps
+    what is remembered (``nats-<group>.json``) and what is saved of an old source (``divergence/nats-<group>/``).
+    """
+
+    store = "nats"
+
+    def __init__(
+        self,
+        server: NatsServer,
+        streams: Sequence[str],
+        *,
+        fence_file: Path,
+        state_folder: Path,
+        group: str = "default",
+        peers: Mapping[str, Upstream] = MappingProxyType({}),
+        strength: Strength = Strength.GUARD,
+    ) -> None:
+        self.strength = strength
+        self._server = server
+        self._streams = sorted(streams)
+        self._fence = Fence(server, fence_file)
+        self._memory = Memory(state_folder / f"nats-{group}.json")
+        self._saved = state_folder / "divergence" / f"nats-{group}"
+        self._peers = dict(peers)
+        self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
+        self._demotions = 0
+        self._promoting = False
+        self._lag: float | None = None
+
+    def emergency(self) -> Emergency:
+        return Emergency(
+            self.store,
+            "listener",
+            {
+                "host": self._server.host,
+                "port": self._server.port,
+                "names": sorted(PROCESS_NAMES),
+                "files": self._fence.files,
+            },
+        )
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    async def observe(self) -> StoreState:
+        remembered = await self._memory.load()
+        try:
+            async with asyncio.timeout(ASK - 0.2), connected(self._server) as client:
+                is_open, infos = await asyncio.gather(self._fence.is_open_meanwhile(), self._infos(client))
+        except (*LOST, ApiError, RecoveryError) as error:
+            runs = await accepts(self._server.host, self._server.port, 0.1) or await self._fence.listener.pids()
+            role = StoreRole.UNREACHABLE if runs else StoreRole.STOPPED
+            detail = str(error) or f"no answer ({type(error).__name__})"
+            return StoreState(store=self.store, role=role, strength=self.strength, detail=detail)
+        role = StoreRole.STALE if remembered.part == "primary" else StoreRole.STANDBY
+        return StoreState(
+            store=self.store,
+            role=StoreRole.PRIMARY if is_open else role,
+            strength=self.strength,
+            position=position_of(infos),
+            order=sum(followed(infos).values()),
+            lag_seconds=None if is_open else self._lag,
+            detail=state_words(infos, remembered),
+        )
+
+    async def _infos(self, client: Client) -> Infos:
+        found = await asyncio.gather(*(stream_info(client, name) for name in self._streams))
+        return dict(zip(self._streams, found, strict=True))
+
+    # -- becoming a primary, and ending one -----------------------------------------------------------------------
+
+    async def secure(self) -> None:
+        """The fence's file says that nobody publishes after the next start."""
+        await self._fence.secure()
+
+    async def start(self, *, owner: bool = False) -> None:
+        """Nothing: its service manager starts it, fenced by its configuration."""
+
+    async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
+        """Mirrors become sources with their sources' subjects, consumers go on where they were, publishing is allowed.
+
+        Raises:
+            Refused: it is stale, a stream's source was never seen, or JetStream will not.
+            Unreachable: it does not answer.
+        """
+        async with self._turn:
+            demotions = self._demotions
+            remembered = await self._memory.load()
+            if remembered.part == "primary" and not owner and remembered.epoch != epoch:
+                raise Refused(
+                    f"The streams of NATS {self._server} were the primary's of epoch {remembered.epoch} and followed"
+                    " nobody since: Reprotect saves what only they hold, and makes them mirrors first."
+                )
+            async with asking(self._server, CHANGE, "promote its streams") as client:
+                before = await self._infos(client)
+                already = (
+                    remembered.part == "primary" and remembered.epoch == epoch and await self._fence.is_open_meanwhile()
+                )
+                notes = [] if already else await self._promote_streams(client, before, remembered, epoch)
+                if not already:
+                    await self._open(demotions)
+        return Promotion(
+            store=self.store,
+            epoch=epoch,
+            at=datetime.now(UTC),
+            position=position_of(before),
+            before=position_of(before),
+            already=already,
+            note=". ".join(notes),
+        )
+
+    async def _promote_streams(self, client: Client, infos: Infos, remembered: Remembered, epoch: int) -> list[str]:
+        """Everything but the fence: nobody can publish meanwhile. Repeated, it goes on where it was."""
+        notes: list[str] = []
+        await self._memory.become("primary", epoch)
+        for name, info in infos.items():
+            source = remembered.sources.get(name)
+            config = source.config if source else None
+            if info is None:
+                notes.append(await self._make_anew(client, name, source))
+                continue
+            was_mirror = bool(info["config"].get("mirror"))
+            await promoted(client, info, config, epoch)
+            if source is None:
+                continue
+            standing, complaints = await recreate(client, name, source.consumers, last_of(info))
+            notes += complaints
+            if sentence := await settle(client, name, config, len(standing)):
+                notes.append(sentence)
+            if was_mirror or standing:
+                notes.append(promised_words(name, standing, last_of(info), source))
+        notes.append(
+            "Message ids (Nats-Msg-Id) of before the promotion are not known here: what is published again is stored"
+            " again"
+        )
+        return notes
+
+    async def _make_anew(self, client: Client, name: str, source: Source | None) -> str:
+        """A stream without a mirror: a work queue begins empty, so that the application works."""
+        if source is None or not is_work_queue(source.config):
+            raise Refused(
+                f"NATS {self._server} has no stream {name}, and its guard never saw its source: nothing to promote."
+            )
+        config = {key: value for key, value in source.config.items() if key not in ("placement", "num_replicas")}
+        config["metadata"] = {k: v for k, v in (config.get("metadata") or {}).items() if not k.startswith("_nats.")}
+        await api(client, f"STREAM.CREATE.{name}", config | {"first_seq": source.last + 1})
+        return f"{name} is a work queue and begins empty: {source.waiting} messages waited in it when it was last seen"
+
+    async def _open(self, demotions: int) -> None:
+        if self._demotions != demotions:
+            raise Refused(f"NATS {self._server} was demoted while it was to be promoted.")
+        self._promoting = True
+        try:
+            await self._fence.open(lambda: self._demotions == demotions)
+        finally:
+            self._promoting = False
+
+    async def demote(self) -> str | None:
+        """Fences, confirmed by a refused publish within half a second, or kills. Raises Unreachable where neither ended it."""
+        self._demotions += 1
+        try:
+            async with asyncio.timeout(ANSWER):
+                await self._fence.close()
+                while self._promoting:  # the server may read the file a last time for it
+                    await asyncio.sleep(POLL / 4)
+                    await self._fence.close()
+        except (*LOST, RecoveryError) as error:
+            await self._kill(str(error) or "no answer")
+            return None
+        try:
+            async with asyncio.timeout(TELL), connected(self._server) as client:
+                return position_of(await self._infos(client))
+        except (*LOST, ApiError):
+            return None  # the fence is confirmed; only its position is not known
+
+    async def _kill(self, reason: str) -> None:
+        killed = await self._fence.listener.kill(END)
+        if killed:
+            log.warning("NATS %s was killed (processes %s): %s", self._server, killed, reason)
+        elif await accepts(self._server.host, self._server.port, 0.1):
+            raise Unreachable(
+                f"NATS {self._server} could not be fenced ({reason}), and no process named"
+                f" {' or '.join(sorted(PROCESS_NAMES))} listens there on this host: run its guard beside it."
+            )
+
+    async def end_in_order(self, seconds: float) -> str:
+        """Refused while a work queue holds messages, Unreachable (fenced) where no peer has everything in time."""
+        until = time.monotonic() + seconds
+        async with self._turn, asking(self._server, seconds + ASK, "end in order") as client:
+            waiting = [
+                f"{info['config']['name']} ({info['state']['messages']})"
+                for info in (await self._infos(client)).values()
+                if info and is_work_queue(info["config"]) and info["state"]["messages"]
+            ]
+            if waiting:
+                raise Refused(
+                    f"Messages wait in work queues, which nothing mirrors: {', '.join(waiting)}. Let their workers"
+                    " finish, or fail over without waiting."
+                )
+            self._demotions += 1
+            await self._fence.close()
+            position = ""
+            while True:
+                infos = await self._infos(client)
+                now = position_of(infos)
+                if now == position and await self._arrived(infos):
+                    return position
+                position = now
+                if time.monotonic() > until:
+                    raise Unreachable(
+                        f"NATS {self._server} is fenced at {position}, and no other region has all of it:"
+                        f" {', '.join(self._peers) or 'none is known'}."
+                    )
+                await asyncio.sleep(POLL)
+
+    async def _arrived(self, infos: Infos) -> bool:
+        """Whether every peer that answers and mirrors has everything, one at least."""
+        wanted = followed(infos)
+        if not wanted:
+            return True
+        found = await asyncio.gather(*(self._of_peer(peer, list(wanted)) for peer in self._peers.values()))
+        mirrors = [each for each in found if each is not None]
+        return bool(mirrors) and all(each[name] >= last for each in mirrors for name, last in wanted.items())
+
+    async def _of_peer(self, peer: Upstream, streams: list[str]) -> dict[str, int] | None:
+        try:
+            async with asyncio.timeout(1.0), connected(self._at(peer)) as client:
+                found = await asyncio.gather(*(stream_info(client, name) for name in streams))
+        except (*LOST, ApiError) as error:
+            log.debug("NATS of %s does not say how far it is: %s", peer.region, error)
+            return None
+        if any(info is None or not info["config"].get("mirror") for info in found):
+            return None
+        return {name: last_of(info) for name, info in zip(streams, found, strict=True)}
+
+    def _at(self, upstream: Upstream) -> NatsServer:
+        return NatsServer(upstream.host, upstream.port, self._server.login)
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    async def stop_receiving(self) -> str:
+        """Only its position: no publisher's acknowledgement ever waits for a mirror, so there is nothing to stop."""
+        async with asking(self._server, ASK, "say how far it is") as client:
+            return position_of(await self._infos(client))
+
+    async def wait_for(self, position: str, seconds: float) -> str:
+        wanted = {name: int(number) for name, number in re.findall(r"([^=,\s]+)=(\d+)", position)}
+        until = time.monotonic() + seconds
+        async with asking(self._server, seconds + ASK, "say how far it is") as client:
+            while True:
+                infos = await self._infos(client)
+                here = followed(infos)
+                missing = {name: last - here[name] for name, last in wanted.items() if here.get(name, last) < last}
+                if not missing:
+                    return position_of(infos)
+                if time.monotonic() > until:
+                    raise Unreachable(f"NATS {self._server} lacks messages of its source: {missing}.")
+                await asyncio.sleep(POLL)
+
+    async def follow(self, upstream: Upstream) -> StoreState:
+        """Every stream becomes a mirror of the owner's; what an old source alone holds is saved first.
+
+        Raises:
+            Refused: it accepts publishing; the owner's are no sources; a stream is a work queue (the others follow).
+            Unreachable: either side does not answer.
+        """
+        async with self._turn:
+            if await self._accepts_publishing():
+                raise Refused(
+                    f"NATS {self._server} accepts publishing: it is demoted before it follows {upstream.host}."
+                )
+            async with (
+                asking(self._at(upstream), FOLLOW, "be followed") as owner,
+                asking(self._server, FOLLOW, "follow") as own,
+            ):
+                saved = await self._follow(own, owner)
+        state = await self.observe()
+        return state.model_copy(update={"detail": ". ".join([state.detail, *saved])})
+
+    async def _follow(self, own: Client, owner: Client) -> list[str]:
+        domain = await domain_of(owner)
+        if domain == await domain_of(own):
+            raise Refused(
+                f"NATS {self._server} and its owner's have one JetStream domain, {domain!r}: give each its own."
+            )
+        seen = await sources(owner, self._streams)
+        missing = sorted(set(self._streams) - set(seen))
+        if missing:
+            raise Refused(f"The owner's NATS has no source of {', '.join(missing)}: it is no primary to follow.")
+        tails: list[SavedTail | None] = []
+        for name, source in seen.items():
+            if is_work_queue(source.config):
+                tails.append(await self._leave(own, name))
+            else:
+                tails.append(await follow_one(own, owner, source, domain, self._saved))
+        await self._memory.saw(seen)
+        await self._memory.become("replica")
+        queues = [name for name, source in seen.items() if is_work_queue(source.config)]
+        said = [
+            f"{tail.messages} messages of {tail.stream} after {tail.fork} were saved in {tail.file}"
+            for tail in tails
+            if tail is not None and tail.messages
+        ]
+        return said + [WORK_QUEUE.format(name=name) for name in queues]
+
+    async def _leave(self, own: Client, name: str) -> SavedTail | None:
+        """An old work queue: what waits in it is saved, and is not given to workers a second time one day."""
+        info = await stream_info(own, name)
+        if info is None:
+            return None
+        saved = await save_tail(own, info, 0, self._saved)
+        await api(own, f"STREAM.DELETE.{name}")
+        return saved
+
+    async def _accepts_publishing(self) -> bool:
+        try:
+            async with asyncio.timeout(ASK):
+                return await self._fence.is_open_meanwhile()
+        except LOST as error:
+            raise Unreachable(f"NATS {self._server} does not answer: {error or 'too slow'}.") from error
+
+    async def tend(self, upstream: Upstream | None = None) -> None:
+        """Sees the owner's streams and consumers, and makes missing mirrors where nothing stands in their place."""
+        if upstream is None or self._turn.locked():
+            return
+        async with self._turn:
+            try:
+                async with (
+                    asyncio.timeout(ASK * 2),
+                    connected(self._at(upstream)) as owner,
+                    connected(self._server) as own,
+                ):
+                    await self._tend(own, owner)
+            except (*LOST, ApiError) as error:
+                log.debug("the streams of NATS %s were not tended: %s", self._server, error)
+
+    async def _tend(self, own: Client, owner: Client) -> None:
+        remembered = await self._memory.load()
+        seen = await sources(owner, self._streams)
+        if remembered.part == "primary" or not seen:
+            return
+        await self._memory.saw({**remembered.sources, **seen})
+        infos = await self._infos(own)
+        domain = await domain_of(owner)
+        for name, source in seen.items():
+            if infos[name] is None and not is_work_queue(source.config):
+                await make_mirror(own, source, domain)
+        mirrored = all(info is None or mirrors_domain(info["config"]) == domain for info in infos.values())
+        if remembered.part == "unknown" and mirrored:
+            await self._memory.become("replica")
+        self._lag = await self._lag_of(owner, infos, seen)
+
+    async def _lag_of(self, owner: Client, infos: Infos, seen: Mapping[str, Source]) -> float | None:
+        lags = []
+        for name, source in seen.items():
+            local = infos[name]
+            if is_work_queue(source.config) or local is None:
+                continue
+            if source.last <= last_of(local):
+                lags.append(0.0)
+            elif (info := await stream_info(owner, name)) is not None:
+                lags.append(seconds_behind(info, local))
+        return max(lags) if lags else None
