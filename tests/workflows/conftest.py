@@ -30,7 +30,7 @@ from recovery.errors import NotFound
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
-from tests.workflows.rehearsal import Crossing, Recording, Rehearsal, World
+from tests.workflows.rehearsal import Crossing, Handing, Recording, Rehearsal, World
 from workers.options import worker_options
 
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
@@ -104,7 +104,7 @@ class Rig:
         return Worker(
             self.client,
             task_queue=self.queue,
-            workflows=[Rehearsal, Crossing],
+            workflows=[Rehearsal, Crossing, Handing],
             activities=[
                 recording.act,
                 recording.undo,

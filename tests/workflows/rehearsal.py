@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps
     from activities.ownership import Ownership
     from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-    from recovery.domain.plan import Facts, PlanContext, StepOutcome
+    from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
     from recovery.domain.recovery_point import CheckResult
     from recovery.domain.report import RunReport
     from recovery.errors import RecoveryError
@@ -42,6 +42,7 @@ class World:
 
     present: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
+    requests: list[tuple[str, PlanRequest]] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     fail_before: dict[str, list[RecoveryError]] = field(default_factory=dict)
     fail_after: dict[str, list[RecoveryError]] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Recording:
     async def act(self, context: PlanContext) -> StepOutcome:
         world, name = self.world, context.step
         world.calls[name] += 1
+        world.requests.append((name, context.request))
         world.effect_ids.add(context.effect_id)
         await world.wait(f"before {name}")
         world.fault(world.fail_before, name)
@@ -141,7 +143,36 @@ CROSSING = plan(
     ),
     Step("last", DO, CONTROL, s(10), s(20), PROBE),
 )
+HANDING = plan(
+    "Handing", "what failovers and switchovers ask of the engine beyond other plans",
+    Step("load",    ConfigurationSteps.load, CONTROL, s(5), s(20), PROBE),
+    Step("claim",   Ownership.claim_run,     CONTROL, s(5), s(20), PROBE, undo=Ownership.release_run),
+    Step("choose",  DO, CONTROL, s(10), s(20), PROBE, costs_data=True),
+    parallel(
+        Step("tell",   DO, CONTROL, s(30), s(30), ONCE,  on_failure=WARN, beside=True),
+        Step("orderly", DO, CONTROL, s(30), s(30), PROBE, graceful=True, when=lambda context: context.request.graceful),
+    ),
+    Step("fence",   DO, CONTROL, s(30), s(30), PROBE, undo=UNDO_IT, graceful=True, gate=Gate(
+        "May data be lost?", asks=lambda context: context.request.accept_data_loss,
+        two_persons=lambda context: context.group.second_person, only_persons=True)),
+    Step("pivot",   DO, CONTROL, s(10), s(20), PROBE, pivot=True, observe=SEE),
+    Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
+    locks_group=True,
+)
 # fmt: on
+
+
+@workflow.defn
+class Handing(PlanWorkflow):
+    plan = HANDING
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
 
 
 @workflow.defn
