@@ -78,6 +78,7 @@ async def run_guard(process: GuardProcess, *, ready: Callable[[str], None], stop
         peers = await stack.enter_async_context(GuardClient(addresses, token, ca_file=config.guards.ca_file))
         store = WitnessStore(witness, timeout=Pace(plan.ttl, plan.margin).request)
         guard = await asyncio.to_thread(guard_of, plan, store, store, peers)
+        await guard.watchdog.open()
         settle()
         gauges = Gauges(guard)
         if process.metrics_port is not None:

@@ -51,8 +51,7 @@ class KernelWatchdog:
             log.warning("the watchdog keeps its own time-out", device=str(self._device), error=error.strerror)
 
     async def run(self, safe_for: Callable[[], float]) -> None:
-        """Pets until cancelled. ``safe_for``: seconds for which this process may stop without harm."""
-        await self.open()
+        """Pets until cancelled, after ``open``. ``safe_for``: seconds for which this process may stop without harm."""
         while True:
             if self._descriptor is not None and safe_for() > self.timeout:
                 await asyncio.to_thread(os.write, self._descriptor, b"\0")
