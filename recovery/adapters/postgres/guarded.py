@@ -149,7 +149,10 @@ class GuardedPostgres:
         control = await self.server.control()
         changed = (await asyncio.to_thread((self._folder / "global/pg_control").stat)).st_mtime_ns
         if self._stopped_at is None or self._stopped_at[0] != changed:
-            self._stopped_at = (changed, await self.server.stopped_position(control, seconds=1.0))
+            try:
+                self._stopped_at = (changed, await self.server.stopped_position(control, seconds=1.0))
+            except RestoreFailed as error:
+                return self._state(StoreRole.STALE, timeline=control.timeline, detail=str(error))
         position = self._stopped_at[1]
         history = str(await self.server.stopped_history(control))
         role = StoreRole.STALE if control.was_primary else StoreRole.STOPPED

@@ -28,6 +28,7 @@ from recovery.adapters.postgres.host import (
 from recovery.adapters.postgres.process import clean_environment, run
 from recovery.adapters.postgres.wal import (
     Control,
+    check_wal_is_whole,
     end_of_wal,
     file_reader,
     latest,
@@ -204,7 +205,11 @@ class LocalServer:
         return await self.history_of(control.system_identifier, control.timeline, control.segment_bytes)
 
     async def stopped_position(self, control: Control, *, seconds: float = 30.0) -> str | None:
-        """Where the WAL of a stopped server ends; None when that cannot be told in so many seconds."""
+        """Where the WAL of a stopped server ends; None when that cannot be told in so many seconds.
+
+        Raises:
+            RestoreFailed: a segment of a former primary's is missing.
+        """
         if control.ended_in_order:
             read = file_reader(self.folder, control.timeline, control.segment_bytes)
             position = lsn_order(control.checkpoint)
@@ -212,6 +217,8 @@ class LocalServer:
             if end is not None:
                 return lsn_text(end)
         start = latest(control.redo, control.minimum_recovery) or control.redo
+        if control.was_primary:
+            await asyncio.to_thread(check_wal_is_whole, self.folder, control.timeline, start, control.segment_bytes)
         return latest(start, await self.end_of_wal(control.timeline, start, control.segment_bytes, seconds))
 
     async def end_of_wal(self, timeline: int, start: str, segment_bytes: int, seconds: float) -> str | None:

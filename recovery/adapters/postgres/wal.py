@@ -260,6 +260,23 @@ async def end_of_wal(
     return lsn_text(end) if end is not None else None
 
 
+def check_wal_is_whole(folder: Path, timeline: int, start: str, segment_bytes: int) -> None:
+    """That a primary's segments from ``start`` on follow each other.
+
+    Raises:
+        RestoreFailed: one is missing, so that where the WAL ends is not known.
+    """
+    position = lsn_order(start)
+    end = _end_of_files(folder, timeline, position, segment_bytes)
+    found = segments_from(folder, timeline, position, segment_bytes)
+    missing = segment_name(timeline, end, segment_bytes)
+    if (end <= position and position % segment_bytes) or any(path.name > missing for path in found):
+        raise RestoreFailed(
+            f"{folder}/pg_wal/{missing} is missing: what this server wrote in it and after it is not known. Nothing "
+            "may be wiped there before you looked at it."
+        )
+
+
 def _end_of_files(folder: Path, timeline: int, position: int, segment_bytes: int) -> int:
     """Where the segment files of a timeline end that follow each other from ``position`` on."""
     begin = position - position % segment_bytes
