@@ -122,6 +122,8 @@ class Monitoring:
             requested_by=REQUESTED_BY,
             outage_began_at=order.outage_began_at,
             approve=order.approved,
+            automatic=not order.approved,
+            incident_id=order.incident,
         )
         try:
             handle: WorkflowHandle[object, object] = await activity.client().start_workflow(

@@ -210,11 +210,11 @@ class HealthMonitor:
         return decision.until
 
     async def _load(self) -> bool:
-        """The group's configuration: at the beginning, and again when a vantage point's differs."""
+        """The group's configuration: at the beginning, and again when a vantage point comes with another one."""
         known, now = self.state.snapshot, workflow.now()
         hashes = {entry.report.config_hash for each in self.state.heard.values() for entry in each.values()}
         is_due = self.state.loaded_at is None or now - self.state.loaded_at >= LOAD_AGAIN
-        if known is not None and (hashes <= {known.config_hash} or not is_due):
+        if known is not None and (hashes <= {known.config_hash, *self.state.loaded_for} or not is_due):
             return True
         try:
             found: GroupSnapshot = await workflow.execute_activity_method(
@@ -223,7 +223,7 @@ class HealthMonitor:
         except ActivityError as error:
             self._set(note=f"the configuration could not be loaded: {explain(error)}", loaded_at=now)
             return known is not None
-        self._set(snapshot=found, loaded_at=now)
+        self._set(snapshot=found, loaded_at=now, loaded_for=sorted(hashes))
         return True
 
     def _judge(self) -> None:

@@ -38,6 +38,7 @@ class MonitorState(Recorded):
 
     snapshot: GroupSnapshot | None = None
     loaded_at: datetime | None = None
+    loaded_for: list[str] = Field(default_factory=list)  # configurations that vantage points had at that time
     heard: dict[str, dict[str, Heard]] = Field(default_factory=dict)
     owner: str | None = None
     epoch: int = 0

@@ -138,7 +138,8 @@ def _asked(case: Case, plan: str, now: datetime) -> Decision:
     if now < question.deadline:
         return _nothing("waits for an approval", until=question.deadline)
     if default == "approve":
-        return Decision(action=Action.START, plan=plan, why="nobody answered, and the default is to approve")
+        words = "nobody answered, and the default is to approve"
+        return Decision(action=Action.START, plan=plan, why=words, approved=True)
     return _tell(
         "unanswered",
         f"{_lost(case)}: nobody answered, and nothing was started",
