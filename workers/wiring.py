@@ -17,12 +17,15 @@ from activities.configuration import ConfigurationSteps
 from activities.dns import DnsSteps
 from activities.guarding import GuardingSteps
 from activities.looking import Look
+from activities.managed_fencing import ManagedFencing
+from activities.managed_postgres import ManagedPostgresSteps
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.recovery_points import RecoveryPointSteps
 from activities.reports import Reports
 from activities.reprotecting import ReprotectSteps
 from activities.restores import RestoreSteps
+from activities.routing import RoutingSteps
 from activities.runs import RunSteps
 from activities.services import ServiceSteps
 from activities.standbys import StandbySteps
@@ -32,6 +35,9 @@ from recovery.adapters.guard_client import GuardClient
 from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
+from recovery.adapters.managed_probe import SqlProbe
+from recovery.adapters.patroni import PatroniPromotion
+from recovery.adapters.pgbouncer import PgBouncerRouting
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.divergence import FolderSink
@@ -56,8 +62,11 @@ from recovery.ports.measurements import Measurements
 from recovery.ports.notify import Severity
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresRecovery
+from recovery.ports.promotion import PostgresPromotion
 from recovery.ports.standby import DivergenceSink, PostgresStandbys
+from workers.databases import ConfiguredDatabases
 from workers.registry import activities_of
+from workers.routing import ConfiguredClusters, ConfiguredPoolers
 from workers.zones import ConfiguredZones
 
 MESSAGE_BUDGET = timedelta(seconds=25)
@@ -195,6 +204,13 @@ class Wiring:
         self._open.push_async_callback(client.close)
         return client
 
+    def promotion(self) -> Callable[[GroupSnapshot], PostgresPromotion | None]:
+        """Who makes a group's PostgreSQL primary, where neither its guard nor we do."""
+        clusters = ConfiguredClusters(self.config, self.secrets)
+        self._open.push_async_callback(clusters.close)
+        patroni = PatroniPromotion(clusters)
+        return lambda group: patroni if group.managed_by == "patroni" else None
+
     def handover(self) -> PostgresHandover:
         return PostgresHandover(self, self.standbys, self._divergence_sink)
 
@@ -240,6 +256,8 @@ class Wiring:
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()
         look = Look(guards, handover, witness, probe)
+        databases = ConfiguredDatabases(self.config, self.secrets)
+        self._open.push_async_callback(databases.close)
         return Activities(
             methods=activities_of(
                 ConfigurationSteps(self.config, reports),
@@ -250,7 +268,12 @@ class Wiring:
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(ConfiguredZones(self.config, self.secrets)),
                 ServiceSteps(probe),
-                GuardingSteps(guards, Unguarded(witness, handover, self.config.snapshot), witness, restores),
+                GuardingSteps(
+                    guards, Unguarded(witness, handover, self.config.snapshot, self.promotion()), witness, restores
+                ),
+                RoutingSteps(PgBouncerRouting(ConfiguredPoolers(self.config, self.secrets))),
+                ManagedFencing(databases),
+                ManagedPostgresSteps(databases, witness, SqlProbe(self)),
                 ChoosingSteps(look),
                 StandbySteps(look),
                 ReprotectSteps(look),

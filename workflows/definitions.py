@@ -8,6 +8,7 @@ from temporalio.common import RawValue
 from workflows.base import NOTHING, PlanWorkflow
 from workflows.plans.backup import BACKUP
 from workflows.plans.backup_validation import BACKUP_VALIDATION
+from workflows.plans.database_failover import DATABASE_FAILOVER
 from workflows.plans.failback import FAILBACK
 from workflows.plans.failover import FAILOVER
 from workflows.plans.full_recovery import FULL_RECOVERY
@@ -128,6 +129,19 @@ class Failback(PlanWorkflow):
 
 
 @workflow.defn
+class DatabaseFailover(PlanWorkflow):
+    plan = DATABASE_FAILOVER
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
+
+
+@workflow.defn
 class Retention(PlanWorkflow):
     plan = RETENTION
 
@@ -149,5 +163,6 @@ WORKFLOWS: list[type[PlanWorkflow]] = [
     Reprotect,
     Failback,
     FullRecovery,
+    DatabaseFailover,
     Retention,
 ]

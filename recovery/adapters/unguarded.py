@@ -1,7 +1,8 @@
 """Groups without guards: the words of ``recovery.ports.guard.Guards``, with a person in the place of the proof.
 
-Nothing here can prove that the old primary is off. So an order to fence needs the name of a person who looked, and that
-name is the proof that the record keeps. Only PostgreSQL is promoted this way.
+Nothing of ours can prove that the old primary is off. Where Patroni manages PostgreSQL it may: then its word is the
+proof. Else an order to fence needs the name of a person who looked, and that name is what the record keeps. Only
+PostgreSQL is promoted this way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from recovery.domain.ownership import FenceProof, FenceRequest, OwnershipRecord,
 from recovery.errors import Contended, NotFound, Refused
 from recovery.ports.handover import Handover
 from recovery.ports.ownership import OwnershipStore
+from recovery.ports.promotion import PostgresPromotion
 
 STORE = "postgres"
 ATTEMPTS = 5
@@ -26,9 +28,17 @@ class Unguarded:
 
     Args:
         snapshot: the group of that name.
+        promotion: who else makes the group's PostgreSQL primary; None: we do, by ``pg_promote``.
     """
 
-    def __init__(self, ownership: OwnershipStore, handover: Handover, snapshot: Callable[[str], GroupSnapshot]) -> None:
+    def __init__(
+        self,
+        ownership: OwnershipStore,
+        handover: Handover,
+        snapshot: Callable[[str], GroupSnapshot],
+        promotion: Callable[[GroupSnapshot], PostgresPromotion | None] = lambda group: None,
+    ) -> None:
+        self._promotion = promotion
         self._ownership = ownership
         self._handover = handover
         self._snapshot = snapshot
@@ -49,8 +59,9 @@ class Unguarded:
         return GuardStatus(region=region, instance="none", ttl=0.0, holds_lease=False, groups=[seen])
 
     async def fence(self, order: GuardOrder) -> FenceProof:
-        """See the port. Raises Refused where no person vouches that the old primary is off."""
-        if not order.person.strip():
+        """See the port. Raises Refused where no person vouches that the old primary is off, nor its manager does."""
+        said = await self._fenced_by_manager(order)
+        if said is None and not order.person.strip():
             raise Refused(
                 f"{order.group} has no guards: a person has to confirm that {order.source} is off (--confirm-fence)"
             )
@@ -58,12 +69,12 @@ class Unguarded:
         proof = FenceProof(
             epoch=order.epoch,
             region=order.source,
-            how="person",
-            by=order.person,
+            how="person" if said is None else "managed",
+            by=order.person if said is None else self._snapshot(order.group).managed_by,
             at=now,
             run=order.run,
             strengths={STORE: Strength.MANUAL},
-            reason=order.reason,
+            reason=order.reason if said is None else said,
         )
         request = FenceRequest(epoch=order.epoch, target=order.target, run=order.run, planned=order.planned, at=now)
 
@@ -88,7 +99,12 @@ class Unguarded:
             cleared = {"fencing": None, "demotion": None, "fence": None, "epoch": record.epoch + 1}
             return record.model_copy(update={**cleared, "changed_at": datetime.now(UTC)})
 
-        return await self._change(order.group, unfence)
+        record = await self._change(order.group, unfence)
+        group = self._snapshot(order.group)
+        manager = self._promotion(group)
+        if manager is not None and record.run == order.run and record.phase is not Phase.PIVOTED:
+            await manager.unfence(group, order.source)
+        return record
 
     async def promote(self, order: GuardOrder) -> Promotion:
         """See the port."""
@@ -105,7 +121,8 @@ class Unguarded:
             return record.model_copy(update={**taken, "changed_at": datetime.now(UTC), "reason": order.reason})
 
         record = await self._change(order.group, take)
-        promotion = await self._handover.promote(self._snapshot(order.group), order.target, record.epoch)
+        group = self._snapshot(order.group)
+        promotion = await (self._promotion(group) or self._handover).promote(group, order.target, record.epoch)
         return promotion.model_copy(update={"record": record})
 
     async def follow(self, region: str, order: GuardOrder) -> StoreState:
@@ -117,6 +134,18 @@ class Unguarded:
                     raise Refused(f"{region} is a primary and does not own {order.group}: switch it off")
                 return state
         raise NotFound(f"region {region} has no {order.store or STORE} of {order.group}")
+
+    async def _fenced_by_manager(self, order: GuardOrder) -> str | None:
+        """Why the old primary accepts no write any more, where whoever manages it made sure."""
+        group = self._snapshot(order.group)
+        manager = self._promotion(group)
+        if manager is None:
+            return None
+        found = await self._ownership.read(order.group)
+        if found is None:
+            raise Refused(f"group {order.group} has no ownership record: it was never claimed")
+        _demand_order(found[0], order)
+        return await manager.fence(group, order.source, order.target)
 
     async def _change(self, group: str, change: Change) -> OwnershipRecord:
         for _ in range(ATTEMPTS):

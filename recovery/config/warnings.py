@@ -128,7 +128,7 @@ def _budgets(config: Config, group: Group, critical_paths: CriticalPaths | None)
             plan = name.partition(".")[0]
             totals[plan] = totals.get(plan, timedelta()) + timedelta(seconds=seconds)
     for plan, total in sorted(totals.items()):
-        if plan.startswith(NOT_A_RECOVERY):
+        if plan.startswith(NOT_A_RECOVERY) or (plan == "DatabaseFailover" and group.rds is None):
             continue
         if total > tier.rto:
             yield (

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
-from tests.chaos.recording import NOW, group
+from tests.chaos.recording import FENCE, MANAGED, NOW, group
 from tests.chaos.world import Fault, Side
 from workflows.plans import PLANS
 from workflows.steps import HOLD, WARN, Plan, Step
@@ -43,7 +43,7 @@ def _is_asked_for(plan: Plan, step: Step) -> bool:
         workflow_id="rehearsal",
         step=step.name,
         request=PlanRequest(group="rehearsal"),
-        facts=Facts(group=group("rehearsal", "queue"), stale_regions=["region-a"]),
+        facts=Facts(group=group("rehearsal", "queue"), stale_regions=["region-a"], managed=MANAGED, fence=FENCE),
         started_at=NOW,
     )
     return step.when is None or step.when(context)

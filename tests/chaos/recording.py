@@ -20,6 +20,7 @@ from activities.ownership import Ownership
 from activities.reports import Reports
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan
+from recovery.domain.managed import ManagedTarget, Way
 from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import DnsBefore, Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, Verdict, VerdictState
@@ -68,17 +69,22 @@ VERDICT = Verdict(
     validated_at=NOW, duration=timedelta(seconds=3), run_id="run",
 )  # fmt: skip
 
+MANAGED = ManagedTarget(
+    way=Way.RESTORE, source_region="region-a", source_instance="shop-production", region="region-b",
+    instance="shop-restored", snapshot="newest",
+)  # fmt: skip
+FENCE = FenceProof(epoch=1, region="region-a", how="demotion-confirmed", by="region-b/guard", at=NOW, run="run")
+
 # What the following steps need to know, as the real activities would tell them.
 FACTS: Mapping[str, Facts] = {
     "restores.choose_target": Facts(target_region="region-b"),
     "choosing.choose_target": Facts(target_region="region-b"),
     "choosing.find_way_home": Facts(target_region="region-a", source_region="region-b", stale_regions=["region-a"]),
     "reprotecting.find_returned": Facts(target_region="region-b"),
-    "guarding.fence": Facts(
-        fence=FenceProof(
-            epoch=1, region="region-a", how="demotion-confirmed", by="region-b/guard", at=NOW, run="run"
-        )
-    ),
+    "guarding.fence": Facts(fence=FENCE),
+    "managed_postgres.choose_replacement": Facts(managed=MANAGED, target_region="region-b"),
+    "managed_postgres.fence_primary": Facts(fence=FENCE),
+    "managed_postgres.confirm_service": Facts(service_restored_at=NOW + timedelta(seconds=5)),
     "standbys.write_probe": Facts(service_restored_at=NOW + timedelta(seconds=5)),
     "standbys.verify_switchover": Facts(verification_failed=""),
     "points.choose_validated": Facts(point_id="point-1", outage_began_at=NOW),

@@ -20,7 +20,21 @@ def has_no_guard(context: PlanContext) -> bool:
 
 
 def unguarded(context: PlanContext) -> bool:
-    return not context.group.guarded
+    """A person has to vouch for the fence; Patroni is asked first whether it does, and refuses where it cannot."""
+    return not context.group.guarded and context.group.managed_by != "patroni"
+
+
+def pooled(context: PlanContext) -> bool:
+    """Poolers stand between clients and PostgreSQL."""
+    return bool(context.group.poolers)
+
+
+def graceful_and_pooled(context: PlanContext) -> bool:
+    return graceful(context) and pooled(context)
+
+
+def returned_and_pooled(context: PlanContext) -> bool:
+    return taken_back(context) and pooled(context)
 
 
 def has_postgres(context: PlanContext) -> bool:

@@ -7,7 +7,7 @@ nothing that comes later can make another region the better place for them.
 
 from temporalio import workflow
 
-from workflows.plans.conditions import IS_OFF, MAY_MOVE, has_postgres, has_redis, has_streams, unguarded
+from workflows.plans.conditions import IS_OFF, MAY_MOVE, has_postgres, has_redis, has_streams, pooled, unguarded
 from workflows.steps import CONTROL, HOLD, ONCE, PROBE, SOURCE, TARGET, WARN, Step, m, parallel, plan, s
 
 with workflow.unsafe.imports_passed_through():
@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.guarding import GuardingSteps as Guard
     from activities.notifications import Notifications
     from activities.ownership import Ownership
+    from activities.routing import RoutingSteps as Routing
     from activities.runs import RunSteps as Runs
     from activities.services import ServiceSteps as Services
     from activities.standbys import StandbySteps as Standbys
@@ -43,6 +44,7 @@ FAILOVER = plan(
     Step("switch-dns",          Dns.point_at_target,          CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD),
     ),
     parallel(
+    Step("route-clients",       Routing.route_clients,        CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN, when=pooled),
     Step("repoint-standbys",    Guard.repoint_standbys,       TARGET,  s(30),   m(1),   PROBE,   on_failure=WARN),
     Step("recreate-slots",      Standbys.recreate_slots,      TARGET,  s(20),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("move-archive",        Standbys.move_archive,        TARGET,  s(30),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),

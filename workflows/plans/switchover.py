@@ -10,9 +10,12 @@ from workflows.plans.conditions import (
     IS_OFF,
     MAY_MOVE,
     graceful,
+    graceful_and_pooled,
     has_postgres,
     has_redis,
     has_streams,
+    pooled,
+    returned_and_pooled,
     taken_back,
     unguarded,
 )  # fmt: skip
@@ -25,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.guarding import GuardingSteps as Guard
     from activities.notifications import Notifications
     from activities.ownership import Ownership
+    from activities.routing import RoutingSteps as Routing
     from activities.runs import RunSteps as Runs
     from activities.services import ServiceSteps as Services
     from activities.standbys import StandbySteps as Standbys
@@ -44,6 +48,7 @@ SWITCHOVER = plan(
     ),
     Step("wait-for-lag",        Choosing.wait_for_lag,        TARGET,  m(5),    m(5),   PROBE,   graceful=True, when=graceful),
     Step("confirm-fence",       Guard.note_confirmation,      CONTROL, s(10),   s(30),  PROBE,   gate=IS_OFF, when=unguarded),
+    Step("hold-clients",        Routing.hold_clients,         CONTROL, s(20),   s(30),  PROBE,   graceful=True, undo=Routing.release_clients, when=graceful_and_pooled),
     Step("fence-primary",       Guard.fence,                  TARGET,  m(1),    m(2),   PROBE,   graceful=True, undo=Guard.unfence, gate=MAY_MOVE),
     Step("compare-positions",   Choosing.compare_positions,   TARGET,  s(10),   s(10),  PROBE,   graceful=True, when=graceful),
     Step("promote-postgres",    Guard.promote_postgres,       TARGET,  s(30),   m(2),   PROBE,   pivot=True, observe=Guard.observe_promotion),
@@ -54,6 +59,7 @@ SWITCHOVER = plan(
     Step("switch-dns",          Dns.point_at_target,          CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD),
     ),
     parallel(
+    Step("route-clients",       Routing.route_clients,        CONTROL, s(30),   m(1),   PROBE,   on_failure=HOLD, when=pooled),
     Step("repoint-standbys",    Guard.repoint_standbys,       TARGET,  s(30),   m(1),   PROBE,   on_failure=WARN),
     Step("recreate-slots",      Standbys.recreate_slots,      TARGET,  s(20),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("move-archive",        Standbys.move_archive,        TARGET,  s(30),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
@@ -66,6 +72,7 @@ SWITCHOVER = plan(
     Step("compare-returning",   Choosing.compare_returning,   CONTROL, s(10),   s(20),  PROBE,   on_failure=HOLD, when=taken_back),
     Step("promote-source",      Guard.promote_source,         CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD, when=taken_back),
     Step("return-records",      Dns.restore_records,          CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD, when=taken_back),
+    Step("route-clients-back",  Routing.route_clients,        CONTROL, s(30),   m(1),   PROBE,   on_failure=HOLD, when=returned_and_pooled),
     Step("let-others-follow",   Guard.repoint_standbys,       CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN, when=taken_back),
     Step("measure-loss",        Standbys.measure_loss,        CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN),
     Step("measure",             Services.measure,             CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
