@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from activities.boundary import step
@@ -13,6 +15,8 @@ from recovery.ports.reports import ReportStore
 
 log = structlog.get_logger("recovery.configuration")
 RUNS_TO_LEARN_FROM = 20
+PATIENCE = {"Failover": 0.3}
+"""Seconds that a plan waits for what earlier runs teach."""
 
 
 class ConfigurationSteps:
@@ -30,8 +34,9 @@ class ConfigurationSteps:
             known = ", ".join(region.name for region in group.regions)
             raise NotFound(f"group {group.name} has no region {request.region!r}: it has {known}")
         try:
-            expected = expected_seconds(await self._reports.recent(group.name, RUNS_TO_LEARN_FROM), context.plan)
-        except Unreachable as error:
+            async with asyncio.timeout(PATIENCE.get(context.plan, 3.0)):
+                expected = expected_seconds(await self._reports.recent(group.name, RUNS_TO_LEARN_FROM), context.plan)
+        except (Unreachable, TimeoutError) as error:
             # Durations are a comfort: a recovery does not wait for them.
             log.warning("earlier reports could not be read", error=str(error))
             expected = {}

@@ -27,21 +27,25 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client as TemporalClient
+from temporalio.service import RPCError
 
 from bench import patroni, writes
 from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
 from drctl.demo.installation import GROUP, RECORD
 from lab import Lab
-from lab.state import CLIENTS, CONTROL, OUTSIDE, WITNESS
+from lab.state import CLIENTS
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
+from recovery.domain.plan import PlanRequest
 from recovery.domain.report import RunReport
+from recovery.health.quorum import Vote
 from workers import operations
 from workers.client import connect
+from workflows.health_state import HealthView
 
 HOME, AWAY = "region-a", "region-b"
 LOSSES = ("killed", "silent")
-SERVICES = {"postgres", "witness", "temporal", "dns", "webhook", "s3"}
+SERVICES = {"postgres", "witness", "temporal", "dns", "webhook", "s3", "app"}
 PATIENCE = 240.0  # seconds for one failover
 MEDIAN_LIMIT, WORST_LIMIT = 8.0, 12.0  # seconds, with ttl 5 s and 1 s x 3
 STALL = 2.0  # seconds
@@ -73,21 +77,35 @@ async def guarded_site(times: FailoverTimes) -> AsyncIterator[tuple[Lab, Guarded
         finally:
             await connection.close()
         installation = install_guarded(lab, lab.folder / "installation", times)
+        await lab.hand_over()
         await installation.start(lab)
         secrets = Secrets()
         try:
             client = await connect(Config.load(installation.config_file), secrets)
+            await _all_vote(client, installation)
             yield lab, installation, client
         finally:
             secrets.close()
+
+
+async def _all_vote(client: TemporalClient, installation: GuardedInstallation) -> None:
+    """Waits until every vantage point says that the group is healthy."""
+    handle = client.get_workflow_handle(f"health/{GROUP}")
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(RPCError):
+                view = await handle.query("health", result_type=HealthView)
+                ballots = view.votes.ballots if view.votes else []
+                if [ballot.vote for ballot in ballots] == [Vote.HEALTHY] * len(installation.vantage_points):
+                    return
+            await asyncio.sleep(0.2)
 
 
 async def lose(lab: Lab, how: str) -> None:
     if how == "killed":
         await lab.kill(HOME)
         return
-    for place in (AWAY, OUTSIDE, WITNESS, CONTROL, CLIENTS):
-        await lab.partition(HOME, place)
+    await lab.isolate(HOME)
 
 
 def customer(lab: Lab) -> writes.Client:
@@ -104,7 +122,6 @@ async def ours(times: FailoverTimes, how: str, measured: Measured) -> None:
         async with asyncio.timeout(PATIENCE):
             while not writer.writes:
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(2 * min(times.interval, 3.0))  # the monitors' votes are in
         lost, lost_at = time.monotonic(), datetime.now(UTC)
         await lose(lab, how)
         back = await writer.first_away_from(home, lost, PATIENCE)
@@ -113,9 +130,14 @@ async def ours(times: FailoverTimes, how: str, measured: Measured) -> None:
 
 
 async def _report(client: TemporalClient) -> RunReport:
+    """Of the run that switched the names, whether or not it has ended."""
     handle = await operations.find(client, f"recovery/{GROUP}")
     async with asyncio.timeout(PATIENCE):
-        return await operations.result(handle)
+        while True:
+            report = await operations.latest(handle)
+            if any(step.name == "switch-dns" and step.ended_at for step in report.steps):
+                return report
+            await asyncio.sleep(0.2)
 
 
 def _explain(measured: Measured, lost_at: datetime, report: RunReport) -> None:
@@ -156,8 +178,6 @@ async def pauses(repetitions: int, console: Console) -> list[float]:
                 await asyncio.sleep(0.1)
             began = time.monotonic()
             config = Config.load(installation.config_file)
-            from recovery.domain.plan import PlanRequest
-
             request = PlanRequest(group=GROUP, region=AWAY, reason="benchmark", requested_by="bench", approve=True)
             handle, _ = await operations.start(client, config, "Switchover", request)
             async with asyncio.timeout(PATIENCE):

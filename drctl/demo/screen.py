@@ -11,14 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from drctl.following import follow_run
+from drctl.regions import region_table
 from drctl.tables import checks_table, objectives_table, points_table
 from lab.workload import LossReport
+from lab.writers import Verdict
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint
 from recovery.domain.report import RunReport
 from recovery.domain.words import duration
 from workers.operations import Handle
+from workers.regions import RegionLine
 
-TITLE = "recovery-plans: a backup is proven, a region is lost, and the service comes back"
+TITLE = "recovery-plans: a backup is proven, a region is lost, and the service goes on"
 
 
 class Screen:
@@ -77,6 +80,33 @@ class Screen:
         table.add_row("their span (counted RPO)", duration(lost_commits_after))
         table.add_row("the client could not buy for (its RTO)", duration(silence))
         self._table(table)
+
+    def regions(self, lines: list[RegionLine]) -> None:
+        """Who owns what, as ``drctl regions`` shows it."""
+        self._table(region_table(lines))
+
+    def planned(self, *, lost: int, pause: timedelta) -> None:
+        """What a planned change of the region cost, counted from the client's own file."""
+        table = Table(title="The way home, counted from the client's own file", title_justify="left", show_header=False)
+        table.add_column("what")
+        table.add_column("value", justify="right")
+        table.add_row("acknowledged transactions lost", Text(f"{lost:,}", style="bold"))
+        table.add_row("longest pause of the client (its RTO)", duration(pause))
+        self._table(table)
+
+    def writers(self, verdict: Verdict) -> None:
+        """What the checker saw that tries to write to both sides all the time."""
+        table = Table(title="Who accepted writes, asked of both sides all the time", title_justify="left")
+        table.add_column("region")
+        table.add_column("writes accepted", justify="right")
+        table.add_column("of these after it had lost the group", justify="right")
+        for region, count in verdict.counts.items():
+            table.add_row(region, f"{count:,}", str(verdict.unowned.get(region, 0)))
+        self._table(table)
+        if verdict.two_writers:
+            self.alarm(f"two regions accepted writes at once, for {verdict.overlap_seconds:.1f} s")
+        else:
+            self.note("never did two regions accept writes at the same time")
 
     def undo(self, report: RunReport) -> None:
         """The compensations in the order in which they ran."""

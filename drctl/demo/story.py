@@ -1,190 +1,55 @@
-"""The demo's story, scene by scene. Everything that it says was measured a moment before."""
+"""``drctl demo``: a lab, a story told on it, and a clean end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from rich.console import Console
 
+from drctl.demo import failover_story, recovery_story
 from drctl.demo.screen import Screen
-from drctl.demo.stage import GROUP, REGION_A, REGION_B, Stage, set_stage
-from drctl.report import render_report
-from lab import Lab
-from lab.workload import LossReport, longest_gap, lost_commits
-from recovery.domain.plan import PlanRequest
-from recovery.domain.report import RunReport, RunState
-from workers import operations
-from workers.schedules import apply_schedules
 from workers.worker import stop_on_signals
 
-MEGABYTES = 60
-TRANSACTIONS_PER_SECOND = 50.0
-SERVICE_BACK_SECONDS = 20.0
+
+class Story(StrEnum):
+    """What is told."""
+
+    FAILOVER = "failover"  # a standby takes over by itself, and the way home
+    RECOVERY = "recovery"  # from a recovery point, and a plan that fails and is undone
 
 
-async def run_demo(console: Console, *, keep: bool, report_file: Path | None = None) -> int:
+async def run_demo(console: Console, *, story: Story, keep: bool, report_file: Path) -> int:
     """Tells the story; returns the exit code: 0 when everything went as it should, 1 otherwise."""
     screen = Screen(console)
+    told = failover_story if story is Story.FAILOVER else recovery_story
     screen.title()
     began = time.monotonic()
-    lab = await _start(screen)
+    screen.scene("Two regions", "Real servers start: PostgreSQL, NATS, Redis, S3, DNS, Temporal.")
+    lab = await told.start_lab(screen)
+    screen.note(f"{len(lab.describe().servers)} servers are ready after {time.monotonic() - began:.1f} s")
+    screen.note(f"Temporal's own page: {lab.temporal().ui_address}")
     folder = await asyncio.to_thread(_folder)
+
+    async def end(config_file: Path) -> None:
+        screen.end(report_file, timedelta(seconds=time.monotonic() - began))
+        if keep:
+            screen.keep(lab.temporal().ui_address, config_file)
+            await stop_on_signals().wait()
+
     try:
-        async with set_stage(
-            lab,
-            folder,
-            megabytes=MEGABYTES,
-            transactions_per_second=TRANSACTIONS_PER_SECOND,
-            say=screen.note,
-        ) as stage:
-            report_file = report_file or _report_file()
-            went_well = await _tell(stage, screen, report_file)
-            screen.end(report_file, timedelta(seconds=time.monotonic() - began))
-            if keep:
-                await _keep(stage, screen)
-            return 0 if went_well else 1
+        return 0 if await told.tell(lab, folder, screen, report_file, end) else 1
     finally:
         await lab.stop()
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-async def _start(screen: Screen) -> Lab:
-    screen.scene("Two regions", "Real servers start: PostgreSQL, NATS, Redis, S3, DNS, Temporal.")
-    began = time.monotonic()
-    lab = await Lab.start(standby="none", progress=screen.starting)
-    servers = lab.describe().servers
-    screen.note(f"{len(servers)} servers are ready after {time.monotonic() - began:.1f} s")
-    screen.note(f"Temporal's own page: {lab.temporal().ui_address}")
-    return lab
-
-
-async def _tell(stage: Stage, screen: Screen, report_file: Path) -> bool:
-    """All scenes; False as soon as one did not end as it should, which its table has told already."""
-    await _schedule(stage, screen)
-    backup = await _back_up(stage, screen)
-    if backup.state is not RunState.COMPLETED:
-        return False
-    validations = await _validate(stage, screen, backup)
-    if any(report.state is not RunState.COMPLETED for report in validations):
-        return False
-    recovery = await _lose_and_recover(stage, screen)
-    await asyncio.to_thread(report_file.write_text, render_report(recovery), encoding="utf-8")
-    if recovery.state is not RunState.COMPLETED:
-        return False
-    failing = await _fail_and_undo(stage, screen)
-    return failing.state is RunState.ROLLED_BACK
-
-
-async def _schedule(stage: Stage, screen: Screen) -> None:
-    applied = await apply_schedules(stage.client, stage.config)
-    policy = stage.config.group(GROUP).backup
-    screen.note(
-        f"{len(applied.created)} schedules: backup at '{policy.schedule}', validation at "
-        f"'{policy.validation.frequency}', retention at '{policy.retention_schedule}'"
-    )
-
-
-async def _back_up(stage: Stage, screen: Screen) -> RunReport:
-    screen.scene(
-        "Backup",
-        "A physical and a logical recovery point are streamed to two stores at once, under load: compressed, "
-        "encrypted, signed, and without a byte on the local disk.",
-    )
-    return await _run(stage, screen, "Backup")
-
-
-async def _validate(stage: Stage, screen: Screen, backup: RunReport) -> list[RunReport]:
-    screen.scene("Validation", "A backup counts only after it was restored. Each point goes into a scratch server.")
-    reports = []
-    for point_id in backup.point_ids:
-        handle = await operations.find(stage.client, f"validate/{GROUP}/{point_id}")
-        reports.append(await screen.follow(handle))
-    screen.checks([check for report in reports for check in report.checks])
-    return reports
-
-
-async def _lose_and_recover(stage: Stage, screen: Screen) -> RunReport:
-    screen.scene(
-        "Region A is lost",
-        f"Servers, disks, object store and worker of {REGION_A} are killed. {REGION_B} recovers the shop from the "
-        "newest recovery point that was restored and found valid.",
-    )
-    lost_at = datetime.now(UTC)
-    await stage.lose_region(REGION_A)
-    screen.alarm(f"{REGION_A} was killed at {lost_at:%H:%M:%S} UTC")
-    report = await _run(
-        stage,
-        screen,
-        "FullRecovery",
-        region=REGION_B,
-        outage_began_at=lost_at,
-        reason=f"{REGION_A} is lost with its disks",
-    )
-    if report.state is not RunState.COMPLETED:
-        return report
-    loss, span, silence = await _count_loss(stage)
-    report = report.model_copy(update={"achieved": report.achieved.model_copy(update={"lost_transactions": loss.lost})})
-    screen.objectives(report)
-    screen.told(await asyncio.to_thread(_notifications, stage))
-    screen.loss(loss, span, silence)
-    return report
-
-
-async def _fail_and_undo(stage: Stage, screen: Screen) -> RunReport:
-    screen.scene(
-        "The same plan, and a step that fails",
-        f"Now {REGION_B} loses its database as well, and its application does not come up. The plan must not leave "
-        "half a recovery behind.",
-    )
-    await stage.lab.kill(REGION_B, "app")
-    await stage.lab.kill(REGION_B, "postgres", with_disks=True)
-    screen.alarm(f"the database and the application of {REGION_B} were killed")
-    report = await _run(stage, screen, "FullRecovery", region=REGION_B, reason="rehearsal of a failing recovery")
-    screen.undo(report)
-    return report
-
-
-async def _run(stage: Stage, screen: Screen, plan: str, **request: object) -> RunReport:
-    wanted = PlanRequest.model_validate({"group": GROUP, "requested_by": "demo", "reason": "demo", **request})
-    handle, _ = await operations.start(stage.client, stage.config, plan, wanted)
-    return await screen.follow(handle)
-
-
-async def _count_loss(stage: Stage) -> tuple[LossReport, timedelta, timedelta]:
-    """Every acknowledged commit against the recovered database, once the client buys again.
-
-    Returns the comparison, the time that the lost commits span, and how long the client could not buy.
-    """
-    before = stage.workload.acknowledged()
-    await stage.workload.wait_for(before + 1, timeout=SERVICE_BACK_SECONDS)
-    loss = await lost_commits(stage.workload.file, stage.lab.postgres(REGION_B).dsn())
-    silent_from, silent_to = await asyncio.to_thread(longest_gap, stage.workload.file)
-    span = timedelta() if loss.first_lost_at is None else timedelta(seconds=silent_from - loss.first_lost_at)
-    return loss, span, timedelta(seconds=silent_to - silent_from)
-
-
-def _notifications(stage: Stage) -> list[str]:
-    """Titles of the messages that reached the lab's webhook so far."""
-    lines = stage.lab.webhook().file.read_text(encoding="utf-8").splitlines()
-    return [str(json.loads(line)["body"].get("title", "")) for line in lines]
-
-
-async def _keep(stage: Stage, screen: Screen) -> None:
-    screen.keep(stage.lab.temporal().ui_address, stage.installation.config_file)
-    await stop_on_signals().wait()
 
 
 def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="recovery-demo-"))
     folder.chmod(0o755)  # where we are root, PostgreSQL runs as another user and restores below this folder
     return folder
-
-
-def _report_file() -> Path:
-    return Path.cwd() / f"recovery-report-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.html"
