@@ -65,9 +65,14 @@ async def wait_ready(folder: Path, state: LabState, server: Server, timeout: flo
             return
         except Exception as error:  # noqa: BLE001 - every client library has its own errors for "not yet"
             reason = f"{type(error).__name__}: {error}"
-        ended = _read(folder, server.name).state == "exited"
+        now = _read(folder, server.name)
+        ended = now.state == "exited"
         if ended or asyncio.get_running_loop().time() > deadline:
-            what = "ended while it was starting" if ended else f"was not ready within {timeout:.0f} s ({reason})"
+            what = (
+                f"ended with {now.exit_code} while it was starting"
+                if ended
+                else f"was not ready within {timeout:.0f} s ({reason})"
+            )
             raise LabUnreachableError(
                 f"{server.name} {what}. The end of {server.log_file}:\n{log_tail(server.log_file)}"
             )

@@ -175,6 +175,8 @@ class Server(_Model):
     log_offset: int = 0
     """Where in its log the present start begins."""
     state: ServerState = "running"
+    exit_code: int | None = None
+    """How its process ended the last time, when the lab did not end it: minus the signal's number, or its own code."""
 
     @property
     def address(self) -> str:

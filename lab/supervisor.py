@@ -162,15 +162,15 @@ class Supervisor:
         with server.log_file.open("ab") as log:
             server.log_offset = log.tell()
             process = self.spawn(self.launches[name], log)
-        server.pid, server.state = process.pid, "running"
+        server.pid, server.state, server.exit_code = process.pid, "running", None
         self.save()
-        self.exits[process.pid].add_done_callback(lambda _: self.note_exit(name, process.pid))
+        self.exits[process.pid].add_done_callback(lambda ended: self.note_exit(name, process.pid, ended.result()))
         return process.pid
 
-    def note_exit(self, name: str, pid: int) -> None:
+    def note_exit(self, name: str, pid: int, code: int) -> None:
         server = self.known().server(name)
         if server.pid == pid and server.state in ("running", "frozen"):
-            server.state = "exited"
+            server.state, server.exit_code = "exited", code
             self.save()
 
     async def run(self, launch: Launch, timeout: float) -> dict[str, Any]:

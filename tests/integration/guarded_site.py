@@ -141,22 +141,20 @@ class GuardedSite:
     def logs(self) -> str:
         """The ends of the logs, for the message of a failed assertion."""
         named = [s for s in self.lab.describe().servers if s.service in LOG_NAMES]
-        return "\n".join(f"== {server.name}\n{log_tail(server.log_file)}" for server in named)
+        return "\n".join(f"== {x.name} {x.state} {x.exit_code}\n{log_tail(x.log_file)}" for x in named)
 
     # -- faults -----------------------------------------------------------------------------------------------------
 
     async def kill(self, region: str, service: str | None = None, *, with_disks: bool = False) -> float:
-        """Returns when."""
-        at = time.time()
+        """Returns when it was done."""
         await self.lab.kill(region, service, with_disks=with_disks)
-        return at
+        return time.time()
 
     async def freeze(self, region: str, *services: str) -> float:
-        """Without services the whole region. Returns when."""
-        at = time.time()
+        """Without services the whole region. Returns when it was done."""
         for service in services or (None,):
             await self.lab.freeze(region, service)
-        return at
+        return time.time()
 
     async def thaw(self, region: str, *services: str) -> float:
         at = time.time()
@@ -165,10 +163,9 @@ class GuardedSite:
         return at
 
     async def isolate(self, region: str, *keep: str) -> float:
-        """Drops every packet between a region and all other places but ``keep``. Returns when."""
-        at = time.time()
+        """Drops every packet between a region and all other places but ``keep``. Returns when it was done."""
         await self.lab.isolate(region, keep=keep)
-        return at
+        return time.time()
 
     # -- plans ------------------------------------------------------------------------------------------------------
 
@@ -187,11 +184,8 @@ class GuardedSite:
             async with asyncio.timeout(PLAN_SECONDS):
                 return await operations.result(handle)
         except TimeoutError:
-            now = await operations.latest(handle)
-            open_steps = [(step.name, step.state, step.error) for step in now.steps if step.state != "completed"]
-            raise AssertionError(
-                f"{handle.id} is {now.state} after {PLAN_SECONDS:g} s: {open_steps[:3]} {now.hold_choices}\n{self.logs()}"
-            ) from None
+            told = _told(await operations.latest(handle))
+            raise AssertionError(f"{handle.id} did not end in {PLAN_SECONDS:g} s: {told}\n{self.logs()}") from None
 
     async def failover(self, seconds: float = 40.0) -> RunReport:
         """Waits for the failover that the monitors start, and for its end."""
@@ -205,7 +199,9 @@ class GuardedSite:
             return await operations.find(self.client, run.workflow_id)
 
         handle = await self.eventually(begun, seconds, f"no failover began (epoch {epoch})")
-        return await self.ended(handle)
+        report = await self.ended(handle)
+        assert report.state is RunState.COMPLETED, f"{_told(report)}\n{self.logs()}"
+        return report
 
     async def no_plan(self, seconds: float) -> None:
         """For this long no plan starts and the owner stays. Raises AssertionError as soon as one does."""
@@ -321,7 +317,7 @@ class GuardedSite:
         if await self.streams():
             return
         report = await self.run("Reprotect", region=self.other)
-        assert report.state is RunState.COMPLETED, f"{report}\n{self.logs()}"
+        assert report.state is RunState.COMPLETED, f"{_told(report)}\n{self.logs()}"
 
     async def _steady(self) -> None:
         """Every vantage point votes, the standby follows, both leases are held, and the client buys."""
@@ -371,6 +367,14 @@ async def guarded_site(
             yield site
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _told(report: RunReport) -> str:
+    """What went wrong in a run, or where it stands."""
+    steps = [
+        f"{step.name} {step.state} {step.error or step.summary}" for step in report.steps if step.state != "pending"
+    ]
+    return "\n".join([f"{report.plan} {report.state} {report.error} {report.hold_choices}", *steps])
 
 
 def _made_folder() -> Path:

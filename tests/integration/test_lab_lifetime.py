@@ -90,7 +90,7 @@ async def test_a_failing_start_leaves_nothing_and_names_the_server(
     monkeypatch.setattr("lab.packages.redis_server", lambda: broken)
     with pytest.raises(LabError) as raised:
         await Lab.start(tmp_path / "lab", services=SMALL)
-    assert "region-a/redis ended while it was starting" in str(raised.value) or "region-b/redis" in str(raised.value)
+    assert "region-a/redis ended with" in str(raised.value) or "region-b/redis" in str(raised.value)
     assert "the moon is in the wrong phase" in str(raised.value)
     assert not (tmp_path / "lab").exists()
 
