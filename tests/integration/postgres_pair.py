@@ -49,13 +49,8 @@ class Node(Server):
 
     def another_guard(self, **options: object) -> GuardedPostgres:
         """One that knows nothing of what the first saw."""
-        return GuardedPostgres(
-            self.place,
-            self.login,
-            binaries=self.postgres.host.binaries,
-            replication=self.streaming,
-            **options,  # type: ignore[arg-type]
-        )
+        wanted = {"binaries": self.postgres.host.binaries, "replication": self.streaming} | options
+        return GuardedPostgres(self.place, self.login, **wanted)  # type: ignore[arg-type]
 
     @property
     def data(self) -> Path:

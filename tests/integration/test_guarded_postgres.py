@@ -13,7 +13,7 @@ import pytest
 from recovery.adapters.postgres import standby_files as files
 from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
 from recovery.domain.guarding import StoreRole
-from recovery.domain.timelines import lsn_order
+from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.errors import Refused, Unreachable
 from tests.integration.postgres_pair import Load, Node, cluster, replayed, stop
 from tests.integration.postgres_servers import eventually, public_folder
@@ -215,7 +215,7 @@ async def test_a_former_primary_that_wrote_nothing_more_follows_as_it_is(pair: t
     a, b = pair
     async with Load(a) as load:
         final = await a.guarded.end_in_order(10)
-    await eventually(lambda: b.value("SELECT pg_last_wal_receive_lsn() >= $1::text::pg_lsn", final))
+    await b.guarded.wait_for(final, 5)
     await b.guarded.promote(2)
     assert await b.value("SELECT count(*) FROM marks") >= len(load.acknowledged)
     state = await a.guarded.follow(b.upstream)
@@ -243,8 +243,10 @@ async def test_the_planned_end_loses_nothing_and_is_short(pair: tuple[Node, Node
         began = time.monotonic()
         final = await a.guarded.end_in_order(10)
         print(f"planned end: {time.monotonic() - began:.3f} s")
-    received = await eventually(lambda: b.value("SELECT pg_last_wal_receive_lsn()::text"))
+    received = await b.guarded.wait_for(final, 5)
     assert lsn_order(received) == lsn_order(final), "exactly everything, the shutdown's own record included"
+    with pytest.raises(Unreachable, match="receiver"):
+        await b.guarded.wait_for(lsn_text(lsn_order(final) + 1), 0.1)
     await b.guarded.promote(2)
     rows = await (await b.connect()).fetch("SELECT id FROM marks")
     assert {row["id"] for row in rows} >= set(load.acknowledged)

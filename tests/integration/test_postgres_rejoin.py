@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import signal
 from collections.abc import AsyncIterator
@@ -163,6 +164,54 @@ async def test_without_checksums_it_is_cloned(tmp_path: Path) -> None:
             assert back.method == "clone" and "checksums" in back.why_not_rewind and back.streaming
             assert await a.value("SHOW port") == str(a.place.port)
             await follows(a, b)
+
+
+async def test_a_clone_that_its_guard_starts_keeps_the_old_data_until_it_streams(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    await failed_over(a, b)
+    old = a.data.with_name("a.recovery-plans-old")
+    back = await standbys(a).rejoin(a.place, b.login, options(b, method="clone", start=False))
+    assert back.method == "clone" and not back.streaming and old.exists() and str(old) in back.notes[-1]
+    assert a.processes() == [] and (await a.guarded.observe()).role is StoreRole.STOPPED
+    again = await standbys(a).rejoin(a.place, b.login, options(b, method="clone", start=False))
+    assert again.already
+    await a.another_guard(replication=replace(REPLICATOR, slot="standby_a")).follow(b.upstream)
+    await follows(a, b)
+
+
+async def test_with_passwords_nothing_secret_is_on_a_command_line(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    await failed_over(a, b)
+    await b.execute("ALTER ROLE postgres PASSWORD 'root word'; ALTER ROLE replicator PASSWORD 'copy: word'")
+    hba = "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n"
+    for node in (a, b):
+        (node.data / "pg_hba.conf").write_text(hba)
+    await b.execute("SELECT pg_reload_conf()")
+    login = replace(b.login, password="root word")
+    streaming = replace(options(b).streaming, password="copy: word")
+    seen: set[str] = set()
+    watching = asyncio.create_task(_command_lines(seen))
+    for number, method in enumerate(("rewind", "clone")):
+        wanted = replace(options(b, f"rejoin-{number}"), streaming=streaming, method=method)
+        if number:
+            await a.guarded.demote()
+        back = await standbys(a).rejoin(a.place, login, wanted)
+        assert back.method == method and back.streaming
+    watching.cancel()
+    assert any("pg_rewind" in line for line in seen) and any("pg_basebackup" in line for line in seen)
+    assert not [line for line in seen if "copy: word" in line or "root word" in line]
+    passfile = files.passfile_of(a.data)
+    assert passfile.stat().st_mode & 0o777 == 0o600 and passfile.stat().st_uid == a.data.stat().st_uid
+    assert "word" not in (a.data / "postgresql.auto.conf").read_text()
+
+
+async def _command_lines(seen: set[str]) -> None:
+    while True:
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with contextlib.suppress(OSError):
+                    seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        await asyncio.sleep(0.02)
 
 
 async def test_an_interrupted_rewind_is_never_started_and_then_cloned(pair: tuple[Node, Node]) -> None:

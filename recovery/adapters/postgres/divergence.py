@@ -16,7 +16,7 @@ from recovery.adapters.postgres.upstream import identify_upstream
 from recovery.adapters.postgres.wal import Control, segment_name
 from recovery.domain.divergence import Divergence, SavedFile
 from recovery.domain.timelines import History, lsn_order, lsn_text
-from recovery.errors import Refused, RestoreFailed, Unreachable
+from recovery.errors import RecoveryError, Refused, RestoreFailed
 from recovery.ports.postgres import PostgresLogin
 from recovery.ports.standby import DivergenceSink
 
@@ -157,7 +157,7 @@ async def _listed(
     notes = list(found.notes)
     try:
         names = await name_relations(reader.filenodes, upstream)
-    except (Unreachable, Refused) as error:
+    except RecoveryError as error:
         names = {}
         notes.append(f"names of relations are not known: {error}")
     return found.model_copy(update={**reader.summary(names), "notes": notes})

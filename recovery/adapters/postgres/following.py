@@ -106,6 +106,12 @@ async def follow(
 
 
 async def _begin(server: LocalServer, host: str, port: int, streaming: Streaming | None, seconds: float) -> None:
+    await prepare(server, host, port, streaming)
+    await server.launch(seconds)
+
+
+async def prepare(server: LocalServer, host: str, port: int, streaming: Streaming | None) -> None:
+    """What ``follow`` does with a stopped server before it starts it. Raises as ``check_ancestry``."""
     control = await server.control()
     position = await server.stopped_position(control)
     if position is None:
@@ -118,7 +124,6 @@ async def _begin(server: LocalServer, host: str, port: int, streaming: Streaming
     await check_ancestry(history, position, control.segment_bytes, source, server.folder)
     await asyncio.to_thread(files.write_auto_conf, server.folder, settings_of(source))
     await asyncio.to_thread(files.write_signal, server.folder)
-    await server.launch(seconds)
 
 
 def settings_of(source: Source) -> dict[str, str]:

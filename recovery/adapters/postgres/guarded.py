@@ -45,6 +45,7 @@ from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.following import follow, set_and_reload, stop_receiving
 from recovery.adapters.postgres.local_server import LocalServer, Running, read_running
 from recovery.adapters.postgres.ordered_end import end_in_order
+from recovery.adapters.postgres.rejoin_folders import forget_old
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.ownership import AcknowledgingSet, Strength
 from recovery.domain.timelines import lsn_order
@@ -319,8 +320,9 @@ class GuardedPostgres:
         if seen is None:
             return None
         try:
-            return await self.server.end_of_wal(seen.timeline, seen.position, seen.segment_bytes, POSITION_SECONDS)
-        except (RestoreFailed, OSError):
+            async with asyncio.timeout(POSITION_SECONDS):
+                return await self.server.end_of_wal(seen.timeline, seen.position, seen.segment_bytes, POSITION_SECONDS)
+        except (RecoveryError, OSError, TimeoutError):
             return None
 
     async def end_in_order(self, seconds: float) -> str:
@@ -336,7 +338,23 @@ class GuardedPostgres:
         """See ``GuardedStore`` and ``following``."""
         await self.secure()
         await follow(self.server, upstream.host, upstream.port, self._replication, start_seconds=self._start_seconds)
+        await asyncio.to_thread(forget_old, self._folder)
         return await self.observe()
+
+    async def wait_for(self, position: str, seconds: float) -> str:
+        """See ``Catching``: everything up to ``position`` was received, and is replayed by a promotion."""
+        wanted = lsn_order(position)
+        deadline = time.monotonic() + seconds
+        while True:
+            state = await self.server.ask("say what it received", max(0.5, deadline - time.monotonic()))
+            if lsn_order(state.position) >= wanted:
+                return state.position
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"PostgreSQL in {self._folder} has {state.position} of {position} after {seconds:g} s "
+                    f"(its receiver: {state.receiver or 'none'})"
+                )
+            await asyncio.sleep(0.05)
 
     # The synchronous strength.
 

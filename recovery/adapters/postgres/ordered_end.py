@@ -35,8 +35,8 @@ async def end_in_order(server: LocalServer, seconds: float) -> str:
     """
     if not await server.runs():
         return await _final(server)
-    await _prepare(server, seconds)
     deadline = time.monotonic() + seconds
+    await _prepare(server, seconds / 2)
     await server.signal_postmaster(signal.SIGINT)
     moved: dict[int, tuple[str, float]] = {}
     while await server.runs():

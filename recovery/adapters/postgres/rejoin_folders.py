@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -196,11 +197,25 @@ def rename(source: Path, target: Path) -> None:
     files.sync_folder(target.parent)
 
 
-def tidy(folder: Path, *, keep_old: bool) -> None:
+def tidy(folder: Path, *, keep: bool, streams: bool) -> Path | None:
+    """Ends a rejoin. Where the new data do not stream yet, the old ones wait for ``forget_old``; where they are to be
+    kept, they get a name that nothing of ours touches. Returns where the old ones are."""
     _work_file(folder).unlink(missing_ok=True)
     remove_tree(beside(folder, "config"))
     remove_tree(files.work_folder(folder))
-    if not keep_old:
+    old = beside(folder, "old")
+    if keep and old.exists():
+        kept = beside(folder, f"kept-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        rename(old, kept)
+        return kept
+    if streams:
+        remove_tree(old)
+    return old if old.exists() else None
+
+
+def forget_old(folder: Path) -> None:
+    """Removes replaced data once their successor streams; does nothing while a rejoin is unfinished."""
+    if read_work(folder) is None:
         remove_tree(beside(folder, "old"))
 
 

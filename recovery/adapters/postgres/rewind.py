@@ -33,6 +33,7 @@ from recovery.adapters.postgres.following import (
     NotStreaming,
     Source,
     follow,
+    prepare,
     settings_of,
     source_of,
     wait_until_it_streams,
@@ -143,6 +144,9 @@ class _Rejoin:
     async def _follow(self) -> None:
         streaming = self._options.streaming
         await asyncio.to_thread(files.write_signal, self._folder)
+        if not self._options.start and not await self._server.runs():
+            await prepare(self._server, streaming.host, streaming.port, streaming)
+            return
         await follow(self._server, streaming.host, streaming.port, streaming, start_seconds=self._options.start_timeout)
 
     async def _end(self) -> None:
@@ -292,7 +296,9 @@ class _Rejoin:
     async def _finish(self, method: Literal["follow", "rewind", "clone"], why_not: str) -> Rejoined:
         await asyncio.to_thread(folders.write_done, self._folder, self._options.effect_id, method)
         streaming, position = await _streams(self._server, self._options)
-        await asyncio.to_thread(folders.tidy, self._folder, keep_old=self._options.keep_old or not streaming)
+        kept = await asyncio.to_thread(folders.tidy, self._folder, keep=self._options.keep_old, streams=streaming)
+        if kept is not None:
+            self._notes.append(f"the replaced data are kept in {kept}")
         return Rejoined(
             method=method,
             seconds=time.monotonic() - self._began,

@@ -51,11 +51,12 @@ class Control:
     segment_bytes: int
     checksums: bool
     wal_log_hints: bool
+    copied: bool = False  # a base backup that was not started yet: its state is that of the server it was taken from
 
     @property
     def was_primary(self) -> bool:
         """Whether it accepted writes when it ended: killed, or ended in order."""
-        return "recovery" not in self.state or self.state == "in crash recovery"
+        return not self.copied and ("recovery" not in self.state or self.state == "in crash recovery")
 
     @property
     def ended_in_order(self) -> bool:
@@ -79,6 +80,7 @@ async def read_control(binaries: PostgresBinaries, major: int, folder: Path, run
             segment_bytes=int(found["Bytes per WAL segment"]),
             checksums=found["Data page checksum version"] != "0",
             wal_log_hints=found["wal_log_hints setting"] == "on",
+            copied=await asyncio.to_thread((folder / "backup_label").exists),
         )
     except KeyError as missing:
         raise RestoreFailed(f"pg_controldata of {folder} says nothing of {missing}: which PostgreSQL is it?") from None
