@@ -6,9 +6,9 @@ STAMP := $(VENV)/.installed
 # Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
 REAP := $(PY) -m lab.reap --
 
-.PHONY: demo test lint check format test-chaos test-system bench-engine bench-memory docs clean setup
+.PHONY: demo test lint check format test-chaos test-system bench-engine bench-memory bench-failover docs clean setup
 
-demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up)
+demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up; ARGS="--story recovery")
 	@$(PY) -m drctl demo $(ARGS)
 
 test: setup  ## all tests but the whole fault matrix
@@ -34,6 +34,9 @@ bench-engine: setup  ## the engine's overhead beside a bare activity, in one run
 
 bench-memory: setup  ## a worker's memory with a small and a large database
 	@$(REAP) $(PY) -m bench.memory $(ARGS)
+
+bench-failover: setup  ## a lost region until the first write in the other one, beside Patroni (etcd-server)
+	@bench/run_failover $(ARGS)
 
 docs: setup  ## the generated pages
 	@$(PY) -m workflows.document > docs/plans.md
