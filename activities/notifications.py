@@ -16,7 +16,7 @@ from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
 
 NEXT_UPDATE = timedelta(minutes=15)
-MOVES = ("Failover", "Switchover", "Reprotect", "Failback")
+MOVES = ("Failover", "Switchover", "Reprotect", "Failback", "DatabaseFailover")
 
 
 class Alert(BaseModel):
@@ -123,6 +123,8 @@ def _evidence(context: PlanContext) -> list[str]:
     lines = [f"incident {context.incident_id}"]
     if facts.fence is not None:
         lines.append(f"{facts.fence.region} fenced ({facts.fence.how}, by {facts.fence.by})")
+    if facts.managed is not None:
+        lines.append(f"{facts.managed.way} of {facts.managed.instance} for {facts.managed.source_instance}")
     if facts.promoted_postgres is not None:
         lines.append(f"new primary in {facts.serving_region}, epoch {facts.promoted_postgres.epoch}")
     lines += [found.detail for found in facts.divergences or [] if found.transactions or found.messages]
