@@ -28,7 +28,8 @@ from recovery.domain.guarding import Promotion
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
 
 LOOK_SECONDS = 5.0
-ORDER_SECONDS = 45.0  # Patroni itself watches an order for twice its loop_wait (10 s), and at least 20 s
+ORDER_SECONDS = 15.0  # Patroni itself watches an order for 20 s; what counts is who leads, and that is looked at
+CHANGE = timedelta(seconds=25)  # within a step's attempt
 RUNNING = ("running", "streaming", "in archive recovery")
 LOOK_EVERY = 0.5
 _STANDBY_LEADER = "standby_leader"
@@ -165,7 +166,7 @@ class PatroniPromotion:
     def __init__(
         self,
         clusters: Callable[[str, str], Awaitable[tuple[PatroniCluster, PatroniAccess]]],
-        within: timedelta = timedelta(seconds=60),
+        within: timedelta = CHANGE,
         look_every: float = LOOK_EVERY,
     ) -> None:
         self._clusters = clusters
@@ -224,6 +225,9 @@ class PatroniPromotion:
         except Unreachable:
             # The answer was lost, or Patroni gave up watching; what counts is who leads in the end.
             said = ""
+        except Refused as error:
+            await self._excuse(cluster, state, error)
+            raise
         leads = await self._until(
             cluster,
             lambda seen: _has_primary(seen) and seen.leader in seen.inside(access.members),
@@ -231,6 +235,14 @@ class PatroniPromotion:
         )
         assert leads.leader is not None, "it was waited for"
         return _promotion(leads.leader, epoch, before=candidate.position, note=said)
+
+    @staticmethod
+    async def _excuse(cluster: PatroniCluster, before: ClusterState, error: Refused) -> None:
+        """An earlier attempt's order may be on its way: then Patroni refuses this one, and another look is due."""
+        now = await cluster.state()
+        names = [each.leader.name if each.leader else None for each in (before, now)]
+        if names[0] != names[1]:
+            raise Contended(f"the leader of Patroni cluster {now.scope} is changing: {error}") from None
 
     async def _promote_cluster(
         self, cluster: PatroniCluster, state: ClusterState, region: str, epoch: int

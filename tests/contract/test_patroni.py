@@ -16,9 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from recovery.adapters.patroni import PatroniAccess, PatroniCluster, PatroniPromotion, tls_context
+from recovery.adapters.unguarded import Unguarded
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-from recovery.errors import BadInput, Refused, Unreachable
+from recovery.domain.guarding import GuardOrder
+from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.errors import BadInput, Contended, Refused, Unreachable
 from tests.contract.patroni_api import PASSWORD, USER, Api, patroni
+from tests.fakes.handover import FakeHandover
+from tests.fakes.ownership import FakeOwnershipStore
 
 GROUP = GroupSnapshot(
     name="shop",
@@ -106,6 +111,14 @@ async def test_what_patroni_forbids_is_said_in_its_words(stack: AsyncExitStack, 
     api.faults = ["impossible"]
     with pytest.raises(Refused, match=r"\(412\): switchover is not possible: no good candidates have been found"):
         await stretched(stack, api).promotion.promote(GROUP, "b", 5)
+
+
+async def test_an_order_that_meets_an_earlier_one_is_worth_another_attempt(stack: AsyncExitStack, api: Api) -> None:
+    api.faults, api._coming, api._left = ["impossible"], "pg-b1", 2
+    site = stretched(stack, api)
+    with pytest.raises(Contended, match="is changing"):
+        await site.promotion.promote(GROUP, "b", 5)
+    assert (await site.promotion.promote(GROUP, "b", 5)).already
 
 
 async def test_members_that_must_not_or_cannot_lead_are_left_out(stack: AsyncExitStack, api: Api) -> None:
@@ -231,3 +244,57 @@ async def test_a_certificate_is_checked(stack: AsyncExitStack, tmp_path: Path) -
 def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"TLS files for Patroni cannot be used .*nothing\.pem"):
         tls_context(str(tmp_path / "nothing.pem"))
+
+
+# As the plans of groups without guards use it
+
+
+def unguarded(site: Site, record: OwnershipRecord | None = None) -> tuple[Unguarded, FakeOwnershipStore]:
+    ownership = FakeOwnershipStore()
+    held = record or OwnershipRecord(
+        group="shop", epoch=7, region="a", phase=Phase.RUNNING, run="run-1", changed_at=dt.datetime.now(dt.UTC)
+    )
+    ownership.records["shop"] = (held, "1")
+    group = GROUP.model_copy(update={"managed_by": "patroni"})
+    return Unguarded(ownership, FakeHandover(), lambda name: group, lambda found: site.promotion), ownership
+
+
+def order(**changed: object) -> GuardOrder:
+    return GuardOrder(group="shop", run="run-1", epoch=7, source="a", target="b", effect_id="0123456789ab").model_copy(
+        update=changed
+    )
+
+
+async def test_patronis_word_is_the_proof_and_nobody_has_to_vouch(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    guards, ownership = unguarded(apart(stack, pair))
+    proof = await guards.fence(order())
+    assert (proof.how, proof.by) == ("managed", "patroni")
+    assert "made the cluster in a a standby cluster" in proof.reason
+    promotion = await guards.promote(order(store="postgres"))
+    assert (promotion.epoch, pair[1].config) == (8, {"ttl": 30})
+    record, _ = ownership.records["shop"]
+    assert (record.region, record.epoch, record.fence) == ("b", 8, proof)
+
+
+async def test_the_undo_lets_the_old_cluster_serve_again(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    guards, _ = unguarded(apart(stack, pair))
+    await guards.fence(order())
+    assert "standby_cluster" in pair[0].config
+    record = await guards.unfence(order())
+    assert (pair[0].config, record.epoch, record.fence) == ({}, 8, None)
+
+
+async def test_a_late_order_asks_nothing_of_patroni(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    guards, _ = unguarded(apart(stack, pair))
+    for late in (order(run="another"), order(epoch=6)):
+        with pytest.raises(Refused):
+            await guards.fence(late)
+    assert pair[0].orders == []
+
+
+async def test_where_patroni_cannot_make_sure_a_person_has_to(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
+    views = {"a": access("http://127.0.0.1:9"), "b": access(pair[1].address)}
+    guards, _ = unguarded(Site(stack, views))
+    with pytest.raises(Refused, match="a person has to confirm that a is off"):
+        await guards.fence(order())
+    assert (await guards.fence(order(person="ana"))).how == "person"

@@ -154,7 +154,7 @@ def test_usage_errors_exit_with_2_as_text_and_as_json() -> None:
     assert as_json.stderr == ""
     assert json.loads(drctl("backup", "run", "--kind", "incremental", "-o", "json").stdout)["exit"] == 2
     assert drctl("backp").exit_code == 2
-    assert "Did you mean 'backup'?" in drctl("backp").stderr
+    assert "Did you mean 'backup'" in drctl("backp").stderr
 
 
 def test_a_missing_or_wrong_configuration_is_said_with_every_mistake(tmp_path: Path) -> None:
