@@ -116,22 +116,19 @@ def _question(view: HealthView) -> str:
 def replication_table(name: str, owner: str, replicas: Sequence[ReplicaLag], now: datetime) -> Table:
     """Every replica of a group's stores, those in trouble in red."""
     table = Table(
-        "Store", "Replica", "Region", "State", "Sent", "Written", "Flushed", "Replayed",
+        "Store", Column("Replica", overflow="fold"), "Region", "State", Column("Position", no_wrap=True),
         Column("Behind", justify="right"), Column("Seconds", justify="right"), Column("Limit", justify="right"),
-        Column("Priority", justify="right"), "Slot", box=None, pad_edge=False,
+        Column("Priority", justify="right"), Column("Slot", overflow="fold"), box=None, pad_edge=False,
         title=f"{name}: replicas of {owner}, {words.clock(now)} UTC", title_justify="left",
     )  # fmt: skip
     for replica in replicas:
         style = "bold red" if replica.is_late else ""
         table.add_row(
             replica.store,
-            Text(replica.name + (f" ({replica.address})" if replica.address else ""), style),
+            Text(replica.name + (f"\n{replica.address}" if replica.address else ""), style),
             replica.target or "",
-            Text(replica.state + (f", {replica.synchronous}" if replica.synchronous else ""), style),
-            replica.sent or "",
-            replica.written or "",
-            replica.flushed or "",
-            replica.replayed or "",
+            Text(replica.state + (f"\n{replica.synchronous}" if replica.synchronous else ""), style),
+            _positions(replica),
             _behind(replica),
             Text("" if replica.lag_seconds is None else f"{replica.lag_seconds:.1f}", style),
             words.duration(replica.limit) if replica.limit is not None else "",
@@ -149,8 +146,17 @@ def _behind(replica: ReplicaLag) -> str:
     return words.size(replica.lag_bytes) if replica.lag_bytes is not None else ""
 
 
+def _positions(replica: ReplicaLag) -> str:
+    """Those that are known, each on a line of its own."""
+    known = (
+        ("sent", replica.sent), ("written", replica.written), ("flushed", replica.flushed),
+        ("replayed", replica.replayed),
+    )  # fmt: skip
+    return "\n".join(f"{name:<8} {position}" for name, position in known if position is not None)
+
+
 def _slot(replica: ReplicaLag) -> str:
     if replica.slot is None:
         return ""
-    kept = f", keeps {words.size(replica.retained_bytes)}" if replica.retained_bytes is not None else ""
-    return f"{replica.slot}{'' if replica.slot_active else ' (unused)'} {replica.slot_state or ''}{kept}"
+    kept = f"\nkeeps {words.size(replica.retained_bytes)}" if replica.retained_bytes is not None else ""
+    return f"{replica.slot}{'' if replica.slot_active else ' (unused)'}\n{replica.slot_state or ''}{kept}"

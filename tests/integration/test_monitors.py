@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pytest
 import pytest_asyncio
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -47,6 +47,7 @@ from workflows.health_state import HealthView
 
 POINTS = ("region-a", "region-b", "outside")
 INTERVAL, THRESHOLD = 1.0, 3
+SLOW_SECONDS = float(os.environ.get("RECOVERY_SLOW_SECONDS", "12"))
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
 
 CONFIGURATION = """
@@ -107,7 +108,7 @@ class Onlooker:
 
     @property
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 @dataclass
@@ -127,7 +128,16 @@ class Scene:
         password = self.lab.postgres("region-a").password
         return {"SHOP_PASSWORD": password, "GUARD_TOKEN": "x" * 32, "PEOPLE": "json://127.0.0.1:9/"}
 
-    async def prepare(self, timeout: str) -> None:
+    def worker(self, region: str, number: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"worker-{number}.log").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "drctl", "--config", str(self.onlookers[region].config_file), "worker",
+                 "--region", region, "--metrics-port", "0"],
+                env={**os.environ, **python_environment(), **self.environment},
+                stdout=output, stderr=output, preexec_fn=die_with(os.getpid()),
+            )  # fmt: skip
+
+    async def prepare(self, timeout: str, *, onlookers: bool = True) -> None:
         targets = {region: self.lab.postgres(region) for region in ("region-a", "region-b")}
         host, _, port = self.client.service_client.config.target_host.partition(":")
         for vantage in POINTS:
@@ -141,7 +151,7 @@ class Scene:
                 )
             )  # fmt: skip
             self.onlookers[vantage] = Onlooker(vantage, ways, file, self.folder / f"{vantage}.log")
-        for onlooker in self.onlookers.values():
+        for onlooker in self.onlookers.values() if onlookers else ():
             onlooker.start(self.environment)
 
     @contextlib.asynccontextmanager
@@ -236,8 +246,28 @@ async def watched(lab: Lab, client: Client, folder: Path, timeout: str = "5s") -
         await scene.stop()
 
 
+async def drctl(scene: Scene, *arguments: str) -> tuple[int, str]:
+    """Exit code and standard output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "drctl", "--config", str(scene.onlookers["outside"].config_file), *arguments,
+        env={**os.environ, **python_environment(), **scene.environment, "NO_COLOR": "1"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    print(out.decode(), err.decode())
+    return process.returncode or 0, out.decode()
+
+
 async def test_a_killed_primary_is_answered_in_time(pair: Lab, temporal: Client, tmp_path: Path) -> None:
     async with watched(pair, temporal, tmp_path) as scene:
+        code, shown = await drctl(scene, "health")
+        assert code == 0 and "not lost" in shown and shown.count("healthy") >= 6
+        code, shown = await drctl(scene, "replication", "-o", "json")
+        (replica,) = [each for each in json.loads(shown)["replicas"] if each["connected"]]
+        assert code == 0 and json.loads(shown)["owner"] == "region-a"
+        assert (replica["target"], replica["state"], replica["is_late"]) == ("region-b", "streaming", False)
+        assert all(replica[lsn] for lsn in ("sent", "written", "flushed", "replayed"))
+        assert "streaming" in (await drctl(scene, "replication"))[1]
         began = time.monotonic()
         await pair.kill("region-a", "postgres")
         try:
@@ -247,6 +277,8 @@ async def test_a_killed_primary_is_answered_in_time(pair: Lab, temporal: Client,
             assert view.outage is not None and view.outage.region == "region-a"
             print(f"killed: Failover began after {took:.2f} s")
             assert took <= THRESHOLD * INTERVAL + 2.0
+            code, shown = await drctl(scene, "health", "--group", scene.group)
+            assert code == 1 and "LOST" in shown
         finally:
             await pair.restart("region-a", "postgres")
 
@@ -295,12 +327,14 @@ async def test_neither_alone_nor_frozen_nor_cut_off_anybody_starts_a_failover(
 async def test_a_primary_that_takes_three_seconds_for_each_query_is_not_lost(
     pair: Lab, temporal: Client, tmp_path: Path
 ) -> None:
-    """The write of every heartbeat waits for a lock for up to 3 s, again and again; the limit says 5."""
+    """The write of every heartbeat waits for a lock for up to 3 s, again and again, and then each answer of the server
+    is 3 s late on its way; the limit says 5. SLOW_SECONDS (120 in the full matrix) each.
+    """
     async with watched(pair, temporal, tmp_path, timeout="5s") as scene:
         place = pair.postgres("region-a")
         connection = await asyncpg.connect(place.dsn(database="postgres"))
         try:
-            until = time.monotonic() + 15
+            until = time.monotonic() + SLOW_SECONDS
             while time.monotonic() < until:
                 async with connection.transaction():
                     await connection.execute("LOCK TABLE recovery_plans.heartbeat IN ACCESS EXCLUSIVE MODE")
@@ -309,19 +343,41 @@ async def test_a_primary_that_takes_three_seconds_for_each_query_is_not_lost(
                 assert view is not None and view.outage is None and "lost" not in votes(view)
         finally:
             await connection.close()
-        assert await scene.started() is None
-
-
-@pytest.mark.parametrize("seconds", [3.0])
-async def test_answers_that_are_seconds_late_are_no_loss(
-    pair: Lab, temporal: Client, tmp_path: Path, seconds: float
-) -> None:
-    async with watched(pair, temporal, tmp_path, timeout="5s") as scene:
         for onlooker in scene.onlookers.values():
-            onlooker.ways["region-a"].delay = seconds
-        until = time.monotonic() + 12
+            onlooker.ways["region-a"].delay = 3.0
+        until = time.monotonic() + SLOW_SECONDS
         while time.monotonic() < until:
             view = await scene.view()
             assert view is not None and view.outage is None
             await asyncio.sleep(0.5)
         assert await scene.started() is None
+
+
+async def test_another_worker_takes_a_vantage_point_over(pair: Lab, temporal: Client, tmp_path: Path) -> None:
+    """Two workers of a region; the one that looks is killed."""
+    scene = Scene(pair, temporal, tmp_path)
+    await scene.prepare("5s", onlookers=False)
+    workers = [scene.worker("region-b", number) for number in range(2)]
+    try:
+        first = await scene.until(lambda view: votes(view)[1] == "healthy", 60)
+        described = await temporal.get_workflow_handle("monitor/region-b").describe()
+        (looking,) = described.raw_description.pending_activities
+        pid = int(looking.last_worker_identity.partition("@")[0])
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        heard = first.votes.ballots[1].heard_at
+        await pair.kill("region-a", "postgres")
+        try:
+            await scene.until(lambda view: votes(view)[1] == "lost", 30)
+            took = time.monotonic() - began
+            print(f"taken over, and the loss noticed, after {took:.2f} s")
+            assert heard is not None and took < 15.0
+        finally:
+            await pair.restart("region-a", "postgres")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(10)
+        with contextlib.suppress(RPCError):
+            await temporal.get_workflow_handle("monitor/region-b").terminate("the test is over")
+        await scene.stop()

@@ -22,7 +22,7 @@ TABLE = f"{SCHEMA}.heartbeat"
 _POLL_SECONDS = 0.05
 _MARGIN_SECONDS = 0.2  # what the server's own time limits leave of ours
 
-_SETUP = f"""
+SETUP = f"""
     CREATE SCHEMA IF NOT EXISTS {SCHEMA};
     CREATE TABLE IF NOT EXISTS {TABLE} (
         vantage text PRIMARY KEY, epoch bigint, beat bigint NOT NULL DEFAULT 1,
@@ -185,7 +185,7 @@ async def _probe(connection: Connection, vantage: str, epoch: int | None, timeou
             seen.epoch = await connection.fetchval(f"SELECT max(epoch) FROM {TABLE}")
         return
     if await connection.fetchval("SELECT to_regclass($1)", TABLE) is None:
-        await connection.execute(_SETUP)
+        await connection.execute(SETUP)
     seen.epoch = await connection.fetchval(f"SELECT max(epoch) FROM {TABLE}")
     await connection.execute(
         f"INSERT INTO {TABLE} AS row (vantage, epoch) VALUES ($1, $2) ON CONFLICT (vantage) DO UPDATE "

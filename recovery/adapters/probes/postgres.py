@@ -7,27 +7,20 @@ from urllib.parse import urlencode
 import asyncpg
 
 from recovery.adapters.postgres.connection import Connection, literal, words_of
+from recovery.adapters.postgres.replication_state import SETUP, TABLE
 from recovery.adapters.probes.kept import GIVEN_UP_AFTER, KeptSession
 from recovery.adapters.probes.reach import Limits, framed, reach
 from recovery.domain.health import Finding, Part
 from recovery.ports.postgres import PostgresLogin
 
 CHECK = "postgres"
-HEARTBEAT_TABLE = "recovery_plans.heartbeat"
 
 _BEAT = f"""
-    INSERT INTO {HEARTBEAT_TABLE} AS known (vantage, beat, beat_at) VALUES ({{vantage}}, 1, clock_timestamp())
-    ON CONFLICT (vantage) DO UPDATE SET beat = known.beat + 1, beat_at = clock_timestamp()
+    INSERT INTO {TABLE} AS known (vantage) VALUES ({{vantage}})
+    ON CONFLICT (vantage) DO UPDATE SET beat = known.beat + 1, written_at = clock_timestamp()
 """
 # Several vantage points may find at the same time that the table is missing: one of them makes it.
-_CREATE = f"""
-    BEGIN; SELECT pg_advisory_xact_lock(7220411);
-    CREATE SCHEMA IF NOT EXISTS recovery_plans;
-    CREATE TABLE IF NOT EXISTS {HEARTBEAT_TABLE} (
-        vantage text PRIMARY KEY, beat bigint NOT NULL, beat_at timestamptz NOT NULL
-    ) WITH (fillfactor = 50);
-    COMMIT
-"""
+_CREATE = f"BEGIN; SELECT pg_advisory_xact_lock(7220411); {SETUP} COMMIT"
 # Without a word from the primary nothing tells a standby how far it is behind but the age of the last commit.
 _STANDBY = """
     SELECT pg_is_in_recovery() AS is_standby,

@@ -82,7 +82,9 @@ class Replicas:
             store="postgres",
             source=owner,
             name=row["name"] or f"slot {row['slot']}",
-            target=self._region(rule, row["address"]),
+            target=(self._region_of(rule) if rule is not None else None)
+            or self._region_called(row["name"] or row["slot"])
+            or self._region_at(row["address"]),
             connected=is_connected,
             limit=limit if is_connected or rule is not None else None,
             priority=rule.priority if rule is not None else None,
@@ -94,30 +96,35 @@ class Replicas:
         known = {replica.name.removeprefix("slot ") for replica in found} | {replica.target for replica in found}
         return [
             ReplicaLag(
-                store="postgres", source=owner, name=rule.name or rule.region, target=self._region(rule, None),
+                store="postgres", source=owner, name=rule.name or rule.region, target=self._region_of(rule),
                 connected=False, state="not connected", limit=rule.lag_limit, priority=rule.priority,
             )
             for rule in self._group.replication.replicas
-            if rule.name not in known and self._region(rule, None) not in {*known, owner}
+            if rule.name not in known and self._region_of(rule) not in {*known, owner}
         ]  # fmt: skip
 
     def _rule(self, name: str | None, address: str | None) -> ReplicaRule | None:
-        """By its name; one without a name by its region's address."""
+        """By its name; one without a name by its region."""
         rules = self._group.replication.replicas
         for rule in rules:
             if rule.name is not None and rule.name == name:
                 return rule
-        here = self._region(None, address)
-        return next((rule for rule in rules if here is not None and self._region(rule, None) == here), None)
+        here = self._region_called(name) or self._region_at(address)
+        return next((rule for rule in rules if here is not None and self._region_of(rule) == here), None)
 
-    def _region(self, rule: ReplicaRule | None, address: str | None) -> str | None:
-        """The region of a replica: a rule may name an availability zone of it."""
-        for region in self._group.regions:
-            if rule is not None and rule.region.startswith(region.name):
-                return region.name
-            if rule is None and address is not None and region.postgres is not None and region.postgres.host == address:
-                return region.name
-        return None
+    def _region_of(self, rule: ReplicaRule) -> str | None:
+        """A rule may name an availability zone of a region."""
+        return next((region.name for region in self._group.regions if rule.region.startswith(region.name)), None)
+
+    def _region_called(self, name: str | None) -> str | None:
+        """Guards name standbys, and their slots, by their region: standby_us_east_1."""
+        found = [region.name for region in self._group.regions if name and name.endswith(_as_name(region.name))]
+        return found[0] if len(found) == 1 else None
+
+    def _region_at(self, address: str | None) -> str | None:
+        """Where only one region's PostgreSQL has this address."""
+        at = [region.name for region in self._group.regions if region.postgres and region.postgres.host == address]
+        return at[0] if len(at) == 1 else None
 
     # Redis.
 
@@ -181,6 +188,10 @@ _COLUMNS = (
     "address", "state", "sent", "written", "flushed", "replayed", "lag_bytes", "lag_seconds", "synchronous", "slot",
     "slot_active", "slot_state", "retained_bytes",
 )  # fmt: skip
+
+
+def _as_name(region: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in region.lower())
 
 
 def _since(active: object) -> float | None:
