@@ -9,23 +9,26 @@ import select
 import signal
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.errors import Unreachable
 from recovery.guard.companion import listeners
 
 
-@dataclass(frozen=True)
+@dataclass
 class Listener:
     """A server that listens at ``host``:``port`` of this machine and whose process has one of ``names``.
 
-    ``names`` are compared with ``/proc/<pid>/comm``: nothing else is ever killed, whatever took the port.
+    ``names`` are compared with ``/proc/<pid>/comm``: nothing else is ever killed, whatever took the port. Looking
+    through all processes takes a tenth of a second and more on a busy host, so those that were found once are
+    remembered, with the time of their start.
     """
 
     host: str
     port: int
     names: frozenset[str]
+    _seen: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     async def pids(self) -> list[int]:
         """Its processes on this machine; none where it runs elsewhere, or in another process namespace."""
@@ -40,11 +43,17 @@ class Listener:
         return await asyncio.to_thread(self._kill, time.monotonic() + seconds)
 
     def _found(self) -> list[int]:
-        return [pid for pid in listeners(self.host, self.port) if _name(pid) in self.names]
+        found = [pid for pid in listeners(self.host, self.port) if _name(pid) in self.names]
+        self._seen = {pid: _started(pid) for pid in found}
+        return found
+
+    def _remembered(self) -> list[int]:
+        return [pid for pid, start in self._seen.items() if start and start == _started(pid)]
 
     def _kill(self, until: float) -> list[int]:
         killed: list[int] = []
-        while found := self._found():
+        while found := (self._remembered() or self._found()):
+            self._seen = {}
             for pid in found:
                 if not _kill_one(pid, self.names, until):
                     raise Unreachable(
@@ -83,6 +92,15 @@ def _kill_one(pid: int, names: Collection[str], until: float) -> bool:
         ) from error
     finally:
         os.close(descriptor)
+
+
+def _started(pid: int) -> str:
+    """When it started, in ticks since the boot; empty where there is none, or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 async def accepts(host: str, port: int, seconds: float) -> bool:

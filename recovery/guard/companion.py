@@ -135,8 +135,8 @@ def listeners(host: str, port: int, names: object = None) -> list[int]:
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit() or not inodes:
             continue
-        with contextlib.suppress(OSError):
-            for descriptor in os.scandir(f"/proc/{name}/fd"):
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{name}/fd") as descriptors:
+            for descriptor in descriptors:
                 with contextlib.suppress(OSError):
                     if os.readlink(descriptor.path) in inodes:  # noqa: PTH115
                         found.append(int(name))

@@ -73,12 +73,13 @@ authorization {{
 }}
 {leaf}
 """)
-        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-            [str(script("nats-server")), "-c", str(configuration)],
-            stdout=(self.folder / "log").open("ab"),
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with(os.getpid()),
-        )
+        with (self.folder / "log").open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+                [str(script("nats-server")), "-c", str(configuration)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with(os.getpid()),
+            )
         until = time.monotonic() + 10
         while True:
             try:

@@ -50,12 +50,13 @@ class OwnRedis:
             f'bind 127.0.0.1\nport {self.port}\n{secret}dir {self.folder}\nsave ""\nreplicaof 127.0.0.1 1\n'
             f"appendonly {'yes' if self.append_only else 'no'}\n" + "\n".join(self.lines) + "\n"
         )
-        self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-            [str(redis_server()), str(configuration)],
-            stdout=(self.folder / "log").open("ab"),
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with(os.getpid()),
-        )
+        with (self.folder / "log").open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+                [str(redis_server()), str(configuration)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with(os.getpid()),
+            )
         await self.wait_for("PING", expected="PONG")
 
     def forget(self) -> None:

@@ -25,6 +25,7 @@ from recovery.errors import Refused, Unreachable
 PROCESS_NAMES = frozenset({"nats-server"})
 PROBE_SUBJECT = "_recovery.probe"
 POLL = 0.01
+OPENING = 5.0  # seconds
 UNKNOWN = 5  # times that the probe is not let in before it counts as missing
 
 FENCED = (
@@ -43,6 +44,7 @@ class Fence:
     def __init__(self, server: NatsServer, file: Path) -> None:
         self._server = server
         self._file = file
+        self._pids: list[int] = []
         self.listener = Listener(server.host, server.port, PROCESS_NAMES)
 
     @property
@@ -78,23 +80,27 @@ class Fence:
         """The server reads OPEN and a publish was accepted; whatever happens, FENCED is on disk again afterwards.
 
         Raises:
-            Unreachable: it does not become so within a second.
+            Unreachable: it does not become so within five seconds. It was told to read FENCED again.
             Refused: it is not ``wanted`` any more, which is asked all the time.
         """
+        opened = False
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(OPENING):
                 await asyncio.to_thread(self._write, OPEN)
                 await self._reload()
                 while not await self.is_open_meanwhile():
                     if not wanted():
                         raise Refused(f"NATS {self._server} was demoted while it was to be promoted.")
                     await asyncio.sleep(POLL)
+                opened = True
         except LOST as error:
             raise Unreachable(
                 f"NATS {self._server} did not begin to accept publishing: {error or 'no answer'}."
             ) from error
         finally:
             self._write(FENCED)  # at once, in this very moment: a cancellation must not leave OPEN on the disk
+            if not opened:
+                self._hang_up()
 
     async def is_open_meanwhile(self) -> bool:
         """As ``is_open``, while the server may be reading its configuration: it drops who is just logging in, or does
@@ -118,7 +124,11 @@ class Fence:
                 f"No process named {'/'.join(sorted(PROCESS_NAMES))} listens at {self._server} on this host, so nobody"
                 " can tell it to read its configuration: run the guard beside it."
             )
-        for pid in pids:
+        self._pids = pids
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for pid in self._pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
 

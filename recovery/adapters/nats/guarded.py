@@ -199,7 +199,7 @@ class GuardedStreams:
             self._promoting = False
 
     async def demote(self) -> str | None:
-        """Fences, confirmed by a refused publish within half a second, or kills. Raises Unreachable where neither ended it."""
+        """Fences, confirmed by a refused publish within half a second, or kills. Unreachable where neither ended it."""
         self._demotions += 1
         try:
             async with asyncio.timeout(ANSWER):
@@ -242,11 +242,11 @@ class GuardedStreams:
                 )
             self._demotions += 1
             await self._fence.close()
-            position = ""
+            position, half = "", time.monotonic() + seconds / 2
             while True:
                 infos = await self._infos(client)
                 now = position_of(infos)
-                if now == position and await self._arrived(infos):
+                if now == position and await self._arrived(infos, all_of_them=time.monotonic() < half):
                     return position
                 position = now
                 if time.monotonic() > until:
@@ -256,14 +256,17 @@ class GuardedStreams:
                     )
                 await asyncio.sleep(POLL)
 
-    async def _arrived(self, infos: Infos) -> bool:
-        """Whether every peer that answers and mirrors has everything, one at least."""
+    async def _arrived(self, infos: Infos, *, all_of_them: bool) -> bool:
+        """Whether the peers that answer and mirror have everything: every one, or one at least.
+
+        Which of them is the target is the plan's knowledge; it looks at the target itself before it promotes.
+        """
         wanted = followed(infos)
         if not wanted:
             return True
         found = await asyncio.gather(*(self._of_peer(peer, list(wanted)) for peer in self._peers.values()))
-        mirrors = [each for each in found if each is not None]
-        return bool(mirrors) and all(each[name] >= last for each in mirrors for name, last in wanted.items())
+        complete = [all(each[name] >= last for name, last in wanted.items()) for each in found if each is not None]
+        return bool(complete) and (all(complete) if all_of_them else any(complete))
 
     async def _of_peer(self, peer: Upstream, streams: list[str]) -> dict[str, int] | None:
         try:
