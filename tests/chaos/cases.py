@@ -43,7 +43,14 @@ def _is_asked_for(plan: Plan, step: Step) -> bool:
         workflow_id="rehearsal",
         step=step.name,
         request=PlanRequest(group="rehearsal"),
-        facts=Facts(group=group("rehearsal", "queue"), stale_regions=["region-a"], managed=MANAGED, fence=FENCE),
+        facts=Facts(
+            group=group("rehearsal", "queue"),
+            source_region="region-a",
+            target_region="region-b",
+            stale_regions=["region-a"],
+            managed=MANAGED,
+            fence=FENCE,
+        ),
         started_at=NOW,
     )
     return step.when is None or step.when(context)
