@@ -28,7 +28,7 @@ def processes_of(server: Server, root: int | None, postgres_data: Path | None) -
     elif server.service == COMPANION:
         return _with(children, companions(server.data_directory))
     elif server.service in ATTENDANTS:
-        roots += [pid for pid in marked(server.name) if pid not in roots]
+        roots += [pid for pid in marked(server) if pid not in roots]
     found = _with(children, roots)
     if server.service != GUARD:
         return found
@@ -38,9 +38,14 @@ def processes_of(server: Server, root: int | None, postgres_data: Path | None) -
     return [pid for pid in found if pid not in others]
 
 
-def marked(name: str) -> list[int]:
+def mark_of(server: Server) -> str:
+    """What tells a server's processes from those of every other lab on this machine: servers are named alike in all."""
+    return str(server.log_file)
+
+
+def marked(server: Server) -> list[int]:
     """Return every process that has a server's mark in its environment, which children inherit."""
-    return _having("environ", [f"{MARK}={name}".encode()])
+    return _having("environ", [f"{MARK}={mark_of(server)}".encode()])
 
 
 def companions(state_folder: Path | None) -> list[int]:

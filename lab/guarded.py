@@ -18,6 +18,7 @@ import nats
 from nats.js.api import ConsumerConfig, ExternalStream, StreamConfig, StreamSource
 
 from lab import packages
+from lab.belongings import mark_of
 from lab.control import Supervised, python_environment
 from lab.errors import LabError
 from lab.faults import chosen
@@ -177,7 +178,7 @@ def _attendant(
         host, port = at.hostname or "", at.port or 0
     site = Site(state.folder, place, host, {})
     server = site.server(service, port, None).model_copy(update={"ready": ready})
-    variables = {**site.environment(), **python_environment(), **environment, MARK: server.name}
+    variables = {**site.environment(), **python_environment(), **environment, MARK: mark_of(server)}
     launch = Launch(argv=[sys.executable, *arguments], env=variables, cwd=state.folder / "tmp")
     return Planned(server, launch)
 
