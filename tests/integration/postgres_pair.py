@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ unix_socket_directories = ''
 dynamic_shared_memory_type = mmap
 shared_buffers = 16MB
 wal_keep_size = 64MB
+fsync = off
 max_wal_size = 256MB
 wal_retrieve_retry_interval = 200ms
 log_line_prefix = '%m [%p] '
@@ -105,16 +107,32 @@ def _node(postgres: LocalPostgres, folder: Path, name: str) -> Node:
 
 
 async def _make_first(node: Node, major: int, settings: str, checksums: bool) -> None:
-    node.data.mkdir(mode=0o700)
-    give_to(node.data, node.user)
     give_to(node.folder, node.user)
-    await node.postgres.host.initialise(major, node.data, run_as=node.user)
-    if not checksums:
-        tool = await node.postgres.host.binaries.tool(major, "pg_checksums")
-        await run([tool, "--disable", "-D", node.data], run_as=node.user, environment=clean_environment())
+    template = await _template(node, major, checksums)
+    await run(["cp", "-a", template, node.data], environment=clean_environment())
     _configure(node, SETTINGS + settings)
     await node.guarded.promote(1)
     await node.execute("CREATE ROLE replicator LOGIN REPLICATION; CREATE TABLE marks (id int PRIMARY KEY, note text)")
+
+
+_TEMPLATES: dict[tuple[int, bool], tempfile.TemporaryDirectory[str]] = {}
+
+
+async def _template(node: Node, major: int, checksums: bool) -> Path:
+    """What initdb makes, made once for all tests of this process."""
+    key = (major, checksums)
+    if key not in _TEMPLATES:
+        home = tempfile.TemporaryDirectory(prefix="recovery-plans-initdb-")
+        data = Path(home.name) / "data"
+        data.mkdir(mode=0o700)
+        for path in (Path(home.name), data):
+            give_to(path, node.user)
+        await node.postgres.host.initialise(major, data, run_as=node.user)
+        if not checksums:
+            tool = await node.postgres.host.binaries.tool(major, "pg_checksums")
+            await run([tool, "--disable", "-D", data], run_as=node.user, environment=clean_environment())
+        _TEMPLATES[key] = home
+    return Path(_TEMPLATES[key].name) / "data"
 
 
 def _configure(node: Node, text: str) -> None:
@@ -145,6 +163,20 @@ async def clone(node: Node, source: Node) -> None:
     assert done.code == 0, done.stderr
     _configure(node, "")
     await node.guarded.secure()
+
+
+async def busy(node: Node) -> asyncio.Task[None]:
+    """A backend that computes and listens to nobody, already at work."""
+    connection = await node.connect()
+    pid = await connection.fetchval("SELECT pg_backend_pid()")
+
+    async def compute() -> None:
+        with contextlib.suppress(OSError, asyncpg.PostgresError):
+            await connection.execute("SELECT sum(sqrt(i)) FROM generate_series(1, 1000000000) i")
+
+    task = asyncio.create_task(compute())
+    await eventually(lambda: node.value("SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1", pid))
+    return task
 
 
 async def replayed(standby: Node, primary: Node) -> None:

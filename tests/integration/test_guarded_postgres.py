@@ -15,7 +15,7 @@ from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
 from recovery.domain.guarding import StoreRole
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.errors import Refused, Unreachable
-from tests.integration.postgres_pair import Load, Node, cluster, replayed, stop
+from tests.integration.postgres_pair import Load, Node, busy, cluster, replayed, stop
 from tests.integration.postgres_servers import eventually, public_folder
 
 
@@ -88,8 +88,7 @@ async def test_a_server_that_restarted_itself_is_promoted_again_for_its_epoch(pa
 @pytest.mark.parametrize("frozen", ["nothing", "postmaster", "everything"])
 async def test_demotion_takes_less_than_a_second_in_any_state(pair: tuple[Node, Node], frozen: str) -> None:
     a, _ = pair
-    busy = await a.connect()
-    asleep = asyncio.create_task(busy.execute("SELECT sum(sqrt(i)) FROM generate_series(1, 1000000000) i"))
+    computing = await busy(a)
     postmaster = postmaster_of(a.data)
     assert postmaster is not None
     await a.guarded.observe()
@@ -103,22 +102,21 @@ async def test_demotion_takes_less_than_a_second_in_any_state(pair: tuple[Node, 
     assert a.processes() == []
     assert (a.data / "standby.signal").exists()
     assert position is not None
-    await asyncio.gather(asleep, return_exceptions=True)
+    await computing
     state = await a.guarded.observe()
     assert state.role is StoreRole.STALE and state.position == position
 
 
 async def test_a_backend_that_outlived_its_postmaster_is_ended(pair: tuple[Node, Node]) -> None:
     a, _ = pair
-    busy = await a.connect()
-    asleep = asyncio.create_task(busy.execute("SELECT sum(sqrt(i)) FROM generate_series(1, 1000000000) i"))
+    computing = await busy(a)
     postmaster = postmaster_of(a.data)
     assert postmaster is not None
     stop([postmaster], signal.SIGKILL)
     assert a.processes()
     await a.guarded.demote()
     assert a.processes() == []
-    await asyncio.gather(asleep, return_exceptions=True)
+    await computing
 
 
 async def test_a_former_primary_is_not_started_unless_its_region_owns(pair: tuple[Node, Node]) -> None:
@@ -158,6 +156,11 @@ async def test_synchronous_names_of_the_old_primary_do_not_hang_the_new_one(pair
 async def test_receiving_is_stopped_and_confirmed(pair: tuple[Node, Node]) -> None:
     a, b = pair
     await a.execute("INSERT INTO marks VALUES (1)")
+
+    async def level() -> bool:
+        return (await b.guarded.observe()).lag_seconds == 0
+
+    await eventually(level)
     position = await b.guarded.stop_receiving()
     await a.execute("INSERT INTO marks VALUES (2)")
     assert await b.value("SELECT count(*) FROM pg_stat_wal_receiver") == 0
