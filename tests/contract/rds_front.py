@@ -105,7 +105,8 @@ class Front:
     def _note(self, action: str, key: Key) -> None:
         if action in COMING:
             self.coming[key] = list(COMING[action])
-            self.status.pop(key, None)
+            if not action.startswith("Restore"):  # what becomes of a new one stands there beforehand
+                self.status.pop(key, None)
         if action == "PromoteReadReplica":
             self.promoted.add(key)
         if action == "ModifyDBInstance":

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import boto3
 import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
@@ -17,24 +13,16 @@ from temporalio.testing import ActivityEnvironment
 from activities.lock import guarded_by
 from activities.managed_fencing import ManagedFencing
 from activities.managed_postgres import ManagedPostgresSteps
-from recovery.adapters.aws import AwsAccess
 from recovery.adapters.rds import MARK, RdsPostgres
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.managed import ManagedRule, RestoreManaged
 from recovery.domain.ownership import OwnershipRecord, Phase, Strength
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
-from recovery.domain.recovery_point import CheckResult
 from recovery.errors import BadInput, NotFound, NotOurs, Refused, Unreachable
 from tests.contract.moto_server import moto
 from tests.contract.rds_front import Front, rds
+from tests.contract.rds_site import AWAY, CLOSED, HOME, NOW, OPEN, REPLICA, SOURCE, Probe, adapter_of, reset
 from tests.fakes.ownership import FakeOwnershipStore
-
-HOME, AWAY = "eu-central-1", "eu-west-1"
-SOURCE, REPLICA = "shop-production", "shop-replica"
-OPEN, CLOSED = "sg-0a1b2c3d4e5f60718", "sg-0ffffffffffffffff"
-NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
-Steps = tuple[ManagedPostgresSteps, ManagedFencing]
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -45,55 +33,14 @@ async def amazon() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def front(amazon: str) -> AsyncIterator[Front]:
-    await _reset(amazon)
+    await reset(amazon)
     async with rds(amazon) as front:
         yield front
 
 
-async def _reset(amazon: str) -> None:
-    """A source in one region, its replica in the other, two snapshots."""
-
-    def make() -> None:
-        from urllib.request import Request, urlopen
-
-        urlopen(Request(f"{amazon}/moto-api/reset", method="POST")).close()
-        home, away = _api(amazon, HOME), _api(amazon, AWAY)
-        made = home.create_db_instance(
-            DBInstanceIdentifier=SOURCE,
-            DBInstanceClass="db.r6g.large",
-            Engine="postgres",
-            AllocatedStorage=20,
-            MasterUsername="shop",
-            MasterUserPassword="not-a-secret",
-            VpcSecurityGroupIds=[OPEN],
-        )
-        away.create_db_instance_read_replica(
-            DBInstanceIdentifier=REPLICA,
-            SourceDBInstanceIdentifier=made["DBInstance"]["DBInstanceArn"],
-            SourceRegion=HOME,
-        )
-        for name in ("older", "newest"):
-            home.create_db_snapshot(DBInstanceIdentifier=SOURCE, DBSnapshotIdentifier=name)
-
-    await asyncio.to_thread(make)
-
-
-@functools.cache
-def _api(address: str, region: str) -> Any:
-    return boto3.session.Session().client(
-        "rds", region_name=region, endpoint_url=address, aws_access_key_id="key", aws_secret_access_key="secret"
-    )
-
-
 @pytest.fixture
 async def database(front: Front) -> AsyncIterator[RdsPostgres]:
-    access = {
-        region: AwsAccess(
-            region=region, endpoint_url=front.address, access_key="key", secret_key="secret", read_timeout=5
-        )
-        for region in (HOME, AWAY)
-    }
-    adapter = RdsPostgres(access, patience=timedelta(seconds=1))
+    adapter = adapter_of(front)
     yield adapter
     await adapter.close()
 
@@ -204,24 +151,6 @@ async def test_a_snapshot_of_another_region_must_be_copied_first(database: RdsPo
 
 
 # The steps
-
-
-class Probe:
-    """``recovery.ports.managed_postgres.ManagedProbe`` that notes where it was asked."""
-
-    def __init__(self) -> None:
-        self.written: list[tuple[str, int]] = []
-        self.missing: list[str] = []
-
-    async def write(self, group: GroupSnapshot, region: str, host: str, port: int, run_id: str) -> datetime:
-        self.written.append((host, port))
-        return NOW
-
-    async def replayed_until(self, group: GroupSnapshot, region: str, host: str, port: int) -> datetime | None:
-        return NOW - timedelta(seconds=7)
-
-    async def tables(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
-        return [CheckResult(name=each, passed=False, detail="is missing") for each in self.missing]
 
 
 class Run:
