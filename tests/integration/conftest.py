@@ -13,6 +13,8 @@ import pytest_asyncio
 
 from lab import Lab
 from lab.shop import load_shop
+from tests.integration.guarded_site import GuardedSite
+from tests.integration.guarded_start import guarded_site
 from tests.integration.installation import Site, installed_site
 
 SHOP_MEGABYTES = 24
@@ -51,3 +53,17 @@ async def site(running_site: Site) -> AsyncIterator[Site]:
     """The installation as it was at first; its recovery points stay."""
     await running_site.reset()
     yield running_site
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running_guarded() -> AsyncIterator[GuardedSite]:
+    """One guarded installation for all faults of a module."""
+    async with guarded_site() as site:
+        yield site
+
+
+@pytest_asyncio.fixture
+async def guarded(running_guarded: GuardedSite) -> AsyncIterator[GuardedSite]:
+    """The guarded installation, steady: one region is active, and the other follows it."""
+    await running_guarded.reset()
+    yield running_guarded

@@ -15,27 +15,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
+from drctl.demo.guarded import FailoverTimes, GuardedInstallation
 from drctl.demo.installation import GROUP
 from lab import Lab
 from lab.readiness import log_tail
-from lab.shop import load_shop
-from lab.state import COMPANION, GUARD, OUTSIDE
+from lab.state import COMPANION, OUTSIDE
 from lab.workload import LossReport, Pause, Workload, first_after, lost_commits, pauses
 from lab.writers import Verdict, Writers, lost_writes
-from recovery.adapters.secrets import Secrets
 from recovery.adapters.witness import WitnessStore
 from recovery.config import Config
 from recovery.domain.guarding import GuardStatus, StoreRole
@@ -45,19 +45,13 @@ from recovery.domain.report import RunReport, RunState
 from recovery.errors import RecoveryError
 from recovery.health.quorum import Vote
 from recovery.ports.guard import Guards
-from recovery.telemetry.metrics import RecoveryMetrics
 from tests.integration.waiting import eventually
 from workers import operations
-from workers.client import connect
 from workers.operations import Handle
 from workers.wiring import Wiring
 from workflows.health_state import HealthView
 
-SERVICES = {"postgres", "nats", "redis", "app", "witness", "temporal", "dns", "webhook"}
-SHOP_MEGABYTES = 10
-TRANSACTIONS_PER_SECOND = 25.0
 PLAN_SECONDS = 90.0
-TIMES = FailoverTimes(cooldown=1.0, drain=2.0, watch_for=2.0)
 LOG_NAMES = ("guard", "worker", "monitor")
 
 
@@ -187,6 +181,27 @@ class GuardedSite:
             told = _told(await operations.latest(handle))
             raise AssertionError(f"{handle.id} did not end in {PLAN_SECONDS:g} s: {told}\n{self.logs()}") from None
 
+    async def start_or_join(self, plan: str, **request: Any) -> Handle:
+        """As ``start``; a run that goes on already is joined."""
+        wanted = PlanRequest.model_validate({"group": GROUP, "reason": "a test", "requested_by": "pytest", **request})
+        return (await operations.start(self.client, self.config, plan, wanted))[0]
+
+    async def reset_run(self, workflow_id: str) -> Handle:
+        """Resets a run to its first workflow task, as an operator could by mistake; returns the new one."""
+        description = await self.client.get_workflow_handle(workflow_id).describe()
+        execution = WorkflowExecution(workflow_id=workflow_id, run_id=description.run_id)
+        history = await self.client.get_workflow_handle(workflow_id).fetch_history()
+        done = next(e for e in history.events if e.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+        request = ResetWorkflowExecutionRequest(
+            namespace=self.client.namespace,
+            workflow_execution=execution,
+            reason="a test",
+            workflow_task_finish_event_id=done.event_id,
+            request_id=str(uuid.uuid4()),
+        )
+        answer = await self.client.workflow_service.reset_workflow_execution(request)
+        return self.client.get_workflow_handle(workflow_id, run_id=answer.run_id, result_type=RunReport)
+
     async def failover(self, seconds: float = 40.0) -> RunReport:
         """Waits for the failover that the monitors start, and for its end."""
         epoch = (await self.record()).epoch
@@ -240,6 +255,11 @@ class GuardedSite:
         await self.eventually(so, seconds, f"{region} did not become active")
         self.active = region
 
+    async def settled(self) -> None:
+        """Waits until no plan holds the group and its owner's PostgreSQL is the primary."""
+        await self.no_plans()
+        await self.became_active(await self.owner())
+
     def verdict(self) -> Verdict:
         """What the checker saw since the last ``reset``."""
         return self.writers.verdict(self.since)
@@ -290,15 +310,19 @@ class GuardedSite:
             if server.state in ("killed", "exited") and server.service not in ("postgres", COMPANION) and not load:
                 await self.lab.restart(server.region, server.service)
 
-    async def _end_plans(self) -> None:
-        """Plans that still work get the time to end; the monitor forgets earlier losses."""
+    async def no_plans(self) -> None:
+        """Waits until no plan that moves the group runs."""
 
         async def idle() -> bool:
             names = [run.id async for run in self.client.list_workflows("ExecutionStatus = 'Running'")]
             return not [name for name in names if name.startswith("recovery/")]
 
+        await self.eventually(idle, PLAN_SECONDS, "a plan did not end")
+
+    async def _end_plans(self) -> None:
+        """Plans that still work get the time to end; the monitor forgets earlier losses."""
         with contextlib.suppress(AssertionError):
-            await self.eventually(idle, PLAN_SECONDS)
+            await self.no_plans()
         async for run in self.client.list_workflows("ExecutionStatus = 'Running'"):
             if run.id.startswith("monitor/"):
                 continue
@@ -340,45 +364,9 @@ class GuardedSite:
         await self.service_back(time.time())
 
 
-@contextlib.asynccontextmanager
-async def guarded_site(
-    times: FailoverTimes = TIMES, *, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[GuardedSite]:
-    """Starts everything, and ends everything."""
-    folder = await asyncio.to_thread(_made_folder)
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            lab = await Lab.start(guarded=True, services=SERVICES)
-            stack.push_async_callback(lab.stop)
-            home = lab.describe().regions[0]
-            await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
-            installation = await asyncio.to_thread(install_guarded, lab, folder, times)
-            writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
-            await writers.prepare(home)
-            await lab.hand_over()
-            await installation.start(lab, (GUARD,))
-            await asyncio.gather(installation.start(lab, LOG_NAMES[1:], environment), workload.start(), writers.start())
-            config = await asyncio.to_thread(Config.load, installation.config_file)
-            client = await connect(config, Secrets())
-            wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
-            guards = await wiring.guards()
-            site = GuardedSite(lab, folder, installation, config, client, wiring, guards, workload, writers, home)
-            await site.reset()
-            yield site
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
 def _told(report: RunReport) -> str:
     """What went wrong in a run, or where it stands."""
     steps = [
         f"{step.name} {step.state} {step.error or step.summary}" for step in report.steps if step.state != "pending"
     ]
     return "\n".join([f"{report.plan} {report.state} {report.error} {report.hold_choices}", *steps])
-
-
-def _made_folder() -> Path:
-    """As root, the database's user has to pass through it."""
-    folder = Path(tempfile.mkdtemp(prefix="recovery-guarded-"))
-    folder.chmod(0o711)
-    return folder

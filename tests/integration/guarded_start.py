@@ -1,0 +1,66 @@
+"""Starts a whole guarded installation, and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from drctl.demo.guarded import FailoverTimes, install_guarded
+from lab import Lab
+from lab.shop import load_shop
+from lab.state import GUARD, MONITOR, WORKER
+from lab.workload import Workload
+from lab.writers import Writers
+from recovery.adapters.secrets import Secrets
+from recovery.config import Config
+from recovery.telemetry.metrics import RecoveryMetrics
+from tests.integration.guarded_site import GuardedSite
+from workers.client import connect
+from workers.wiring import Wiring
+
+SERVICES = {"postgres", "nats", "redis", "app", "witness", "temporal", "dns", "webhook"}
+SHOP_MEGABYTES = 10
+TRANSACTIONS_PER_SECOND = 25.0
+TIMES = FailoverTimes(cooldown=1.0, drain=2.0, watch_for=2.0)
+
+
+@contextlib.asynccontextmanager
+async def guarded_site(
+    times: FailoverTimes = TIMES, *, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[GuardedSite]:
+    """Starts everything, and ends everything."""
+    folder = await asyncio.to_thread(_made_folder)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            lab = await Lab.start(guarded=True, services=SERVICES)
+            stack.push_async_callback(lab.stop)
+            home = lab.describe().regions[0]
+            await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
+            installation = await asyncio.to_thread(install_guarded, lab, folder, times)
+            writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
+            await writers.prepare(home)
+            await lab.hand_over()
+            await installation.start(lab, (GUARD,))
+            await asyncio.gather(
+                installation.start(lab, (WORKER, MONITOR), environment), workload.start(), writers.start()
+            )
+            config = await asyncio.to_thread(Config.load, installation.config_file)
+            client = await connect(config, Secrets())
+            wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
+            guards = await wiring.guards()
+            site = GuardedSite(lab, folder, installation, config, client, wiring, guards, workload, writers, home)
+            await site.reset()
+            yield site
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _made_folder() -> Path:
+    """As root, the database's user has to pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix="recovery-guarded-"))
+    folder.chmod(0o711)
+    return folder
