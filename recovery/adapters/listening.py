@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def write_durably(path: Path, text: str, mode: int = 0o600) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     target = Path(os.path.realpath(path))  # a link stays one
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.new")
+    scratch = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.new")
     descriptor = os.open(scratch, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from recovery.domain.base import Model
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import OwnershipRecord, Strength
 
 
@@ -32,6 +33,7 @@ class StoreState(Model):
     lag_seconds: float | None = None  # behind its primary, as last known; None while unknown
     heard_seconds_ago: float | None = None  # since the primary's last message: so long ago lag_seconds was known
     detail: str = ""
+    divergence: StoreDivergence | None = None  # ``follow``: what it held alone as a primary, and where that was saved
 
 
 class GroupState(Model):

@@ -17,8 +17,26 @@ from typing import Any
 from lab.packages import redis_server
 from lab.processes import die_with
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
+from recovery.errors import Unreachable
+from recovery.ports.guard import GuardedStore
 
 PASSWORD = "a-password-of-the-test"
+
+
+def limit(seconds: float) -> float:
+    """A limit that an idle machine keeps; a crowded one (more than two processes for each processor) gets three times
+    as much, which still tells a demotion from a hang."""
+    return seconds if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1) else 3 * seconds
+
+
+async def demoted(store: GuardedStore) -> tuple[str | None, float]:
+    """Demotes as a guard does, again until it is confirmed. Returns the position and the seconds that it took."""
+    began = time.monotonic()
+    while True:
+        try:
+            return await store.demote(), time.monotonic() - began
+        except Unreachable:
+            assert time.monotonic() - began < 10
 
 
 def free_port() -> int:

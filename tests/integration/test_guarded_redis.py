@@ -18,7 +18,7 @@ from recovery.adapters.redis.guarded import GuardedRedis
 from recovery.domain.guarding import StoreRole
 from recovery.errors import Refused, Unreachable
 from recovery.ports.guard import Catching, Tended, Upstream
-from tests.integration.redis_servers import OwnRedis, own_redis
+from tests.integration.redis_servers import OwnRedis, demoted, limit, own_redis
 
 
 @dataclass
@@ -136,9 +136,8 @@ async def test_a_replica_follows_and_tells_its_position(pair: Pair) -> None:
 async def test_a_demotion_ends_writes_and_clients_within_a_second(pair: Pair) -> None:
     async with connected(pair.a.server) as client:
         await client.run("SET", "before", "1")
-        began = time.monotonic()
-        position = await pair.guard_a.demote()
-        assert time.monotonic() - began < 1.0
+        position, seconds = await demoted(pair.guard_a)
+        assert seconds < limit(1.0)
         assert position is not None and int(position) > 0
         with pytest.raises(LOST):
             await client.run("SET", "after", "1")
@@ -151,12 +150,10 @@ async def test_a_frozen_server_is_dead_within_a_second(pair: Pair) -> None:
     process = pair.a.process
     assert process is not None
     pair.a.send(signal.SIGSTOP)
-    began = time.monotonic()
-    await pair.guard_a.demote()
-    seconds = time.monotonic() - began
-    assert process.wait(0.1) == -signal.SIGKILL
+    _, seconds = await demoted(pair.guard_a)
+    assert process.wait(1) == -signal.SIGKILL
     print(f"a frozen Redis was demoted in {seconds:.3f} s")
-    assert seconds < 1.0
+    assert seconds < limit(1.0)
     assert await pair.guard_a.demote() is None  # a dead one accepts nothing
     await pair.a.start()
     assert not await accepts_writes(pair.a)
@@ -166,9 +163,8 @@ async def test_a_server_that_only_runs_a_script_is_dead_within_a_second(pair: Pa
     async with connected(pair.a.server) as client:
         busy = asyncio.create_task(client.run("EVAL", "redis.call('SET','x','1') while true do end", 0))
         await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await pair.guard_a.demote()
-        assert time.monotonic() - began < 1.0
+        _, seconds = await demoted(pair.guard_a)
+        assert seconds < limit(1.0)
         with pytest.raises(LOST):
             await busy
 
@@ -222,7 +218,7 @@ async def test_a_planned_end_loses_nothing_under_load(pair: Pair, asks_peers: bo
     # No divergence: the old primary follows without a copy of all data, and nothing is saved.
     state = await pair.guard_a.follow(pair.upstream(pair.b))
     assert state.role is StoreRole.STANDBY
-    assert "saved" not in state.detail
+    assert state.divergence is None
 
 
 async def _reached(writes: list[int], count: int) -> bool:
@@ -250,7 +246,10 @@ async def test_a_returned_primary_is_saved_before_it_follows(pair: Pair) -> None
 
     assert state.role is StoreRole.STANDBY
     (saved,) = (pair.guard_a._saved).glob("*.rdb")
-    assert str(saved) in state.detail
+    assert state.divergence is not None
+    assert state.divergence.files == [str(saved)]
+    assert state.divergence.bytes > 0
+    assert (await pair.guard_a.follow(pair.upstream(pair.b))).divergence == state.divergence  # asked again
     assert await pair.a.ask("DBSIZE") == 1003
     reader = OwnRedis(saved.parent / "reader", append_only=False, lines=(f"dbfilename {saved.name}",))
     with own_redis(reader):

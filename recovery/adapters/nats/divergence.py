@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from nats.aio.client import Client
 
 from recovery.adapters.nats.connection import NOT_FOUND, ApiError, api
 from recovery.adapters.nats.streams import fork
+from recovery.domain.handover import StoreDivergence
 
+LISTED = 20  # messages named in a report
 WINDOW = 64  # messages asked for at once
 LONGEST_SEARCH = 100_000  # messages compared before everything counts as diverged
 
@@ -28,6 +32,27 @@ class SavedTail:
     last: int
     messages: int
     file: str | None
+    listed: tuple[str, ...] = ()  # the first of them, for people
+
+
+def told(tails: Sequence[SavedTail], when: datetime) -> StoreDivergence | None:
+    """For the report, None where nothing was saved; the region is the plan's to say."""
+    kept = [tail for tail in tails if tail.messages and tail.file]
+    if not kept:
+        return None
+    return StoreDivergence(
+        store="nats",
+        region="",
+        since=", ".join(f"{tail.stream}={tail.fork}" for tail in kept),
+        until=", ".join(f"{tail.stream}={tail.last}" for tail in kept),
+        messages=sum(tail.messages for tail in kept),
+        files=[tail.file for tail in kept if tail.file],
+        listed=[line for tail in kept for line in tail.listed][:LISTED],
+        saved_at=when,
+        detail="; ".join(
+            f"{tail.messages} messages of {tail.stream} after {tail.fork} were saved in {tail.file}" for tail in kept
+        ),
+    )
 
 
 async def message(client: Client, stream: str, sequence: int) -> dict[str, Any] | None:
@@ -71,7 +96,7 @@ async def save_tail(client: Client, info: dict[str, Any], common: int, folder: P
         return SavedTail(stream, common, last, 0, None)
     target = folder / f"{stream}-{first}-{last}.jsonl"
     if target.exists():
-        return SavedTail(stream, common, last, await asyncio.to_thread(_lines, target), str(target))
+        return await asyncio.to_thread(_saved, target, stream, common, last)
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     partial, written = target.with_suffix(".partial"), 0
     await asyncio.to_thread(partial.write_bytes, b"")
@@ -82,12 +107,21 @@ async def save_tail(client: Client, info: dict[str, Any], common: int, folder: P
         await asyncio.to_thread(_append, partial, found)
         written += len(found)
     await asyncio.to_thread(_complete, partial, target)
-    return SavedTail(stream, common, last, written, str(target) if written else None)
+    if not written:
+        return SavedTail(stream, common, last, 0, None)
+    return await asyncio.to_thread(_saved, target, stream, common, last)
 
 
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+def _saved(path: Path, stream: str, common: int, last: int) -> SavedTail:
+    count = 0
+    listed: list[str] = []
+    with path.open() as file:
+        for line in file:
+            count += 1
+            if len(listed) < LISTED:
+                found = json.loads(line)
+                listed.append(f"{stream} {found['seq']} {found['subject']} {found['time']}")
+    return SavedTail(stream, common, last, count, str(path), tuple(listed))
 
 
 def _append(path: Path, messages: list[dict[str, Any]]) -> None:

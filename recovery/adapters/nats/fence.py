@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Fence:
         self._server = server
         self._file = file
         self._pids: list[int] = []
+        self._writing = threading.Lock()
+        self._attempt = 0
         self.listener = Listener(server.host, server.port, PROCESS_NAMES)
 
     @property
@@ -56,13 +59,17 @@ class Fence:
         """The file says FENCED, on disk. Raises OSError."""
         await asyncio.to_thread(self._write, FENCED)
 
-    def _write(self, text: str) -> None:
-        try:
-            if self._file.read_text() == text:
+    def _write(self, text: str, attempt: int | None = None) -> None:
+        """``attempt``: one of ``open``, whose writing counts only until it ended: a thread outlives a cancellation."""
+        with self._writing:
+            if attempt is not None and attempt != self._attempt:
                 return
-        except FileNotFoundError:
-            pass
-        write_durably(self._file, text, mode=0o644)
+            try:
+                if self._file.read_text() == text:
+                    return
+            except FileNotFoundError:
+                pass
+            write_durably(self._file, text, mode=0o644)
 
     async def close(self) -> None:
         """The server reads FENCED, and a publish was refused. Bounded by the caller.
@@ -86,7 +93,7 @@ class Fence:
         opened = False
         try:
             async with asyncio.timeout(OPENING):
-                await asyncio.to_thread(self._write, OPEN)
+                await asyncio.to_thread(self._write, OPEN, self._attempt)
                 await self._reload()
                 while not await self.is_open_meanwhile():
                     if not wanted():
@@ -98,6 +105,7 @@ class Fence:
                 f"NATS {self._server} did not begin to accept publishing: {error or 'no answer'}."
             ) from error
         finally:
+            self._attempt += 1
             self._write(FENCED)  # at once, in this very moment: a cancellation must not leave OPEN on the disk
             if not opened:
                 self._hang_up()

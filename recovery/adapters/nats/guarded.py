@@ -16,13 +16,14 @@ from nats.aio.client import Client
 from recovery.adapters.listening import accepts
 from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, asking, connected, stream_info
 from recovery.adapters.nats.consumers import recreate
-from recovery.adapters.nats.divergence import SavedTail, save_tail
+from recovery.adapters.nats.divergence import SavedTail, save_tail, told
 from recovery.adapters.nats.fence import PROCESS_NAMES, Fence
 from recovery.adapters.nats.following import domain_of, follow_one, make_mirror, seconds_behind, sources
 from recovery.adapters.nats.memory import Memory, Remembered, Source
 from recovery.adapters.nats.streams import WORK_QUEUE, is_work_queue, mirrors_domain, promoted, settle
 from recovery.adapters.nats.words import Infos, followed, last_of, position_of, promised_words, state_words
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
 from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.ports.guard import Emergency, Upstream
@@ -304,10 +305,11 @@ class GuardedStreams:
                 await asyncio.sleep(POLL)
 
     async def follow(self, upstream: Upstream) -> StoreState:
-        """Every stream becomes a mirror of the owner's; what an old source alone holds is saved first.
+        """Every stream becomes a mirror of the owner's; what an old source alone holds is saved first, and told in the
+        state's ``divergence``, also when it is asked again. Work queues are left out, with the reason in ``detail``.
 
         Raises:
-            Refused: it accepts publishing; the owner's are no sources; a stream is a work queue (the others follow).
+            Refused: it accepts publishing; the owner's are no sources, or were made anew.
             Unreachable: either side does not answer.
         """
         async with self._turn:
@@ -319,9 +321,10 @@ class GuardedStreams:
                 asking(self._at(upstream), FOLLOW, "be followed") as owner,
                 asking(self._server, FOLLOW, "follow") as own,
             ):
-                saved = await self._follow(own, owner)
-        state = await self.observe()
-        return state.model_copy(update={"detail": ". ".join([state.detail, *saved])})
+                refused = await self._follow(own, owner)
+        state, stored = await self.observe(), (await self._memory.load()).divergence
+        divergence = StoreDivergence.model_validate(stored) if stored else None
+        return state.model_copy(update={"detail": ". ".join([state.detail, *refused]), "divergence": divergence})
 
     async def _follow(self, own: Client, owner: Client) -> list[str]:
         domain = await domain_of(owner)
@@ -339,15 +342,13 @@ class GuardedStreams:
                 tails.append(await self._leave(own, name))
             else:
                 tails.append(await follow_one(own, owner, source, domain, self._saved))
+        remembered = await self._memory.load()
+        saved = told([tail for tail in tails if tail is not None], datetime.now(UTC))
+        if saved is not None or remembered.part == "primary":
+            remembered.divergence = saved.model_dump(mode="json") if saved else None
         await self._memory.saw(seen)
         await self._memory.become("replica")
-        queues = [name for name, source in seen.items() if is_work_queue(source.config)]
-        said = [
-            f"{tail.messages} messages of {tail.stream} after {tail.fork} were saved in {tail.file}"
-            for tail in tails
-            if tail is not None and tail.messages
-        ]
-        return said + [WORK_QUEUE.format(name=name) for name in queues]
+        return [WORK_QUEUE.format(name=name) for name, source in seen.items() if is_work_queue(source.config)]
 
     async def _leave(self, own: Client, name: str) -> SavedTail | None:
         """An old work queue: what waits in it is saved, and is not given to workers a second time one day."""

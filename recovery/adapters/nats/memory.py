@@ -28,11 +28,13 @@ class Source:
 
 @dataclass
 class Remembered:
-    """``part``: an old primary stays one here until its streams were made mirrors again."""
+    """``part``: an old primary stays one here until its streams were made mirrors again; ``divergence``: what was saved
+    then (a StoreDivergence)."""
 
     part: Part = "unknown"
     epoch: int = 0
     sources: dict[str, Source] = field(default_factory=dict)
+    divergence: dict[str, Any] | None = None
 
 
 class Memory:
@@ -69,6 +71,7 @@ class Memory:
         document = {
             "part": known.part,
             "epoch": known.epoch,
+            "divergence": known.divergence,
             "sources": {
                 name: {**vars(source), "consumers": [position.stored() for position in source.consumers]}
                 for name, source in known.sources.items()
@@ -84,6 +87,6 @@ class Memory:
                 name: Source(**{**source, "consumers": [Position(**position) for position in source["consumers"]]})
                 for name, source in stored["sources"].items()
             }
-            return Remembered(stored["part"], stored["epoch"], sources)
+            return Remembered(stored["part"], stored["epoch"], sources, stored.get("divergence"))
         except (OSError, ValueError, KeyError, TypeError):
             return Remembered()

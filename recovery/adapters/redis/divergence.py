@@ -17,6 +17,7 @@ from pathlib import Path
 from recovery.adapters.listening import Listener, write_durably
 from recovery.adapters.redis.connection import Connection, RedisServer, asking
 from recovery.adapters.redis.replication import Replication
+from recovery.domain.handover import StoreDivergence
 from recovery.errors import Refused, Unreachable
 
 SAVE_SECONDS = 600.0
@@ -37,6 +38,23 @@ class SavedData:
     fork: int | None
     bytes_beyond: int | None
     saved_at: str
+
+
+def told(saved: SavedData) -> StoreDivergence:
+    """For the report; the region is the plan's to say."""
+    beyond = f"{saved.bytes_beyond} bytes of changes beyond the fork, which are in none of the owner's data"
+    unknown = "how much of that the owner lacks is not known: the histories have nothing in common"
+    return StoreDivergence(
+        store="redis",
+        region="",
+        since=None if saved.fork is None else str(saved.fork),
+        until=str(saved.offset),
+        bytes=Path(saved.file).stat().st_size if saved.bytes_beyond is None else saved.bytes_beyond,
+        files=[saved.file],
+        saved_at=datetime.fromisoformat(saved.saved_at),
+        detail=f"all {saved.keys} keys of the old primary were saved in {saved.file};"
+        f" {unknown if saved.bytes_beyond is None else beyond}",
+    )
 
 
 async def save_data(

@@ -14,11 +14,12 @@ from types import MappingProxyType
 from recovery.adapters.listening import Listener, accepts
 from recovery.adapters.redis.configured import starts_at_rest
 from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking, connected
-from recovery.adapters.redis.divergence import save_data
+from recovery.adapters.redis.divergence import save_data, told
 from recovery.adapters.redis.link import Link, collapsed, look_at
 from recovery.adapters.redis.memory import Memory, Remembered
 from recovery.adapters.redis.replication import NOWHERE, Replication, replication
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
 from recovery.errors import Refused, Unreachable
 from recovery.ports.guard import Emergency, Upstream
@@ -303,20 +304,27 @@ class GuardedRedis:
             if now.accepts_writes:
                 raise Refused(f"Redis {self._server} accepts writes: it is demoted before it follows {upstream.host}.")
             if now.upstream == address and now.link_up:
-                return await self.observe()
+                return await self._following()
             saved = await self._permit(now, upstream)
             async with asking(self._server, LINK + ASK, "follow") as connection:
                 await self._link.attach(connection, address)
                 before = await self._memory.load()
-                await self._memory.save(Remembered("replica", before.epoch, before.keys))
+                after = Remembered("replica", before.epoch, before.keys, divergence=before.divergence)
+                if before.part != "replica":
+                    after = replace(after, divergence=saved.model_dump(mode="json") if saved else None)
+                await self._memory.save(after)
                 now = await self._stands(connection)
             if now.link_up:
-                await self._memory.save(Remembered("replica", before.epoch, now.keys))
-        state = await self.observe()
-        return state.model_copy(update={"detail": f"{state.detail}. {saved}"}) if saved else state
+                await self._memory.save(replace(after, keys=now.keys))
+        return await self._following()
 
-    async def _permit(self, now: Replication, upstream: Upstream) -> str:
-        """Looks at the new primary, and saves what it would replace. Returns where it was saved, in words."""
+    async def _following(self) -> StoreState:
+        """Its state, and what was saved when it began to follow: also for a caller that missed the first answer."""
+        state, stored = await self.observe(), (await self._memory.load()).divergence
+        return state.model_copy(update={"divergence": StoreDivergence.model_validate(stored) if stored else None})
+
+    async def _permit(self, now: Replication, upstream: Upstream) -> StoreDivergence | None:
+        """Looks at the new primary, and saves what it would replace."""
         primary = await look_at(RedisServer(upstream.host, upstream.port, self._server.login), ASK)
         if primary is None:
             raise Unreachable(f"Redis {upstream.host}:{upstream.port} of {upstream.region} does not answer.")
@@ -324,7 +332,7 @@ class GuardedRedis:
             raise Refused(f"Redis {upstream.host}:{upstream.port} of {upstream.region} is no other primary to follow.")
         remembered = await self._memory.load()
         if primary.descends_from(now) or now.keys == 0:
-            return ""
+            return None
         if remembered.part == "replica":
             reason = collapsed(max(now.keys, remembered.keys), primary)
             if reason and not await asyncio.to_thread(self._consented):
@@ -333,10 +341,8 @@ class GuardedRedis:
                     f"Redis {self._server} does not follow {upstream.host}: {reason}. Promote this one, or restore the"
                     f" primary; or create {self._accept} to give its data up."
                 )
-            return ""
-        saved = await save_data(self._server, self._listener, self._saved, now, primary)
-        beyond = "" if saved.bytes_beyond is None else f", {saved.bytes_beyond} bytes of changes beyond the fork"
-        return f"Its data as a primary were saved in {saved.file} ({saved.keys} keys{beyond})"
+            return None
+        return told(await save_data(self._server, self._listener, self._saved, now, primary))
 
     def _consented(self) -> bool:
         """Uses the operator's consent up."""

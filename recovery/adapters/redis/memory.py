@@ -6,7 +6,7 @@ import asyncio
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recovery.adapters.listening import write_durably
 
@@ -18,7 +18,8 @@ class Remembered:
     """``part``: what it was last. An old primary stays one here until it follows again: its data may be the only copy.
 
     ``keys`` is what it held when its link to the primary was last seen whole; ``ended_at`` the final offset of an
-    orderly end; ``detached`` says why it left its primary by itself.
+    orderly end; ``detached`` says why it left its primary by itself; ``divergence`` (a StoreDivergence) what was saved
+    when it followed after having been a primary.
     """
 
     part: Part = "unknown"
@@ -26,6 +27,7 @@ class Remembered:
     keys: int = 0
     ended_at: int | None = None
     detached: str = ""
+    divergence: dict[str, Any] | None = None
 
 
 class Memory:
