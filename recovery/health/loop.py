@@ -17,7 +17,7 @@ import structlog
 
 from recovery.errors import RecoveryError
 from recovery.health.outbox import Outbox
-from recovery.health.pulse import Pulse, boottime
+from recovery.health.pulse import FROZEN, Pulse, boottime
 from recovery.health.silence import Silence
 from recovery.health.watch import GroupWatch, WatchedGroup
 from recovery.ports.health import HealthMeasurements, OwnershipReader, ReportSink
@@ -101,9 +101,14 @@ class MonitorLoop:
             await self._stalled(missed)
 
     async def _stalled(self, missed: float) -> None:
+        now = self._clock()
+        if missed < FROZEN:
+            log.info("this loop was held up: failures under way do not count", vantage=self.vantage, seconds=missed)
+            for watch in self.watches:
+                watch.doubt(now)
+            return
         log.warning("this loop stood still: what it saw before counts no more", vantage=self.vantage, seconds=missed)
         self._around.measurements.loop_frozen(self.vantage, missed)
-        now = self._clock()
         for watch in self.watches:
             watch.forget(now, frozen_for=missed)
 

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 TICK = 0.2
 LONGEST_GAP = 1.0
-"""Seconds between two ticks that are still put down to a busy machine. What a probe needs to answer is longer."""
+"""Seconds between two ticks; beyond them the time limit of a question that was under way may have passed unseen."""
+FROZEN = 2.5
+"""Seconds beyond which a gap is no busy machine any more, and nothing that was seen before it counts."""
 
 
 def boottime() -> float:

@@ -81,6 +81,10 @@ class Streak:
         self._last_success, self._valid_from = float("-inf"), since
         return changed
 
+    def doubt(self, since: float) -> None:
+        """Failures of probes that began before ``since`` are not counted: nobody was there to take their answers."""
+        self._last_success = max(self._last_success, since)
+
     def _passed(self, outcome: Outcome, now: datetime) -> bool:
         self._last_success = max(self._last_success, outcome.began)
         self.failures, self.failing_since = 0, None

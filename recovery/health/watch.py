@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -140,7 +141,8 @@ class GroupWatch:
         seen.streak.thresholds = self._thresholds(region)
         failures = seen.streak.failures
         if seen.streak.observe(outcome, datetime.now(UTC)):
-            log.warning(
+            log.log(
+                logging.WARNING if seen.streak.verdict is Verdict.LOST else logging.INFO,
                 "verdict",
                 group=self.group.snapshot.name, region=region, vantage=self.vantage,
                 verdict=seen.streak.verdict.value, failing="; ".join(_failing(seen.last)),
@@ -164,6 +166,11 @@ class GroupWatch:
             seen.streak.reset(now)
         self.frozen_for = frozen_for
         self.changed.set()
+
+    def doubt(self, now: float) -> None:
+        """What is under way now may fail for a reason of our own."""
+        for seen in self._seen.values():
+            seen.streak.doubt(now)
 
     def owned(self, record: OwnershipRecord | None, now: datetime) -> None:
         """What the witness says. Where the owner changed, each region is judged anew by its new part."""

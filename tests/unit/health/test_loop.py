@@ -189,6 +189,30 @@ async def test_probes_that_were_under_way_in_a_freeze_do_not_count() -> None:
         assert loop.watches[0].owner_verdict is Verdict.HEALTHY
 
 
+async def test_a_stall_of_two_seconds_costs_what_was_under_way_and_not_the_streak() -> None:
+    rig = Rig()
+    async with rig.running() as loop:
+        await rig.sink.until(owner_is(Verdict.HEALTHY))
+        region = rig.regions["region-a"]
+        region.answers = False
+        await rig.sink.until(owner_is(Verdict.LOST))
+        rig.skipped += 2.0
+        await asyncio.sleep(0.5)
+        assert loop.watches[0].owner_verdict is Verdict.LOST and rig.counted.frozen == []
+        region.answers = True
+        await rig.sink.until(lambda report: report.serial > 2 and owner_is(Verdict.HEALTHY)(report))
+        region.takes, region.answers = 0.4, False
+        async with asyncio.timeout(5):
+            while region.in_flight < 3:
+                await asyncio.sleep(0.01)
+        failing = len([report for report in rig.sink.reports if owner_is(Verdict.LOST)(report)])
+        rig.skipped += 2.0
+        region.answers, region.takes = True, 0.0
+        await asyncio.sleep(0.6)
+        assert loop.watches[0].owner_verdict is Verdict.HEALTHY
+        assert len([report for report in rig.sink.reports if owner_is(Verdict.LOST)(report)]) == failing
+
+
 async def test_a_slow_region_is_no_lost_one_and_probes_overlap_only_so_far() -> None:
     rig = Rig()
     rig.regions["region-a"].takes = 0.9
