@@ -76,6 +76,8 @@ class GuardedHere:
         self._next_work = -math.inf
         self._stopping = False
         self._demoted_epoch: int | None = None
+        self.anew = False
+        """It was demoted since this guard took it: it becomes primary again by adoption alone."""
         self._positions: dict[str, str] = {}
 
     # -- what holds now ---------------------------------------------------------------------------------------------
@@ -237,6 +239,7 @@ class GuardedHere:
         self._inherited = None
         self.received = None
         self._demoted_epoch = epoch
+        self.anew = True
         self._shared.deadlines.disarm(self.name)
         self.wake()
 
@@ -267,6 +270,8 @@ class GuardedHere:
         await self.stores.observe()
         if _is_restored(record):
             return
+        if self.anew:
+            record = await self._adopt(anew=True)
         wanted = self._wanted(record)
         results = await asyncio.gather(*(self._keep(name, record) for name in wanted), return_exceptions=True)
         for result in results:
@@ -320,8 +325,13 @@ class GuardedHere:
 
         answer = await self.record.decide(adopt)
         if isinstance(answer, Settled):
+            self.taken()
             return answer.record
         raise Refused(f"{self.name} was not adopted: {getattr(answer, 'reason', answer)}")
+
+    def taken(self) -> None:
+        """The record says since a moment that this guard's instance holds the group."""
+        self.anew = False
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 

@@ -149,7 +149,8 @@ class Orders:
                         raise Refused(step.reason)
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
-                        await group.record.write(step.record)
+                        if await group.record.write(step.record):
+                            group.taken()
                         continue
                     case Wait():
                         reason = step.reason
@@ -167,9 +168,9 @@ class Orders:
         taken = record.run == order.run and record.region == shared.region and record.epoch > order.epoch
         if not held.valid(now) and (taken or record.epoch == order.epoch):
             return Wait(f"the guard of {shared.region} holds no lease now: {shared.holding.trouble}", LOOK)
-        if taken and record.guard != held.instance:
-            # This guard, or its process, is another one than when it took the group for this very run.
-            return decisions.adoption(record, shared.region, held, now, shared.given, utc(), anew=False)
+        if taken and (group.anew or record.guard != held.instance):
+            # Since it took the group for this very run the guard demoted it, or is another process.
+            return decisions.adoption(record, shared.region, held, now, shared.given, utc(), anew=group.anew)
         return decisions.promotion(record, order, shared.region, held, now, shared.given, utc())
 
     async def follow(self, order: GuardOrder) -> StoreState:
