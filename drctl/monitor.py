@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from drctl import words
 from drctl.health_tables import health_view, replication_table
 from drctl.output import FAILED, ConfigFile, Form, GroupName, Output, examples, print_json
 from drctl.session import Session, chosen_group, load_config, operator, run, session, stores
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from workflows.health_state import HealthView
 
 ANSWER_SECONDS = 15.0
+LIST_SECONDS = 3.0
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -113,7 +115,23 @@ async def _views(config: Config, names: list[str]) -> dict[str, HealthView | str
     return dict(zip(names, answers, strict=True))
 
 
-async def _view(ours: Session, name: str) -> HealthView | str:
+async def health_words(ours: Session) -> dict[str, str]:
+    """One sentence for each group that has vantage points, for lists of groups."""
+    names = [name for name, group in ours.config.groups.items() if group.failover.vantage_points]
+    views = await asyncio.gather(*(_view(ours, name, patience=LIST_SECONDS) for name in names))
+    return {name: _in_short(view) for name, view in zip(names, views, strict=True)}
+
+
+def _in_short(view: HealthView | str) -> str:
+    if isinstance(view, str):
+        return "not known: see drctl health"
+    if view.outage is not None:
+        return f"LOST since {words.moment(view.outage.began_at)}: see drctl health"
+    closer = f", probed more often until {words.moment(view.watched_until)}" if view.watched_until else ""
+    return f"not lost{closer}"
+
+
+async def _view(ours: Session, name: str, *, patience: float = ANSWER_SECONDS) -> HealthView | str:
     from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
     from temporalio.service import RPCError, RPCStatusCode
 
@@ -121,7 +139,7 @@ async def _view(ours: Session, name: str) -> HealthView | str:
 
     handle = ours.client.get_workflow_handle(f"health/{name}")
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(patience):
             found: HealthView = await handle.query("health", result_type=HealthView)
             return found
     except RPCError as error:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from drctl import words
 from drctl.following import progress_words, questions
+from drctl.monitor import health_words
 from drctl.output import DONE, FAILED, ConfigFile, Form, Output, examples, note, print_json
 from drctl.session import Session, load_config, run, session, stores
 from drctl.starting import follow, going_on, without_objectives
@@ -49,6 +50,7 @@ class Overview:
     runs: list[RunLine]
     owners: dict[str, OwnershipRecord] = field(default_factory=dict)
     silent: str = ""
+    health: dict[str, str] = field(default_factory=dict)  # what vantage points agree on, of groups that have them
 
 
 @dataclass
@@ -246,8 +248,9 @@ async def _overview(config: Config, limit: int) -> Overview:
     try:
         async with session(config) as ours:
             lines = [line async for line in operations.runs(ours.client, limit=limit)]
+            health = await health_words(ours)
         records, silent = await owners
-        return Overview(lines, records, silent)
+        return Overview(lines, records, silent, health)
     finally:
         owners.cancel()
 
@@ -273,6 +276,7 @@ def _show_overview(config: Config, overview: Overview, output: Output) -> None:
                     for name in config.groups
                 },
                 "groups_unknown": overview.silent or None,
+                "health": overview.health,
                 "runs": [asdict(line) for line in overview.runs],
             }
         )
@@ -287,14 +291,17 @@ def _show_overview(config: Config, overview: Overview, output: Output) -> None:
 
 def _print_owners(out: Console, config: Config, overview: Overview) -> None:
     table = Table("Group", "Owned by", "Epoch", "Since", "Changed by", box=None, pad_edge=False)
+    if overview.health:
+        table.add_column("Health")
     for name, group in config.groups.items():
         record = overview.owners.get(name)
         if record is None:
             owned = "not known" if overview.silent else f"{group.home} (home, never claimed)"
-            table.add_row(name, owned, words.NOTHING, words.NOTHING, "")
+            table.add_row(name, owned, words.NOTHING, words.NOTHING, "", overview.health.get(name, ""))
             continue
         busy = f"{record.plan} {record.workflow_id}, {record.phase.value}" if record.run else ""
-        table.add_row(name, record.region, str(record.epoch), words.moment(record.changed_at), busy)
+        since, health = words.moment(record.changed_at), overview.health.get(name, "")
+        table.add_row(name, record.region, str(record.epoch), since, busy, health)
     out.print(table)
 
 
