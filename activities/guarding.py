@@ -12,6 +12,7 @@ from activities.lock import check_held, is_pivoted, no_return
 from activities.looking import ANSWER_SECONDS, source_of, target_of
 from recovery.domain.candidates import leading_store, stores_of
 from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.words import listed
@@ -155,10 +156,21 @@ class GuardingSteps:
     async def start_following(self, context: PlanContext) -> StepOutcome:
         """Starts the rejoined region's stores as standbys of the owner."""
         record = await self._record(context)
-        why = await self._follow_all(context, record, target_of(context))
+        saved: list[StoreDivergence] = []
+        why = await self._follow_all(context, record, target_of(context), saved)
         if why:
             raise Unreachable(f"{target_of(context)} does not follow {record.region} yet: {why}")
-        return StepOutcome(summary=f"{listed(stores_of(context.group))} of {target_of(context)} follow {record.region}")
+        known = [
+            found for found in context.facts.divergences or [] if found.store not in {each.store for each in saved}
+        ]
+        return StepOutcome(
+            summary=f"{listed(stores_of(context.group))} of {target_of(context)} follow {record.region}",
+            facts=Facts(divergences=[*known, *saved]) if saved else Facts(),
+            warnings=[
+                f"{found.store} of {found.region} had acknowledged what {record.region} does not have: {found.detail}"
+                for found in saved
+            ],
+        )
 
     # Parts of the above.
 
@@ -190,8 +202,13 @@ class GuardingSteps:
     async def _ask_promotion(self, context: PlanContext, order: GuardOrder, store: str) -> Promotion:
         return await self._of(context).promote(order.model_copy(update={"store": store}))
 
-    async def _follow_all(self, context: PlanContext, record: OwnershipRecord, region: str) -> str:
-        """Why not all of the region's stores follow the owner; empty when they do."""
+    async def _follow_all(
+        self, context: PlanContext, record: OwnershipRecord, region: str, saved: list[StoreDivergence] | None = None
+    ) -> str:
+        """Why not all of the region's stores follow the owner; empty when they do.
+
+        ``saved`` gets what guards saved of an old primary before it followed (Redis and JetStream).
+        """
         order = _order(context, record, record.region, record.region)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):  # a lost region is not waited for
@@ -207,6 +224,8 @@ class GuardingSteps:
                 continue  # the region has no such store
             except RecoveryError as error:
                 return f"{store}: {error}"
+            if saved is not None and state.divergence is not None:
+                saved.append(state.divergence.model_copy(update={"region": region}))
             if state.role is StoreRole.STALE:
                 return f"{store}: {state.detail or 'it was a primary, and has to be looked at'}"
         return ""

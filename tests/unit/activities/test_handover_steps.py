@@ -317,6 +317,20 @@ async def test_what_only_the_returned_side_has_is_said_aloud(site: Site) -> None
     assert "3 transactions; saved as /x/1" in outcome.warnings[0]
 
 
+async def test_what_a_guard_saved_before_its_store_followed_is_said_aloud_too(site: Site) -> None:
+    tail = StoreDivergence(store="nats", region="", messages=7, files=["/x/events.jsonl"], detail="7 messages")
+    wal = StoreDivergence(store="postgres", region="b", transactions=3, detail="3 transactions")
+    streams = state(STANDBY, "events=9", "nats", divergence=tail)
+    site.guards.states["b"] = [state(STANDBY), streams]
+    site.group = site.group.model_copy(update={"streams": ["events"]})
+    site.group = site.group.model_copy(
+        update={"regions": [each.model_copy(update={"nats": f"{each.name}:4222"}) for each in site.group.regions]}
+    )
+    outcome = await site.run(site.guarding.start_following, "Reprotect", divergences=[wal])
+    assert outcome.facts.divergences == [wal, tail.model_copy(update={"region": "b"})]
+    assert "nats of b had acknowledged what a does not have: 7 messages" in outcome.warnings[0]
+
+
 async def test_a_reprotect_gives_way_to_a_failover_and_to_nothing_else() -> None:
     site = Site(record=HELD.model_copy(update={"run": "old", "workflow_id": "reprotect/shop", "plan": "Reprotect"}))
 
