@@ -55,6 +55,11 @@ def address_of(target: ManagedTarget, context: PlanContext) -> tuple[str, int]:
 def rule_of(context: PlanContext) -> ManagedRule:
     if context.group.managed is None:
         raise Refused(f"group {context.group.name} has no managed PostgreSQL: configure its rds, or use Failover")
+    if context.group.guarded:
+        raise Refused(
+            f"group {context.group.name} is under guard, and a guard's own primary is not replaced by RDS': "
+            "set its postgres.managed_by to rds"
+        )
     return context.group.managed
 
 

@@ -141,8 +141,8 @@ class GroupSnapshot(Model):
 
     @property
     def guarded(self) -> bool:
-        """Whether every region of the group has a guard."""
-        return all(region.guard for region in self.regions)
+        """Whether every region of the group has a guard, and no other manager makes its PostgreSQL primary."""
+        return self.managed_by == "self" and all(region.guard for region in self.regions)
 
     def region(self, name: str) -> RegionPlan:
         """Raises KeyError with the known names."""

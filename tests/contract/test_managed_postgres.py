@@ -330,3 +330,14 @@ async def test_nothing_to_replace_it_with_is_said_with_reasons(front: Front, dat
     run.request = run.request.model_copy(update={"region": AWAY})
     said = await run.failure(run.steps.choose_replacement)
     assert "nothing can replace shop-production" in said and "shop-replica in eu-west-1: it is rebooting" in said
+
+
+async def test_a_group_under_guard_is_not_replaced_by_rds(database: RdsPostgres) -> None:
+    run = await Run(database).begin()
+    regions = [region.model_copy(update={"guard": "http://guard.test:7450"}) for region in run.group.regions]
+    guarded = run.group.model_copy(update={"regions": regions})
+    run.facts = run.facts.model_copy(update={"group": guarded})
+    assert "is under guard" in await run.failure(run.steps.assess)
+    run.request = run.request.model_copy(update={"force": True})
+    run.facts = run.facts.model_copy(update={"group": guarded.model_copy(update={"managed_by": "rds"})})
+    await run.call(run.steps.assess)
