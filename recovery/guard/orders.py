@@ -76,6 +76,10 @@ class Orders:
     def _fence_step(
         self, group: GuardedHere, record: OwnershipRecord, order: GuardOrder, asked_at: float
     ) -> Write | Break | Settled | Wait | Refusal:
+        asked = record.fencing
+        if asked is not None and (asked.run, asked.epoch, asked.planned) == (order.run, order.epoch, False):
+            # From planned to unplanned there is no way back: an earlier attempt that still waits goes along.
+            order = order.model_copy(update={"planned": False})
         step = decisions.fence_step(
             record,
             order,
@@ -87,6 +91,9 @@ class Orders:
             margin=self.shared.holding.pace.margin,
             evidence=Evidence(self._by(), utc(), {name: one.strength for name, one in group.stores.all.items()}),
         )
+        if order.planned and isinstance(step, Break):
+            # Who wants nothing lost waits for the source's own word, and ends no other group's lease.
+            return Wait(f"the guard of {order.source} does not answer: ask for an unplanned fence", LOOK)
         new = step.record.fence if isinstance(step, Write) else None
         if new is not None and new != record.fence and new.how == "never-served":
             # No guard ever held it: then nobody knows of a primary that runs there without one.

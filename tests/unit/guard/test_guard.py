@@ -354,6 +354,35 @@ def test_a_planned_end_may_become_an_unplanned_one(tmp_path: Path) -> None:
     played(tmp_path, scene)
 
 
+def test_a_planned_fence_breaks_no_lease(tmp_path: Path) -> None:
+    async def scene(regions: Regions) -> None:
+        await _steady(regions)
+        await asyncio.sleep(20)
+        await regions.kill("a")
+        order = regions.claim("run-1", planned=True, deadline=20.0)
+        with pytest.raises(Unreachable, match="unplanned"):
+            await regions.guards["b"].fence(order)
+        assert regions.witness.leases["a"][0].broken_by is None
+        proof = await regions.guards["b"].fence(order.model_copy(update={"planned": False}))
+        assert proof.how == "lease-broken"
+
+    played(tmp_path, scene)
+
+
+def test_a_planned_attempt_that_still_waits_does_not_take_the_unplanned_one_back(tmp_path: Path) -> None:
+    async def scene(regions: Regions) -> None:
+        a, _ = await _steady(regions)
+        a.fail["end_in_order"] = Unreachable("the standby does not follow")
+        order = regions.claim("run-1", planned=True)
+        waiting = asyncio.create_task(regions.guards["b"].fence(order))
+        await asyncio.sleep(3)
+        proof = await regions.guards["b"].fence(order.model_copy(update={"planned": False}))
+        assert await waiting == proof
+        assert a.role is not PRIMARY
+
+    played(tmp_path, scene)
+
+
 def test_orders_without_right_change_nothing(tmp_path: Path) -> None:
     async def scene(regions: Regions) -> None:
         a, _ = await _steady(regions)
