@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from recovery.adapters.postgres import standby_files as files
+from recovery.adapters.postgres.guarded import GuardedPostgres
 from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
 from recovery.domain.guarding import StoreRole
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.errors import Refused, Unreachable
+from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from tests.integration.postgres_pair import Load, Node, busy, cluster, replayed, stop
 from tests.integration.postgres_servers import eventually, public_folder
 
@@ -167,7 +169,7 @@ async def test_receiving_is_stopped_and_confirmed(pair: tuple[Node, Node]) -> No
     assert lsn_order(await b.guarded.stop_receiving()) == lsn_order(position)
     state = await b.guarded.observe()
     assert "receives nothing" in state.detail and state.lag_seconds == 0, "as last known"
-    await b.guarded.follow(a.upstream)
+    await b.another_guard(replication=None).follow(a.upstream)  # knows who replicates from what was there before
     await replayed(b, a)
     assert await b.value("SELECT count(*) FROM marks") == 2
 
@@ -292,6 +294,16 @@ async def test_observe_answers_within_two_seconds_whatever_stands_still(pair: tu
     state = await a.guarded.observe()
     assert time.monotonic() - began < 2.5
     assert state.role is StoreRole.UNREACHABLE
+
+
+async def test_a_directory_that_is_not_there_needs_no_demotion(tmp_path: Path) -> None:
+    place = PostgresPlace("127.0.0.1", 1, tmp_path / "missing")
+    store = GuardedPostgres(place, PostgresLogin("127.0.0.1", 1))
+    assert await store.demote() is None
+    assert store.emergency().detail["data_directory"] == str(tmp_path / "missing")
+    assert (await store.observe()).role is StoreRole.STOPPED
+    with pytest.raises(Refused):
+        await store.promote(1)
 
 
 async def test_another_users_directory_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ async def source_of(
         conninfo = files.conninfo_of(wanted, passfile)
         login = PostgresLogin(host, port, wanted.user, "postgres", wanted.password, wanted.sslmode, wanted.sslrootcert)
         return Source(conninfo, wanted.slot, login, str(passfile) if passfile else None)
+    if not present:
+        present, slot = await asyncio.to_thread(files.read_last_source, server.folder)
     entries = files.conninfo_entries(present)
     if not entries.get("user"):
         raise Refused(
@@ -225,6 +227,8 @@ async def stop_receiving(server: LocalServer) -> str:
         state = await read_running(connection)
         if not state.in_recovery:
             raise Refused(f"PostgreSQL in {server.folder} accepts writes: it is no standby")
+        if state.conninfo:
+            await asyncio.to_thread(files.write_last_source, server.folder, state.conninfo, state.slot)
         await set_and_reload(connection, {"primary_conninfo": ""})
         deadline = time.monotonic() + STOP_SECONDS
         while (pid := await connection.fetchval("SELECT pid FROM pg_stat_wal_receiver")) is not None:

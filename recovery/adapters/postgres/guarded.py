@@ -98,13 +98,10 @@ class GuardedPostgres:
         return self.server.folder
 
     def emergency(self) -> Emergency:
-        """What the companion needs: the directory, resolved, and its owner (uid, gid)."""
+        """What the companion needs: the directory, resolved, and its owner (uid, gid) where it is there."""
         folder = self._folder.resolve()
-        return Emergency(
-            store=self.store,
-            kind="postgres",
-            detail={"data_directory": str(folder), "owner": list(files.owner_of(folder))},
-        )
+        owner = list(files.owner_of(folder)) if folder.exists() else None
+        return Emergency(self.store, "postgres", {"data_directory": str(folder), "owner": owner})
 
     # Looking.
 
@@ -309,6 +306,8 @@ class GuardedPostgres:
         Raises:
             Unreachable: a process is left that does not die (its disk hangs).
         """
+        if not await asyncio.to_thread(self._folder.exists):
+            return None  # not made yet, or put aside for a rewind: no server can work there
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(0.1):  # it stands there since the promotion; never wait for a hanging disk
                 await self.secure()

@@ -185,12 +185,14 @@ class LocalServer:
                 f"PostgreSQL at {self.login.address} did not answer within {timeout:g} s when asked to {what}"
             ) from None
 
-    async def history_of(self, system_identifier: str, timeline: int, segment_bytes: int) -> History:
+    async def history_of(
+        self, system_identifier: str, timeline: int, segment_bytes: int, *, exact: bool = False
+    ) -> History:
         """Its history; marks of timelines are kept from when their WAL was still there. Raises Refused."""
 
         def read() -> History:
             known = files.read_timeline_marks(self.folder)
-            history = local_history(self.folder, system_identifier, timeline, segment_bytes, known)
+            history = local_history(self.folder, system_identifier, timeline, segment_bytes, known, exact=exact)
             marks = {each.number: each.mark for each in history.timelines if each.mark}
             if marks != {number: known[number] for number in marks if number in known}:
                 files.write_timeline_marks(self.folder, known | marks)
@@ -199,7 +201,9 @@ class LocalServer:
         return await asyncio.to_thread(read)
 
     async def running_history(self, state: Running) -> History:
-        return await self.history_of(state.system_identifier, state.timeline, state.segment_bytes)
+        return await self.history_of(
+            state.system_identifier, state.timeline, state.segment_bytes, exact=not state.in_recovery
+        )
 
     async def stopped_history(self, control: Control) -> History:
         return await self.history_of(control.system_identifier, control.timeline, control.segment_bytes)

@@ -7,11 +7,10 @@ connected standby has all of it. A standby that is frozen would hold it for wal_
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 
-from recovery.adapters.postgres.connection import connected
+from recovery.adapters.postgres.connection import Connection, connected
 from recovery.adapters.postgres.demotion import kill_tree, walsenders
 from recovery.adapters.postgres.local_server import LocalServer
 from recovery.adapters.postgres.wal import Control
@@ -52,9 +51,21 @@ async def end_in_order(server: LocalServer, seconds: float) -> str:
 
 async def _prepare(server: LocalServer, seconds: float) -> None:
     """Raises Unreachable while nothing was changed."""
-    async with connected(server.login, "prepare its end") as connection:
-        if await connection.fetchval("SELECT pg_is_in_recovery()"):
-            return
+    ready = False
+    try:
+        async with asyncio.timeout(seconds), connected(server.login, "prepare its end") as connection:
+            ready = await _standbys_stream(server, connection)
+            await connection.execute("CHECKPOINT")
+    except TimeoutError:
+        if not ready:
+            raise Unreachable(
+                f"PostgreSQL at {server.login.address} did not answer within {seconds:g} s: it was left as it is"
+            ) from None
+
+
+async def _standbys_stream(server: LocalServer, connection: Connection) -> bool:
+    """Raises Unreachable where a primary has none."""
+    if not await connection.fetchval("SELECT pg_is_in_recovery()"):
         streaming = await connection.fetchval(
             "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> $1",
             "recovery-plans",
@@ -64,9 +75,7 @@ async def _prepare(server: LocalServer, seconds: float) -> None:
                 f"no standby streams from PostgreSQL at {server.login.address}: an end in order would give its last "
                 "writes to nobody. It was left as it is."
             )
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await connection.execute("CHECKPOINT")
+    return True
 
 
 async def _only_frozen_standbys_left(server: LocalServer, moved: dict[int, tuple[str, float]], now: float) -> bool:

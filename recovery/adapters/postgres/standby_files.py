@@ -24,7 +24,7 @@ SIGNAL = "standby.signal"
 AUTO_CONF = "postgresql.auto.conf"
 PRIMARY_MARK = "recovery-plans.primary.json"
 TIMELINES = "recovery-plans.timelines.json"
-SETTINGS = ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")
+LAST_SOURCE = "recovery-plans.source.json"
 
 _SETTING = re.compile(r"^\s*([A-Za-z_.]+)\s*=?\s*'((?:[^'\\]|''|\\.)*)'")
 
@@ -142,6 +142,19 @@ def write_timeline_marks(folder: Path, marks: Mapping[int, str]) -> None:
 
 
 # Where it streams from.
+
+
+def write_last_source(folder: Path, conninfo: str, slot: str) -> None:
+    """Keeps what is taken from the configuration, so that a later ``follow`` knows who replicates. As private as it."""
+    write_owned(folder, LAST_SOURCE, json.dumps([conninfo, slot]))
+
+
+def read_last_source(folder: Path) -> tuple[str, str]:
+    """``primary_conninfo`` and slot, empty where nothing is kept."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        conninfo, slot = json.loads((folder / LAST_SOURCE).read_text())
+        return str(conninfo), str(slot)
+    return "", ""
 
 
 def conninfo_of(streaming: Streaming, passfile: Path | None) -> str:

@@ -184,11 +184,13 @@ def local_history(
     timeline: int,
     segment_bytes: int,
     known: Mapping[int, str] | None = None,
+    *,
+    exact: bool = False,
 ) -> History:
     """The history of a data directory that is on ``timeline``. ``known``: marks that were read before.
 
-    The present timeline is the latest that it has a history file of, because that is what a start with
-    ``recovery_target_timeline = latest`` takes.
+    With ``exact`` (a primary) that is the present one. Otherwise the present one is the latest that it has a history
+    file of, because that is what a start with ``recovery_target_timeline = latest`` takes.
 
     Raises:
         Refused: a history file that is needed is missing, or does not name ``timeline`` among the ancestors.
@@ -198,7 +200,7 @@ def local_history(
         for entry in (folder / "pg_wal").iterdir()
         if (match := _HISTORY_FILE.match(entry.name)) is not None
     }
-    present = max([timeline, *files])
+    present = timeline if exact else max([timeline, *files])
     if present == 1:
         return build_history(system_identifier, [], 1, {})
     if present not in files:
