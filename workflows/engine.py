@@ -15,9 +15,11 @@ import asyncio
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from workflows.amendments import Amendable, told_to_stop
 from workflows.calls import Calls
-from workflows.control import Choice, Consent, Control, Hold, OperatorCommand, rejected
+from workflows.control import Choice, Control, Hold, OperatorCommand
 from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline, kind_of
+from workflows.gates import Gates
 from workflows.journal import Journal
 from workflows.steps import HOLD, WARN, Parallel, Plan, Step
 
@@ -31,15 +33,17 @@ with workflow.unsafe.imports_passed_through():
     from recovery.ports.notify import Severity
 
 
-class Engine:
+class Engine(Amendable):
     """One run of one plan."""
 
     def __init__(self, plan: Plan, request: PlanRequest) -> None:
+        super().__init__()
         self.plan = plan
         self.request = request
         self.journal = Journal(plan, request)
         self.control = Control(self.journal)
         self._calls = Calls(plan, request, self.journal)
+        self._gates = Gates(plan, self.journal, self.control, self._calls, self._alert)
         self._to_undo: list[Step] = []
         self._forward: asyncio.Task[None] | None = None
         self._alerts: list[asyncio.Task[None]] = []
@@ -47,8 +51,6 @@ class Engine:
         self._cancelled = False
         self._pivot_started = False
         self._beside: list[asyncio.Task[None]] = []
-        self._restartable: dict[str, asyncio.Task[StepOutcome]] = {}
-        self._restarted: set[str] = set()
 
     async def run(self) -> RunReport:
         """Runs the plan to its end and returns the report.
@@ -89,46 +91,6 @@ class Engine:
         if not self.control.abort_holds():
             self.stop(f"aborted by {command.actor}: {command.reason}")
         return "aborting"
-
-    # What an operator may change of the request while the run goes on.
-
-    def check_accept_loss(self, command: OperatorCommand) -> None:
-        """Raises ApplicationError where no step is held for that, or another person has to say it."""
-        self.control.check(Choice.ACCEPT_LOSS, command)
-        self._check_second_person(command)
-
-    def accept_loss(self, command: OperatorCommand) -> str:
-        self._amend(accept_data_loss=True)
-        return self.control.answer(Choice.ACCEPT_LOSS, command)
-
-    def check_ungraceful(self, command: OperatorCommand) -> None:
-        """Raises ApplicationError where the plan has no orderly part, or it is over."""
-        self.control.check("ungraceful", command)
-        if not any(step.graceful for step in self.plan.steps()):
-            raise rejected(f"{self.plan.name} has no orderly part that could be left out")
-        if self._pivot_started or self.control.rolling_back:
-            raise rejected("it is too late: the orderly part is over")
-        if not self.request.graceful:
-            raise rejected("it is ungraceful already")
-        self._check_second_person(command)
-
-    def make_ungraceful(self, command: OperatorCommand) -> str:
-        """The orderly steps that run now are started again, without the old side's help."""
-        self._amend(graceful=False)
-        self.control.record_ungraceful(command)
-        for name, running in self._restartable.items():
-            self._restarted.add(name)
-            running.cancel()
-        return "ungraceful from now on: what the old side does not hand over any more is lost"
-
-    def _check_second_person(self, command: OperatorCommand) -> None:
-        group, asked_by = self.journal.facts.group, self.request.requested_by.strip().lower()
-        if group is not None and group.second_person and asked_by == command.actor.strip().lower():
-            raise rejected(f"this costs data and needs a second person: {command.actor} started the run")
-
-    def _amend(self, **changes: object) -> None:
-        self.request = self.request.model_copy(update=changes)
-        self.journal.request = self._calls.request = self.request
 
     # The whole run: forward, then whatever its end asks for, then the report.
 
@@ -208,7 +170,7 @@ class Engine:
         if not self._is_wanted(step):
             return
         try:
-            await self._gate(step)
+            await self._gates.passed(step, self.request)
             while self._is_wanted(step) and not await self._tried(step):
                 pass
         except asyncio.CancelledError:
@@ -229,15 +191,15 @@ class Engine:
         try:
             outcome = await self._run_step(step)
         except (ActivityError, StepFailed) as error:
-            if _told_to_stop():
+            if told_to_stop():
                 self.journal.ended(step, StepState.CANCELLED, error=explain(error), attempts=attempts_of(error))
                 raise asyncio.CancelledError from error
-            if self._is_restarted(step):
+            if self._was_restarted(step):
                 return False
             return await self._after_failure(step, error)
-        self._restarted.discard(step.name)
+        self._was_restarted(step)
         self.journal.done(step, outcome)
-        if _told_to_stop():
+        if told_to_stop():
             # The step was done before the cancellation reached it; the cancellation still counts.
             raise asyncio.CancelledError
         return True
@@ -251,42 +213,6 @@ class Engine:
                 raise StoppedByOperator(step.name, reason)
             self._stop_reason = ""
 
-    async def _gate(self, step: Step) -> None:
-        gate, group = step.gate, self.journal.facts.group
-        if gate is None or group is None or not gate.asks(context := self._calls.context(step)):
-            return
-        second = gate.two_persons(context)
-        if gate.given(context) and not second:
-            who = self.request.requested_by or "the requester"
-            self.journal.act("approve", who, "approved beforehand", step.name)
-            self._consented(step, who)
-            return
-        if second:
-            self.control.not_by[step.name] = self.request.requested_by
-        self.journal.step_state(step, StepState.WAITING)
-        self.journal.enter(RunState.WAITING)
-        self._alert(Severity.CRITICAL, f"{self.plan.name} of {group.name} waits for an approval", gate.question)
-        automatic = self.request.automatic
-        approves = group.approval_default == "approve" and not (automatic or second or gate.only_persons)
-        wait = group.failover.approve_timeout if automatic else group.approval_timeout
-        default = Consent.APPROVED if approves else Consent.DECLINED
-        consent, by_person = await self.control.consented(step.name, wait, default)
-        self.journal.enter(self.control.state())
-        patience = duration(wait)
-        if consent is Consent.APPROVED:
-            self._consented(step, self.control.consenters.get(step.name, "timeout"))
-        if not by_person:
-            self.journal.act(str(consent), "timeout", f"nobody answered within {patience}", step.name)
-        if consent is Consent.DECLINED:
-            reason = "declined" if by_person else f"nobody approved within {patience}"
-            self.journal.ended(step, StepState.FAILED, error=reason)
-            raise StepFailed(step.name, reason)
-
-    def _consented(self, step: Step, who: str) -> None:
-        """The step itself may have to say who consented: a person's word is a proof where no guard gives one."""
-        consents = {**(self.journal.facts.consents or {}), step.name: who}
-        self.journal.facts = self.journal.facts.model_copy(update={"consents": consents})
-
     async def _run_step(self, step: Step) -> StepOutcome:
         self._calls.queue(step, step.where)  # a step that nobody can be asked for has not begun
         if step.undo is not None and step not in self._to_undo:
@@ -294,25 +220,8 @@ class Engine:
         self.journal.started(step)
         if step.pivot:
             await self._record_pivot(step)
-        if not step.graceful:
-            return await self._calls.forward(step, past_pivot=self._pivot_started)
-        call = asyncio.create_task(self._calls.forward(step, past_pivot=self._pivot_started))
-        self._restartable[step.name] = call
-        try:
-            return await call
-        except asyncio.CancelledError as error:
-            if _told_to_stop():
-                raise
-            raise StepFailed(step.name, "started again") from error
-        finally:
-            del self._restartable[step.name]
-
-    def _is_restarted(self, step: Step) -> bool:
-        """Whether an operator's change ended the try: the step begins again with the changed request."""
-        if step.name not in self._restarted:
-            return False
-        self._restarted.discard(step.name)
-        return True
+        forward = self._calls.forward(step, past_pivot=self._pivot_started)
+        return await (self._restartable(step, forward) if step.graceful else forward)
 
     async def _record_pivot(self, step: Step) -> None:
         """Written where a reset of this workflow cannot forget it, before the step starts."""
@@ -469,12 +378,6 @@ class Engine:
         """Sends a message beside the plan, which neither waits for it nor fails with it."""
         message = Alert(severity=severity, title=title, body=body)
         self._alerts.append(asyncio.create_task(self._calls.alert(message)))
-
-
-def _told_to_stop() -> bool:
-    """Whether this task was cancelled; an activity that ended before the cancel reached it hides the exception."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _uncancel() -> None:
