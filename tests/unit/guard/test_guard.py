@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recovery.domain.guarding import StoreRole
+from recovery.domain.guarding import Promotion, StoreRole
 from recovery.domain.ownership import OwnershipRecord, Phase
 from recovery.errors import NotFound, Refused, Unreachable
 from recovery.guard import companion
@@ -166,6 +167,41 @@ def test_a_promotion_that_hangs_is_ended_with_the_lease(tmp_path: Path) -> None:
         await asyncio.sleep(regions.ttl + 1.5)
         assert not regions.guards["a"].groups["shop"].armed
         assert "demote" in a.called
+
+    played(tmp_path, scene)
+
+
+def test_a_promotion_that_takes_effect_after_the_demotion_is_demoted_too_before_anything_is_confirmed(
+    tmp_path: Path,
+) -> None:
+    """The call was paused past its check; it does not let itself be cancelled."""
+
+    class Stubborn(FakeStore):
+        async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
+            self.called.append("promote")
+            late = asyncio.get_running_loop().create_task(asyncio.sleep(2 * regions_ttl))
+            while not late.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(late)
+            self._become(PRIMARY)
+            return Promotion(store=self.store, epoch=epoch, at=NOW)
+
+    regions_ttl = 5.0
+
+    async def scene(regions: Regions) -> None:
+        a, b = Stubborn(role=PRIMARY), FakeStore()
+        guard = regions.start("a", {"shop": [a]})
+        regions.start("b", {"shop": [b]})
+        regions.witness.put(OwnershipRecord(group="shop", region="a", guard="a/0000", changed_at=NOW))
+        a._become(STANDBY)
+        await until(lambda: "promote" in a.called)
+        order = regions.claim("run-1")
+        fencing = asyncio.create_task(regions.guards["b"].fence(order))
+        proof = await fencing
+        assert proof.how == "demotion-confirmed"
+        assert PRIMARY in [role for _, role in a.history]  # it did take effect, late
+        assert a.role is not PRIMARY  # and was ended before the confirmation
+        assert guard.groups["shop"].stores.primaries() == []
 
     played(tmp_path, scene)
 
