@@ -127,6 +127,8 @@ async def bring_up(supervised: Supervised, owned: Owned, wanted: Wanted, progres
     _plan_control(build)
     await supervised.put_state(state)
     for planned in build.planned.values():
+        # A guard ends a server that it cannot fence in time; what stands on the disk makes the next one refuse writes.
+        planned.server.comes_back = wanted.guarded and planned.server.service in ("redis", "nats")
         await supervised.register(planned.server, planned.launch)
     await _start_all(build, progress)
 

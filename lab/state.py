@@ -175,6 +175,8 @@ class Server(_Model):
     log_offset: int = 0
     """Where in its log the present start begins."""
     state: ServerState = "running"
+    comes_back: bool = False
+    """Started again when it ends and the lab did not end it, as a service manager does."""
     exit_code: int | None = None
     """How its process ended the last time, when the lab did not end it: minus the signal's number, or its own code."""
 

@@ -49,6 +49,7 @@ from lab.processes import (
 from lab.state import COMPANION, STATE_FILE, Delay, LabState, Server
 
 SOCKET = "supervisor.sock"
+_COMES_BACK_AFTER = 0.5  # seconds
 _OUTPUT_KEPT = 20_000  # characters of a one-off command's output
 
 
@@ -172,6 +173,14 @@ class Supervisor:
         if server.pid == pid and server.state in ("running", "frozen"):
             server.state, server.exit_code = "exited", code
             self.save()
+            if server.comes_back:
+                asyncio.get_running_loop().call_later(_COMES_BACK_AFTER, self.bring_back, name)
+
+    def bring_back(self, name: str) -> None:
+        """What a service manager does; one that ends again and again comes back as often, at this pace."""
+        if self.known().server(name).state == "exited" and not self.ended.is_set():
+            with contextlib.suppress(LabError):  # its program is gone: its state says that it ended
+                self.start_server(name)
 
     async def run(self, launch: Launch, timeout: float) -> dict[str, Any]:
         """Run a command to its end; reply with its exit code and the end of its output."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +23,7 @@ import redis.exceptions
 from drctl.demo.guarded import install_guarded
 from lab import Lab, LabError
 from lab.guarded import STREAMS
-from lab.state import CLIENTS, CONTROL
+from lab.state import CLIENTS, CONTROL, MARK
 from recovery.config import Config
 from tests.integration.waiting import eventually
 
@@ -52,6 +54,36 @@ async def test_redis_refuses_writes_at_rest_and_keeps_its_data(lab: Lab) -> None
         with pytest.raises(redis.exceptions.ReadOnlyError):
             await client.set("key", "other")
         assert await client.get("key") == b"value"
+
+
+async def test_a_redis_that_a_guard_ended_comes_back_at_rest_and_one_that_the_lab_killed_does_not(lab: Lab) -> None:
+    before = lab.describe().server(f"{A}/redis").pid
+    assert before is not None
+    psutil.Process(before).kill()
+
+    async def back() -> bool:
+        server = lab.describe().server(f"{A}/redis")
+        return server.state == "running" and server.pid not in (None, before)
+
+    await eventually(back, 10)
+    await wait_for_redis(lab)
+    async with redis.asyncio.from_url(lab.redis(A)) as client:
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            await client.set("key", "other")
+    await lab.kill(A, "redis")
+    await asyncio.sleep(1)
+    assert lab.describe().server(f"{A}/redis").state == "killed"
+    await lab.restart(A, "redis")
+
+
+async def wait_for_redis(lab: Lab) -> None:
+    async def answers() -> bool:
+        with contextlib.suppress(redis.exceptions.RedisError):
+            async with redis.asyncio.from_url(lab.redis(A)) as client:
+                return bool(await client.ping())
+        return False
+
+    await eventually(answers, 10)
 
 
 async def test_the_other_redis_can_follow_through_the_link(lab: Lab) -> None:
@@ -198,23 +230,49 @@ async def test_guard_and_companion_are_hit_alone_or_with_their_region(lab: Lab, 
         return lab.describe().server(f"{B}/companion").pid
 
     first = await eventually(companion, 10)
+    assert first is not None
     await lab.freeze(B, "guard")
     state = lab.describe()
     assert state.server(f"{B}/guard").state == "frozen"
     assert psutil.Process(first).status() != psutil.STATUS_STOPPED
     await lab.thaw(B, "guard")
     await lab.kill(B, "guard")
-    assert psutil.pid_exists(first), "the companion outlives its guard"
+    assert _runs(first), "the companion outlives its guard"
     await lab.freeze(B, "companion")
     assert psutil.Process(first).status() == psutil.STATUS_STOPPED
     await lab.thaw(B, "companion")
     await lab.restart(B, "guard")
     pids = lab.describe().server(f"{B}/guard").pids
     await lab.kill(B)
-    assert not [pid for pid in (first, *pids) if psutil.pid_exists(pid)]
+    assert not [pid for pid in (first, *pids) if _runs(pid)]
     for service in ("redis", "nats", "app"):
         await lab.restart(B, service)
     await lab.restart(B, "postgres")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_guard_of_another_lab_on_this_machine_is_left_alone(lab: Lab, folder: Path) -> None:
+    """It has the same name there."""
+    stranger = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "import time; time.sleep(600)"),
+        env={MARK: str(folder / "log" / f"{A}-guard.log")},
+        start_new_session=True,
+    )
+    try:
+        await lab.attend(A, "guard", ["-c", _GUARD, str(folder)], ready="is ready", folder=folder)
+        await lab.kill(A, "guard")
+        await lab.kill(A, "companion")
+        assert stranger.returncode is None
+        assert psutil.Process(stranger.pid).status() != psutil.STATUS_ZOMBIE
+    finally:
+        stranger.kill()
+        await stranger.wait()
 
 
 async def test_what_does_not_get_ready_is_shown_with_its_log(lab: Lab) -> None:
