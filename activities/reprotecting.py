@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from activities.boundary import StepProgress, report_progress, step
+from activities.lock import check_held
 from activities.looking import Look, source_of, target_of
 from recovery.domain.candidates import Seen, Wish, choose, stores_of
 from recovery.domain.guarding import StoreRole
@@ -62,6 +63,10 @@ class ReprotectSteps:
     @step("reprotecting.rejoin")
     async def rejoin(self, context: PlanContext) -> StepOutcome:
         """Rewinds the returned database to the owner's history where that is possible, else clones the owner anew."""
+        # Another run may have taken the lock over, a failover say: nothing of its new owner is ever rewound.
+        held = check_held(await self._look.record(context.group), context)
+        if held.region == target_of(context):
+            raise Refused(f"{held.region} owns {held.group} by now: a region that serves is not reprotected")
         began = time.monotonic()
 
         def tell(done: int, expected: int, what: str) -> None:

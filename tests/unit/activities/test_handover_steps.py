@@ -331,6 +331,16 @@ async def test_what_a_guard_saved_before_its_store_followed_is_said_aloud_too(si
     assert "nats of b had acknowledged what a does not have: 7 messages" in outcome.warnings[0]
 
 
+@pytest.mark.parametrize(
+    "record", [HELD.model_copy(update={"run": "a failover"}), HELD.model_copy(update={"region": "b"})]
+)
+async def test_nothing_is_rewound_that_another_run_may_have_made_the_owner(site: Site, record: OwnershipRecord) -> None:
+    assert (await site.run(site.reprotecting.rejoin, "Reprotect")).summary == "rewound"
+    site.ownership.records["shop"] = (record, "2")
+    await site.refused(site.reprotecting.rejoin, "Reprotect")
+    assert site.handover.done == ["rejoin b to a"]
+
+
 async def test_a_reprotect_gives_way_to_a_failover_and_to_nothing_else() -> None:
     site = Site(record=HELD.model_copy(update={"run": "old", "workflow_id": "reprotect/shop", "plan": "Reprotect"}))
 
