@@ -303,6 +303,7 @@ class _Wiring:
             state_folder=self.folder,
             group=snapshot.name,
             peers={region: upstream for region, upstream in peers.items() if region != self.region},
+            strength=self._strength,
         )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Collection
@@ -62,7 +63,18 @@ class Listener:
                         " its disk may hang. Switch its host off."
                     )
                 killed.append(pid)
+            if self._refuses():  # quicker than reading all sockets of a busy host again
+                break
         return killed
+
+    def _refuses(self) -> bool:
+        try:
+            socket.create_connection((self.host, self.port), 0.05).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def _name(pid: int) -> str | None:

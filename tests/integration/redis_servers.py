@@ -21,6 +21,10 @@ from recovery.errors import Unreachable
 from recovery.ports.guard import GuardedStore
 
 PASSWORD = "a-password-of-the-test"
+RIGHTS = (
+    "+psync +replconf +ping +info +role +replicaof +config|get +config|set +client +bgsave +time"  # docs
+    " +set +get +dbsize"  # the application's
+)
 
 
 def limit(seconds: float) -> float:
@@ -52,18 +56,21 @@ class OwnRedis:
     folder: Path
     append_only: bool = True
     password: str | None = PASSWORD
+    user: str | None = None  # None: the default one, who may do everything
     lines: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def server(self) -> RedisServer:
-        return RedisServer("127.0.0.1", self.port, RedisLogin(password=self.password))
+        return RedisServer("127.0.0.1", self.port, RedisLogin(self.user, self.password))
 
     async def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "redis.conf"
         secret = f"requirepass {self.password}\nmasterauth {self.password}\n" if self.password else ""
+        if self.user is not None:
+            secret = f"user {self.user} on >{self.password} ~* &* {RIGHTS}\nuser default off\n"
         configuration.write_text(
             f'bind 127.0.0.1\nport {self.port}\n{secret}dir {self.folder}\nsave ""\nreplicaof 127.0.0.1 1\n'
             f"appendonly {'yes' if self.append_only else 'no'}\n" + "\n".join(self.lines) + "\n"

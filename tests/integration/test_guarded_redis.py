@@ -16,6 +16,7 @@ import pytest_asyncio
 from recovery.adapters.redis.connection import LOST, ServerSaid, connected
 from recovery.adapters.redis.guarded import GuardedRedis
 from recovery.domain.guarding import StoreRole
+from recovery.domain.ownership import Strength
 from recovery.errors import Refused, Unreachable
 from recovery.ports.guard import Catching, Tended, Upstream
 from tests.integration.redis_servers import OwnRedis, demoted, limit, own_redis
@@ -114,12 +115,18 @@ async def test_a_started_server_refuses_writes_until_it_is_promoted(tmp_path: Pa
         assert await accepts_writes(own)
 
 
-async def test_a_configuration_that_would_start_a_primary_is_refused(tmp_path: Path) -> None:
+async def test_a_configuration_that_would_start_a_primary_is_no_fence(tmp_path: Path) -> None:
     own = OwnRedis(tmp_path / "a", lines=("replicaof no one",))
     with own_redis(own):
         await own.start()
-        with pytest.raises(Refused, match="would start as a primary"):
-            await GuardedRedis(own.server, tmp_path / "state").secure()
+        store = GuardedRedis(own.server, tmp_path / "state")
+        await store.tend()
+        state = await store.observe()
+        assert state.strength is Strength.MANUAL
+        assert "would start as a primary" in state.detail
+        (own.folder / "redis.conf").write_text("replicaof 127.0.0.1 1\n")
+        await store.secure()
+        assert (await store.observe()).strength is Strength.GUARD
 
 
 async def test_a_replica_follows_and_tells_its_position(pair: Pair) -> None:
@@ -327,6 +334,18 @@ async def test_a_restarted_replica_follows_by_itself_and_an_old_primary_does_not
     await pair.guard_b.promote(2)
     await pair.guard_a.tend(pair.upstream(pair.b))
     assert (await pair.guard_a.observe()).role is StoreRole.STALE
+
+
+async def test_an_acl_user_with_the_documented_rights_is_enough(tmp_path: Path) -> None:
+    async with a_pair(tmp_path, user="recovery") as pair, pair.tended():
+        await pair.guard_b.stop_receiving()
+        await pair.a.fill(5, "tail")
+        await demoted(pair.guard_a)
+        await pair.guard_b.promote(2)
+        state = await pair.guard_a.follow(pair.upstream(pair.b))
+        assert state.role is StoreRole.STANDBY
+        assert state.divergence is not None
+        assert (await pair.guard_b.end_in_order(3)) == (await pair.guard_b.observe()).position
 
 
 async def test_a_server_without_a_password_is_guarded_too(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Fence:
         self._pids: list[int] = []
         self._writing = threading.Lock()
         self._attempt = 0
+        self.trouble = "no answer"  # why ``close`` did not succeed, when its caller had no more time
         self.listener = Listener(server.host, server.port, PROCESS_NAMES)
 
     @property
@@ -76,11 +77,15 @@ class Fence:
 
         Raises what is in LOST, OSError; Unreachable where its process is not found.
         """
+        self.trouble = "no answer"
         await self.secure()
         while True:
             await self._reload()
             if not await self.is_open_meanwhile():
                 return
+            self.trouble = (
+                f"it goes on accepting: its configuration has to include {self._file} (see the documentation)"
+            )
             await asyncio.sleep(POLL)
 
     async def open(self, wanted: Callable[[], bool]) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
 
-from recovery.adapters.nats.connection import api, stream_info
+from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.divergence import SavedTail, last_common, save_tail
 from recovery.adapters.nats.memory import Source
 from recovery.adapters.nats.streams import as_mirror, is_work_queue, mirrors_domain
+from recovery.adapters.nats.words import last_of
 from recovery.errors import Refused
+
+log = logging.getLogger(__name__)
 
 
 async def domain_of(client: Client) -> str:
@@ -75,6 +79,19 @@ async def follow_one(own: Client, owner: Client, source: Source, domain: str, fo
     await api(own, f"STREAM.DELETE.{name}")
     await make_mirror(own, source, domain, int(local["config"].get("num_replicas") or 1))
     return saved
+
+
+async def mirrored(peer: NatsServer, streams: list[str]) -> dict[str, int] | None:
+    """How far another region's mirrors are; None where it does not answer within a second, or has not all of them."""
+    try:
+        async with asyncio.timeout(1.0), connected(peer) as client:
+            found = await asyncio.gather(*(stream_info(client, name) for name in streams))
+    except (*LOST, ApiError) as error:
+        log.debug("NATS %s does not say how far it is: %s", peer, error)
+        return None
+    if any(info is None or not info["config"].get("mirror") for info in found):
+        return None
+    return {name: last_of(info) for name, info in zip(streams, found, strict=True)}
 
 
 def seconds_behind(owner: dict[str, Any], local: dict[str, Any]) -> float:

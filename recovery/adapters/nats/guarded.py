@@ -18,7 +18,7 @@ from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, a
 from recovery.adapters.nats.consumers import recreate
 from recovery.adapters.nats.divergence import SavedTail, save_tail, told
 from recovery.adapters.nats.fence import PROCESS_NAMES, Fence
-from recovery.adapters.nats.following import domain_of, follow_one, make_mirror, seconds_behind, sources
+from recovery.adapters.nats.following import domain_of, follow_one, make_mirror, mirrored, seconds_behind, sources
 from recovery.adapters.nats.memory import Memory, Remembered, Source
 from recovery.adapters.nats.streams import WORK_QUEUE, is_work_queue, mirrors_domain, promoted, settle
 from recovery.adapters.nats.words import Infos, followed, last_of, position_of, promised_words, state_words
@@ -209,7 +209,7 @@ class GuardedStreams:
                     await asyncio.sleep(POLL / 4)
                     await self._fence.close()
         except (*LOST, RecoveryError) as error:
-            await self._kill(str(error) or "no answer")
+            await self._kill(str(error) or self._fence.trouble)
             return None
         try:
             async with asyncio.timeout(TELL), connected(self._server) as client:
@@ -247,7 +247,7 @@ class GuardedStreams:
             while True:
                 infos = await self._infos(client)
                 now = position_of(infos)
-                if now == position and await self._arrived(infos, all_of_them=time.monotonic() < half):
+                if now == position and await self._arrived(infos, until_all=half):
                     return position
                 position = now
                 if time.monotonic() > until:
@@ -257,28 +257,18 @@ class GuardedStreams:
                     )
                 await asyncio.sleep(POLL)
 
-    async def _arrived(self, infos: Infos, *, all_of_them: bool) -> bool:
-        """Whether the peers that answer and mirror have everything: every one, or one at least.
+    async def _arrived(self, infos: Infos, until_all: float) -> bool:
+        """Whether the peers that answer and mirror have everything: every one, and after a while one at least.
 
         Which of them is the target is the plan's knowledge; it looks at the target itself before it promotes.
         """
         wanted = followed(infos)
         if not wanted:
             return True
-        found = await asyncio.gather(*(self._of_peer(peer, list(wanted)) for peer in self._peers.values()))
+        peers = [self._at(peer) for peer in self._peers.values()]
+        found = await asyncio.gather(*(mirrored(peer, list(wanted)) for peer in peers))
         complete = [all(each[name] >= last for name, last in wanted.items()) for each in found if each is not None]
-        return bool(complete) and (all(complete) if all_of_them else any(complete))
-
-    async def _of_peer(self, peer: Upstream, streams: list[str]) -> dict[str, int] | None:
-        try:
-            async with asyncio.timeout(1.0), connected(self._at(peer)) as client:
-                found = await asyncio.gather(*(stream_info(client, name) for name in streams))
-        except (*LOST, ApiError) as error:
-            log.debug("NATS of %s does not say how far it is: %s", peer.region, error)
-            return None
-        if any(info is None or not info["config"].get("mirror") for info in found):
-            return None
-        return {name: last_of(info) for name, info in zip(streams, found, strict=True)}
+        return bool(complete) and (all(complete) if time.monotonic() < until_all else any(complete))
 
     def _at(self, upstream: Upstream) -> NatsServer:
         return NatsServer(upstream.host, upstream.port, self._server.login)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from recovery.adapters.listening import Listener, accepts
 from recovery.adapters.redis.configured import starts_at_rest
 from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking, connected
 from recovery.adapters.redis.divergence import save_data, told
+from recovery.adapters.redis.ending import replicas_have_all, resume
 from recovery.adapters.redis.link import Link, collapsed, look_at
 from recovery.adapters.redis.memory import Memory, Remembered
 from recovery.adapters.redis.replication import NOWHERE, Replication, replication
@@ -29,8 +31,9 @@ ANSWER = 0.3  # seconds that a server has to end its writes by itself
 END = 0.6  # seconds for its process to end after SIGKILL
 ASK = 2.0  # seconds for an ordinary question
 LINK = 10.0  # seconds that ``follow`` waits for the link; a long first copy goes on by itself
-SILENT = 2  # seconds without an acknowledgement after which an orderly end does not wait for a replica
+SECURED = 60.0  # seconds between two looks at its configuration file
 AGAIN = 5.0  # seconds after which a replica that left its primary looks whether that has its data again
+PING = 10  # seconds between two signs of an idle primary
 POLL = 0.02
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,9 @@ class GuardedRedis:
         peers: Mapping[str, Upstream] = MappingProxyType({}),
         strength: Strength = Strength.GUARD,
     ) -> None:
-        self.strength = strength
+        self.strength = self._claimed = strength
+        self._insecure = ""
+        self._secured_at = -math.inf
         self._server = server
         self._peers = dict(peers)
         self._listener = Listener(server.host, server.port, PROCESS_NAMES)
@@ -98,7 +103,7 @@ class GuardedRedis:
             role = StoreRole.PRIMARY
         lag: float | None = None
         if now.link_up:
-            lag = 0.0 if now.last_heard <= SILENT * 5 else float(now.last_heard)  # an idle primary speaks every 10 s
+            lag = 0.0 if now.last_heard <= PING else float(now.last_heard)
         history = f"{now.replid}@{now.offset}"
         if now.second_offset >= 0:
             history += f", {now.replid2}@{now.second_offset - 1}"
@@ -110,20 +115,27 @@ class GuardedRedis:
             order=now.offset,
             history=history,
             lag_seconds=lag,
-            detail=_words(now, remembered),
+            detail=". ".join(filter(None, (_words(now, remembered), self._insecure))),
         )
 
     # -- becoming a primary, and ending one -----------------------------------------------------------------------
 
     async def secure(self) -> None:
-        """Raises Refused where its configuration file would start a primary. One that does not run is not judged."""
+        """Reads its configuration file. Where the next start would be a primary's, there is no fence: the strength is
+        MANUAL from then on, with the reason in ``observe``'s detail. One that does not run is not judged."""
         try:
             async with asking(self._server, ASK, "say which configuration file it read") as connection:
                 info = await connection.info("server")
+            await starts_at_rest(self._server, info.get("config_file", ""), await self._listener.pids())
         except Unreachable as error:
             log.info("%s Whether it starts at rest is not known yet.", error)
             return
-        await starts_at_rest(self._server, info.get("config_file", ""), await self._listener.pids())
+        except Refused as error:
+            if self._insecure != str(error):
+                log.critical("%s", error)
+            self.strength, self._insecure = Strength.MANUAL, str(error)
+            return
+        self.strength, self._insecure = self._claimed, ""
 
     async def start(self, *, owner: bool = False) -> None:
         """Nothing: its service manager starts it, at rest by its configuration."""
@@ -221,51 +233,14 @@ class GuardedRedis:
                 return str(now.offset)
             await connection.run("CLIENT", "PAUSE", int(seconds * 1000) + 2000, "WRITE")
             try:
-                await self._replicas_have_all(connection, until)
+                await replicas_have_all(connection, self._server, self._peers.values(), until)
                 position = await self._end_writes(connection)
             except BaseException:
-                await asyncio.shield(self._resume())
+                await asyncio.shield(resume(self._server))
                 raise
             remembered = await self._memory.load()
             await self._memory.save(replace(remembered, ended_at=int(position)))
         return position
-
-    async def _resume(self) -> None:
-        """Ends the pause of writes now; without an answer it ends by itself, for it has a limit."""
-        try:
-            async with asyncio.timeout(ANSWER), connected(self._server) as connection:
-                await connection.run("CLIENT", "UNPAUSE")
-        except (*LOST, ServerSaid) as error:
-            log.warning("Redis %s keeps writes paused for its limit: %s", self._server, error)
-
-    async def _replicas_have_all(self, connection: Connection, until: float) -> None:
-        """Writes are paused: waits until every replica that still answers has the last of them.
-
-        After half of the time one of them is enough: which is the target is the plan's knowledge, and it looks at the
-        target itself before it promotes.
-        """
-        half = time.monotonic() + (until - time.monotonic()) / 2
-        while True:
-            now = await replication(connection)
-            online = [each for each in now.replicas if each.online]
-            known = [each.offset for each in online if each.silent_for <= SILENT]
-            peers = await asyncio.gather(*(self._offset_of(peer, now) for peer in self._peers.values()))
-            for offsets in (known, [offset for offset in peers if offset is not None]):
-                enough = min if time.monotonic() < half else max
-                if offsets and enough(offsets) >= now.offset:
-                    return
-            if time.monotonic() > until:
-                behind = ", ".join(f"{each.address} {now.offset - each.offset} bytes behind" for each in online)
-                raise Unreachable(
-                    f"Redis {self._server} was not ended: its replicas do not have everything"
-                    f" ({behind or 'none is connected'}). Writes go on."
-                )
-            await asyncio.sleep(POLL)
-
-    async def _offset_of(self, peer: Upstream, own: Replication) -> int | None:
-        """How far a peer is that replicates from here; None for any other."""
-        seen = await look_at(RedisServer(peer.host, peer.port, self._server.login), ANSWER)
-        return seen.offset if seen and not seen.is_primary and seen.link_up and seen.replid == own.replid else None
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -372,6 +347,9 @@ class GuardedRedis:
         """
         if self._turn.locked():
             return
+        if time.monotonic() - self._secured_at > SECURED:
+            self._secured_at = time.monotonic()
+            await self.secure()
         try:
             async with self._turn, asyncio.timeout(ASK), connected(self._server) as connection:
                 idle = await self._tend(connection)
