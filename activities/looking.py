@@ -18,7 +18,7 @@ from recovery.ports.handover import Handover
 from recovery.ports.ownership import OwnershipStore
 from recovery.ports.services import HealthProbe
 
-ANSWER_SECONDS = 2.0  # for a region's word about itself
+ANSWER_SECONDS = 3.5  # for a region's word about itself: its guard looks at every store, and waits 2.5 s for a dead one
 OWNER_SECONDS = 0.4  # the owner may well be lost: so long after the others it is not waited for
 _SHORT = timedelta(seconds=2)
 
