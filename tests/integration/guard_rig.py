@@ -33,6 +33,8 @@ GROUP = "shop"
 A, B = "region-a", "region-b"
 TTL = 3.0
 MARGIN = 0.7
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg says when a server is killed under it."""
 PATIENCE = 40.0  # for a condition, on a busy machine
 
 
@@ -131,7 +133,7 @@ class GuardedLab:
                     await connection.execute("INSERT INTO written (value) VALUES ($1)", value)
                 finally:
                     connection.terminate()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, *LOST):
             return False
         return True
 

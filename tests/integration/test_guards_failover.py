@@ -20,7 +20,7 @@ import pytest
 from lab.state import PostgresPlace
 from recovery.domain.guarding import GuardOrder, StoreRole
 from recovery.errors import RecoveryError, Refused
-from tests.integration.guard_rig import MARGIN, TTL, A, B, GuardedLab, guarded_lab
+from tests.integration.guard_rig import LOST, MARGIN, TTL, A, B, GuardedLab, guarded_lab
 
 DEMOTION = 1.0
 
@@ -47,7 +47,7 @@ class Writers:
     async def _write(self, region: str) -> None:
         while True:
             connection = None
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(OSError, TimeoutError, *LOST):
                 connection = await asyncpg.connect(self.places[region].dsn(), timeout=1)
                 while True:
                     async with asyncio.timeout(30):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recovery.domain.guarding import Promotion, StoreRole
-from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.domain.ownership import OwnershipRecord, Phase, RegionLease
 from recovery.errors import NotFound, Refused, Unreachable
 from recovery.guard import companion
 from tests.fakes.guard import NOW, FakeStore, Regions, in_virtual_time, until
@@ -295,6 +295,49 @@ def test_a_restarted_guard_takes_over_at_once_what_its_predecessor_held(tmp_path
     played(tmp_path, scene)
 
 
+def test_what_a_restarted_guard_inherits_ends_at_its_predecessors_deadline(tmp_path: Path) -> None:
+    """The witness is silent, and a new process was promised nothing."""
+
+    async def scene(regions: Regions) -> None:
+        a, _ = await _steady(regions)
+        await asyncio.sleep(20)
+        regions.witness.cut.add("a")
+        deadline = _deadline(regions)
+        await regions.kill("a")
+        regions.start("a", {"shop": [a]})
+        await until(lambda: a.role is not PRIMARY)
+        assert deadline <= a.when(a.role) <= deadline + 0.2
+
+    played(tmp_path, scene)
+
+
+def test_only_the_holder_of_the_lease_says_that_its_region_was_demoted(tmp_path: Path) -> None:
+    """Another host of the region may have the primary: what is not primary here proves nothing."""
+
+    async def scene(regions: Regions) -> None:
+        seen = regions.witness.seen_from("a")
+
+        async def elsewhere() -> None:
+            version = None
+            for serial in range(1000):
+                lease = RegionLease(region="a", instance="a/elsewhere", serial=serial, ttl=5.0, changed_at=NOW)
+                version = await seen.write_lease(lease, version=version)
+                await asyncio.sleep(1)
+
+        renewing = asyncio.create_task(elsewhere())
+        await asyncio.sleep(0.1)
+        regions.witness.put(OwnershipRecord(group="shop", region="a", guard="a/elsewhere", changed_at=NOW))
+        regions.start("a", {"shop": [FakeStore()]})
+        regions.start("b", {"shop": [FakeStore()]})
+        order = regions.claim("run-1", deadline=20.0)
+        with pytest.raises(Unreachable):
+            await regions.guards["b"].fence(order)
+        assert regions.record().demotion is None
+        renewing.cancel()
+
+    played(tmp_path, scene)
+
+
 def test_a_guard_with_another_folder_waits_until_the_lease_has_ended(tmp_path: Path) -> None:
     async def scene(regions: Regions) -> None:
         a, _ = await _steady(regions)
@@ -523,6 +566,7 @@ def test_an_orderly_stop_ends_everything_and_gives_the_lease_back(tmp_path: Path
         await asyncio.sleep(10)
         await regions.guards["a"].release()
         assert (a.role, a.called) == (StoreRole.STOPPED, ["end_in_order", "demote"])  # confirmed after the order
+        await asyncio.sleep(10)
         assert regions.witness.leases["a"][0].released
         await regions.kill("a")
         order = regions.claim("run-1")
