@@ -310,8 +310,9 @@ async def drain(
                     terminated |= {row["pid"] for row in rows}
                 await asyncio.sleep(_POLL_SECONDS)
                 left = await connection.fetchval(f"SELECT count(*) {_CLIENTS}", kept)
-    except RecoveryError:
-        if not found:
+    except RecoveryError as error:
+        # Asked on its own host: where nothing listens, the old primary is off, and its clients with it.
+        if not found and not isinstance(error.__cause__, ConnectionRefusedError):
             raise
         left = 0
     return Drained(found=found, terminated=len(terminated), left=left, seconds=time.monotonic() - began)
