@@ -30,6 +30,8 @@ from recovery.ports.ownership import LeaseStore, OwnershipStore
 log = structlog.get_logger("recovery.guard")
 
 READS_AT_ONCE = 16
+STATUS = 1.2
+"""Seconds that a question about the stores may take."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,9 @@ class Guard:
     # -- questions and orders -----------------------------------------------------------------------------------------
 
     async def status(self, name: str | None = None) -> GuardStatus:
-        """Of one group, or of all; the stores are looked at now."""
+        """Of one group, or of all. The stores are looked at now; of one that takes its time, what was seen last."""
         groups = [known_group(self.groups, name, self.plan.region)] if name else list(self.groups.values())
-        await asyncio.gather(*(group.stores.observe() for group in groups))
+        await asyncio.gather(*(group.stores.look(STATUS) for group in groups))
         now, held = self.shared.clock(), self.shared.holding.held
         watched = {region: seen.unchanged_for(now) for region, seen in self.watching.watched.items()}
         states = [group.state() for group in groups]

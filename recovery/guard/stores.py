@@ -32,6 +32,7 @@ class Stores:
         self._locks = {name: asyncio.Lock() for name in self.all}
         self._promoting: set[asyncio.Task[Promotion]] = set()
         self._tending: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[dict[str, StoreState]] | None = None
 
     def __getitem__(self, name: str) -> GuardedStore:
         return self.all[name]
@@ -41,6 +42,12 @@ class Stores:
         names = list(self.all)
         found = await asyncio.gather(*(self.observe_one(name) for name in names))
         return dict(zip(names, found, strict=True))
+
+    async def look(self, seconds: float) -> None:
+        """As ``observe``, for so long at most; a store that does not answer keeps the state it was seen in last."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self.observe())
+        await asyncio.wait({self._looking}, timeout=seconds)
 
     async def observe_one(self, name: str) -> StoreState:
         store = self.all[name]

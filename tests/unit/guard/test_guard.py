@@ -577,3 +577,19 @@ def test_an_orderly_stop_ends_everything_and_gives_the_lease_back(tmp_path: Path
         assert b.role is PRIMARY
 
     played(tmp_path, scene)
+
+
+def test_a_question_is_answered_while_a_store_hangs(tmp_path: Path) -> None:
+    async def scene(regions: Regions) -> None:
+        stores = [FakeStore(role=PRIMARY), FakeStore("redis")]
+        guard = regions.start("a", {"shop": stores})
+        await until(lambda: stores[1].role is PRIMARY)
+        stores[1].hang.add("observe")
+        began = now()
+        states = (await guard.status("shop")).groups[0].stores
+        assert now() - began < 1.5
+        assert [state.role for state in states] == [PRIMARY, PRIMARY]  # as it was seen last
+        await asyncio.sleep(3)
+        assert [state.role for state in guard.groups["shop"].state().stores] == [PRIMARY, StoreRole.UNREACHABLE]
+
+    played(tmp_path, scene)
