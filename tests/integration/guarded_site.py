@@ -51,7 +51,7 @@ from workers.operations import Handle
 from workers.wiring import Wiring
 from workflows.health_state import HealthView
 
-PLAN_SECONDS = 90.0
+PLAN_SECONDS = 150.0
 LOG_NAMES = ("guard", "worker", "monitor")
 
 
@@ -360,7 +360,7 @@ class GuardedSite:
                 and await self.streams()
             )
 
-        await self.eventually(so, 60, "the site did not become steady")
+        await self.eventually(so, 120, "the site did not become steady")
         await self.service_back(time.time())
 
 

@@ -117,9 +117,8 @@ async def test_a_failover_in_the_middle_of_a_backup(guarded: GuardedSite) -> Non
 async def test_two_failovers_asked_for_at_once_are_one(guarded: GuardedSite) -> None:
     source = guarded.active
     killed = await guarded.kill(source)
-    first = await guarded.start_or_join("Failover", outage_began_at=None)
-    second = await guarded.start_or_join("Failover", outage_began_at=None)
-    assert first.first_execution_run_id == second.first_execution_run_id
+    first, second = await asyncio.gather(guarded.start_or_join("Failover"), guarded.start_or_join("Failover"))
+    assert (await first.describe()).run_id == (await second.describe()).run_id
     report = await guarded.ended(first)
     assert report.state is RunState.COMPLETED, report.error
     await guarded.became_active(report.target_region or "")
