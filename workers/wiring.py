@@ -256,7 +256,8 @@ class Wiring:
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()
         look = Look(guards, handover, witness, probe)
-        databases = ConfiguredDatabases(self.config, self.secrets)
+        zones, databases = ConfiguredZones(self.config, self.secrets), ConfiguredDatabases(self.config, self.secrets)
+        self._open.push_async_callback(zones.close)
         self._open.push_async_callback(databases.close)
         return Activities(
             methods=activities_of(
@@ -266,7 +267,7 @@ class Wiring:
                 Reports(reports, self.measurements),
                 RecoveryPointSteps(points, self.measurements),
                 RestoreSteps(restores, self.measurements),
-                DnsSteps(ConfiguredZones(self.config, self.secrets)),
+                DnsSteps(zones),
                 ServiceSteps(probe),
                 GuardingSteps(
                     guards, Unguarded(witness, handover, self.config.snapshot, self.promotion()), witness, restores

@@ -42,6 +42,11 @@ class ConfiguredZones:
             notes += await (await self._zone(zone)).settle([record for record in records if record.zone == zone])
         return notes
 
+    async def close(self) -> None:
+        for zone in self._zones.values():
+            if isinstance(zone, Route53Zone):
+                await zone.close()
+
     async def _zone(self, name: str) -> DnsZone:
         if name not in self._zones:
             self._zones[name] = await self._connect(name)
