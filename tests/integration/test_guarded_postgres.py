@@ -61,12 +61,12 @@ async def test_promotion_is_quick_and_idempotent_and_the_next_start_is_a_standby
     assert took < 2, "a busy machine; 0.15 s on a quiet one"
     assert not first.already and first.timeline == 3
     assert first.before is not None and lsn_order(first.before) <= lsn_order(str(first.position))
-    await b.execute("INSERT INTO marks VALUES (2)")
-    again = await b.another_guard().promote(2)
-    assert again.already and again.timeline == 3 and again.before == first.before
     owner = (b.data.stat().st_uid, b.data.stat().st_gid)
     signal_file = b.data / "standby.signal"
     assert (signal_file.stat().st_uid, signal_file.stat().st_gid) == owner
+    await b.execute("INSERT INTO marks VALUES (2)")
+    again = await b.another_guard().promote(2)
+    assert again.already and again.timeline == 3 and again.before == first.before
     b.kill()
     await b.guarded.start(owner=True)
     assert not await b.accepts_writes()
