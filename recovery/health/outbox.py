@@ -61,7 +61,6 @@ class Outbox:
             if self._silent_since is None:
                 self._silent_since = time.monotonic()
                 log.warning("the monitor cannot be told", group=self.watch.group.snapshot.name, error=str(error))
-            self.watch.changed.set()
             return False
         if self._silent_since is not None:
             log.warning("the monitor can be told again", group=self.watch.group.snapshot.name)

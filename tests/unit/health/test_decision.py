@@ -87,6 +87,30 @@ def test_a_vote_is_stale_after_three_beats() -> None:
     assert votes.ballots[2].vote is Vote.NONE and votes.ballots[2].why == "silent"
 
 
+def test_a_vote_counts_under_the_epoch_in_which_it_was_seen() -> None:
+    of = heard(report("outside", Verdict.LOST, epoch=1), report("region-b", Verdict.LOST, epoch=2))
+    votes = count(of, POINTS, "region-a", 2, NOW)
+    assert [ballot.vantage for ballot in votes.lost] == ["region-b"]
+
+
+def test_an_older_report_never_replaces_a_newer_one() -> None:
+    of = heard(
+        report("outside", Verdict.HEALTHY, generation=2),
+        report("outside", Verdict.LOST, serial=99),
+        report("outside", Verdict.LOST, generation=2),
+    )
+    assert count(of, POINTS, "region-a", 1, NOW).ballots[2].vote is Vote.HEALTHY
+
+
+def test_automatic_without_a_fence_is_manual() -> None:
+    rules = group()
+    open_one = [rules.regions[0], rules.regions[1].model_copy(update={"guard": None})]
+    found = decide(lost_case(rules.model_copy(update={"regions": open_one})), NOW)
+    assert found.action is Action.TELL and "cannot be fenced" in found.why
+    found = decide(lost_case(group(vantage_points=POINTS[1:])), NOW)
+    assert found.action is Action.TELL and "needs 3 vantage points" in found.why
+
+
 def test_the_highest_epoch_names_the_owner() -> None:
     of = heard(
         report("region-a", Verdict.LOST),

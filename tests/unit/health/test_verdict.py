@@ -74,6 +74,16 @@ def test_a_reset_forgets_and_outcomes_from_before_it_do_not_count() -> None:
     assert fed(streak, (False, 10), (False, 11), (False, 12))[-1] is Verdict.LOST
 
 
+def test_a_doubt_costs_the_failures_that_were_under_way() -> None:
+    streak = Streak(SECOND)
+    fed(streak, (True, 0), (False, 1))
+    streak.doubt(10.0)
+    assert fed(streak, (False, 7), (False, 8), (False, 9)) == [Verdict.HEALTHY] * 3
+    assert streak.failures == 1
+    assert fed(streak, (True, 9.5))[-1] is Verdict.HEALTHY, "an answer that came is one"
+    assert fed(streak, (False, 10), (False, 11), (False, 12))[-1] is Verdict.LOST
+
+
 def test_flapping_every_ten_seconds_for_five_minutes_is_no_loss() -> None:
     """With probes that come more often while a loss is suspected, as the loop does."""
     for interval, seed in itertools.product((6.0, 10.0, 30.0), range(200)):
