@@ -91,7 +91,7 @@ def check(
 
 def _critical_paths(budgets: dict[str, float]) -> dict[str, timedelta]:
     """Of the plans that recover a group: they are what the RTO is for."""
-    return {name: plan.critical_path(budgets) for name, plan in PLANS.items() if plan.locks_group}
+    return {name: plan.critical_path(budgets) for name, plan in PLANS.items() if plan.has_rto}
 
 
 def _unknown_budgets(config: Config) -> Iterator[str]:

@@ -142,7 +142,7 @@ def _remarks(plan: Plan, snapshot: GroupSnapshot | None, budgets: dict[str, floa
     if any(len(steps) > 1 for _, steps in plan.groups()):
         lines.append("‖ at the same time")
     lines.append(f"Critical path of the budgets: {words.duration(path)}; waiting for people is not in it.")
-    if snapshot is not None and plan.locks_group:
+    if snapshot is not None and plan.has_rto:
         lines.append(_against_rto(path, snapshot.objectives.rto, snapshot.objectives.tier))
     return lines
 

@@ -99,7 +99,7 @@ def _policy(plan: Plan, step: Step) -> str:
 
 def _critical_path(plan: Plan, tiers: dict[str, timedelta]) -> Iterator[str]:
     path = plan.critical_path()
-    if not plan.locks_group:
+    if not plan.has_rto:
         yield f"All budgets together: {duration(path)}. No RTO hangs on this plan."
         return
     yield (

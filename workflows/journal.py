@@ -226,7 +226,7 @@ class Journal:
             )
         path = self.plan.critical_path(facts.group.budgets)
         rto = facts.group.objectives.rto
-        if self.plan.locks_group and path > rto:
+        if self.plan.has_rto and path > rto:
             self.warn(
                 f"the budgets of this plan add up to {duration(path)}, longer than the RTO of {duration(rto)}: "
                 "each step may take its budget, so the objective is not guaranteed"

@@ -147,12 +147,14 @@ class Plan:
     """A table of steps.
 
     ``locks_group``: the plan changes who owns the group or where its clients go, so only one such run at a time.
+    ``planned``: nothing is lost while it runs, so its budgets are held against no RTO.
     """
 
     name: str
     purpose: str
     rows: tuple[Step | Parallel, ...]
     locks_group: bool = False
+    planned: bool = False
 
     def groups(self) -> Iterator[tuple[int, tuple[Step, ...]]]:
         """Rows with their number; a parallel row holds several steps."""
@@ -167,6 +169,11 @@ class Plan:
     def key(self) -> str:
         """The name as configuration and command line write it: ``FullRecovery`` is ``full-recovery``."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", self.name).lower()
+
+    @property
+    def has_rto(self) -> bool:
+        """It brings a lost service back, and so its critical path is held against the group's RTO."""
+        return self.locks_group and not self.planned
 
     def first(self) -> Step:
         return next(self.steps())
@@ -184,9 +191,9 @@ class Plan:
         )
 
 
-def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = False) -> Plan:
+def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = False, planned: bool = False) -> Plan:
     """A plan whose step names are unique; at most one pivot, never inside a parallel row."""
-    table = Plan(name, purpose, rows, locks_group)
+    table = Plan(name, purpose, rows, locks_group, planned)
     names = [step.name for step in table.steps()]
     if len(set(names)) != len(names):
         raise ValueError(f"plan {name}: step names must be unique: {names}")

@@ -27,7 +27,7 @@ FAILOVER = plan(
     "Failover", "moves a group to its best standby because its primary is lost",
     #    step                   activity                      where    attempt  budget  retry    undo / policy
     Step("load-configuration",  Configuration.load,           CONTROL, s(10),   s(30),  PROBE),
-    Step("claim-group",         Ownership.claim_run,          CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.release_run),
+    Step("claim-group",         Ownership.claim_run,          CONTROL, s(10),   s(30),  PROBE,   undo=Ownership.release_run),
     Step("choose-target",       Choosing.choose_target,       CONTROL, s(10),   s(30),  PROBE,   costs_data=True),
     parallel(
     Step("announce-start",      Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
@@ -35,13 +35,13 @@ FAILOVER = plan(
     Step("remember-records",    Dns.remember_records,         CONTROL, s(20),   s(30),  PROBE,   on_failure=HOLD),
     ),
     Step("confirm-fence",       Guard.note_confirmation,      CONTROL, s(10),   s(30),  PROBE,   gate=IS_OFF, when=unguarded),
-    Step("fence-primary",       Guard.fence,                  TARGET,  m(2),    m(5),   PROBE,   undo=Guard.unfence, gate=MAY_MOVE),
+    Step("fence-primary",       Guard.fence,                  TARGET,  m(2),    m(3),   PROBE,   undo=Guard.unfence, gate=MAY_MOVE),
     Step("promote-postgres",    Guard.promote_postgres,       TARGET,  s(30),   m(2),   PROBE,   pivot=True, observe=Guard.observe_promotion),
     parallel(
     Step("promote-redis",       Guard.promote_redis,          TARGET,  s(20),   m(1),   PROBE,   on_failure=HOLD, when=has_redis),
     Step("promote-streams",     Guard.promote_streams,        TARGET,  s(20),   m(1),   PROBE,   on_failure=HOLD, when=has_streams),
     Step("write-probe",         Standbys.write_probe,         TARGET,  s(10),   m(1),   PROBE,   on_failure=HOLD, when=has_postgres),
-    Step("switch-dns",          Dns.point_at_target,          CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD),
+    Step("switch-dns",          Dns.point_at_target,          CONTROL, s(30),   m(1),   PROBE,   on_failure=HOLD),
     ),
     parallel(
     Step("route-clients",       Routing.route_clients,        CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN, when=pooled),
@@ -49,10 +49,10 @@ FAILOVER = plan(
     Step("recreate-slots",      Standbys.recreate_slots,      TARGET,  s(20),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("move-archive",        Standbys.move_archive,        TARGET,  s(30),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("start-base-backup",   Runs.start_base_backup,       CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN),
-    Step("drain-connections",   Standbys.drain,               SOURCE,  m(1),    m(2),   PROBE,   on_failure=WARN, beside=True, start_within=s(2), when=has_postgres),
+    Step("drain-connections",   Standbys.drain,               SOURCE,  m(1),    m(1),   PROBE,   on_failure=WARN, beside=True, start_within=s(2), when=has_postgres),
     ),
-    Step("verify-recovery",     Standbys.verify_recovery,     TARGET,  m(1),    m(3),   PROBE,   on_failure=HOLD),
-    Step("measure-loss",        Standbys.measure_loss,        TARGET,  s(20),   m(1),   PROBE,   on_failure=WARN),
+    Step("verify-recovery",     Standbys.verify_recovery,     TARGET,  m(1),    m(1),   PROBE,   on_failure=HOLD),
+    Step("measure-loss",        Standbys.measure_loss,        TARGET,  s(20),   s(30),  PROBE,   on_failure=WARN),
     Step("measure",             Services.measure,             CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
     Step("watch-new-region",    Standbys.watch_new_region,    CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
     Step("notify-stakeholders", Notifications.announce_end,   CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),

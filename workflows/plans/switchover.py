@@ -79,6 +79,6 @@ SWITCHOVER = plan(
     Step("watch-new-region",    Standbys.watch_new_region,    CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
     Step("notify-stakeholders", Notifications.announce_end,   CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
     Step("release-group",       Ownership.release_run,        CONTROL, s(10),   m(1),   PROBE),
-    locks_group=True,
+    locks_group=True, planned=True,
 )
 # fmt: on
