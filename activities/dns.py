@@ -16,10 +16,7 @@ class DnsSteps:
     @step("dns.remember_records")
     async def remember_records(self, context: PlanContext) -> StepOutcome:
         """Reads every record of the group as it stands: what the undo of the switch writes back."""
-        before = [
-            await self._zone.read(record.name, record.type, record.zone, record.set_identifier)
-            for record in context.group.records
-        ]
+        before = await self._as_they_stand(context)
         return StepOutcome(
             summary=", ".join(f"{title(record)} is {words(record)}" for record in before) or "no records",
             facts=Facts(dns_before=before),
@@ -34,6 +31,10 @@ class DnsSteps:
     @step("dns.point_at_target")
     async def point_at_target(self, context: PlanContext) -> StepOutcome:
         """Points all records at the target in one change, and asks the authoritative servers until they say so."""
+        facts = context.facts
+        if facts.dns_before is None and facts.promotions:  # they could not be read before: a failover goes on
+            facts = facts.model_copy(update={"dns_before": await self._as_they_stand(context)})
+            context = context.model_copy(update={"facts": facts})
         before, after = _change(context)
         if not await self._stands(after):
             try:
@@ -43,7 +44,7 @@ class DnsSteps:
                     raise
         notes = await self._zone.settle(after)
         summary = ", ".join(f"{title(record)} → {words(record)}" for record in after)
-        return StepOutcome(summary=summary or "no records", warnings=notes)
+        return StepOutcome(summary=summary or "no records", warnings=notes, facts=Facts(dns_before=facts.dns_before))
 
     @step("dns.restore_records")
     async def restore_records(self, context: PlanContext) -> StepOutcome:
@@ -55,6 +56,12 @@ class DnsSteps:
         notes = await self._zone.settle(before)
         summary = ", ".join(f"{title(record)} → {words(record)}" for record in before)
         return StepOutcome(summary=summary if changed else "the records had not changed", warnings=notes)
+
+    async def _as_they_stand(self, context: PlanContext) -> list[DnsBefore]:
+        return [
+            await self._zone.read(record.name, record.type, record.zone, record.set_identifier)
+            for record in context.group.records
+        ]
 
     async def _stands(self, records: list[DnsBefore]) -> bool:
         for record in records:

@@ -2,7 +2,7 @@
 
 Everything before ``promote-postgres`` can be undone. The fence's wait for the old primary's lease began when its guard
 fell silent, so what stands before it costs no time. Clients are led to the target as soon as its database is primary:
-nothing that comes later can make another region the better place for them.
+nothing that comes later can make another region the better place for them. A DNS that does not answer holds up only them.
 """
 
 from temporalio import workflow
@@ -32,7 +32,7 @@ FAILOVER = plan(
     parallel(
     Step("announce-start",      Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
     Step("precheck",            Choosing.precheck,            TARGET,  s(10),   s(30),  PROBE,   on_failure=HOLD),
-    Step("remember-records",    Dns.remember_records,         CONTROL, s(20),   s(30),  PROBE,   on_failure=HOLD),
+    Step("remember-records",    Dns.remember_records,         CONTROL, s(20),   s(30),  PROBE,   on_failure=WARN, beside=True),
     ),
     Step("confirm-fence",       Guard.note_confirmation,      CONTROL, s(10),   s(30),  PROBE,   gate=IS_OFF, when=unguarded),
     Step("fence-primary",       Guard.fence,                  TARGET,  m(2),    m(3),   PROBE,   undo=Guard.unfence, gate=MAY_MOVE),

@@ -11,6 +11,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.dns import DnsSteps
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan
+from recovery.domain.guarding import Promotion
 from recovery.domain.managed import ManagedTarget, Way
 from recovery.domain.plan import DnsBefore, Facts, PlanContext, PlanRequest, StepOutcome
 from tests.fakes.dns import FakeDnsZone
@@ -138,3 +139,15 @@ async def test_a_health_check_that_stays_is_a_warning() -> None:
     run = Run(zone, DnsRecord(name=f"api.{ZONE}", zone=ZONE, set_identifier="Primary", weight=1))
     (warning,) = (await run.call(run.steps.remember_records)).warnings
     assert warning.startswith("api.shop.test (Primary) A keeps its health check hc-1: see that it looks at b")
+
+
+async def test_a_failover_goes_on_where_the_records_could_not_be_read_before() -> None:
+    zone = NotingZone(stored("api", "192.0.2.1"))
+    run = Run(zone, DnsRecord(name=f"api.{ZONE}", zone=ZONE))
+    with pytest.raises(ApplicationError, match="needs a target region and the records as they stood"):
+        await run.call(run.steps.point_at_target)
+    promotion = Promotion(store="postgres", epoch=2, at=datetime(2026, 11, 22, tzinfo=UTC))
+    run.facts = run.facts.model_copy(update={"promoted_postgres": promotion})
+    await run.call(run.steps.point_at_target)
+    assert run.values("api") == (["192.0.2.2"], None)
+    assert run.facts.dns_before is not None and run.facts.dns_before[0].values == ["192.0.2.1"]
