@@ -23,7 +23,7 @@ from recovery.adapters.witness import WitnessStore
 from recovery.config import Config
 from recovery.config.names import split_address
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.ownership import Strength
+from recovery.domain.ownership import AcknowledgingSet, Strength
 from recovery.errors import BadInput
 from recovery.guard.gauges import Gauges
 from recovery.guard.guard import Guard, GuardPlan, guard_of, lock_folder
@@ -231,7 +231,19 @@ class _Wiring:
             upstreams=upstreams,
             peers=tuple(region.name for region in snapshot.regions if region.name != self.region),
             state_folder=self.folder,
+            acknowledging=self._acknowledging(snapshot),
+            on_standby_loss=snapshot.replication.on_standby_loss,
         )
+
+    def _acknowledging(self, snapshot: GroupSnapshot) -> AcknowledgingSet | None:
+        """Commits wait for the standby of every other region that has one, so that each alone proves zero loss."""
+        rule = snapshot.replication
+        if not (rule.synchronous and rule.streaming):
+            return None
+        others = [one.name for one in snapshot.regions if one.name != self.region and one.postgres is not None]
+        named = {replica.region for replica in rule.replicas}
+        members = [_slot(name) for name in others if not named or name in named]
+        return AcknowledgingSet(members=members, wait_for=len(members)) if members else None
 
     @property
     def _strength(self) -> Strength:

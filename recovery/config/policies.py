@@ -117,7 +117,17 @@ class ReplicationPolicy(Section):
         description="streaming: standbys follow the primary; none: only recovery points.",
         examples=["streaming"],
     )
-    synchronous: Switch = Field(False, description="Whether commits wait for a standby.", examples=[False])
+    synchronous: Switch = Field(
+        False,
+        description="Whether commits wait for the standbys of the other regions, which must be under guard.",
+        examples=[False],
+    )
+    on_standby_loss: Literal["wait", "weaken"] = Field(
+        "wait",
+        description="When a standby that commits wait for is lost: wait for it, or go on without it after the ownership"
+        " record has given up the claim that nothing can be lost.",
+        examples=["weaken"],
+    )
     max_wal_senders: Annotated[int, Field(ge=1, le=262143)] = Field(
         10, description="Expected max_wal_senders.", examples=[10]
     )

@@ -78,6 +78,7 @@ class ReplicaRule(Model):
 class ReplicationRule(Model):
     streaming: bool = False
     synchronous: bool = False
+    on_standby_loss: str = "wait"  # or weaken
     max_lag: timedelta = timedelta(seconds=30)
     replicas: list[ReplicaRule] = Field(default_factory=list)
 

@@ -21,7 +21,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from recovery.domain.guarding import GuardOrder
-from recovery.domain.ownership import Demotion, FenceProof, FenceRequest, OwnershipRecord, Phase, Strength
+from recovery.domain.ownership import (
+    AcknowledgingSet,
+    Demotion,
+    FenceProof,
+    FenceRequest,
+    OwnershipRecord,
+    Phase,
+    Strength,
+)
 from recovery.guard.lease import Held, Watched, least_margin
 from recovery.guard.promises import Given, Received
 
@@ -145,12 +153,29 @@ def adoption(
             update={
                 "epoch": record.epoch + 1,
                 "guard": held.instance,
+                "acknowledging": None,  # what PostgreSQL waits for was not compared by this instance yet
                 "demotion": None,
                 "changed_at": at,
                 "reason": f"adopted by {held.instance}",
             }
         )
     )
+
+
+def claim(
+    record: OwnershipRecord, region: str, instance: str, acknowledging: AcknowledgingSet | None, at: datetime
+) -> Write | Settled | Refusal:
+    """Changes what the record says of acknowledged commits; see ``recovery.guard.synchronous`` for when.
+
+    Not while a fence is asked for: from then on the set in the record is what the proof counts with.
+    """
+    if record.region != region or record.guard != instance:
+        return Refusal(f"{record.group} is held by {record.guard} in {record.region}")
+    if record.fencing is not None:
+        return Refusal(f"the run {record.fencing.run} asked for the fence of epoch {record.epoch}")
+    if record.acknowledging == acknowledging:
+        return Settled(record)
+    return Write(record.model_copy(update={"acknowledging": acknowledging, "changed_at": at}))
 
 
 def demotion(
@@ -261,6 +286,7 @@ def promotion(
                 "region": region,
                 "node": None,
                 "guard": held.instance,
+                "acknowledging": None,  # a new primary waits for nobody until its standbys follow it
                 "fencing": None,
                 "demotion": None,
                 "changed_at": at,

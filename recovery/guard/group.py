@@ -14,6 +14,7 @@ from recovery.domain.guarding import GroupState, StoreRole, StoreState
 from recovery.domain.ownership import OwnershipRecord
 from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.guard import decisions
+from recovery.guard.acknowledging import Acknowledged, Acknowledging
 from recovery.guard.clock import boottime, utc
 from recovery.guard.deadlines import CompanionProcess, Deadlines
 from recovery.guard.decisions import Refusal, Settled, Write
@@ -21,6 +22,7 @@ from recovery.guard.holding import Holding
 from recovery.guard.promises import Given, Received
 from recovery.guard.record import Record
 from recovery.guard.stores import Stores
+from recovery.guard.synchronous import OnStandbyLoss
 from recovery.ports.guard import GuardedGroup, Upstream
 from recovery.ports.ownership import OwnershipStore
 
@@ -68,6 +70,11 @@ class GuardedHere:
         self.armed = inherited is not None
         """Whether a store may be primary: then every reason against it demotes at once."""
         self.warnings: dict[str, str] = {}
+        self._acknowledging = {
+            name: Acknowledging(store, group.acknowledging, OnStandbyLoss(group.on_standby_loss), shared.clock)
+            for name, store in self.stores.all.items()
+            if isinstance(store, Acknowledged)
+        }
         self._shared = shared
         self._inherited = inherited
         self._wake = asyncio.Event()
@@ -277,6 +284,18 @@ class GuardedHere:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        await self._keep_acknowledging()
+
+    async def _keep_acknowledging(self) -> None:
+        """What commits wait for, and what the record claims of it; see ``recovery.guard.synchronous``."""
+        for name, acknowledging in self._acknowledging.items():
+            if (state := self.stores.states.get(name)) is None or state.role is not StoreRole.PRIMARY:
+                continue
+            reasons = await acknowledging.keep(self.record, self._shared.region, self._shared.holding.held.instance)
+            if reasons:
+                self._warn("acknowledging", f"zero loss is not claimed: {'; '.join(reasons)}")
+            else:
+                self.warnings.pop("acknowledging", None)
 
     async def _keep(self, name: str, record: OwnershipRecord) -> None:
         state, epoch = self.stores.states[name], self.stores.served.get(name)

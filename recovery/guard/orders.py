@@ -11,9 +11,10 @@ from typing import Any
 import structlog
 
 from recovery.domain.guarding import GuardOrder, Promotion, StoreState
-from recovery.domain.ownership import FenceProof, OwnershipRecord
+from recovery.domain.ownership import FenceProof, OwnershipRecord, Strength
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
 from recovery.guard import decisions
+from recovery.guard.acknowledging import Acknowledged, zero_loss
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Break, Evidence, Refusal, Settled, Wait, Write
 from recovery.guard.group import GuardedHere, Guarding
@@ -59,7 +60,7 @@ class Orders:
                         raise Refused(step.reason)
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
-                        await group.record.write(step.record)
+                        await group.record.write(await self._with_zero_loss(group, record, step.record, order))
                         continue
                     case Break():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
@@ -99,6 +100,27 @@ class Orders:
             # No guard ever held it: then nobody knows of a primary that runs there without one.
             return Wait(f"no guard of {order.source} ever held {order.group}: start it (drctl guard)", LOOK)
         return step
+
+    async def _with_zero_loss(
+        self, group: GuardedHere, record: OwnershipRecord, new: OwnershipRecord, order: GuardOrder
+    ) -> OwnershipRecord:
+        """A proof about to be written says whether the acknowledging set proves that nothing is lost.
+
+        A planned end says it by its final positions, which have to be received first.
+        """
+        proof = new.fence
+        if proof is None or proof == record.fence or order.planned or record.acknowledging is None:
+            return new
+        proven = dict(proof.strengths)
+        for name, store in group.stores.all.items():
+            if isinstance(store, Acknowledged):
+                reason = await zero_loss(record, store)
+                if reason is not None:
+                    log.warning("zero loss is not claimed", group=group.name, store=name, reason=reason)
+                    return new
+                proven[name] = Strength.SYNCHRONOUS
+        proof = proof.model_copy(update={"zero_loss": True, "strengths": proven})
+        return new.model_copy(update={"fence": proof})
 
     async def _caught_up(
         self, group: GuardedHere, record: OwnershipRecord, order: GuardOrder, until: float

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
-from recovery.domain.ownership import Demotion, FenceProof, OwnershipRecord, Strength
+from recovery.domain.ownership import AcknowledgingSet, Demotion, FenceProof, OwnershipRecord, Strength
 
 
 class Guards(Protocol):
@@ -159,6 +159,8 @@ class GuardedGroup:
     upstreams: dict[str, dict[str, Upstream]] = field(default_factory=dict)  # store -> owner's region -> address
     peers: tuple[str, ...] = ()  # regions that could become primary: their promise counts when the witness is silent
     state_folder: Path | None = None
+    acknowledging: AcknowledgingSet | None = None  # the standbys that commits are to wait for; None: for nobody
+    on_standby_loss: str = "wait"  # or weaken
 
 
 class PeerGuards(Protocol):

@@ -46,10 +46,12 @@ from recovery.adapters.postgres.following import follow, set_and_reload, stop_re
 from recovery.adapters.postgres.local_server import LocalServer, Running, read_running
 from recovery.adapters.postgres.ordered_end import end_in_order
 from recovery.adapters.postgres.rejoin_folders import forget_old
+from recovery.adapters.postgres.synchronous import observe_acknowledging
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.ownership import AcknowledgingSet, Strength
 from recovery.domain.timelines import lsn_order
 from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.guard.synchronous import Observed
 from recovery.ports.guard import Emergency, Upstream
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from recovery.ports.standby import Streaming
@@ -360,6 +362,16 @@ class GuardedPostgres:
     async def acknowledging(self) -> str:
         """``synchronous_standby_names`` as it is in effect."""
         return (await self.server.ask("say who acknowledges", 2.0)).synchronous
+
+    @property
+    def member(self) -> str | None:
+        """The name under which it acknowledges commits when it is a standby."""
+        return self._replication.application_name if self._replication is not None else None
+
+    async def observe_acknowledging(self) -> Observed:
+        """Who acknowledges this primary's commits; see ``synchronous``. Raises Unreachable."""
+        async with connected(self.server.login, "say who acknowledges") as connection:
+            return await observe_acknowledging(connection)
 
     async def set_acknowledging(self, members: AcknowledgingSet | None) -> None:
         """Who acknowledges commits from now on; None: nobody. Waiting commits are released when it gets empty."""
