@@ -193,7 +193,7 @@ class HealthMonitor:
             question=self.state.question,
             last_automatic_at=self.state.last_automatic_at,
             runs=self.state.run.plan if self.state.run is not None and self.state.run.end is None else "",
-            no_candidate=self.state.no_candidate,
+            refusals=self.state.refusals,
         )
         decision = decide(case, now)
         self._set(note=decision.why)
@@ -231,13 +231,13 @@ class HealthMonitor:
         votes, now, outage = self._votes(), workflow.now(), self.state.outage
         if votes.agreed and (outage is None or (outage.region, outage.epoch) != (votes.owner, votes.epoch)):
             losses = [at for at in self.state.losses if now - at < REMEMBERED]
-            self._set(outage=outage_of(votes, now), losses=[*losses, now], question=None, told=[], no_candidate=False)
+            self._set(outage=outage_of(votes, now), losses=[*losses, now], question=None, told=[], refusals=0)
         elif not votes.agreed and outage is not None:
             if (outage.region, outage.epoch) == (votes.owner, votes.epoch) and self.state.told:
                 after = duration(now - outage.began_at)
                 title = f"{self.group}: {outage.region} is no longer seen as lost, after {after}"
                 self._tell("back", Severity.INFO, title, self._words())
-            self._set(outage=None, question=None, told=[], retry_at=None, no_candidate=False)
+            self._set(outage=None, question=None, told=[], retry_at=None, refusals=0)
 
     async def _start(self, decision: Decision, outage: Outage | None) -> None:
         assert outage is not None
@@ -305,7 +305,7 @@ class HealthMonitor:
         if end.owner is not None and end.epoch > self.state.epoch:
             self._set(owner=end.owner, epoch=end.epoch)  # what was seen of the old owner counts no more
         if not end.completed and run.plan == "Failover" and end.step == "choose-target":
-            self._set(no_candidate=True)
+            self._set(refusals=self.state.refusals + 1, retry_at=now + ASK_AGAIN)
         title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
         self._tell(f"ended {run.incident}", severity, title, f"{body} Incident {run.incident}.")
         self._following, self._dirty = None, True

@@ -47,7 +47,7 @@ class MonitorState(Recorded):
     question: Question | None = None
     run: OwnRun | None = None
     last_automatic_at: datetime | None = None
-    no_candidate: bool = False
+    refusals: int = 0
     retry_at: datetime | None = None
     told: list[str] = Field(default_factory=list)
     unsent: list[Alert] = Field(default_factory=list)

@@ -12,6 +12,8 @@ from recovery.health.quorum import AUTOMATIC_NEEDS, Outage, Votes, living, settl
 from recovery.ports.notify import Severity
 
 FAILOVER, FULL_RECOVERY = "Failover", "FullRecovery"
+REFUSALS = 2
+"""Failovers that found no candidate though vantage points see a standby; then the newest recovery point is taken."""
 
 
 class Answer(StrEnum):
@@ -59,7 +61,7 @@ class Case(Recorded):
     question: Question | None = None
     last_automatic_at: datetime | None = None
     runs: str = ""  # the plan that the monitor started and that has not ended
-    no_candidate: bool = False  # a failover of this outage found no standby that may be promoted
+    refusals: int = 0  # failovers of this outage that found no standby to promote
 
 
 def policy_of(group: GroupSnapshot) -> tuple[str, str]:
@@ -94,7 +96,8 @@ def decide(case: Case, now: datetime) -> Decision:
         command = f"drctl failover --group {case.group.name}"
         words = why or "the group's policy is manual"
         return _tell("manual", f"{_lost(case)}: nothing was started", f"{words}. Start it with: {command}")
-    plan = FAILOVER if standbys(case.votes) and not case.no_candidate else FULL_RECOVERY
+    has_standby = bool(standbys(case.votes)) and case.refusals < REFUSALS
+    plan = FAILOVER if has_standby else FULL_RECOVERY
     if plan == FULL_RECOVERY and not living(case.votes):
         return _tell(
             "no-region",
@@ -105,7 +108,7 @@ def decide(case: Case, now: datetime) -> Decision:
 
 
 def _automatic(case: Case, plan: str, now: datetime) -> Decision:
-    if case.last_automatic_at is not None and not case.no_candidate:
+    if case.last_automatic_at is not None and not case.refusals:
         until = case.last_automatic_at + case.group.failover.cooldown
         if now < until:
             words = (

@@ -161,7 +161,8 @@ def test_cooldown_holds_an_automatic_run_back_and_nothing_else() -> None:
     found = decide(lost_case(last_automatic_at=before), NOW)
     assert found.action is Action.TELL and found.until == before + timedelta(minutes=30)
     assert decide(lost_case(last_automatic_at=before), NOW + timedelta(minutes=1)).action is Action.START
-    assert decide(lost_case(last_automatic_at=before, no_candidate=True), NOW).plan == "FullRecovery"
+    assert decide(lost_case(last_automatic_at=before, refusals=1), NOW).plan == "Failover"
+    assert decide(lost_case(last_automatic_at=before, refusals=2), NOW).plan == "FullRecovery"
 
 
 def test_nothing_is_decided_while_the_own_run_goes_on() -> None:
