@@ -82,7 +82,7 @@ class PostgresProbe:
             password=login.password if login.password is not None else "",
             timeout=self._limits.answer * GIVEN_UP_AFTER,
             statement_cache_size=0,
-            server_settings={"application_name": "recovery-plans-monitor", "synchronous_commit": "local"},
+            server_settings={"application_name": "recovery-plans", "synchronous_commit": "local"},
         )
         return connection
 
