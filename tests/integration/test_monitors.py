@@ -47,7 +47,7 @@ from workflows.health_state import HealthView
 
 POINTS = ("region-a", "region-b", "outside")
 INTERVAL, THRESHOLD = 1.0, 3
-SLOW_SECONDS = float(os.environ.get("RECOVERY_SLOW_SECONDS", "12"))
+SLOW_SECONDS = float(os.environ.get("RECOVERY_SLOW_SECONDS", "9"))
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
 
 CONFIGURATION = """
