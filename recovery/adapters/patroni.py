@@ -294,18 +294,20 @@ def _candidate(state: ClusterState, local: list[Member], region: str) -> Member:
     ]
     if not able:
         seen = ", ".join(f"{member.name} is {member.state}" for member in local) or "none is in the cluster"
-        raise Refused(f"no member of Patroni cluster {state.scope} in {region} can become leader: {seen}")
+        # What a member says of itself is as old as its last round (loop_wait): another look may find it well.
+        raise Unreachable(f"no member of Patroni cluster {state.scope} in {region} can become leader now: {seen}")
     return min(able, key=lambda member: (member.role == "replica", member.lag is None, member.lag or 0, member.name))
 
 
 def _promotion(
     leader: Member, epoch: int, *, before: str | None = None, already: bool = False, note: str = ""
 ) -> Promotion:
+    """A new leader's timeline is left out: for a round of its loop the API still shows the one that it left."""
     return Promotion(
         store="postgres",
         epoch=epoch,
         at=datetime.now(UTC),
-        timeline=leader.timeline,
+        timeline=leader.timeline if already else None,
         before=before,
         already=already,
         note=note,

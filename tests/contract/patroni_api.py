@@ -101,7 +101,7 @@ class Api:
             await asyncio.sleep(5)
         if "status unknown" in self.faults:
             return PlainTextResponse(f"{action.title()} status unknown", 503)
-        return PlainTextResponse(f'Successfully {action}ed over to "{candidate}"')
+        return PlainTextResponse(f'Successfully {action[:-4]}ed over to "{candidate}"')
 
     async def _refusal(self, request: Request) -> Response | None:
         expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
