@@ -10,7 +10,7 @@ import structlog
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.guard import companion
-from recovery.ports.guard import GuardedStore, Tended, Upstream
+from recovery.ports.guard import BoundPromotion, GuardedStore, Tended, Upstream
 
 log = structlog.get_logger("recovery.guard")
 
@@ -29,6 +29,8 @@ class Stores:
         self.all = {store.store: store for store in stores}
         self.states: dict[str, StoreState] = {}
         self.served: dict[str, int] = {}
+        self._observed = 0
+        self._newest: dict[str, int] = {}
         self._locks = {name: asyncio.Lock() for name in self.all}
         self._promoting: set[asyncio.Task[Promotion]] = set()
         self._tending: set[asyncio.Task[None]] = set()
@@ -51,6 +53,8 @@ class Stores:
 
     async def observe_one(self, name: str) -> StoreState:
         store = self.all[name]
+        self._observed += 1
+        began = self._observed
         try:
             async with asyncio.timeout(OBSERVATION):
                 state = await store.observe()
@@ -63,7 +67,9 @@ class Stores:
             )
         if state.strength is None:
             state = state.model_copy(update={"strength": store.strength})
-        self.states[name] = state
+        if began > self._newest.get(name, 0):  # one that began before a promotion must not hide it when it ends after
+            self._newest[name] = began
+            self.states[name] = state
         return state
 
     def primaries(self) -> list[str]:
@@ -104,14 +110,17 @@ class Stores:
                 await store.start(owner=owner)
             if (reason := permitted()) is not None:
                 raise Refused(f"{name} of {self.group} must not become primary: {reason}")
-            promotion = await store.promote(epoch, owner=owner)
+            if isinstance(store, BoundPromotion):
+                promotion = await store.promote_if(epoch, permitted, owner=owner)
+            else:
+                promotion = await store.promote(epoch, owner=owner)
             if already:  # it notes the epoch
                 promotion = promotion.model_copy(update={"already": True})
             else:
                 log.warning("promoted", group=self.group, store=name, epoch=epoch, position=promotion.position)
-            self.served[name] = epoch
             await store.secure()
             await self.observe_one(name)
+            self.served[name] = epoch  # last: with an older state beside it, it would look as if the store had died
             return promotion
 
     # -- ending -------------------------------------------------------------------------------------------------------

@@ -256,6 +256,8 @@ async def test_a_mirror_goes_on_with_the_sequences_when_its_source_is_gone(pair:
     assert "mirror" not in config
     assert config["metadata"]["recovery-history"] == "1@0,2@100"
     assert (await pair.guard_b.promote(2)).already
+    assert (await pair.guard_b.promote(3)).already  # its guard began a new epoch: nothing of the streams changes
+    assert (await pair.b.stream("events"))["config"]["metadata"]["recovery-history"] == "1@0,2@100"
 
 
 async def test_a_repeated_message_id_is_stored_again_after_a_promotion_as_the_note_says(pair: Pair) -> None:
@@ -293,6 +295,12 @@ async def test_consumers_go_on_where_they_were(pair: Pair) -> None:
         fresh = await stream.pull_subscribe_bind("fresh", "events")
         (message,) = await fresh.fetch(1, timeout=2)
         assert message.metadata.sequence.stream == 1
+        await stream.delete_consumer("events", "fresh")
+    await demoted(pair.guard_b)
+    await pair.b.is_alive()
+    await pair.guard_b.promote(3, owner=True)
+    listed = await pair.b.ask("CONSUMER.LIST.events")
+    assert [each["name"] for each in listed["consumers"]] == ["worker"]  # one that was deleted stays so
 
 
 async def test_a_consumer_that_was_ahead_of_the_mirror_skips_nothing(pair: Pair) -> None:

@@ -111,6 +111,8 @@ async def test_a_started_server_refuses_writes_until_it_is_promoted(tmp_path: Pa
         with pytest.raises(Refused, match="primary of epoch 4"):
             await store.promote(5)
         assert not await accepts_writes(own)
+        assert not (await store.promote(4)).already  # of the same epoch: an attempt that did not come to its end
+        await store.demote()
         await store.promote(5, owner=True)
         assert await accepts_writes(own)
 

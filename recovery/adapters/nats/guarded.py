@@ -130,19 +130,20 @@ class GuardedStreams:
         async with self._turn:
             demotions = self._demotions
             remembered = await self._memory.load()
-            if remembered.part == "primary" and not owner and remembered.epoch != epoch:
-                raise Refused(
-                    f"The streams of NATS {self._server} were the primary's of epoch {remembered.epoch} and followed"
-                    " nobody since: Reprotect saves what only they hold, and makes them mirrors first."
-                )
             async with asking(self._server, CHANGE, "promote its streams") as client:
-                before = await self._infos(client)
-                already = (
-                    remembered.part == "primary" and remembered.epoch == epoch and await self._fence.is_open_meanwhile()
-                )
-                notes = [] if already else await self._promote_streams(client, before, remembered, epoch)
-                if not already:
+                before, notes = await self._infos(client), list[str]()
+                already = remembered.part == "primary" and await self._fence.is_open_meanwhile()
+                if already:
+                    await self._memory.become("primary", epoch)
+                elif remembered.part == "primary" and not owner and remembered.epoch != epoch:
+                    raise Refused(
+                        f"The streams of NATS {self._server} were the primary's of epoch {remembered.epoch} and"
+                        " followed nobody since: Reprotect saves what only they hold, and makes them mirrors first."
+                    )
+                else:
+                    notes = await self._promote_streams(client, before, remembered, epoch)
                     await self._open(demotions)
+                    await self._memory.done_with_consumers()
         return Promotion(
             store=self.store,
             epoch=epoch,

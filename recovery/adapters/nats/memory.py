@@ -66,6 +66,12 @@ class Memory:
             if time.monotonic() - self._written_at >= PACE:
                 await self.write()
 
+    async def done_with_consumers(self) -> None:
+        """They stand in the promoted streams now: one that is deleted there from now on must not come back."""
+        for source in (await self.load()).sources.values():
+            source.consumers = []
+        await self.write()
+
     async def write(self) -> None:
         known = await self.load()
         document = {

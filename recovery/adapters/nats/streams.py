@@ -115,7 +115,7 @@ async def promoted(client: Client, info: Mapping[str, Any], source: Mapping[str,
         config = (await api(client, f"STREAM.UPDATE.{name}", config))["config"]
         wanted = {key: value for key, value in source.items() if key not in _NEVER_COPIED}
         config = config | wanted | {"retention": "limits"}
-    if not entries or entries[-1][0] < epoch:
+    if not entries or (info["config"].get("mirror") and entries[-1][0] < epoch):
         entries = [*entries, (epoch, last)]
     config["metadata"] = _own_metadata(config) | {HISTORY: ",".join(f"{number}@{before}" for number, before in entries)}
     await api(client, f"STREAM.UPDATE.{name}", config)

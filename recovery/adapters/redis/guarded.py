@@ -147,10 +147,14 @@ class GuardedRedis:
             try:
                 remembered = await self._memory.load()
                 before = await replication(connection)
-                already = before.is_primary and remembered.part == "primary" and remembered.epoch == epoch
-                if not already:
+                already = before.is_primary and remembered.part == "primary"
+                if already:
+                    await self._memory.save(replace(remembered, epoch=epoch))
+                else:
                     if not before.is_primary:
-                        self._must_be_fit(before, remembered, owner)
+                        # Of this very epoch it is a promotion that did not come to its end.
+                        stale = remembered.part == "primary" and not owner and remembered.epoch != epoch
+                        self._must_be_fit(before, remembered, stale)
                     await self._memory.save(Remembered("primary", epoch, before.keys))
                     if self._demotions != demotions:
                         raise Refused(f"Redis {self._server} was demoted while it was to be promoted.")
@@ -170,8 +174,8 @@ class GuardedRedis:
             note=f"{now.keys} keys, replication id {now.replid}",
         )
 
-    def _must_be_fit(self, now: Replication, remembered: Remembered, owner: bool) -> None:
-        if remembered.part == "primary" and not owner:
+    def _must_be_fit(self, now: Replication, remembered: Remembered, stale: bool) -> None:
+        if stale:
             raise Refused(
                 f"Redis {self._server} was the primary of epoch {remembered.epoch} and followed nobody since: Reprotect"
                 " saves its data and lets it follow first."
