@@ -89,6 +89,10 @@ class GuardedLab:
         """The companion's process."""
         return int((self.state_folder(region) / "companion.lock").read_text())
 
+    def postmaster(self, region: str) -> int:
+        """The process of the region's PostgreSQL, as its data directory says."""
+        return int((self.lab.postgres(region).data_directory / "postmaster.pid").read_text().splitlines()[0])
+
     def signal_guard(self, region: str, number: signal.Signals) -> None:
         self.guards[region].send_signal(number)
 

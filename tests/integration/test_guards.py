@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,8 +19,7 @@ from recovery.domain.ownership import Phase
 from recovery.errors import NotFound, Refused
 from tests.integration.guard_rig import MARGIN, A, B, GuardedLab, guarded_lab, is_alive
 
-TTL = 6.0
-"""Seconds: within them a guard has to be restarted, on a machine that other tests keep busy."""
+TTL = 5.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -91,24 +89,6 @@ async def test_a_killed_guard_has_its_primary_ended_and_the_next_one_brings_it_b
     await _primary_again(guards, after_epoch=before.epoch)
 
 
-async def test_a_guard_that_is_restarted_in_time_takes_the_primary_over_as_it_is(guards: GuardedLab) -> None:
-    for _ in range(4):
-        before, server = await guards.record(), _postmaster(guards)
-        companion = guards.companion(A)
-        await guards.end_guard(A)
-        began = time.monotonic()
-        await guards.start_guard(A)
-        in_time = time.monotonic() - began < TTL * 0.6  # the lease was at least so long, whenever it was renewed last
-        await _primary_again(guards, after_epoch=before.epoch)
-        if in_time:
-            break
-    else:
-        raise AssertionError("this machine is too busy to start a process within a few seconds")
-    await asyncio.sleep(TTL)  # past the former guard's deadline
-    assert await guards.writes(A)
-    assert (_postmaster(guards), guards.companion(A)) == (server, companion)
-
-
 async def test_a_guard_that_is_stopped_leaves_nothing_primary_and_gives_its_lease_back(guards: GuardedLab) -> None:
     before = await guards.record()
     await guards.end_guard(A, signal.SIGTERM)
@@ -118,18 +98,6 @@ async def test_a_guard_that_is_stopped_leaves_nothing_primary_and_gives_its_leas
     assert found[0].released
     await guards.start_guard(A)
     await _primary_again(guards, after_epoch=before.epoch)
-
-
-async def test_a_guard_may_be_stopped_and_leave_its_primary_to_the_next(guards: GuardedLab) -> None:
-    before = await guards.record()
-    await guards.end_guard(A, signal.SIGTERM)
-    await guards.start_guard(A, "--keep-primary")
-    await _primary_again(guards, after_epoch=before.epoch)
-    server = _postmaster(guards)
-    await guards.end_guard(A, signal.SIGTERM)
-    assert _postmaster(guards) == server
-    await guards.start_guard(A)
-    await guards.steady()
 
 
 async def test_a_companion_that_is_killed_or_frozen_is_replaced(guards: GuardedLab) -> None:
@@ -244,7 +212,3 @@ async def test_a_fence_ends_the_promises_and_is_proven_by_the_lease(guards: Guar
         await guards.lab.heal()
     await guards.client.unfence(order)
     await _primary_again(guards, after_epoch=order.epoch)
-
-
-def _postmaster(guards: GuardedLab) -> int:
-    return int(Path(guards.lab.postgres(A).data_directory / "postmaster.pid").read_text().splitlines()[0])

@@ -168,6 +168,24 @@ async def test_the_targets_guard_dies_between_fence_and_promotion(tmp_path: Path
             assert writers.last(A) < writers.first(B)
 
 
+async def test_a_guard_that_is_restarted_in_time_takes_the_primary_over_as_it_is(tmp_path: Path) -> None:
+    """Killed, and stopped for a change of version: the server runs on, and so does the companion."""
+    ttl = 12.0  # on a busy machine it takes its time to start a process
+    async with guarded_lab(tmp_path, ttl=ttl) as guards:
+        await guards.steady()
+        server, companion, record = guards.postmaster(A), guards.companion(A), await guards.record()
+        await guards.end_guard(A)
+        await guards.start_guard(A, "--keep-primary")
+        await guards.steady()
+        await guards.end_guard(A, signal.SIGTERM)
+        await guards.start_guard(A)
+        await guards.steady()
+        await asyncio.sleep(ttl)  # past both former guards' deadlines
+        assert await guards.writes(A)
+        assert (guards.postmaster(A), guards.companion(A)) == (server, companion)
+        assert (await guards.record()).epoch == record.epoch + 2  # each of them took it under an epoch of its own
+
+
 @pytest.mark.parametrize("ttls", [2])
 async def test_a_whole_host_that_was_frozen_writes_for_one_ttl_at_most(tmp_path: Path, ttls: int) -> None:
     """Guard, companion and PostgreSQL together: the window of strength 3. It is bounded, and ends by the companion."""
