@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -145,6 +145,23 @@ class Catching(Protocol):
 
         Raises:
             Unreachable: it is not here after ``seconds``; the message says how far it came.
+        """
+        ...
+
+
+@runtime_checkable
+class BoundPromotion(Protocol):
+    """A store that binds its promotion to the very server process that ran when permission was given.
+
+    Between a guard's check and its act any time may pass. The companion kills the server at the deadline; an act over
+    a connection that was opened before the check then finds nothing, whatever server runs by then.
+    """
+
+    async def promote_if(self, epoch: int, permitted: Callable[[], str | None], *, owner: bool = False) -> Promotion:
+        """As ``GuardedStore.promote``; ``permitted`` is asked after the connection is there, right before the act.
+
+        Raises:
+            Refused: also with the reason that ``permitted`` gave.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recovery.adapters.postgres import standby_files as files
+from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.guarded import GuardedPostgres
 from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
 from recovery.domain.guarding import StoreRole
@@ -310,3 +312,33 @@ async def test_another_users_directory_is_refused(tmp_path: Path) -> None:
     assert files.why_incomplete(tmp_path / "missing") is None
     with pytest.raises(Refused, match="no PG_VERSION"):
         files.write_signal(tmp_path)
+
+
+async def test_a_promotion_that_is_held_up_past_its_permission_meets_no_server(pair: tuple[Node, Node]) -> None:
+    """The guard freezes after it was allowed; the companion kills the server, and something starts it again."""
+    a, b = pair
+    await a.guarded.demote()
+    asked: list[bool] = []
+
+    def permitted() -> str | None:
+        asked.append(True)
+        kill_tree(b.data, 5.0)  # all of it happens in the moment between the check and the act
+        again = threading.Thread(target=lambda: asyncio.run(b.another_guard().start()))
+        again.start()
+        again.join()
+        return None
+
+    with pytest.raises((Unreachable, OSError)):
+        await b.guarded.promote_if(2, permitted)
+    assert asked
+    assert not await b.accepts_writes()
+
+
+async def test_a_promotion_asks_for_permission_last(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    await a.guarded.demote()
+    with pytest.raises(Refused, match="the lease ended"):
+        await b.guarded.promote_if(2, lambda: "the lease ended")
+    assert not await b.accepts_writes()
+    await b.guarded.promote_if(2, lambda: None)
+    assert await b.accepts_writes()

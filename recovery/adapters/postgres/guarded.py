@@ -32,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -240,6 +240,10 @@ class GuardedPostgres:
             Refused: it was the primary of an older epoch, so that it may lack what came later.
             Unreachable: it did not answer, or has more WAL to replay than ``promote_seconds`` are enough for.
         """
+        return await self.promote_if(epoch, lambda: None, owner=owner)
+
+    async def promote_if(self, epoch: int, permitted: Callable[[], str | None], *, owner: bool = False) -> Promotion:
+        """See ``BoundPromotion`` and ``promote``."""
         mark = await asyncio.to_thread(files.read_primary_mark, self._folder)
         if mark is not None and mark.epoch not in (epoch, epoch - 1) and not owner:
             raise Refused(
@@ -251,7 +255,7 @@ class GuardedPostgres:
         await self.secure()
         try:
             async with asyncio.timeout(self._promote_seconds), connected(self.server.login, "promote it") as connection:
-                return await self._promote(connection, epoch, mark)
+                return await self._promote(connection, epoch, mark, permitted)
         except TimeoutError:
             raise Unreachable(
                 f"PostgreSQL in {self._folder} was not promoted within {self._promote_seconds:g} s: it still replays"
@@ -261,7 +265,9 @@ class GuardedPostgres:
         """A new directory of initdb was never under a guard, and no one else can have taken it over."""
         return not await asyncio.to_thread((self._folder / files.TIMELINES).exists)
 
-    async def _promote(self, connection: Connection, epoch: int, mark: files.PrimaryMark | None) -> Promotion:
+    async def _promote(
+        self, connection: Connection, epoch: int, mark: files.PrimaryMark | None, permitted: Callable[[], str | None]
+    ) -> Promotion:
         state = await read_running(connection)
         if not state.in_recovery:
             note = ""
@@ -277,6 +283,10 @@ class GuardedPostgres:
             note = f"synchronous_standby_names was {names!r} and is empty now: its members follow nobody yet"
         before = state.position
         await asyncio.to_thread(files.write_primary_mark, self._folder, epoch, before)
+        if (
+            reason := permitted()
+        ) is not None:  # the connection is there: a server that is killed from now on is not met
+            raise Refused(f"PostgreSQL in {self._folder} must not become primary: {reason}")
         with contextlib.suppress(asyncpg.ObjectNotInPrerequisiteStateError):  # promoted in this moment
             await connection.execute("SELECT pg_promote(false)")
         while await connection.fetchval("SELECT pg_is_in_recovery()"):
