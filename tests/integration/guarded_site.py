@@ -42,7 +42,7 @@ from recovery.domain.guarding import GuardStatus, StoreRole
 from recovery.domain.ownership import OwnershipRecord, Phase
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import RunReport, RunState
-from recovery.errors import RecoveryError
+from recovery.errors import RecoveryError, Unreachable
 from recovery.health.quorum import Vote
 from recovery.ports.guard import Guards
 from tests.integration.waiting import eventually
@@ -51,6 +51,7 @@ from workers.operations import Handle
 from workers.wiring import Wiring
 from workflows.health_state import HealthView
 
+WITNESS_SECONDS = 40.0
 PLAN_SECONDS = 150.0
 LOG_NAMES = ("guard", "worker", "monitor")
 
@@ -86,9 +87,18 @@ class GuardedSite:
         return await self.wiring.witness()
 
     async def record(self) -> OwnershipRecord:
-        found = await (await self.witness()).read(GROUP)
-        assert found is not None, "nobody ever claimed the group"
-        return found[0]
+        """Asked again while the witness does not answer, for a while: it is restarted, or the machine is busy."""
+        witness, until = await self.witness(), time.monotonic() + WITNESS_SECONDS
+        while True:
+            try:
+                found = await witness.read(GROUP)
+            except Unreachable:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.2)
+                continue
+            assert found is not None, "nobody ever claimed the group"
+            return found[0]
 
     async def owner(self) -> str:
         return (await self.record()).region
@@ -340,6 +350,7 @@ class GuardedSite:
         await self.eventually(answers, 60, f"the guard of {self.other} did not say what stands there")
         if await self.streams():
             return
+        await self.no_plans()
         report = await self.run("Reprotect", region=self.other)
         assert report.state is RunState.COMPLETED, f"{_told(report)}\n{self.logs()}"
 

@@ -75,8 +75,8 @@ async def test_what_was_frozen_and_thawed_leaves_one_writer(guarded: GuardedSite
 
 
 async def test_a_primary_that_answers_slowly_stays(guarded: GuardedSite) -> None:
-    """Late, and within the limit: the monitors' timeout is 1 s here."""
-    await guarded.lab.slow(guarded.active, "postgres", seconds=0.05)
+    """Late, and within the limit of the monitors' timeout: a probe goes to and fro a few times."""
+    await guarded.lab.slow(guarded.active, "postgres", seconds=0.1)
     await guarded.no_plan(8)
     guarded.never_two_writers()
 
