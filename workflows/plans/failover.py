@@ -27,7 +27,7 @@ FAILOVER = plan(
     "Failover", "moves a group to its best standby because its primary is lost",
     #    step                   activity                      where    attempt  budget  retry    undo / policy
     Step("load-configuration",  Configuration.load,           CONTROL, s(10),   s(30),  PROBE),
-    Step("claim-group",         Ownership.claim_run,          CONTROL, s(10),   s(30),  PROBE,   undo=Ownership.release_run),
+    Step("claim-group",         Ownership.claim_run,          CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.release_run),
     Step("choose-target",       Choosing.choose_target,       CONTROL, s(10),   s(30),  PROBE,   costs_data=True),
     parallel(
     Step("announce-start",      Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
