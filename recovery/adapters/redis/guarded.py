@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,6 +142,10 @@ class GuardedRedis:
 
     async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
         """Raises Refused where it is stale, or holds no data although it did; Unreachable where it does not answer."""
+        return await self.promote_if(epoch, lambda: None, owner=owner)
+
+    async def promote_if(self, epoch: int, permitted: Callable[[], str | None], *, owner: bool = False) -> Promotion:
+        """See ``BoundPromotion`` and ``promote``."""
         async with self._turn, asking(self._server, ASK, "become a primary") as connection:
             self._promoting, demotions = True, self._demotions
             try:
@@ -158,6 +162,8 @@ class GuardedRedis:
                     await self._memory.save(Remembered("primary", epoch, before.keys))
                     if self._demotions != demotions:
                         raise Refused(f"Redis {self._server} was demoted while it was to be promoted.")
+                    if (reason := permitted()) is not None:  # a server killed from now on is not met: see the port
+                        raise Refused(f"Redis {self._server} must not become primary: {reason}")
                     await connection.pipeline([("REPLICAOF", "NO", "ONE"), ("CLIENT", "UNPAUSE")])
                 now = await replication(connection)
             finally:
