@@ -183,7 +183,9 @@ class StandbySteps:
             lost=lost,
             unit=UNITS[store],
             lost_seconds=chosen.lost_seconds if leading and chosen is not None else None,
-            proven_zero=bool(facts.fence and facts.fence.zero_loss) or (lost == 0 and source is not None),
+            # An acknowledging set is PostgreSQL's, and says nothing of other stores.
+            proven_zero=(store == "postgres" and facts.fence is not None and facts.fence.zero_loss)
+            or (lost == 0 and source is not None),
             source_position=final,
             target_position=before,
         )

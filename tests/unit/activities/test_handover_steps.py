@@ -287,6 +287,14 @@ async def test_a_loss_is_told_from_both_sides_positions(site: Site) -> None:
     assert outcome.facts.last_recovered_commit_at == NOW - timedelta(seconds=3)
 
 
+async def test_an_acknowledging_set_proves_zero_loss_of_postgres_alone(site: Site) -> None:
+    site.group = site.group.model_copy(
+        update={"regions": [region.model_copy(update={"redis": "r:6379"}) for region in site.group.regions]}
+    )
+    outcome = await site.run(site.serving.measure_loss, fence=PROOF.model_copy(update={"zero_loss": True}))
+    assert {loss.store: loss.proven_zero for loss in outcome.facts.losses or []} == {"postgres": True, "redis": False}
+
+
 async def test_the_new_history_is_noted_in_the_record(site: Site) -> None:
     site.ownership.records["shop"] = (HELD.model_copy(update={"region": "b"}), "0")
     site.guards.states["b"] = [state(PRIMARY, history="7301000000000000001: 1@0/4000000, 2")]
