@@ -106,8 +106,8 @@ class Stores:
         async with self._locks[name]:
             state = await self.observe_one(name)
             already = state.role is StoreRole.PRIMARY
-            if state.role in (StoreRole.STOPPED, StoreRole.STALE):
-                await store.start(owner=owner)
+            if state.role is StoreRole.STOPPED or (state.role is StoreRole.STALE and owner):
+                await store.start(owner=owner)  # else the store itself knows whether it was this very run's primary
             if (reason := permitted()) is not None:
                 raise Refused(f"{name} of {self.group} must not become primary: {reason}")
             if isinstance(store, BoundPromotion):

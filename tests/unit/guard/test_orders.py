@@ -295,3 +295,22 @@ def test_each_store_of_a_failover_is_promoted_when_its_step_says_so(tmp_path: Pa
         assert stores["a"][1].called[-1] == "follow b"
 
     played(tmp_path, scene)
+
+
+def test_a_promotion_that_is_asked_for_again_after_guard_and_store_died_goes_on(tmp_path: Path) -> None:
+    """The next guard process finds a stopped primary, and the store alone knows that this run made it one."""
+
+    async def scene(regions: Regions) -> None:
+        _, b = await steady(regions)
+        order = regions.claim("run-1")
+        await regions.guards["b"].fence(order)
+        await regions.guards["b"].promote(order)
+        await regions.kill("b")
+        b._become(StoreRole.STALE)
+        await asyncio.sleep(20)
+        regions.start("b", {"shop": [b]})
+        promotion = await regions.guards["b"].promote(order)
+        assert (b.role, promotion.epoch > order.epoch + 1) == (PRIMARY, True)
+        assert "start" not in b.called  # it is started by its promotion, or not at all
+
+    played(tmp_path, scene)
