@@ -163,7 +163,7 @@ async def test_the_targets_guard_dies_between_fence_and_promotion(tmp_path: Path
             await guards.end_guard(B)
             await guards.start_guard(B)
             promotion = await guards.client.promote(order)
-            assert (promotion.already, promotion.epoch > order.epoch) == (True, True)
+            assert promotion.epoch > order.epoch  # taken over as it runs, or promoted again when the lease ran out
             await writers.until_written(guards, B)
             assert writers.last(A) < writers.first(B)
 
