@@ -86,7 +86,7 @@ class LossReport(BaseModel):
     present: int
     lost: int
     lost_ids: list[int]
-    """The first hundred."""
+    """The first hundred, unless more were asked for."""
     unacknowledged: int
     """Commits that the database has and the client never heard of."""
     first_lost_at: float | None
@@ -221,9 +221,10 @@ def first_after(file: Path, moment: float) -> float | None:
     return min((at for at in read_acknowledged(file).values() if at > moment), default=None)
 
 
-async def lost_commits(file: Path, dsn: str) -> LossReport:
+async def lost_commits(file: Path, dsn: str, *, listed: int = _MISSING_KEPT) -> LossReport:
     """Compare every acknowledged commit of `file` with the table `workload_commits` of the database at `dsn`.
 
+    The first `listed` of the lost ones are named.
     Memory: about 100 bytes per commit. Raises what asyncpg raises when the database does not answer.
     """
     acknowledged = await asyncio.to_thread(read_acknowledged, file)
@@ -241,7 +242,7 @@ async def lost_commits(file: Path, dsn: str) -> LossReport:
         acknowledged=len(acknowledged),
         present=len(acknowledged) - len(lost),
         lost=len(lost),
-        lost_ids=lost[:_MISSING_KEPT],
+        lost_ids=lost[:listed],
         unacknowledged=len(there.difference(acknowledged)),
         first_lost_at=min((acknowledged[number] for number in lost), default=None),
         last_present_at=max(present_times, default=None),

@@ -287,12 +287,11 @@ class GuardedSite:
 
     async def losses(self) -> LossReport:
         """The client's acknowledged commits compared with what the active region has. All of them, from the start."""
-        return await lost_commits(self.workload.file, self.lab.postgres(self.active).dsn())
+        return await lost_commits(self.workload.file, self.lab.postgres(self.active).dsn(), listed=1_000_000)
 
     async def lost_since(self, moment: float) -> list[float]:
         """When, after a moment, what the active region does not have was acknowledged: the client's, the checker's."""
         report = await self.losses()
-        assert len(report.lost_ids) < 100, "more were lost than a report lists"
         bought = [number / 1e6 for number in report.lost_ids if number / 1e6 >= moment]
         written = await lost_writes(self.writers.file, self.lab.postgres(self.active).dsn())
         return sorted(bought + [write.acknowledged for write in written if write.acknowledged >= moment])
