@@ -77,12 +77,13 @@ async def _lose_the_region(stage: GuardedStage, screen: Screen) -> RunReport:
     report = await screen.follow(await stage.failover_after(lost_at))
     if report.state is not RunState.COMPLETED:
         return report
-    back = await stage.service_back(lost_at)
+    await stage.service_back(time.time())
+    silence = await stage.longest_pause(lost_at)
     loss = await stage.loss(REGION_B)
     counted = report.achieved.model_copy(update={"lost_transactions": loss.lost})
     report = report.model_copy(update={"achieved": counted})
     screen.objectives(report)
-    screen.loss(loss, timedelta(seconds=loss.lost_seconds), timedelta(seconds=back - lost_at))
+    screen.loss(loss, timedelta(seconds=loss.lost_seconds), timedelta(seconds=silence))
     return report
 
 

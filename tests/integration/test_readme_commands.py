@@ -7,9 +7,11 @@ terminal is given --yes.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,15 +20,19 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
 from drctl.demo.installation import GROUP, install
 from lab import Lab
 from lab.control import python_environment
 from lab.processes import die_with
 from lab.shop import load_shop
+from lab.state import OUTSIDE
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("drctl ")]
+GUARDED = ("guard", "monitor", "regions", "health", "replication", "switchover", "failback", "failover", "reprotect")
+"""What needs standbys and guards: run on a lab of its own."""
 HOME, AWAY = "us-east-1", "eu-west-1"
 SERVICES = {"postgres", "s3", "app", "witness", "temporal", "dns", "webhook"}
 STARTS, ENDS = 60.0, 120.0  # seconds
@@ -35,9 +41,9 @@ STARTS, ENDS = 60.0, 120.0  # seconds
 class Terminal:
     """Runs lines of the README in the installation's folder, and knows which were run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, guarded: bool = False) -> None:
         self.folder = folder
-        self.left = list(LINES)
+        self.left = [line for line in LINES if (line.split()[1] in GUARDED) is guarded]
 
     def line(self, beginning: str) -> str:
         """The README's next line that begins so."""
@@ -58,9 +64,9 @@ class Terminal:
             preexec_fn=die_with(os.getpid()),
         )
 
-    async def run(self, beginning: str, code: int = 0) -> str:
+    async def run(self, beginning: str, code: int = 0, more: str = "") -> str:
         """Runs a line to its end and returns what it said."""
-        process = await self.start(self.line(beginning))
+        process = await self.start(f"{self.line(beginning)} {more}")
         return await ended(process, code)
 
     @asynccontextmanager
@@ -158,3 +164,58 @@ async def nothing_to_answer(terminal: Terminal) -> None:
     for answer in ("retry", "skip", "abort"):
         assert GROUP in await terminal.run(answer, code=2)
     assert GROUP in await terminal.run("release")
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[tuple[Lab, GuardedInstallation]]:
+    """Two regions that follow each other. Nothing is started by monitors: the README's reader does it."""
+    async with await Lab.start(regions=(HOME, AWAY), guarded=True) as running:
+        await load_shop(running.postgres(HOME).dsn(), 8)
+        times = FailoverTimes(policy="manual")
+        yield running, await asyncio.to_thread(install_guarded, running, running.folder / "installation", times)
+
+
+def terminal_at(place: str, installation: GuardedInstallation) -> Terminal:
+    """A shell at a place, with that place's configuration as its ``recovery.yaml``."""
+    folder = installation.folder / f"at-{place}"
+    folder.mkdir()
+    shutil.copy(installation.for_vantage(place), folder / "recovery.yaml")
+    return Terminal(folder, guarded=True)
+
+
+async def test_the_readmes_commands_for_guarded_groups_do_what_it_says(
+    guarded: tuple[Lab, GuardedInstallation],
+) -> None:
+    lab, installation = guarded
+    await lab.hand_over()
+    home, outside = terminal_at(HOME, installation), terminal_at(OUTSIDE, installation)
+    await installation.start_one(lab, AWAY, "guard")
+    async with home.running("guard", "is ready"):
+        await asyncio.gather(*(installation.start_one(lab, region, "worker") for region in (HOME, AWAY)))
+        outside.line("guard")
+        async with outside.running("monitor", "looks at"):
+            await until_owned(outside, HOME)
+            for question in ("regions", "health", "replication"):
+                assert HOME in await outside.run(question)
+            await outside.run("switchover", more="--yes")
+            await until_owned(outside, AWAY)
+            await outside.run("failback", more="--yes")
+            await until_owned(outside, HOME)
+            await lab.kill(HOME, "postgres")
+            await outside.run("failover", more="--yes")
+            await until_owned(outside, AWAY)
+            await outside.run("reprotect", more="--yes")
+    assert outside.left == [], "these lines of the README are not run by this test"
+
+
+async def until_owned(terminal: Terminal, region: str) -> None:
+    """Asks, as a person would, until a region owns the group and its stores are primary there."""
+    said = ""
+    deadline = asyncio.get_running_loop().time() + STARTS
+    while True:
+        said = await ended(await terminal.start("drctl regions --output json"), 0)
+        (line,) = (entry for entry in json.loads(said) if entry["region"] == region)
+        roles = {store["role"] for store in line["stores"]}
+        if line["owns"] and roles == {"primary"}:
+            return
+        assert asyncio.get_running_loop().time() < deadline, said
