@@ -8,7 +8,6 @@ import time
 import pytest
 
 from lab.state import CONTROL, OUTSIDE, WITNESS
-from recovery.domain.report import RunState
 from tests.integration.guarded_site import GuardedSite
 from tests.integration.guarded_verdicts import survived
 
@@ -165,7 +164,7 @@ async def test_a_failover_that_is_reset_to_before_its_pivot_changes_nothing_more
     before = await guarded.record()
     again = await guarded.reset_run("recovery/shop")
     report = await guarded.ended(again)
-    assert report.state in (RunState.COMPLETED, RunState.FAILED, RunState.ROLLED_BACK), report
+    assert report.ended_at is not None, report
     after = await guarded.record()
     assert (after.region, after.epoch) == (before.region, before.epoch)
     assert await guarded.role(before.region) == "primary"
