@@ -33,23 +33,33 @@ LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING
 
 @app.command(
     epilog=examples(
-        "drctl worker --region us-east-1", "drctl worker --region eu-west-1 --region us-east-1 --metrics-port 0"
+        "drctl worker --region us-east-1",
+        "drctl worker --region us-east-1 --no-control",
+        "drctl worker",
     )
 )
 def worker(
-    region: Annotated[list[str], typer.Option("--region", help="Take the steps of this region; may be repeated.")],
+    region: Annotated[
+        list[str] | None, typer.Option("--region", help="Take the steps of this region; may be repeated.")
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Take workflows and steps that belong to no region.")
+    ] = True,
     metrics_port: MetricsPort = None,
     log_level: LogLevel = "INFO",
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
-    """Run a worker of one or more regions until SIGTERM or Ctrl-C. Run as many as you want, on as many machines.
+    """Run a worker until SIGTERM or Ctrl-C. Run as many as you want, on as many machines.
 
-    Each worker also takes workflows and steps that belong to no region. It takes validations only where the
-    configuration names a key that opens recovery points.
+    A region that falls silent swallows for some seconds what its worker has asked for. Where a failover has to be
+    quick, run workers of regions with --no-control, and two or more without a region beside Temporal.
+
+    Validations are taken only where the configuration names a key that opens recovery points.
     """
     loaded = load_config(config)
-    run(_work(loaded, region, metrics_port, output), log_form=log_form(output), log_level=log_level)
+    work = _work(loaded, region or [], metrics_port, output, control=control)
+    run(work, log_form=log_form(output), log_level=log_level)
 
 
 @app.command(
@@ -127,7 +137,13 @@ async def _serve(config: Config, metrics_port: int | None, apply: bool, output: 
 
 
 async def _work(
-    config: Config, regions: list[str], metrics_port: int | None, output: Output, stop: asyncio.Event | None = None
+    config: Config,
+    regions: list[str],
+    metrics_port: int | None,
+    output: Output,
+    stop: asyncio.Event | None = None,
+    *,
+    control: bool = True,
 ) -> None:
     from workers.client import address_of
     from workers.worker import WorkerPlan, run_worker
@@ -146,6 +162,7 @@ async def _work(
         metrics_host=metrics.bind,
         metrics_port=metrics.port if metrics_port is None else metrics_port,
         address=address_of(config),
+        control=control,
     )
     await run_worker(plan, ready=ready, stop=stop)
 

@@ -18,7 +18,7 @@ from activities.lock import LockGuard
 from activities.monitoring import Monitoring
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
-from recovery.errors import NotFound, RecoveryError
+from recovery.errors import BadInput, NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
 from workers.heap import return_large_buffers
@@ -41,13 +41,14 @@ REPORTS_TO_LEARN_FROM = 50
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What one process takes: workflows and control steps, and the steps of ``regions``."""
+    """What one process takes: the steps of ``regions`` and, with ``control``, workflows and steps of no region."""
 
     config: Config
     regions: Sequence[str]
     metrics_host: str
     metrics_port: int
     address: str | None = None
+    control: bool = True
 
 
 async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
@@ -56,7 +57,10 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
     Raises:
         Unreachable: no Temporal server answers.
         NotFound: a region is not in the configuration; the known ones are listed.
+        BadInput: there is nothing for the process to take.
     """
+    if not plan.regions and not plan.control:
+        raise BadInput("a worker without control steps needs a region: give --region, or leave --no-control out")
     for region in plan.regions:
         if region not in plan.config.regions:
             raise NotFound(
@@ -110,7 +114,8 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
     witness = await wiring.witness()
     monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client))
     interceptors = [Masking(), LockGuard(witness), ConfigurationDrift(plan.config)]
-    queues: dict[str, list[type]] = {plan.config.temporal.control_queue: [*WORKFLOWS, *MONITORS]}
+    control = plan.config.temporal.control_queue
+    queues: dict[str, list[type]] = {control: [*WORKFLOWS, *MONITORS]} if plan.control else {}
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:
         queues[plan.config.validation_queue] = []

@@ -79,14 +79,14 @@ class GuardedInstallation:
         """Starts guards, workers and monitors as the lab's servers and waits until all of them are ready.
 
         Guards come first: nothing is a primary before. A region's worker looks from there; where there is none, a
-        monitor does.
+        monitor does, and a worker that takes workflows: a region that falls silent must not swallow them.
         """
         for wave in ((GUARD,), (WORKER, MONITOR)):
             wanted = [
                 (place, service)
                 for place in self.vantage_points
                 for service in wave
-                if service in services and (place in self.regions) is (service != MONITOR)
+                if service in services and (service == WORKER or (place in self.regions) is (service == GUARD))
             ]
             starting = (self.start_one(lab, *each, environment) for each in wanted)
             outcomes = await asyncio.gather(*starting, return_exceptions=True)
@@ -110,7 +110,8 @@ class GuardedInstallation:
             case "monitor":
                 return [*drctl, "--vantage", place, "--metrics-port", "0"]
             case _:
-                return [*drctl, "--region", place, "--metrics-port", "0"]
+                region = ["--region", place, "--no-control"] if place in self.regions else []
+                return [*drctl, *region, "--metrics-port", "0"]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from workers.wiring import Wiring
 from workflows.health_state import HealthView
 
 REGION_A, REGION_B = "region-a", "region-b"
-PATIENCE = 60.0  # seconds
+PATIENCE = 90.0  # seconds
 
 __all__ = ["GROUP", "REGION_A", "REGION_B", "GuardedStage", "set_guarded_stage"]
 
@@ -64,7 +64,7 @@ class GuardedStage:
         return await follow(handle)
 
     async def find(self, name: str) -> Handle:
-        """A run that something else starts, as soon as it is there. Raises Unreachable after a minute."""
+        """A run that something else starts, as soon as it is there. Raises Unreachable after a while."""
         until = time.time() + PATIENCE
         while time.time() < until:
             with contextlib.suppress(NotFound):
@@ -73,14 +73,15 @@ class GuardedStage:
         raise Unreachable(f"no run {name} began within {PATIENCE:.0f} s")
 
     async def failover_after(self, moment: float) -> Handle:
-        """The failover that the monitors start. Raises Unreachable when none comes within a minute."""
-        until = time.time() + PATIENCE
+        """The failover that the monitors start. Raises Unreachable when none comes in time."""
+        until, view = time.time() + PATIENCE, None
         while time.time() < until:
             view = await self.health()
             if view is not None and view.run is not None and view.run.started_at.timestamp() >= moment:
                 return await operations.find(self.client, view.run.workflow_id)
             await asyncio.sleep(0.1)
-        raise Unreachable(f"the monitors started no failover within {PATIENCE:.0f} s")
+        said = f": {view.note or view.policy_note or 'no word of why'}" if view is not None else ""
+        raise Unreachable(f"the monitors started no failover within {PATIENCE:.0f} s{said}")
 
     async def health(self) -> HealthView | None:
         """What the group's monitor knows; None while it does not answer."""
@@ -106,7 +107,7 @@ class GuardedStage:
         await self.all_vote()
 
     async def all_vote(self) -> None:
-        """Waits until every vantage point sees the group healthy. Raises Unreachable after a minute."""
+        """Waits until every vantage point sees the group healthy. Raises Unreachable after a while."""
         until = time.time() + PATIENCE
         while time.time() < until:
             view = await self.health()
@@ -119,7 +120,7 @@ class GuardedStage:
     # The client.
 
     async def service_back(self, after: float) -> float:
-        """When the client bought again for the first time after a moment. Raises Unreachable after a minute."""
+        """When the client bought again for the first time after a moment. Raises Unreachable after a while."""
         until = time.time() + PATIENCE
         while time.time() < until:
             found = await asyncio.to_thread(first_after, self.workload.file, after)

@@ -191,7 +191,7 @@ async def test_the_readmes_commands_for_guarded_groups_do_what_it_says(
     home, outside = terminal_at(HOME, installation), terminal_at(OUTSIDE, installation)
     await installation.start_one(lab, AWAY, "guard")
     async with home.running("guard", "is ready"):
-        await asyncio.gather(*(installation.start_one(lab, region, "worker") for region in (HOME, AWAY)))
+        await asyncio.gather(*(installation.start_one(lab, place, "worker") for place in (HOME, AWAY, OUTSIDE)))
         outside.line("guard")
         async with outside.running("monitor", "looks at"):
             await until_owned(outside, HOME)
