@@ -293,16 +293,17 @@ class _Client:
         patience = self.settings.patience
         answer = await self.resolver.resolve(self.settings.name, "A", lifetime=patience)
         self.server = answer[0].to_text()
-        connection = await asyncpg.connect(
-            host=self.server,
-            port=self.settings.port,
-            user=self.settings.user,
-            password=self.settings.password,
-            database=self.settings.database,
-            timeout=patience,
-            command_timeout=patience,
-            target_session_attrs=SessionAttribute.read_write,
-        )
+        async with asyncio.timeout(2 * patience):
+            connection = await asyncpg.connect(
+                host=self.server,
+                port=self.settings.port,
+                user=self.settings.user,
+                password=self.settings.password,
+                database=self.settings.database,
+                timeout=patience,
+                command_timeout=patience,
+                target_session_attrs=SessionAttribute.read_write,
+            )
         try:
             yield connection
         finally:
@@ -313,7 +314,9 @@ class _Client:
         next_at = time.monotonic()
         while True:
             number = new_number()
-            await self.commit(connection, number, random.randint(1, customers))
+            # Not only each statement: after one that timed out, asyncpg waits without end for its cancellation.
+            async with asyncio.timeout(2 * self.settings.patience):
+                await self.commit(connection, number, random.randint(1, customers))
             self.file.write(f"{number} {time.time():.6f} {self.server}\n")
             self.file.flush()
             next_at = max(next_at + self.period, time.monotonic() - self.period)
