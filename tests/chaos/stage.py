@@ -121,10 +121,10 @@ class Stage:
                 await handle.cancel()
                 # Before the pivot the cancellation itself ends the block; elsewhere the step has to finish.
                 world.release(fault)
-            held = await self.end_or_hold(handle)
-            if held:
-                await self.answer(handle, held)
-                await self.end_or_hold(handle)
+            held = question = await self.end_or_hold(handle)
+            while question:
+                await self.answer(handle, question)
+                question = await self.end_or_hold(handle)
             if fault.kind == "freeze":
                 await self.late(world, fault, pair)
             return await self.outcome(world, handle, held)
@@ -164,8 +164,12 @@ class Stage:
         return report
 
     async def answer(self, handle: WorkflowHandle[object, RunReport], question: str) -> None:
+        """Steps that run beside each other are held each by itself."""
         update = "resume" if "resume" in question.lower() else "retry"
-        await handle.execute_update(update, ANA)
+        report = await self.report(handle)
+        held = [step.name for step in report.steps if step.state is StepState.HELD] if report is not None else []
+        for name in held or [None]:
+            await handle.execute_update(update, ANA.model_copy(update={"step": name}))
 
     async def outcome(self, world: World, handle: WorkflowHandle[object, RunReport], held: str) -> Played:
         report = None
