@@ -45,6 +45,8 @@ _OUTAGES = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own confusion over a connection that died at a bad moment
+    AttributeError,  # the same: a protocol without its transport
     TargetServerAttributeNotMatched,
     dns.exception.DNSException,
 )

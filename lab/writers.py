@@ -40,7 +40,14 @@ _CONNECT_SECONDS = 2.0
 _PAUSE_AFTER_FAILURE = 0.2
 _READING = 2.0  # seconds after which the checker has read the record for certain, on a busy machine
 _SILENCE = 1.0  # seconds without an acknowledgement that end a stretch
-_OUTAGES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_OUTAGES = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own confusion over a connection that died at a bad moment
+    AttributeError,  # the same: a protocol without its transport
+)
 
 
 class WritersSettings(BaseModel):
