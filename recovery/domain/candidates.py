@@ -162,8 +162,10 @@ def _behind(candidate: Candidate, best: Candidate) -> Candidate:
 
 
 def _outage_age(wish: Wish, owner: str, seen: Mapping[str, Seen], store: str) -> float:
-    """As given; else since the last that any standby heard of an owner that does not answer."""
-    if owner in seen and not seen[owner].unreachable:
+    """As given; else since the last that any standby heard of an owner that does not answer, or has no primary."""
+    there = seen.get(owner, Seen(unreachable="never asked"))
+    state = there.store(store)
+    if not there.unreachable and (state is None or state.role is StoreRole.PRIMARY):
         return 0.0
     heard = [
         state.heard_seconds_ago

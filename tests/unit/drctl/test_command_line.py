@@ -327,7 +327,9 @@ def test_a_worker_of_an_unknown_region_names_the_known_ones() -> None:
     said = drctl("worker", "--region", "region-x")
     assert said.exit_code == 2
     assert "there is no region 'region-x' in the configuration: it has region-a, region-b" in said.stderr
-    assert drctl("worker").exit_code == 2
+    nothing = drctl("worker", "--no-control")
+    assert nothing.exit_code == 2
+    assert "needs a region" in nothing.stderr
     assert (
         "--log-level: log level 'LOUD' is unknown"
         in drctl("worker", "--region", "region-a", "--log-level", "LOUD").stderr
