@@ -43,6 +43,7 @@ class _Seen:
     streak: Streak
     last: Sighting | None = None
     last_began: float = float("-inf")
+    mistakes: int = 0  # of the probe itself, in a row
     in_flight: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -130,9 +131,18 @@ class GroupWatch:
             except Exception:
                 # A mistake in a probe must neither end the watch over all groups nor count as an outage.
                 log.exception("a probe failed by itself", group=self.group.snapshot.name, region=region)
+                self._mistaken(region)
                 return
+        self._seen[region].mistakes = 0
         await self._checked()
         self._observe(region, sighting, Outcome(sighting.passed, began, began_at))
+
+    def _mistaken(self, region: str) -> None:
+        """Whoever cannot look does not know: an old verdict must not go on voting."""
+        seen = self._seen[region]
+        seen.mistakes += 1
+        if seen.mistakes >= self._rule.failure_threshold and seen.streak.reset(self._clock()):
+            self.changed.set()
 
     def _observe(self, region: str, sighting: Sighting, outcome: Outcome) -> None:
         seen = self._seen[region]

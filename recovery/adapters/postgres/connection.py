@@ -39,6 +39,12 @@ _PASSING = (
     asyncpg.ConnectionFailureError,
 )
 
+DRIVER_FAILURES: tuple[type[Exception], ...] = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver raises by itself when a server or its network goes away. InternalClientError, no subclass of the
+others, is its confusion over a connection that died at a bad moment."""
+CONNECTION_FAILURES: tuple[type[Exception], ...] = (*DRIVER_FAILURES, asyncpg.PostgresError)
+"""The same, and what the server itself says."""
+
 
 def words_of(error: BaseException) -> str:
     """The server's own words: its message and detail, on one line."""
@@ -69,7 +75,7 @@ def translated(what: str, login: PostgresLogin, failure: type[Permanent] = Sourc
         ) from error
     except asyncpg.PostgresError as error:
         raise failure(f"could not {what} at {login.address}: {words_of(error)}") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    except DRIVER_FAILURES as error:
         raise Unreachable(
             f"could not {what}: PostgreSQL at {login.address} did not answer: {words_of(error)}"
         ) from error
@@ -102,7 +108,12 @@ async def close_connection(connection: Connection) -> None:
     """Ends the session within two seconds, politely if the server still listens."""
     try:
         await connection.close(timeout=2)
-    except (TimeoutError, asyncio.CancelledError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except asyncio.CancelledError:
+        connection.terminate()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # else it was the driver's own, of a statement that died with it
+            raise
+    except CONNECTION_FAILURES:
         connection.terminate()
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from recovery.adapters.postgres.canary import SCHEMA
-from recovery.adapters.postgres.connection import Connection, connected, open_connection, words_of
+from recovery.adapters.postgres.connection import CONNECTION_FAILURES, Connection, connected, open_connection, words_of
 from recovery.adapters.postgres.local_server import Running, read_running
 from recovery.domain.replication import Drained, ReplicationState, SlotState, StandbyConnection, WriteProbe
 from recovery.domain.timelines import lsn_order
@@ -132,7 +132,7 @@ async def write_probe(
     seen = _Seen()
     try:
         connection = await open_connection(login, timeout=timeout)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except CONNECTION_FAILURES as error:
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else words_of(error)
         return WriteProbe(written=False, seconds=time.monotonic() - began, reason=reason)
     left = max(0.0, timeout - (time.monotonic() - began))
@@ -147,7 +147,7 @@ async def write_probe(
     reason = "" if seen.written else "it is a standby: it accepts no writes"
     if not answered:
         reason = f"no answer within {timeout:g} s"
-    elif isinstance(failure, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+    elif isinstance(failure, CONNECTION_FAILURES):
         reason = words_of(failure)
     elif failure is not None:
         raise failure

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import asyncpg
 
-from recovery.adapters.postgres.connection import Connection, literal, words_of
+from recovery.adapters.postgres.connection import DRIVER_FAILURES, Connection, literal, words_of
 from recovery.adapters.postgres.replication_state import SETUP, TABLE
 from recovery.adapters.probes.kept import GIVEN_UP_AFTER, KeptSession
 from recovery.adapters.probes.reach import Limits, framed, reach
@@ -58,7 +58,7 @@ class PostgresProbe:
             return await self._session.answer(part)
 
         try:
-            return [await framed(CHECK, self._limits.answer, ask, (asyncpg.InterfaceError,))]
+            return [await framed(CHECK, self._limits.answer, ask, DRIVER_FAILURES)]
         except asyncpg.PostgresError as error:
             is_ours = isinstance(error, _OURS)
             detail = f"{words_of(error)}{' (check groups.<name>.postgres)' if is_ours else ''}"

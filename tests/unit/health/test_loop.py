@@ -233,10 +233,12 @@ async def test_a_mistake_in_a_probe_is_no_outage_and_ends_nothing() -> None:
     async with rig.running() as loop:
         await rig.sink.until(owner_is(Verdict.HEALTHY))
         rig.regions["region-a"].breaks = True
+        blind = await rig.sink.until(owner_is(Verdict.UNKNOWN))  # whoever cannot look must not go on voting
         await asyncio.sleep(0.6)
-        assert loop.watches[0].owner_verdict is Verdict.HEALTHY
+        assert loop.watches[0].owner_verdict is Verdict.UNKNOWN
+        assert not [report for report in rig.sink.reports if owner_is(Verdict.LOST)(report)]
         rig.regions["region-a"].breaks, rig.regions["region-a"].answers = False, False
-        await rig.sink.until(owner_is(Verdict.LOST))
+        await rig.sink.until(lambda report: report.serial > blind.serial and owner_is(Verdict.LOST)(report))
 
 
 async def test_a_new_owner_is_judged_anew_and_more_often_for_a_while() -> None:

@@ -1,0 +1,73 @@
+"""A driver that is confused by a dying server: a failure of the server's, never a mistake of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from unittest.mock import AsyncMock, create_autospec
+
+import asyncpg
+import pytest
+
+from recovery.adapters.postgres.connection import DRIVER_FAILURES, close_connection, translated
+from recovery.adapters.postgres.replication_state import write_probe
+from recovery.adapters.probes.postgres import PostgresProbe
+from recovery.adapters.probes.reach import Limits
+from recovery.domain.health import Part
+from recovery.errors import Unreachable
+from recovery.ports.postgres import PostgresLogin
+
+CONFUSED = asyncpg.InternalClientError("got result for unknown protocol state 3")
+
+
+@pytest.fixture
+async def login(monkeypatch: pytest.MonkeyPatch) -> PostgresLogin:
+    """A port that accepts, and a driver that does not understand what comes after."""
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    monkeypatch.setattr(asyncpg, "connect", AsyncMock(side_effect=CONFUSED))
+    return PostgresLogin("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("part", list(Part))
+async def test_a_look_that_confuses_the_driver_is_a_failed_look(login: PostgresLogin, part: Part) -> None:
+    probe = PostgresProbe(login, "outside", Limits(answer=1.0, connect=1.0))
+    (finding,) = await probe.look(part)
+    assert not finding.passed
+    assert finding.vital
+    assert "unknown protocol state" in finding.detail
+    await probe.close()
+
+
+async def test_a_write_that_confuses_the_driver_was_not_acknowledged(login: PostgresLogin) -> None:
+    found = await write_probe(login, vantage="outside", timeout=1.0)
+    assert not found.written
+    assert "unknown protocol state" in found.reason
+
+
+@pytest.mark.parametrize("error", [CONFUSED, asyncpg.InterfaceError("connection is closed"), OSError("reset")])
+def test_what_the_driver_raises_by_itself_is_worth_another_attempt(error: Exception, login: PostgresLogin) -> None:
+    assert isinstance(error, DRIVER_FAILURES)
+    with pytest.raises(Unreachable, match="could not look"), translated("look", login):
+        raise error
+
+
+async def test_a_cancelled_goodbye_ends_the_session_and_is_still_a_cancellation() -> None:
+    """Otherwise whoever was cancelled while it said goodbye would go on as if nothing had been asked."""
+    connection = create_autospec(asyncpg.Connection, instance=True)
+    connection.close.side_effect = _hang
+    goodbye = asyncio.create_task(close_connection(connection))
+    await asyncio.sleep(0)
+    goodbye.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await goodbye
+    connection.terminate.assert_called_once()
+
+
+async def _hang(timeout: float) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_goodbye_that_the_driver_itself_cancelled_is_over() -> None:
+    connection = create_autospec(asyncpg.Connection, instance=True)
+    connection.close.side_effect = asyncio.CancelledError
+    await close_connection(connection)
+    connection.terminate.assert_called_once()
