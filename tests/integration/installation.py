@@ -122,7 +122,7 @@ class Site:
             self.disarm()
         armed = Fault.model_validate({"method": method, "when": when, **fault})
         fresh = self.control / "armed.new"
-        fresh.writetext_of(armed.model_dump_json())
+        fresh.write_text(armed.model_dump_json())
         fresh.rename(self.control / "armed.json")
 
     def disarm(self) -> None:
@@ -155,7 +155,7 @@ class Site:
     def calls(self, method: str) -> list[str]:
         """First arguments of the calls of a method since the last ``arm`` or ``disarm``."""
         path = self.control / "calls.log"
-        lines = path.readtext_of().splitlines() if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
         return [line.split(" ", 2)[2] for line in lines if line.split(" ", 2)[1] == method]
 
     async def fallen(self) -> list[psutil.Process]:
@@ -164,7 +164,7 @@ class Site:
         dead = await eventually(lambda: found([worker for worker in self.crew.workers if not worker.runs]), 10)
         assert len(dead) == 1
         self.crew.workers = [worker for worker in self.crew.workers if worker.runs]
-        pids = [int(text) for text in (self.control / "children").readtext_of().split()]
+        pids = [int(text) for text in (self.control / "children").read_text().split()]
 
         async def gone() -> bool:
             return not [pid for pid in pids if lives(pid)]
