@@ -19,10 +19,12 @@ from activities.boundary import service
 from activities.recovery_points import GROUP_MEMO
 from recovery.domain.base import Recorded
 from recovery.domain.group import GroupSnapshot
+from recovery.domain.guarding import Unfenced, unfenced
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import Achieved, RunReport, RunState
 from recovery.errors import RecoveryError
 from recovery.ports.configuration import Configuration
+from recovery.ports.guard import Guards
 from recovery.ports.health import OwnershipReader
 
 REQUESTED_BY = "monitor"
@@ -30,6 +32,8 @@ WATCH_FOR = timedelta(hours=23)
 """One attempt of the long activity; less than its start-to-close timeout."""
 INCIDENT_MEMO = "recovery-plans.incident"
 
+GUARD_SECONDS = 4.0
+"""For a guard's word about its stores; one of a lost region never comes."""
 AT_ONCE = timedelta(milliseconds=1)
 Result = TypeVar("Result")
 Watch = Callable[[str], Awaitable[bool]]
@@ -77,16 +81,43 @@ class PlanEnd(Recorded):
     achieved: Achieved = Achieved()
 
 
+class FencesSeen(Recorded):
+    """What the guards that answered say of their stores."""
+
+    answered: list[str]  # regions
+    unfenced: list[Unfenced]
+
+
 class Monitoring:
-    def __init__(self, configuration: Configuration, ownership: OwnershipReader, watch: Watch) -> None:
+    def __init__(
+        self, configuration: Configuration, ownership: OwnershipReader, watch: Watch, guards: Guards
+    ) -> None:
         self._configuration = configuration
         self._ownership = ownership
         self._watch = watch
+        self._guards = guards
 
     @service("monitoring.load_group")
     async def load_group(self, group: str) -> GroupSnapshot:
         """The group's rules, as this worker's configuration has them."""
         return self._configuration.snapshot(group)
+
+    @service("monitoring.look_at_fences")
+    async def look_at_fences(self, group: str) -> FencesSeen:
+        """Which stores no guard keeps from a second primary, as the guards of all regions say now."""
+        regions = [region.name for region in self._configuration.snapshot(group).regions]
+        answers = await asyncio.gather(*(self._unfenced(region, group) for region in regions))
+        known = {region: found for region, found in zip(regions, answers, strict=True) if found is not None}
+        return FencesSeen(answered=list(known), unfenced=[one for found in known.values() for one in found])
+
+    async def _unfenced(self, region: str, group: str) -> list[Unfenced] | None:
+        try:
+            async with asyncio.timeout(GUARD_SECONDS):
+                status = await self._guards.status(region, group)
+        except (RecoveryError, TimeoutError) as error:
+            log.info("a guard does not say how its stores are fenced", region=region, group=group, why=str(error))
+            return None
+        return unfenced(region, [state for found in status.groups if found.group == group for state in found.stores])
 
     @service("monitoring.watch")
     async def watch(self, vantage: str) -> bool:

@@ -112,7 +112,7 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
     """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
     activities = await wiring.activities()
     witness = await wiring.witness()
-    monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client))
+    monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client), await wiring.guards())
     interceptors = [Masking(), LockGuard(witness), ConfigurationDrift(plan.config)]
     control = plan.config.temporal.control_queue
     queues: dict[str, list[type]] = {control: [*WORKFLOWS, *MONITORS]} if plan.control else {}

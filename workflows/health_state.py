@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.notifications import Alert
     from recovery.domain.base import Recorded
     from recovery.domain.group import GroupSnapshot
+    from recovery.domain.guarding import Unfenced
     from recovery.health.decision import Question
     from recovery.health.quorum import Heard, Outage, Votes
 
@@ -49,6 +50,8 @@ class MonitorState(Recorded):
     last_automatic_at: datetime | None = None
     refusals: int = 0
     retry_at: datetime | None = None
+    unfenced: list[Unfenced] = Field(default_factory=list)  # as each region's guard said last
+    fences_seen_at: datetime | None = None
     told: list[str] = Field(default_factory=list)
     unsent: list[Alert] = Field(default_factory=list)
     unwatched_since: datetime | None = None

@@ -119,7 +119,7 @@ def recorded(plans: Mapping[str, Plan]) -> dict[str, str]:
 
 def _recording(name: str, use: str) -> Callable[..., Any]:
     @step(name)
-    async def run(self, context: PlanContext) -> StepOutcome:  # type: ignore[no-untyped-def]
+    async def run(self, context: PlanContext) -> StepOutcome:
         # Temporal finds the argument's type only where self has none, as in a method.
         world = World(self.root, context.request.group)
         if use == "observe":

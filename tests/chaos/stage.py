@@ -167,7 +167,8 @@ class Stage:
         """Steps that run beside each other are held each by itself."""
         update = "resume" if "resume" in question.lower() else "retry"
         report = await self.report(handle)
-        held = [step.name for step in report.steps if step.state is StepState.HELD] if report is not None else []
+        steps = report.steps if report is not None else []
+        held: list[str | None] = [step.name for step in steps if step.state is StepState.HELD]
         for name in held or [None]:
             await handle.execute_update(update, ANA.model_copy(update={"step": name}))
 

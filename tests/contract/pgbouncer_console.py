@@ -106,13 +106,17 @@ class Console:
     def _show(self, what: str) -> bytes:
         match what:
             case "POOLS":
-                rows = [(name, "app", db.busy, 1, db.busy, 0, 0, 2, 500_000) for name, db in self.databases.items()]
+                rows: list[tuple[object, ...]] = [
+                    (name, "app", db.busy, 1, db.busy, 0, 0, 2, 500_000) for name, db in self.databases.items()
+                ]
                 return _table(POOLS, rows)
             case "DATABASES":
-                found = [(name, db.host, 5432, name, int(db.paused), 0) for name, db in self.databases.items()]
+                found: list[tuple[object, ...]] = [
+                    (name, db.host, 5432, name, int(db.paused), 0) for name, db in self.databases.items()
+                ]
                 return _table(DATABASES, found)
             case "DNS_HOSTS":
-                hosts = []
+                hosts: list[tuple[object, ...]] = []
                 for name, looks in self.remembered.items():
                     ttl, address = looks.pop(0) if len(looks) > 1 else looks[0]
                     hosts.append((name, ttl, f"{address}:0"))

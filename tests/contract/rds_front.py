@@ -83,7 +83,7 @@ class Front:
         now = await self._now(request, key)
         if now is None:
             return None
-        status = (self.coming.get(key) or [now.findtext(f"{NS}DBInstanceStatus")])[0]
+        status = self.coming[key][0] if self.coming.get(key) else now.findtext(f"{NS}DBInstanceStatus")
         source = now.findtext(f"{NS}ReadReplicaSourceDBInstanceIdentifier")
         replicas = [each.text for each in now.iter(f"{NS}ReadReplicaDBInstanceIdentifier")]
         if status != needed:

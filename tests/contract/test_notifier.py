@@ -264,7 +264,7 @@ async def test_refusing_channel_says_so_without_its_address(closed_port: int, ca
 def leaky_service() -> str:
     """A service whose plugin prints its whole address and its token, as some real ones do."""
 
-    @apprise.decorators.notify(on="leakytest")  # type: ignore[no-untyped-call,untyped-decorator]
+    @apprise.decorators.notify(on="leakytest")  # type: ignore[untyped-decorator]
     def leaky(body: str, title: str, notify_type: str, meta: dict[str, Any], *_: Any, **__: Any) -> bool:
         logging.getLogger("apprise").warning("cannot reach %s", meta["url"])
         logging.getLogger("apprise").warning("token %s was refused", TOKEN)

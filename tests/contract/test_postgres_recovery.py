@@ -115,7 +115,7 @@ async def test_a_physical_restore_that_cannot_be_leaves_an_empty_place(site: Sit
 async def test_a_logical_restore_is_idempotent_by_its_id_and_undone_by_it(site: Site) -> None:
     point = site.points[BackupKind.LOGICAL]
 
-    def restore(reader: MemoryPoint, restore_id: str, name: str = "copy"):  # type: ignore[no-untyped-def]
+    def restore(reader: MemoryPoint, restore_id: str, name: str = "copy"):
         options = RestoreOptions(restore_id, read_only=False)
         return site.postgres.restore_logical(reader, site.keeper, options, source_database="shop", database=name)
 

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from recovery.domain.guarding import GuardOrder, Promotion, StoreRole, StoreState
 from recovery.domain.ownership import OwnershipRecord, RegionLease, Strength
@@ -17,6 +17,7 @@ from recovery.guard.guard import Guard, GuardPlan, guard_of
 from recovery.ports.guard import Emergency, GuardedGroup, GuardedStore, Upstream
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
@@ -31,9 +32,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual
 
-    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
         self._threads += 1
-        future = super().run_in_executor(executor, func, *args)  # type: ignore[arg-type]
+        future = super().run_in_executor(executor, func, *args)
 
         def ended(_: object) -> None:
             self._threads -= 1

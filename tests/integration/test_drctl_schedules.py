@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, WorkflowExecutionStatus
 
 from tests.integration.drctl_rig import Rig, temporal_server
 
@@ -100,14 +100,15 @@ async def test_what_a_schedule_started_runs_on_and_nothing_starts_beside_it(rig:
         async with asyncio.timeout(20):
             while not (started := (await handle.describe()).info.running_actions):
                 await asyncio.sleep(0.1)
-        workflow_id = started[0].workflow_id
+        [run] = started
+        assert isinstance(run, ScheduleActionExecutionStartWorkflow)
         await handle.trigger()
         async with asyncio.timeout(20):
             while (await handle.describe()).info.num_actions_skipped_overlap < 1:
                 await asyncio.sleep(0.1)
-        run = await rig.client.get_workflow_handle(workflow_id).describe()
-        assert run.status is WorkflowExecutionStatus.RUNNING
-        assert await run.memo_value("recovery-plans.group") == "shop"
+        described = await rig.client.get_workflow_handle(run.workflow_id).describe()
+        assert described.status is WorkflowExecutionStatus.RUNNING
+        assert await described.memo_value("recovery-plans.group") == "shop"
         rig.world.block["take-physical-backup"].set()
-        ended = await rig.drctl("status", workflow_id, "--watch", "-o", "json")
+        ended = await rig.drctl("status", run.workflow_id, "--watch", "-o", "json")
         assert (ended.code, ended.json["report"]["requested_by"]) == (0, "schedule")

@@ -57,7 +57,7 @@ async def test_a_killed_service_refuses_and_comes_back_with_its_data(lab: Lab) -
 
 async def _saved(client: redis.asyncio.Redis) -> bool:
     facts = await client.info("persistence")
-    return facts["aof_rewrite_in_progress"] == 0 and facts["aof_last_bgrewrite_status"] == "ok"
+    return bool(facts["aof_rewrite_in_progress"] == 0 and facts["aof_last_bgrewrite_status"] == "ok")
 
 
 async def test_a_killed_database_comes_back_with_every_commit(lab: Lab, primary: asyncpg.Connection) -> None:

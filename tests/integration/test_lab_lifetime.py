@@ -158,7 +158,7 @@ async def test_a_server_that_somebody_else_started_ends_with_the_lab(tmp_path: P
     lab = await Lab.start(tmp_path / "lab", services={"postgres"}, standby="none")
     place = lab.postgres("region-a")
     await lab.kill("region-a", "postgres")
-    command = [place.bin_directory / "pg_ctl", "-D", place.data_directory, "-l", "/dev/null", "-w", "start"]
+    command = [str(place.bin_directory / "pg_ctl"), "-D", str(place.data_directory), "-l", "/dev/null", "-w", "start"]
     await asyncio.to_thread(
         subprocess.run, command, check=True, user=place.run_as, capture_output=True, cwd="/", timeout=30
     )

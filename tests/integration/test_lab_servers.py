@@ -34,7 +34,7 @@ def test_regions_differ_in_address_and_agree_in_port(lab: Lab) -> None:
 def test_servers_listen_on_their_own_address_only(lab: Lab) -> None:
     state = lab.describe()
     hosts = {server.host for server in state.servers} | {link.host for link in state.links}
-    listening = {}
+    listening: dict[str, set[str]] = {}
     for server in state.servers:
         for pid in server.pids:
             for connection in psutil.Process(pid).net_connections(kind="tcp"):

@@ -66,7 +66,7 @@ async def test_lost_commits_are_counted_exactly(lab: Lab) -> None:
     assert (after.lost, after.present) == (7, before.present - 7)
     assert after.unacknowledged == before.unacknowledged + 1
     assert after.last_acknowledged_at == before.last_acknowledged_at
-    assert after.last_present_at is not None
+    assert after.last_acknowledged_at is not None and after.last_present_at is not None
     assert after.first_lost_at is not None
     assert after.lost_seconds == pytest.approx(after.last_acknowledged_at - after.last_present_at)
 

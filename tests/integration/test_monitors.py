@@ -367,6 +367,7 @@ async def test_another_worker_takes_a_vantage_point_over(pair: Lab, temporal: Cl
         pid = int(looking.last_worker_identity.partition("@")[0])
         began = time.monotonic()
         os.kill(pid, signal.SIGKILL)
+        assert first.votes is not None
         heard = first.votes.ballots[1].heard_at
         await pair.kill("region-a", "postgres")
         try:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -191,7 +192,8 @@ async def test_with_passwords_nothing_secret_is_on_a_command_line(pair: tuple[No
     streaming = replace(options(b).streaming, password="copy: word")
     seen: set[str] = set()
     watching = asyncio.create_task(_command_lines(seen))
-    for number, method in enumerate(("rewind", "clone")):
+    methods: tuple[Literal["rewind", "clone"], ...] = ("rewind", "clone")
+    for number, method in enumerate(methods):
         wanted = replace(options(b, f"rejoin-{number}"), streaming=streaming, method=method)
         if number:
             await a.guarded.demote()

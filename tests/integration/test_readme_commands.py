@@ -30,7 +30,7 @@ from lab.state import OUTSIDE
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("drctl ")]
+LINES: list[str] = [line for block in BLOCKS for line in block.splitlines() if line.startswith("drctl ")]
 GUARDED = ("guard", "monitor", "regions", "health", "replication", "switchover", "failback", "failover", "reprotect")
 """What needs standbys and guards: run on a lab of its own."""
 HOME, AWAY = "us-east-1", "eu-west-1"

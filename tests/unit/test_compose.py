@@ -246,7 +246,8 @@ def _alerts() -> dict[str, dict[str, Any]]:
     ],
 )
 def test_alert_rules_have_the_thresholds_of_the_configuration(alert: str, name: str, comparison: str) -> None:
-    configured = {entry.name: entry for entry in Config.load(ROOT / "recovery.example.yaml").monitoring.alerts}[name]
+    alerts = Config.load(ROOT / "recovery.example.yaml").monitoring.alerts
+    [configured] = [entry for entry in alerts if entry.name == name]
     value = configured.threshold if isinstance(configured.threshold, int) else configured.threshold.total_seconds()
     rule = _alerts()[alert]
     assert rule["labels"] == {"severity": configured.severity, "name": name}
@@ -267,9 +268,9 @@ def test_alert_rules_say_what_to_do_and_have_a_severity(tmp_path: Path) -> None:
         config = tmp_path / "prometheus.yml"
         config.write_text((DEPLOY / "prometheus.yml").read_text().replace("/etc/prometheus/", f"{DEPLOY}/"))
         for arguments in (
-            ["check", "rules", DEPLOY / "alerts.yml"],
-            ["test", "rules", DEPLOY / "alerts_test.yml"],
-            ["check", "config", config],
+            ["check", "rules", str(DEPLOY / "alerts.yml")],
+            ["test", "rules", str(DEPLOY / "alerts_test.yml")],
+            ["check", "config", str(config)],
         ):
             found = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=60, check=False)
             assert found.returncode == 0, found.stdout + found.stderr

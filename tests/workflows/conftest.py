@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
@@ -157,7 +158,7 @@ class Rig:
         return await self.until(handle, lambda report: report.state is state)
 
 
-def _activities_of(instance: object) -> list[object]:
+def _activities_of(instance: object) -> list[Callable[..., Any]]:
     from workers.registry import activities_of
 
     return activities_of(instance)

@@ -21,7 +21,7 @@ UNDO_ORDER = ["gated", "right", "left", "prepare", "claim"]
 async def rolled_back(handle) -> str:
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
-    assert isinstance(caught.value.cause, ApplicationError)
+    assert isinstance(caught.value.cause, ApplicationError) and caught.value.cause.type is not None
     return caught.value.cause.type
 
 
@@ -31,7 +31,7 @@ async def test_a_plan_runs_all_its_rows_and_ends_in_a_report(rig: Rig):
     assert report.state is RunState.COMPLETED
     assert [step.state for step in report.steps] == [StepState.DONE] * 11
     assert rig.world.log[0] == "do prepare" and rig.world.log[-1] == "do after"
-    record, _ = await rig.ownership.read("shop")
+    record = rig.ownership.records["shop"][0]
     assert (record.phase, record.run) == (Phase.STEADY, None)
     assert rig.reports.reports[report.run_id].state is RunState.COMPLETED
 
@@ -44,7 +44,7 @@ async def test_a_failure_undoes_in_reverse_order(rig: Rig):
     assert report.undo_order == UNDO_ORDER
     assert report.failed_step == "gated" and report.error == "no"
     assert rig.world.present == {"tell", "check"}
-    record, _ = await rig.ownership.read("shop")
+    record = rig.ownership.records["shop"][0]
     assert record.run is None
 
 
@@ -161,8 +161,8 @@ async def test_after_a_pivot_nothing_is_undone_and_the_operator_decides(rig: Rig
     handle = await rig.start()
     report = await rig.until_state(handle, RunState.HELD)
     assert report.undo_order == []
-    record, _ = await rig.ownership.read("shop")
-    assert record.phase is Phase.PIVOTED and record.pivot.step == "pivot"
+    record = rig.ownership.records["shop"][0]
+    assert record.phase is Phase.PIVOTED and record.pivot is not None and record.pivot.step == "pivot"
     await handle.execute_update("abort", ANA)
     assert await rolled_back(handle) == "StoppedAfterPivot"
     assert {"pivot", "gated", "prepare"} <= rig.world.present

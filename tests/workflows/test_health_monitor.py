@@ -425,14 +425,16 @@ async def test_nobody_answers_and_the_default_is_to_approve(skipping: WorkflowEn
         assert view.run is not None and "the default is to approve" in view.run.reason
 
 
+def another_run_than(known: str) -> Callable[[HealthView], bool]:
+    return lambda view: view.run is not None and view.run.run_id != known
+
+
 async def test_failovers_that_found_no_candidate_are_followed_by_a_full_recovery(skipping: WorkflowEnvironment) -> None:
     async with rigged(skipping.client) as rig:
         await rig.hears(lost(*POINTS), beat=1e7)
         known = ""
         for _ in range(2):
-            view = await rig.until(
-                lambda view, known=known: view.run is not None and view.run.run_id != known, seconds=30
-            )
+            view = await rig.until(another_run_than(known), seconds=30)
             assert view.run is not None and view.run.plan == "Failover"
             known = view.run.run_id
             ended = {"state": "rolled-back", "step": "choose-target", "error": "no standby is eligible"}
@@ -449,7 +451,7 @@ async def test_a_cooldown_separates_two_automatic_runs(skipping: WorkflowEnviron
         first = await rig.until(lambda view: view.run is not None)
         assert first.run is not None
         await rig.plan.signal("end", {"state": "rolled-back", "step": "precheck", "error": "the target is not well"})
-        second = await rig.until(lambda view: view.run is not None and view.run.run_id != first.run.run_id, seconds=30)
+        second = await rig.until(another_run_than(first.run.run_id), seconds=30)
         assert second.run is not None
         assert second.run.started_at - first.run.started_at >= timedelta(minutes=30)
         assert any("nothing was started yet" in title for title in rig.titles())

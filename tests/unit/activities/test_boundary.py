@@ -76,7 +76,7 @@ async def test_errors_say_whether_another_attempt_helps(error, kind, final):
 
 async def test_a_cancellation_is_not_an_error():
     environment = ActivityEnvironment()
-    running = asyncio.create_task(environment.run(Raising(takes=30).act, CONTEXT))
+    running = asyncio.ensure_future(environment.run(Raising(takes=30).act, CONTEXT))
     await asyncio.sleep(0)
     environment.cancel()
     with pytest.raises(asyncio.CancelledError):

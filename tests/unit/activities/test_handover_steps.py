@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio.exceptions import ApplicationError
@@ -72,12 +73,12 @@ class Site:
             started_at=NOW,
         )  # fmt: skip
 
-    async def run(self, method: Step, plan: str = "Failover", **more: object) -> StepOutcome:
+    async def run(self, method: Step, plan: str = "Failover", **more: Any) -> StepOutcome:
         outcome = await ActivityEnvironment().run(method, self.context(plan, **more))
         assert isinstance(outcome, StepOutcome)
         return outcome
 
-    async def refused(self, method: Step, plan: str = "Failover", **more: object) -> ApplicationError:
+    async def refused(self, method: Step, plan: str = "Failover", **more: Any) -> ApplicationError:
         with pytest.raises(ApplicationError) as caught:
             await self.run(method, plan, **more)
         return caught.value
@@ -113,7 +114,7 @@ async def test_what_costs_data_is_a_question_and_what_is_impossible_is_not(site:
 
 @pytest.mark.parametrize("option", ["accept_data_loss", "force", "confirm_fence"])
 async def test_what_costs_data_or_safety_needs_a_reason(site: Site, option: str) -> None:
-    refusal = await site.refused(site.choosing.choose_target, **{option: True})
+    refusal = await site.refused(site.choosing.choose_target, "Failover", **{option: True})
     assert f"--{option.replace('_', '-')} needs a reason" in refusal.message
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +17,7 @@ from recovery.backup.reader import open_point
 from recovery.backup.sealing import Opener, SealedChunk, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.errors import Contended, Refused, SourceFailed, Unreachable
+from recovery.ports.object_store import ObjectInfo
 from tests.fakes.object_store import FaultyStore, MemoryStore
 from tests.fakes.points import FakeSource, identity, signer, verifier
 
@@ -196,7 +197,7 @@ async def test_all_failing_is_unreachable_and_cleaned_up(sealer: Sealer) -> None
 
 async def test_a_manifest_whose_answer_was_lost_still_counts(sealer: Sealer, opener: Opener) -> None:
     class LosesTheManifestsAnswer(MemoryStore):
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             etag = await super().put(key, body, **options)  # type: ignore[arg-type]
             if key == MANIFEST_KEY:
                 raise Unreachable("connection reset")
@@ -297,12 +298,12 @@ async def test_attempts_that_share_only_their_second_location_still_end_with_one
         async def get(self, key: str) -> tuple[bytes, str]:
             return await (b if gate.is_set() else MemoryStore()).get(key)
 
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             if key == MANIFEST_KEY:
                 gate.set()
             return await b.put(key, body, **options)  # type: ignore[arg-type]
 
-        def list(self, prefix: str):  # type: ignore[no-untyped-def]
+        def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
             return b.list(prefix)
 
         async def delete(self, keys: object) -> None:
@@ -341,7 +342,7 @@ async def test_objects_that_somebody_removed_meanwhile_prevent_the_manifest(seal
 
 async def test_objects_that_vanish_just_before_the_manifest_withdraw_it(sealer: Sealer) -> None:
     class Races(MemoryStore):
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             if key == MANIFEST_KEY:
                 await self.delete([next(key for key in self.objects if "base.tar.000003" in key)])
             return await super().put(key, body, **options)  # type: ignore[arg-type]
@@ -358,7 +359,7 @@ async def test_memory_is_bounded_by_the_window(sealer: Sealer) -> None:
     ahead = 0
 
     class Counting(MemoryStore):
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             nonlocal stored
             await asyncio.sleep(0.002)
             stored += 1
@@ -388,7 +389,7 @@ async def test_a_sealing_failure_fails_the_backup_and_cleans_up() -> None:
             return SealedChunk(chunk, "", len(chunk), len(chunk))
 
     class NoHash(MemoryStore):
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             return await super().put(key, body)
 
     store = NoHash("a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -183,6 +183,7 @@ async def test_reading_ahead_is_bounded_and_ends_with_the_reader(
     await anext(stream)
     await asyncio.sleep(0.05)
     assert store.begun <= 4
+    assert isinstance(stream, AsyncGenerator)
     await stream.aclose()
     await asyncio.sleep(0.05)
     assert store.begun <= 4
@@ -285,7 +286,7 @@ async def test_a_dropped_location_is_filled_with_the_manifest_last(
         order.append(key)
         return await put(key, body, **options)  # type: ignore[arg-type]
 
-    partial.put = recording  # type: ignore[method-assign,assignment]
+    partial.put = recording  # type: ignore[method-assign]
     assert await fill_location(_point(manifest), full, partial) == 3
     assert partial.objects == full.objects
     assert order[-1] == MANIFEST_KEY
@@ -303,7 +304,7 @@ async def test_an_object_that_the_location_lists_and_cannot_read_is_written_anew
                 raise Unreachable("InternalError")
             return await super().get(key)
 
-        async def put(self, key: str, body: bytes, **options: object) -> str:  # type: ignore[override]
+        async def put(self, key: str, body: bytes, **options: object) -> str:
             if key == self.broken:
                 self.broken = ""
             return await super().put(key, body, **options)  # type: ignore[arg-type]

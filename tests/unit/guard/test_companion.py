@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -92,9 +93,13 @@ def _companion(state: Path, started: Callable[..., subprocess.Popen[bytes]]) -> 
 
 def _looked(state: Path) -> None:
     """Until it has certainly looked since now."""
+    alive = state / companion.ALIVE_FILE
     for _ in range(2):
-        before = (state / companion.ALIVE_FILE).stat().st_mtime_ns
-        _until(lambda before=before: (state / companion.ALIVE_FILE).stat().st_mtime_ns != before)
+        _until(functools.partial(_is_newer, alive, alive.stat().st_mtime_ns))
+
+
+def _is_newer(file: Path, written_at: int) -> bool:
+    return file.stat().st_mtime_ns != written_at
 
 
 def test_what_is_past_its_deadline_is_ended_and_starts_as_a_standby_next(state, server, started) -> None:

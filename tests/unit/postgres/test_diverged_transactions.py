@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from recovery.adapters.postgres.diverged_transactions import TransactionReader
 
@@ -30,7 +31,7 @@ def commit(xid: int, second: int = 1, more: str = "") -> str:
     return line("Transaction", xid, f"COMMIT 2026-01-02 03:04:{second:02d}.123456 UTC{more}", f"0/300{xid:04X}")
 
 
-def read(*lines: str) -> dict[str, object]:
+def read(*lines: str) -> dict[str, Any]:
     reader = TransactionReader()
     for each in lines:
         reader.read(each)
@@ -39,7 +40,7 @@ def read(*lines: str) -> dict[str, object]:
 
 def test_a_commit_has_its_time_its_place_and_its_relations() -> None:
     found = read(insert(700, MARKS), insert(700, (1663, 5, 16999)), commit(700, 7))
-    [one] = found["transactions"]  # type: ignore[misc]
+    [one] = found["transactions"]
     assert (one.xid, one.records, one.lsn) == (700, 2, "0/30002BC")
     assert one.committed_at == datetime(2026, 1, 2, 3, 4, 7, 123456, UTC)
     assert one.relations == ["5/16999", "shop.public.marks"], "what has no name keeps its number"
@@ -59,13 +60,13 @@ def test_only_what_was_committed_counts() -> None:
 
 def test_subtransactions_belong_to_their_transaction() -> None:
     found = read(insert(700, CLASS), insert(701, MARKS), insert(702, MARKS), commit(700, more="; subxacts: 701 702"))
-    [one] = found["transactions"]  # type: ignore[misc]
+    [one] = found["transactions"]
     assert one.records == 3 and one.relations == ["shop.public.marks"]
 
 
 def test_a_prepared_transaction_is_known_by_its_own_number() -> None:
     found = read(insert(700, MARKS), line("Transaction", 0, "COMMIT_PREPARED 700: 2026-01-02 03:04:05.5 UTC"))
-    [one] = found["transactions"]  # type: ignore[misc]
+    [one] = found["transactions"]
     assert one.xid == 700 and one.relations == ["shop.public.marks"]
 
 
@@ -81,7 +82,7 @@ def test_statistics_and_our_own_probe_are_not_the_users() -> None:
         *(insert(703, CLASS, "HOT_UPDATE off: 1"), commit(703)),
         *(insert(704, HEARTBEAT), insert(704, MARKS), commit(704)),
     )
-    assert [one.xid for one in found["transactions"] if not one.maintenance] == [703, 704]  # type: ignore[attr-defined]
+    assert [one.xid for one in found["transactions"] if not one.maintenance] == [703, 704]
     assert found["count"] == 2 and found["maintenance_count"] == 3
 
 
