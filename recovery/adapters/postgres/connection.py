@@ -100,7 +100,11 @@ async def open_connection(
         server_settings={"application_name": "recovery-plans"},
     )
     if stable_text:
-        await connection.execute(STABLE_TEXT)
+        try:
+            await connection.execute(STABLE_TEXT)
+        except BaseException:  # nobody else knows of it yet: it would live until the garbage collector comes by
+            connection.terminate()
+            raise
     return connection
 
 

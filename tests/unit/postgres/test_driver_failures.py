@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock, create_autospec
 import asyncpg
 import pytest
 
-from recovery.adapters.postgres.connection import DRIVER_FAILURES, close_connection, translated
+from recovery.adapters.postgres.connection import DRIVER_FAILURES, close_connection, open_connection, translated
 from recovery.adapters.postgres.replication_state import write_probe
 from recovery.adapters.probes.postgres import PostgresProbe
 from recovery.adapters.probes.reach import Limits
@@ -70,4 +70,28 @@ async def test_a_goodbye_that_the_driver_itself_cancelled_is_over() -> None:
     connection = create_autospec(asyncpg.Connection, instance=True)
     connection.close.side_effect = asyncio.CancelledError
     await close_connection(connection)
+    connection.terminate.assert_called_once()
+
+
+@pytest.mark.parametrize("error", [None, CONFUSED], ids=["cancelled", "failed"])
+async def test_a_session_that_does_not_get_ready_is_ended(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Whoever asked for it never gets it, so nobody else could end it at the server."""
+    asked = asyncio.Event()
+
+    async def execute(query: str) -> str:
+        asked.set()
+        if error is not None:
+            raise error
+        return str(await asyncio.Event().wait())
+
+    connection = create_autospec(asyncpg.Connection, instance=True)
+    connection.execute.side_effect = execute
+    monkeypatch.setattr(asyncpg, "connect", AsyncMock(return_value=connection))
+    opening = asyncio.create_task(open_connection(PostgresLogin("127.0.0.1", 1), stable_text=True))
+    await asked.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError if error is None else asyncpg.InternalClientError):
+        await opening
     connection.terminate.assert_called_once()
