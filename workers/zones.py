@@ -7,7 +7,7 @@ from recovery.adapters.rfc2136 import Rfc2136Zone, TsigKey
 from recovery.adapters.route53 import DNS_PORT, Route53Zone
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
-from recovery.config.group import Dns
+from recovery.config.dns import Dns
 from recovery.config.names import split_address
 from recovery.domain.plan import DnsBefore
 from recovery.domain.secret import SecretRef

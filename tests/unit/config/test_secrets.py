@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from recovery.adapters.secrets import LARGEST, Secrets
 from recovery.config import Config, ConfigurationInvalid
-from recovery.config.group import Postgres
+from recovery.config.stores import Postgres
 from recovery.domain.secret import SecretRef, SecretScheme
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 
