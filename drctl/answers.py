@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from drctl.options import Actor, Reason
 from drctl.output import ConfigFile, Confirmed, Form, Output, confirm_group, examples, print_json
 from drctl.session import load_config, operator, run, session
 from drctl.tables import console
@@ -16,9 +17,7 @@ from recovery.errors import BadInput
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Workflow id, run id, or a group's name (the run that changes it).")
 ]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the report.")]
 StepName = Annotated[str | None, typer.Option("--step", help="Which step, where several wait.")]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")]
 
 app = typer.Typer(rich_markup_mode="rich")
 

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from drctl import words
+from drctl.options import Actor, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
 from drctl.session import Session, catalogue, chosen_group, load_config, operator, run
 from drctl.starting import run_plan
@@ -49,12 +50,12 @@ def take(
     region: Annotated[
         str | None, typer.Option("--region", help="Back up this region's server; else the one that owns the group.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    wait: Wait = True,
     validate: Annotated[
         bool, typer.Option("--validate", help="Wait for the validation of what was written, too.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the report.")] = "asked for",
-    actor: Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")] = None,
+    reason: Reason = "asked for",
+    actor: Actor = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:

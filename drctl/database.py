@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
+from drctl.options import Actor, OutageBegan, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples
 from drctl.session import chosen_group, load_config, operator
 from drctl.starting import run_plan
-from drctl.times import moment_or_span_ago
 from recovery.domain.plan import PlanRequest
 from recovery.errors import BadInput
 
@@ -31,7 +30,7 @@ def database_failover(
     snapshot: Annotated[
         str | None, typer.Option("--snapshot", metavar="NAME", help="Restore this one; promote no replica.")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the report.")] = "",
+    reason: Reason = "",
     approve: Annotated[bool, typer.Option("--approve", help="Consent beforehand to closing the old instance.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Although RDS says that the instance is available.")] = False,
     confirm_fence: Annotated[
@@ -40,18 +39,10 @@ def database_failover(
             "--confirm-fence", help="Where RDS cannot fence it: you looked, the old one is off and stays off."
         ),
     ] = False,
-    outage_began: Annotated[
-        datetime | None,
-        typer.Option(
-            "--outage-began",
-            parser=moment_or_span_ago,
-            metavar="TIME",
-            help="What RTO and RPO are measured from: 2026-11-22T10:15:00Z (UTC), or how long ago: 12m. Else now.",
-        ),
-    ] = None,
+    outage_began: OutageBegan = None,
     yes: Confirmed = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
-    actor: Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")] = None,
+    wait: Wait = True,
+    actor: Actor = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:

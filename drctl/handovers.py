@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drctl.options import Actor, Approve, OutageBegan, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples
 from drctl.session import chosen_group, load_config, operator
 from drctl.starting import run_plan
-from drctl.times import moment_or_span_ago
 from recovery.domain.plan import PlanRequest
 from recovery.errors import BadInput
 
@@ -20,15 +19,9 @@ if TYPE_CHECKING:
     from recovery.config import Config
 
 To = Annotated[str | None, typer.Option("--to", metavar="REGION", help="This region; else the best one.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the report.")]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")]
 Second = Annotated[
     str, typer.Option("--second-person", metavar="NAME", help="Who else consents to a loss, where two have to.")
 ]
-Approve = Annotated[
-    bool, typer.Option("--approve", help="Consent beforehand, so that the plan does not wait for an approval.")
-]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", "--watch", help="Follow it to its end.")]
 AcceptLoss = Annotated[
     bool,
     typer.Option(
@@ -59,15 +52,7 @@ def failover(
     accept_data_loss: AcceptLoss = False,
     force: Force = False,
     confirm_fence: ConfirmFence = False,
-    outage_began: Annotated[
-        datetime | None,
-        typer.Option(
-            "--outage-began",
-            parser=moment_or_span_ago,
-            metavar="TIME",
-            help="What RTO and RPO are measured from: 2026-11-22T10:15:00Z (UTC), or how long ago: 12m. Else now.",
-        ),
-    ] = None,
+    outage_began: OutageBegan = None,
     second_person: Second = "",
     yes: Confirmed = False,
     wait: Wait = True,

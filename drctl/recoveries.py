@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drctl.options import Actor, Approve, OutageBegan, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples, note
 from drctl.session import check_point, chosen_group, load_config, operator
 from drctl.starting import run_plan
-from drctl.times import moment_or_span_ago, span
+from drctl.times import span
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind
 from recovery.errors import BadInput
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from recovery.config import Config
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the report.")]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")]
 PointOption = Annotated[
     str | None, typer.Option("--point", metavar="ID", help="This recovery point; else the newest validated one.")
 ]
@@ -133,18 +131,8 @@ def recover(
     ] = None,
     point: PointOption = None,
     reason: Reason = "asked for",
-    approve: Annotated[
-        bool, typer.Option("--approve", help="Consent beforehand, so that the plan does not wait for an approval.")
-    ] = False,
-    outage_began: Annotated[
-        datetime | None,
-        typer.Option(
-            "--outage-began",
-            parser=moment_or_span_ago,
-            metavar="TIME",
-            help="What RTO and RPO are measured from: 2026-11-22T10:15:00Z (UTC), or how long ago: 12m. Else now.",
-        ),
-    ] = None,
+    approve: Approve = False,
+    outage_began: OutageBegan = None,
     yes: Confirmed = False,
     wait: Wait = True,
     actor: Actor = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drctl.options import Actor
 from drctl.output import ConfigFile, Confirmed, Form, Output, confirm_group, examples, print_json
 from drctl.session import chosen_group, load_config, operator, run, session, stores
 from drctl.tables import console
@@ -25,7 +26,7 @@ def release(
     group: Annotated[str, typer.Argument(metavar="GROUP", help="The group whose ownership record is stuck.")],
     reason: Annotated[str, typer.Option("--reason", "-r", help="What you found; kept in the record.")],
     yes: Confirmed = False,
-    actor: Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")] = None,
+    actor: Actor = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:

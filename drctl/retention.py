@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from drctl import words
+from drctl.options import Actor, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, print_json
 from drctl.session import catalogue, chosen_group, load_config, operator, run
 from drctl.starting import run_plan
@@ -34,9 +35,9 @@ class Preview:
 def retention(
     group: GroupName = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed, and why.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the report.")] = "asked for",
-    actor: Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")] = None,
+    wait: Wait = True,
+    reason: Reason = "asked for",
+    actor: Actor = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
