@@ -29,6 +29,7 @@ from drctl.output import (
     print_error,
     wants_json,
 )
+from recovery import __version__
 from recovery.errors import RecoveryError
 
 SEE, PROTECT, ACT, SET_UP = "See", "Protect and recover", "Answer a run", "Set up"
@@ -172,12 +173,7 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        typer.echo(f"drctl {version('recovery-plans')}")
-    except PackageNotFoundError:
-        typer.echo("drctl, run from its sources")
+    typer.echo(f"drctl {__version__}")
     raise typer.Exit
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from recovery import __version__
 from recovery.backup.bounded import finish_within
 from recovery.backup.chunking import fixed_chunks
 from recovery.backup.documents import SignedManifest, sign_manifest
@@ -237,7 +238,7 @@ class _Write:
             source_region=identity.region,
             artefacts=artefacts,
             recipients=self._sealer.recipients,
-            tools={name: version(name) for name in ("recovery-plans", "pyrage", "zstandard")},
+            tools={"recovery-plans": __version__, **{name: version(name) for name in ("pyrage", "zstandard")}},
             run_id=identity.run_id,
             attempt=identity.attempt,
             epoch=identity.epoch,
