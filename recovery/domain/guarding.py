@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field
 
-from recovery.domain.base import Model
+from recovery.domain.base import Model, Recorded
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import OwnershipRecord, Strength
 
@@ -33,7 +34,30 @@ class StoreState(Model):
     lag_seconds: float | None = None  # behind its primary, as last known; None while unknown
     heard_seconds_ago: float | None = None  # since the primary's last message: so long ago lag_seconds was known
     detail: str = ""
+    primary_of: int | None = None  # the epoch in which it was made primary last, unless it followed somebody since
     divergence: StoreDivergence | None = None  # ``follow``: what it held alone as a primary, and where that was saved
+
+
+class Unfenced(Recorded):
+    """A store whose guard cannot keep it from a second primary (strength ``manual``): nothing moves it by itself."""
+
+    region: str
+    store: str
+    detail: str = ""
+
+    @property
+    def words(self) -> str:
+        """``redis in us-east-1 (its configuration would start a primary)``."""
+        return f"{self.store} in {self.region}" + (f" ({self.detail})" if self.detail else "")
+
+
+def unfenced(region: str, states: Sequence[StoreState]) -> list[Unfenced]:
+    """Those of a region's stores that say so of themselves. A store without a strength says nothing."""
+    return [
+        Unfenced(region=region, store=state.store, detail=state.detail)
+        for state in states
+        if state.strength is Strength.MANUAL
+    ]
 
 
 class GroupState(Model):

@@ -296,6 +296,17 @@ def promotion(
     )
 
 
+def brought_here_in(record: OwnershipRecord) -> int | None:
+    """The first epoch of the region that owns the group now, where the run that holds the record brought it there.
+
+    From that epoch on nobody else can have been a primary. None: no run is at work, or it moved nothing (yet).
+    """
+    fence = record.fence
+    if record.run is None or fence is None or fence.run != record.run or fence.epoch >= record.epoch:
+        return None
+    return fence.epoch + 1
+
+
 def unfence(record: OwnershipRecord, order: GuardOrder, at: datetime) -> Write | Settled | Refusal:
     """Takes the request back before the pivot. The epoch moves on, so that no late attempt of the order fits any more.
 

@@ -312,13 +312,10 @@ class GuardedHere:
         """Stores that this guard makes primary by itself.
 
         While a run that brought the group here is at work, its steps say when each store is promoted; what was once
-        primary under this guard is kept.
+        primary since then is kept, also when this process is another one than that which promoted it.
         """
-        fence = record.fence
-        brought_here = fence is not None and fence.run == record.run and fence.epoch < record.epoch
-        if record.run is None or not brought_here:
-            return list(self.stores.all)
-        return [name for name in self.stores.all if name in self.stores.served]
+        since = decisions.brought_here_in(record)
+        return list(self.stores.all) if since is None else self.stores.served_since(since)
 
     async def arm(self) -> None:
         """Before anything becomes primary, and whenever it is: the companion knows what to end, and when.
@@ -402,11 +399,12 @@ class GuardedHere:
             return
         if not self.stores.primaries():
             ours = record.guard is None or record.guard.rpartition("/")[0] == self._shared.region
-            if record.run is not None and not (ours and self._wanted(record)):
+            wanted = self._wanted(record)
+            if record.run is not None and not (ours and wanted):
                 return  # a plan restores or promotes here: it says when
-            stopped = [x for x in self.stores.states.values() if x.role in (StoreRole.STOPPED, StoreRole.STALE)]
-            for state in stopped:
-                await self.stores[state.store].start(owner=True)
+            for name in wanted:
+                if self.stores.states[name].role in (StoreRole.STOPPED, StoreRole.STALE):
+                    await self.stores[name].start(owner=True)
             if any(state.role is StoreRole.UNREACHABLE for state in (await self.stores.observe()).values()):
                 raise Unreachable(f"a store of {self.name} does not answer: nothing is made primary yet")
         await self._adopt(anew=False)

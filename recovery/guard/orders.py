@@ -158,8 +158,12 @@ class Orders:
             self._store(group, name)
         record = await self._take_group(group, order)
         await group.arm()
+        since = decisions.brought_here_in(record)
         found = await asyncio.gather(
-            *(group.stores.make_primary(name, record.epoch, group.against_promotion, owner=False) for name in names)
+            *(
+                group.stores.make_primary(name, record.epoch, group.against_promotion, owner=False, since=since)
+                for name in names
+            )
         )
         group.wake()
         return found[0].model_copy(update={"record": group.record.record})

@@ -76,21 +76,32 @@ class Stores:
         """As last observed."""
         return [name for name, state in self.states.items() if state.role is StoreRole.PRIMARY]
 
+    def served_since(self, since: int) -> list[str]:
+        """Stores that were made primary in this epoch or later, by whatever process, and followed nobody since."""
+        return [name for name, state in self.states.items() if name in self.served or _served_since(state, since)]
+
     # -- making a primary -------------------------------------------------------------------------------------------
 
     async def make_primary(
-        self, name: str, epoch: int, permitted: Callable[[], str | None], *, owner: bool
+        self,
+        name: str,
+        epoch: int,
+        permitted: Callable[[], str | None],
+        *,
+        owner: bool,
+        since: int | None = None,
     ) -> Promotion:
         """Starts the store where it does not run, and makes it primary; one that is primary stays it.
 
         The companion is armed for it already. ``permitted`` answers None, or why it must not be primary; it is asked
         right before the act. ``owner``: the region owned the group before, so what ended as a primary is not stale.
-        A demotion cancels this.
+        ``since``: it owns the group since this epoch, so what ended as the primary of it, or of a later one, is not
+        stale either. A demotion cancels this.
 
         Raises:
             Refused: it must not become primary. RecoveryError: it did not.
         """
-        task = asyncio.create_task(self._make_primary(name, epoch, permitted, owner))
+        task = asyncio.create_task(self._make_primary(name, epoch, permitted, owner, since))
         self._promoting.add(task)
         task.add_done_callback(self._promoting.discard)
         try:
@@ -101,10 +112,13 @@ class Stores:
             task.cancel()
             raise
 
-    async def _make_primary(self, name: str, epoch: int, permitted: Callable[[], str | None], owner: bool) -> Promotion:
+    async def _make_primary(
+        self, name: str, epoch: int, permitted: Callable[[], str | None], owner: bool, since: int | None
+    ) -> Promotion:
         store = self.all[name]
         async with self._locks[name]:
             state = await self.observe_one(name)
+            owner = owner or _served_since(state, since)
             already = state.role is StoreRole.PRIMARY
             if state.role is StoreRole.STOPPED or (state.role is StoreRole.STALE and owner):
                 await store.start(owner=owner)  # else the store itself knows whether it was this very run's primary
@@ -218,3 +232,7 @@ class Stores:
                     log.warning("a store could not be tended", group=self.group, store=name, reason=f"{error!r}")
                 said = repr(error)
             await asyncio.sleep(TEND_PAUSE)
+
+
+def _served_since(state: StoreState, since: int | None) -> bool:
+    return since is not None and state.primary_of is not None and state.primary_of >= since

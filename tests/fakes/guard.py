@@ -132,6 +132,7 @@ class FakeStore:
     history: list[tuple[float, StoreRole]] = field(default_factory=list)
     secured: bool = True
     was_primary: bool = False
+    primary_of: int | None = None
 
     def _become(self, role: StoreRole) -> None:
         self.was_primary = self.was_primary or StoreRole.PRIMARY in (role, self.role)
@@ -149,7 +150,7 @@ class FakeStore:
     async def observe(self) -> StoreState:
         if "observe" in self.hang:
             await asyncio.sleep(1e9)
-        return StoreState(store=self.store, role=self.role, position="0/100")
+        return StoreState(store=self.store, role=self.role, position="0/100", primary_of=self.primary_of)
 
     def emergency(self) -> Emergency:
         return Emergency(self.store, "listener", {"host": "127.0.0.1", "port": 1})
@@ -165,6 +166,9 @@ class FakeStore:
             self._become(StoreRole.STANDBY)
 
     async def promote(self, epoch: int, *, owner: bool = False) -> Promotion:
+        if self.role is StoreRole.STALE and not owner and epoch != self.primary_of:
+            raise Refused(f"it was the primary of epoch {self.primary_of} and followed nobody since")
+        self.primary_of = epoch
         if self.role is not StoreRole.PRIMARY:
             await self._call("promote", 0.1)
             self.secured = False
@@ -187,6 +191,7 @@ class FakeStore:
 
     async def follow(self, upstream: Upstream) -> StoreState:
         await self._call(f"follow {upstream.region}")
+        self.primary_of = None
         self._become(StoreRole.STANDBY)
         return await self.observe()
 

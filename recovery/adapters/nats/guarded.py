@@ -95,7 +95,13 @@ class GuardedStreams:
             runs = await accepts(self._server.host, self._server.port, 0.1) or await self._fence.listener.pids()
             role = StoreRole.UNREACHABLE if runs else StoreRole.STOPPED
             detail = str(error) or f"no answer ({type(error).__name__})"
-            return StoreState(store=self.store, role=role, strength=self.strength, detail=detail)
+            return StoreState(
+                store=self.store,
+                role=role,
+                strength=self.strength,
+                detail=detail,
+                primary_of=remembered.primary_of,
+            )
         role = StoreRole.STALE if remembered.part == "primary" else StoreRole.STANDBY
         return StoreState(
             store=self.store,
@@ -105,6 +111,7 @@ class GuardedStreams:
             order=sum(followed(infos).values()),
             lag_seconds=None if is_open else self._lag,
             detail=state_words(infos, remembered),
+            primary_of=remembered.primary_of,
         )
 
     async def _infos(self, client: Client) -> Infos:

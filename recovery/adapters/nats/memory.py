@@ -36,6 +36,11 @@ class Remembered:
     sources: dict[str, Source] = field(default_factory=dict)
     divergence: dict[str, Any] | None = None
 
+    @property
+    def primary_of(self) -> int | None:
+        """The epoch in which it was made primary last; None when it followed somebody since, or never was one."""
+        return self.epoch if self.part == "primary" else None
+
 
 class Memory:
     """One file in the state folder."""

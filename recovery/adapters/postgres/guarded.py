@@ -111,9 +111,9 @@ class GuardedPostgres:
         """See ``GuardedStore``."""
         try:
             async with asyncio.timeout(OBSERVE_SECONDS + 0.2):
-                if await self.server.runs():
-                    return await self._observe_running()
-                return await self._observe_stopped()
+                state = await (self._observe_running() if await self.server.runs() else self._observe_stopped())
+                mark = await asyncio.to_thread(files.read_primary_mark, self._folder)
+                return state.model_copy(update={"primary_of": mark.epoch if mark else None})
         except (RecoveryError, OSError, TimeoutError) as error:
             return self._state(StoreRole.UNREACHABLE, detail=str(error) or "it did not answer in time")
 

@@ -88,14 +88,15 @@ class GuardedRedis:
             async with asyncio.timeout(ASK - 0.2), connected(self._server) as connection:
                 return self._state(await replication(connection), remembered)
         except ServerSaid as error:
-            return self._silent(StoreRole.UNREACHABLE, str(error))
+            return self._silent(StoreRole.UNREACHABLE, str(error), remembered)
         except LOST as error:
             reason = str(error) or f"no answer ({type(error).__name__})"
         runs = await accepts(self._server.host, self._server.port, 0.1) or await self._listener.pids()
-        return self._silent(StoreRole.UNREACHABLE if runs else StoreRole.STOPPED, reason)
+        return self._silent(StoreRole.UNREACHABLE if runs else StoreRole.STOPPED, reason, remembered)
 
-    def _silent(self, role: StoreRole, detail: str) -> StoreState:
-        return StoreState(store=self.store, role=role, strength=self.strength, detail=detail)
+    def _silent(self, role: StoreRole, detail: str, remembered: Remembered) -> StoreState:
+        primary_of = remembered.primary_of
+        return StoreState(store=self.store, role=role, strength=self.strength, detail=detail, primary_of=primary_of)
 
     def _state(self, now: Replication, remembered: Remembered) -> StoreState:
         role = StoreRole.STALE if remembered.part == "primary" else StoreRole.STANDBY
@@ -116,6 +117,7 @@ class GuardedRedis:
             history=history,
             lag_seconds=lag,
             detail=". ".join(filter(None, (_words(now, remembered), self._insecure))),
+            primary_of=remembered.primary_of,
         )
 
     # -- becoming a primary, and ending one -----------------------------------------------------------------------

@@ -29,6 +29,11 @@ class Remembered:
     detached: str = ""
     divergence: dict[str, Any] | None = None
 
+    @property
+    def primary_of(self) -> int | None:
+        """The epoch in which it was made primary last; None when it followed somebody since, or never was one."""
+        return self.epoch if self.part == "primary" else None
+
 
 class Memory:
     """Reads and replaces that file; the last of several that are at it at once wins."""

@@ -118,13 +118,13 @@ async def test_orders_and_questions_reach_the_guard() -> None:
 
 
 async def test_a_long_order_is_asked_for_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "PATIENCE", 0.05)
+    monkeypatch.setattr(serving, "PATIENCE", 0.4)
     guard = FakeGuard()
     guard.gate.clear()
     async with answering(guard) as url, GuardClient({"b": url}, TOKEN) as client:
         asking = asyncio.create_task(client.fence(ORDER))
         second = asyncio.create_task(client.fence(ORDER))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.6)  # in the middle of both clients' second look
         assert not asking.done()
         guard.gate.set()
         assert await asking == await second == PROOF

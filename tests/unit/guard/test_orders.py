@@ -297,8 +297,39 @@ def test_each_store_of_a_failover_is_promoted_when_its_step_says_so(tmp_path: Pa
     played(tmp_path, scene)
 
 
-def test_a_promotion_that_is_asked_for_again_after_guard_and_store_died_goes_on(tmp_path: Path) -> None:
-    """The next guard process finds a stopped primary, and the store alone knows that this run made it one."""
+def test_what_a_run_promoted_is_primary_again_after_guard_and_stores_died(tmp_path: Path) -> None:
+    """The steps that promoted it have ended, or are asked again: the run goes on either way."""
+
+    async def scene(regions: Regions) -> None:
+        stores = {region: [FakeStore(), FakeStore("redis"), FakeStore("nats")] for region in "ab"}
+        stores["a"][0].role = PRIMARY
+        regions.start("a", {"shop": stores["a"]})
+        regions.start("b", {"shop": stores["b"]})
+        await until(lambda: stores["a"][2].role is PRIMARY)
+        order = regions.claim("run-1")
+        await regions.guards["b"].fence(order)
+        await regions.guards["b"].promote(order)
+        redis = order.model_copy(update={"store": "redis"})
+        await regions.guards["b"].promote(redis)
+        epoch = regions.record().epoch
+        await regions.kill("b")
+        for store in stores["b"][:2]:
+            store._become(StoreRole.STALE)
+        await asyncio.sleep(20)
+        regions.start("b", {"shop": stores["b"]})
+        await until(lambda: [store.role for store in stores["b"]] == [PRIMARY, PRIMARY, STANDBY], 10)
+        assert (await regions.guards["b"].promote(redis)).already
+        assert regions.record().epoch > epoch
+        await asyncio.sleep(10)
+        assert stores["b"][2].role is STANDBY, "its step did not come yet"
+        await regions.guards["b"].promote(order.model_copy(update={"store": "nats"}))
+        assert stores["b"][2].role is PRIMARY
+
+    played(tmp_path, scene)
+
+
+def test_a_promotion_that_comes_before_the_new_guard_looked_goes_on(tmp_path: Path) -> None:
+    """The store alone knows that this run made it a primary."""
 
     async def scene(regions: Regions) -> None:
         _, b = await steady(regions)
@@ -311,6 +342,30 @@ def test_a_promotion_that_is_asked_for_again_after_guard_and_store_died_goes_on(
         regions.start("b", {"shop": [b]})
         promotion = await regions.guards["b"].promote(order)
         assert (b.role, promotion.epoch > order.epoch + 1) == (PRIMARY, True)
-        assert "start" not in b.called  # it is started by its promotion, or not at all
+
+    played(tmp_path, scene)
+
+
+def test_an_older_primary_beside_it_stays_off(tmp_path: Path) -> None:
+    """The region owns the group since this run; what was a primary there before may lack what came in between."""
+
+    async def scene(regions: Regions) -> None:
+        stores = {region: [FakeStore(), FakeStore("redis")] for region in "ab"}
+        stores["a"][0].role = PRIMARY
+        stores["b"][1].role, stores["b"][1].primary_of = StoreRole.STALE, 1
+        regions.start("a", {"shop": stores["a"]})
+        regions.start("b", {"shop": stores["b"]})
+        await until(lambda: stores["a"][1].role is PRIMARY)
+        order = regions.claim("run-1")
+        await regions.guards["b"].fence(order)
+        await regions.guards["b"].promote(order)
+        with pytest.raises(Refused, match="epoch 1"):
+            await regions.guards["b"].promote(order.model_copy(update={"store": "redis"}))
+        await regions.kill("b")
+        stores["b"][0]._become(StoreRole.STALE)
+        regions.start("b", {"shop": stores["b"]})
+        await until(lambda: stores["b"][0].role is PRIMARY)
+        await asyncio.sleep(10)
+        assert stores["b"][1].role is StoreRole.STALE
 
     played(tmp_path, scene)
