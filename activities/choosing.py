@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from activities.boundary import StepProgress, report_progress, step
 from activities.looking import Look, behind, demand_all, role_checks, source_of, target_of
 from recovery.domain.candidates import Candidate, Choice, Seen, Wish, choose, leading_store, stores_of
-from recovery.domain.guarding import StoreRole, StoreState
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.guarding import StoreRole, StoreState, Unfenced, unfenced
 from recovery.domain.handover import UNITS, StoreLoss
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.positions import position_number
@@ -34,14 +36,18 @@ class ChoosingSteps:
         choice = choose(group, owner, seen, wish, await self._look.lineage(group))
         if choice.target is None:
             raise DataLoss(choice.reason) if choice.acceptable else Refused(choice.reason)
+        open_ones = [one.words for one in _without_fence(group, seen)]
         chosen = next(each for each in choice.candidates if each.region == choice.target)
         facts = Facts(
             target_region=choice.target,
             candidates=choice.candidates,
+            unfenced=open_ones,
             incident_id=context.incident_id,
             outage_began_at=request.outage_began_at or (context.started_at if context.plan == "Failover" else None),
         )
-        return StepOutcome(summary=_chosen(chosen, choice), facts=facts, warnings=_doubts(context, chosen, seen[owner]))
+        doubts = [f"nothing but a person's word keeps {words} from a second primary" for words in open_ones]
+        doubts = [*_doubts(context, chosen, seen[owner]), *doubts]
+        return StepOutcome(summary=_chosen(chosen, choice), facts=facts, warnings=doubts)
 
     @step("choosing.check_source")
     async def check_source(self, context: PlanContext) -> StepOutcome:
@@ -146,6 +152,13 @@ class ChoosingSteps:
                 StepProgress(note="; ".join(f"{loss.store}: {loss.lost} {loss.unit} left" for loss in behind))
             )
             await asyncio.sleep(LOOK_EVERY / 4)
+
+
+def _without_fence(group: GroupSnapshot, seen: Mapping[str, Seen]) -> list[Unfenced]:
+    """Of a group that guards are to fence: the stores that no guard can."""
+    if not group.guarded:
+        return []
+    return [one for region, answer in seen.items() for one in unfenced(region, answer.states)]
 
 
 def _demand_reason(context: PlanContext) -> None:

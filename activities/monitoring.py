@@ -89,9 +89,7 @@ class FencesSeen(Recorded):
 
 
 class Monitoring:
-    def __init__(
-        self, configuration: Configuration, ownership: OwnershipReader, watch: Watch, guards: Guards
-    ) -> None:
+    def __init__(self, configuration: Configuration, ownership: OwnershipReader, watch: Watch, guards: Guards) -> None:
         self._configuration = configuration
         self._ownership = ownership
         self._watch = watch

@@ -17,6 +17,7 @@ from drctl.tables import console
 
 if TYPE_CHECKING:
     from recovery.config import Config
+    from recovery.domain.guarding import StoreState
     from workers.regions import RegionLine
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -58,7 +59,7 @@ def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Tab
     )  # fmt: skip
     table = Table(*columns, expand=True, title="Who owns what", title_justify="left", title_style="bold")
     for line in lines:
-        roles = ", ".join(f"{state.store} {state.role.value}" for state in line.stores) or words.NOTHING
+        roles = ", ".join(_role(state) for state in line.stores) or words.NOTHING
         health = line.trouble or ("well" if line.stores else "unknown")
         style = "bold red" if line.trouble else "green"
         table.add_row(
@@ -74,6 +75,11 @@ def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Tab
             ),
         )
     return table
+
+
+def _role(state: StoreState) -> str:
+    """``redis standby (guard)``: what keeps it from a second primary, where its guard says so."""
+    return f"{state.store} {state.role.value}" + (f" ({state.strength.value})" if state.strength else "")
 
 
 def _lease(line: RegionLine) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from recovery.adapters.guard_client import GuardClient
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.guarding import GuardStatus, StoreRole, StoreState
+from recovery.domain.guarding import GuardStatus, StoreRole, StoreState, unfenced
 from recovery.domain.ownership import OwnershipRecord, RegionLease
 from recovery.errors import RecoveryError
 from workers.wiring import Wiring
@@ -96,14 +96,15 @@ def _line(
         holds_lease=status.holds_lease if status else None,
         lease_age=(datetime.now(UTC) - lease.changed_at).total_seconds() if lease else None,
         stores=states,
-        trouble=answer if isinstance(answer, str) else _trouble(states, status, owns),
+        trouble=answer if isinstance(answer, str) else _trouble(region, states, status, owns),
     )
 
 
-def _trouble(states: list[StoreState], status: GuardStatus | None, owns: bool) -> str:
+def _trouble(region: str, states: list[StoreState], status: GuardStatus | None, owns: bool) -> str:
     wanted = StoreRole.PRIMARY if owns else StoreRole.STANDBY
     wrong = [f"{state.store} is {state.role.value}" for state in states if state.role is not wanted]
     if status is not None and not (status.holds_lease or status.by_promise):
         wrong.append("its guard holds no lease")
     warnings = [warning for found in status.groups for warning in found.warnings] if status else []
-    return "; ".join([*wrong, *warnings])
+    open_ones = [f"{one.store} has no fence: automatic failover is refused" for one in unfenced(region, states)]
+    return "; ".join([*wrong, *(open_ones if status else []), *warnings])

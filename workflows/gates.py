@@ -49,9 +49,10 @@ class Gates:
             return
         if second:
             self._control.not_by[step.name] = request.requested_by
+        question = f"{gate.question} {gate.because(context)}".strip()
         self._journal.step_state(step, StepState.WAITING)
         self._journal.enter(RunState.WAITING)
-        self._alert(Severity.CRITICAL, f"{self._plan.name} of {group.name} waits for an approval", gate.question)
+        self._alert(Severity.CRITICAL, f"{self._plan.name} of {group.name} waits for an approval", question)
         automatic = request.automatic
         approves = group.approval_default == "approve" and not (automatic or second or gate.only_persons)
         wait = group.failover.approve_timeout if automatic else group.approval_timeout

@@ -15,7 +15,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.control import LONGEST_ACTOR, LONGEST_REASON, OperatorCommand
 from workflows.failures import explain
-from workflows.health_state import HealthView, MonitorState, OwnRun
+from workflows.health_calls import limits
+from workflows.health_fences import Fences
+from workflows.health_state import HealthView, MonitorState, OwnRun, view_of
 from workflows.health_words import details, ended_alert, lost_words
 from workflows.steps import HEARTBEAT, PROBE, m, s
 from workflows.vantage_monitor import VantageMonitor
@@ -24,9 +26,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.monitoring import Monitoring, PlanEnd, Started, StartOrder
     from activities.notifications import Alert, Notifications
     from recovery.domain.group import GroupSnapshot
+    from recovery.domain.guarding import Unfenced
     from recovery.domain.health import Report
     from recovery.domain.words import duration, moment
-    from recovery.health.decision import Action, Answer, Case, Decision, Question, decide, policy_of
+    from recovery.health.decision import Action, Answer, Case, Decision, Question, decide, no_fence
     from recovery.health.quorum import (
         REMEMBERED,
         Outage,
@@ -58,10 +61,13 @@ class HealthMonitor:
         self._is_handing_over = False
         self._following: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
+        self._fences = Fences(self.group, lambda: self.state, self._fences_are)
 
     @workflow.run
     async def run(self, state: MonitorState | None = None) -> None:
+        self._fences.asked = workflow.patched("strengths-at-run-time")
         watching = asyncio.create_task(self._notice_silence())
+        fences = asyncio.create_task(self._fences.keep())
         while not self._is_long():
             self._dirty = False
             until = await self._advance()
@@ -72,7 +78,7 @@ class HealthMonitor:
             except TimeoutError:
                 continue
         self._is_handing_over = True
-        for task in (watching, self._following, self._delivering):
+        for task in (watching, fences, self._following, self._delivering):
             if task is not None:
                 task.cancel()  # the next run goes on with it
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -105,29 +111,7 @@ class HealthMonitor:
     @workflow.query
     def health(self) -> HealthView:
         """Vantage points, votes, streaks, policy, cooldown, open question, last run."""
-        state = self.state
-        if state.snapshot is None:
-            return HealthView(
-                group=self.group, note=state.note or "the configuration is being loaded", now=workflow.now()
-            )
-        policy, why = policy_of(state.snapshot)
-        cooldown = state.last_automatic_at + state.snapshot.failover.cooldown if state.last_automatic_at else None
-        watched = [entry.report.watched_until for each in state.heard.values() for entry in each.values()]
-        return HealthView(
-            group=self.group,
-            policy=policy,
-            policy_note=why,
-            configured=state.snapshot.failover.vantage_points,
-            votes=self._votes(),
-            outage=state.outage,
-            question=state.question,
-            run=state.run,
-            cooldown_until=cooldown if cooldown is not None and cooldown > workflow.now() else None,
-            watched_until=max((at for at in watched if at is not None and at > workflow.now()), default=None),
-            losses=state.losses,
-            note=state.note,
-            now=workflow.now(),
-        )
+        return view_of(self.group, self.state, self._votes(), workflow.now())
 
     @workflow.update
     def approve(self, command: OperatorCommand) -> str:
@@ -183,6 +167,8 @@ class HealthMonitor:
         if self.state.run is not None and self.state.run.end is None and self._following is None:
             self._following = asyncio.create_task(self._follow())
         self._judge()
+        if self.state.outage is not None:
+            await self._fences.known()
         snapshot, now = self.state.snapshot, workflow.now()
         assert snapshot is not None
         case = Case(
@@ -194,6 +180,7 @@ class HealthMonitor:
             last_automatic_at=self.state.last_automatic_at,
             runs=self.state.run.plan if self.state.run is not None and self.state.run.end is None else "",
             refusals=self.state.refusals,
+            unfenced=self.state.unfenced,
         )
         decision = decide(case, now)
         self._set(note=decision.why)
@@ -218,7 +205,7 @@ class HealthMonitor:
             return True
         try:
             found: GroupSnapshot = await workflow.execute_activity_method(
-                Monitoring.load_group, self.group, **_limits(s(10), m(1))
+                Monitoring.load_group, self.group, **limits(s(10), m(1))
             )
         except ActivityError as error:
             self._set(note=f"the configuration could not be loaded: {explain(error)}", loaded_at=now)
@@ -249,7 +236,7 @@ class HealthMonitor:
         )  # fmt: skip
         try:
             started: Started = await workflow.execute_activity_method(
-                Monitoring.start_plan, order, **_limits(s(10), s(30)), summary=f"start {decision.plan}"
+                Monitoring.start_plan, order, **limits(s(10), s(30)), summary=f"start {decision.plan}"
             )
         except ActivityError as error:
             self._set(
@@ -341,6 +328,14 @@ class HealthMonitor:
         await workflow.wait_condition(lambda: (self._all_stale_at() or since) > workflow.now())
         self._set(unwatched_since=None)
 
+    def _fences_are(self, unfenced: list[Unfenced]) -> None:
+        before = {(one.region, one.store) for one in self.state.unfenced}
+        self._dirty |= unfenced != self.state.unfenced or self.state.fences_seen_at is None
+        self._set(unfenced=unfenced, fences_seen_at=workflow.now())
+        if {(one.region, one.store) for one in unfenced} - before:
+            title = f"{self.group}: automatic failover is refused"
+            self._tell("", Severity.WARNING, title, f"{no_fence(unfenced)}. A loss is a question to people until then.")
+
     # Telling people.
 
     def _words(self) -> str:
@@ -368,7 +363,7 @@ class HealthMonitor:
             alert = self.state.unsent[0]
             try:
                 await workflow.execute_activity_method(
-                    Notifications.alert, alert, **_limits(s(30), m(1)), summary=alert.title[:200]
+                    Notifications.alert, alert, **limits(s(30), m(1)), summary=alert.title[:200]
                 )
             except ActivityError as error:
                 if self._is_handing_over:
@@ -376,15 +371,6 @@ class HealthMonitor:
                 workflow.logger.error(f"alert not delivered ({alert.title}): {explain(error)}")
             self._set(unsent=self.state.unsent[1:])
         self._delivering = None
-
-
-def _limits(attempt: timedelta, budget: timedelta) -> dict[str, Any]:
-    return {
-        "start_to_close_timeout": attempt,
-        "schedule_to_close_timeout": budget,
-        "heartbeat_timeout": HEARTBEAT,
-        "retry_policy": PROBE,
-    }
 
 
 MONITORS: list[type] = [HealthMonitor, VantageMonitor]

@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from recovery.domain.base import Recorded
     from recovery.domain.group import GroupSnapshot
     from recovery.domain.guarding import Unfenced
-    from recovery.health.decision import Question
+    from recovery.health.decision import Question, policy_of
     from recovery.health.quorum import Heard, Outage, Votes
 
 MOST_EVENTS = 4_000  # of a history, after which the next run goes on
@@ -76,3 +76,27 @@ class HealthView(Recorded):
     losses: list[datetime] = Field(default_factory=list)
     note: str = ""
     now: datetime
+
+
+def view_of(group: str, state: MonitorState, votes: Votes, now: datetime) -> HealthView:
+    """What a monitor that knows ``state`` answers at ``now``."""
+    if state.snapshot is None:
+        return HealthView(group=group, note=state.note or "the configuration is being loaded", now=now)
+    policy, why = policy_of(state.snapshot, state.unfenced)
+    cooldown = state.last_automatic_at + state.snapshot.failover.cooldown if state.last_automatic_at else None
+    watched = [entry.report.watched_until for each in state.heard.values() for entry in each.values()]
+    return HealthView(
+        group=group,
+        policy=policy,
+        policy_note=why,
+        configured=state.snapshot.failover.vantage_points,
+        votes=votes,
+        outage=state.outage,
+        question=state.question,
+        run=state.run,
+        cooldown_until=cooldown if cooldown is not None and cooldown > now else None,
+        watched_until=max((at for at in watched if at is not None and at > now), default=None),
+        losses=state.losses,
+        note=state.note,
+        now=now,
+    )

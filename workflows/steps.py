@@ -83,12 +83,17 @@ def never(context: PlanContext) -> bool:
     return False
 
 
+def nothing_more(context: PlanContext) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A person's consent before a step; timeout and default come from the group's configuration.
 
     ``asks``: whether it asks at all. ``given``: whether whoever started the run consented with it. ``two_persons``:
     whether somebody else than whoever started the run has to. ``only_persons``: nobody's silence is ever a consent.
+    ``because``: what a person has to know before answering, beside the question.
     """
 
     question: str
@@ -96,6 +101,7 @@ class Gate:
     given: Callable[[PlanContext], bool] = approved_beforehand
     two_persons: Callable[[PlanContext], bool] = never
     only_persons: bool = False
+    because: Callable[[PlanContext], str] = nothing_more
 
 
 @dataclass(frozen=True, slots=True)

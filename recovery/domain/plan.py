@@ -133,6 +133,7 @@ class Facts(Model):
     verdicts: list[Verdict] | None = None
     incident_id: str | None = None
     candidates: list[Candidate] | None = None
+    unfenced: list[str] | None = None  # stores that nothing but a person's word keeps from a second primary
     consents: dict[str, str] | None = None  # step -> who consented to it
     fence: FenceProof | None = None
     fenced_at: datetime | None = None  # from when on no write was acknowledged by the old primary

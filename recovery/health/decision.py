@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from recovery.domain.base import Recorded
 from recovery.domain.group import GroupSnapshot
+from recovery.domain.guarding import Unfenced
 from recovery.domain.words import duration, listed, moment
 from recovery.health.quorum import AUTOMATIC_NEEDS, Outage, Votes, living, settling, standbys
 from recovery.ports.notify import Severity
@@ -62,10 +66,15 @@ class Case(Recorded):
     last_automatic_at: datetime | None = None
     runs: str = ""  # the plan that the monitor started and that has not ended
     refusals: int = 0  # failovers of this outage that found no standby to promote
+    unfenced: list[Unfenced] = Field(default_factory=list)
 
 
-def policy_of(group: GroupSnapshot) -> tuple[str, str]:
-    """The policy as it is applied, and why it is not the configured one where that is so."""
+def policy_of(group: GroupSnapshot, unfenced: Sequence[Unfenced] = ()) -> tuple[str, str]:
+    """The policy as it is applied, and why it is not the configured one where that is so.
+
+    Args:
+        unfenced: stores of the group whose guards said last that they are kept by a person alone.
+    """
     rule = group.failover
     if rule.policy == "automatic" and len(rule.vantage_points) < AUTOMATIC_NEEDS:
         return "manual", (
@@ -77,7 +86,15 @@ def policy_of(group: GroupSnapshot) -> tuple[str, str]:
             "automatic failover is refused for a group that cannot be fenced: set guards.token and the guard of "
             "each of its regions"
         )
+    if rule.policy == "automatic" and unfenced:
+        return "approve", f"automatic failover is refused while {no_fence(unfenced)}"
     return rule.policy, ""
+
+
+def no_fence(unfenced: Sequence[Unfenced]) -> str:
+    """``redis in us-east-1 (...) has no fence but a person's word``."""
+    verb = "has" if len(unfenced) == 1 else "have"
+    return f"{listed([one.words for one in unfenced])} {verb} no fence but a person's word"
 
 
 def decide(case: Case, now: datetime) -> Decision:
@@ -91,7 +108,7 @@ def decide(case: Case, now: datetime) -> Decision:
     if now < settled_at:
         times = len(case.losses)
         return _nothing(f"{outage.region} was lost {times} times lately: it has to stay lost", until=settled_at)
-    policy, why = policy_of(case.group)
+    policy, why = policy_of(case.group, case.unfenced)
     if policy == "manual":
         command = f"drctl failover --group {case.group.name}"
         words = why or "the group's policy is manual"
@@ -104,7 +121,7 @@ def decide(case: Case, now: datetime) -> Decision:
             f"{_lost(case)}, and there is no healthy region to go to",
             "Every other region of the group is lost as well, as far as anybody sees. Nothing can be started",
         )
-    return _asked(case, plan, now) if policy == "approve" else _automatic(case, plan, now)
+    return _asked(case, plan, now, why) if policy == "approve" else _automatic(case, plan, now)
 
 
 def _automatic(case: Case, plan: str, now: datetime) -> Decision:
@@ -120,7 +137,7 @@ def _automatic(case: Case, plan: str, now: datetime) -> Decision:
     return Decision(action=Action.START, plan=plan, why=f"policy automatic, {_agreed(case)}")
 
 
-def _asked(case: Case, plan: str, now: datetime) -> Decision:
+def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
     question, default = case.question, case.group.approval_default
     if question is None:
         wait = duration(case.group.failover.approve_timeout)
@@ -130,7 +147,8 @@ def _asked(case: Case, plan: str, now: datetime) -> Decision:
             key="question",
             until=now + case.group.failover.approve_timeout,
             title=f"{_lost(case)}: may {plan} start?",
-            why=f"Answer with: drctl health --group {case.group.name} --approve (or --decline) --reason ... "
+            why=(f"A person is asked because {because}. " if because else "")
+            + f"Answer with: drctl health --group {case.group.name} --approve (or --decline) --reason ... "
             f"Without an answer within {wait} it {'starts' if default == 'approve' else 'does not start'}",
         )
     if question.answer is Answer.APPROVED:

@@ -65,7 +65,7 @@ class FakeGuards:
     async def status(self, region: str, group: str | None = None) -> GuardStatus:
         if region not in self.states:
             raise Unreachable(f"the guard of {region} takes no connection")
-        found = GroupState(group="shop", stores=self.states[region])
+        found = GroupState(group=group or "shop", stores=self.states[region])
         return GuardStatus(
             region=region, instance=f"{region}/1", ttl=5, holds_lease=True, watched=self.watched, groups=[found]
         )

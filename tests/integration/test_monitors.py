@@ -37,7 +37,9 @@ from recovery.adapters.folder import FolderStore
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.witness import WitnessStore
 from recovery.config import Config
+from tests.fakes.handover import FakeGuards
 from tests.fakes.notifier import FakeNotifier
+from tests.fakes.ownership import FakeOwnershipStore
 from tests.integration.cuttable import Way
 from tests.workflows.pretended import PretendedFailover, PretendedRecovery
 from workers.options import worker_options
@@ -164,7 +166,7 @@ class Scene:
         async def watch(vantage: str) -> bool:
             return False
 
-        monitoring = Monitoring(config, witness, watch)
+        monitoring = Monitoring(config, witness, watch, FakeGuards(FakeOwnershipStore()))
         notifications = Notifications(self.notifier, TemplateIncidentWriter())
         async with Worker(
             self.client,

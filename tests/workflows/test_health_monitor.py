@@ -21,9 +21,11 @@ from activities.monitoring import Monitoring
 from activities.notifications import Notifications
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, RegionPlan
+from recovery.domain.guarding import StoreRole
 from recovery.domain.health import RegionReport, Report, Verdict
-from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.ownership import OwnershipRecord, Strength
 from recovery.ports.notify import Severity
+from tests.fakes.handover import FakeGuards, state
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
 from tests.workflows.conftest import TEMPORAL
@@ -64,6 +66,7 @@ class Rig:
     group: GroupSnapshot
     ownership: FakeOwnershipStore = field(default_factory=FakeOwnershipStore)
     notifier: FakeNotifier = field(default_factory=FakeNotifier)
+    guards: FakeGuards = field(default_factory=lambda: FakeGuards(FakeOwnershipStore()))
     queue: str = field(default_factory=lambda: f"health-{uuid.uuid4()}")
     serial: int = 0
     most_events: int = 4_000
@@ -92,7 +95,7 @@ class Rig:
             task_queue=self.queue,
             workflows=[*MONITORS, PretendedFailover, PretendedRecovery],
             activities=[
-                *activities_of(Monitoring(self, self.ownership, watch)),
+                *activities_of(Monitoring(self, self.ownership, watch, self.guards)),
                 *activities_of(Notifications(self.notifier, TemplateIncidentWriter())),
             ],
             **{**worker_options(), **options},
@@ -313,6 +316,44 @@ async def test_automatic_needs_three_vantage_points_and_a_fence(temporal: Client
         await rig.until(lambda view: bool(rig.titles()))
         assert await rig.started() is None
         assert "cannot be fenced" in rig.notifier.sent[0].body
+
+
+async def test_a_store_without_a_fence_makes_automatic_a_question(temporal: Client) -> None:
+    async with rigged(temporal) as rig:
+        stands = state(StoreRole.PRIMARY, store="redis", strength=Strength.MANUAL, detail="its file names no primary")
+        rig.guards.states = {"region-a": [state(StoreRole.PRIMARY), stands], "region-b": [state(StoreRole.STANDBY)]}
+        await rig.hears(well(*POINTS))
+        view = await rig.until(lambda view: view.policy == "approve")
+        assert "redis in region-a (its file names no primary) has no fence" in view.policy_note
+        await rig.until(lambda view: bool(rig.titles()))
+        assert "automatic failover is refused" in rig.titles()[0]
+        del rig.guards.states["region-a"]  # it was the last to know
+        await rig.hears(lost(*POINTS))
+        await rig.until(lambda view: view.question is not None)
+        assert await rig.started() is None
+        await rig.until(lambda view: len(rig.titles()) == 2)
+        assert "may Failover start?" in rig.titles()[1] and "redis in region-a" in rig.notifier.sent[1].body
+        await rig.handle.execute_update("approve", OperatorCommand(actor="ana", reason="redis is off"))
+        await rig.until(lambda view: view.run is not None)
+        assert await rig.started() == "Failover"
+
+
+async def test_a_loss_that_comes_first_waits_for_the_first_look_at_the_fences(temporal: Client) -> None:
+    async with rigged(temporal) as rig:
+        rig.guards.states = {"region-b": [state(StoreRole.STANDBY, store="redis", strength=Strength.MANUAL)]}
+        await rig.hears(lost(*POINTS))
+        await rig.until(lambda view: view.question is not None)
+        assert await rig.started() is None
+
+
+async def test_a_fence_that_was_mended_is_automatic_again(skipping: WorkflowEnvironment) -> None:
+    async with rigged(skipping.client) as rig:
+        rig.guards.states = {"region-a": [state(StoreRole.PRIMARY, store="redis", strength=Strength.MANUAL)]}
+        await rig.hears(lost(*POINTS), beat=1e7)
+        await rig.until(lambda view: view.question is not None)
+        rig.guards.states = {"region-a": [state(StoreRole.STALE, store="redis", strength=Strength.GUARD)]}
+        view = await rig.until(lambda view: view.run is not None)
+        assert view.run is not None and "policy automatic" in view.run.reason
 
 
 async def test_without_a_standby_the_newest_recovery_point_is_the_answer(temporal: Client) -> None:

@@ -7,6 +7,7 @@ from workflows.steps import Gate
 with workflow.unsafe.imports_passed_through():
     from recovery.domain.candidates import stores_of
     from recovery.domain.plan import PlanContext
+    from recovery.domain.words import listed
 
 
 def leaves_a_guard(context: PlanContext) -> bool:
@@ -64,9 +65,18 @@ def home_is_stale(context: PlanContext) -> bool:
 
 
 def needs_consent(context: PlanContext) -> bool:
-    """The group asks for approvals, or its policy does so of runs that a monitor started, or data may be given up."""
+    """The group asks for approvals, its policy or a store without a fence does so of runs that a monitor started, or
+    data may be given up."""
     policy = context.request.automatic and context.group.failover.policy == "approve"
-    return context.group.require_approval or policy or two_persons(context)
+    return context.group.require_approval or policy or bool(lacks_fence(context)) or two_persons(context)
+
+
+def lacks_fence(context: PlanContext) -> str:
+    """Why a run that a monitor started must not go on by itself; empty: nothing speaks against it."""
+    stores = context.facts.unfenced if context.request.automatic else None
+    if not stores:
+        return ""
+    return f"Nothing but a person's word keeps these from a second primary: {listed(stores)}."
 
 
 def two_persons(context: PlanContext) -> bool:
@@ -88,6 +98,6 @@ def _seconded(context: PlanContext) -> bool:
 
 
 MAY_MOVE = Gate("May the group's primary be fenced and another region take over?", asks=needs_consent,
-                two_persons=two_persons)  # fmt: skip
+                two_persons=two_persons, because=lacks_fence)  # fmt: skip
 IS_OFF = Gate("No guard can prove it: is the old primary off, and will it stay off? Look before you approve.",
               asks=always, given=fence_confirmed, only_persons=True)  # fmt: skip

@@ -21,11 +21,12 @@ from activities.standbys import StandbySteps
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import StoreRole
 from recovery.domain.handover import StoreDivergence
-from recovery.domain.ownership import FenceProof, FenceRequest, OwnershipRecord, Phase, Pivot
+from recovery.domain.ownership import FenceProof, FenceRequest, OwnershipRecord, Phase, Pivot, Strength
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.errors import Unreachable
 from tests.fakes.handover import NOW, FakeGuards, FakeHandover, FakeProbe, group_of, state
 from tests.fakes.ownership import FakeOwnershipStore
+from workflows.plans.conditions import MAY_MOVE
 
 STANDBY, PRIMARY, STALE = StoreRole.STANDBY, StoreRole.PRIMARY, StoreRole.STALE
 HELD = OwnershipRecord(
@@ -99,6 +100,22 @@ async def test_a_lost_owner_is_not_waited_for(site: Site) -> None:
     assert outcome.facts.incident_id and outcome.facts.outage_began_at == NOW
     rejected = {each.region: each.rejected for each in outcome.facts.candidates or []}
     assert rejected == {"b": "", "c": "b is more advanced, by 1 B"}
+
+
+async def test_a_run_that_a_monitor_started_asks_a_person_while_a_store_has_no_fence(site: Site) -> None:
+    """Whatever the monitor knew of it: the guards are asked again."""
+    del site.guards.states["a"]
+    site.guards.states["b"] += [state(STANDBY, "1", "redis", strength=Strength.MANUAL, detail="it starts a primary")]
+    site.guards.states["c"] += [state(STANDBY, "1", "redis", strength=Strength.GUARD)]
+    outcome = await site.run(site.choosing.choose_target, automatic=True)
+    assert outcome.facts.unfenced == ["redis in b (it starts a primary)"]
+    assert "nothing but a person's word keeps redis in b" in outcome.warnings[-1]
+    unfenced = outcome.facts.unfenced
+    asks, because = MAY_MOVE.asks, MAY_MOVE.because
+    assert asks(site.context(automatic=True, unfenced=unfenced))
+    assert "redis in b (it starts a primary)" in because(site.context(automatic=True, unfenced=unfenced))
+    assert not asks(site.context(unfenced=unfenced)), "whoever starts it by hand decided"
+    assert not asks(site.context(automatic=True, unfenced=[])) and because(site.context(automatic=True)) == ""
 
 
 async def test_what_costs_data_is_a_question_and_what_is_impossible_is_not(site: Site) -> None:

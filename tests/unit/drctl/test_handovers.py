@@ -13,6 +13,7 @@ from drctl import handovers
 from drctl.main import app
 from drctl.regions import region_table
 from recovery.domain.guarding import StoreRole
+from recovery.domain.ownership import Strength
 from recovery.domain.plan import PlanRequest
 from tests.fakes.handover import state
 from workers.regions import RegionLine
@@ -88,5 +89,10 @@ def test_the_table_says_who_owns_and_what_is_wrong() -> None:
     lost = RegionLine("shop", "region-c", False, 7, None, None, None, 95.0, [], "the guard takes no connection")
     lines = [line for line in shown(owner, follower, lost).splitlines() if "region-" in line]
     assert "owner" in lines[0] and " 7 " in lines[0] and "postgres primary" in lines[0] and "well" in lines[0]
+    held = RegionLine(
+        "shop", "region-b", False, 7, None, "b/1", True, 0.8,
+        [state(StoreRole.STANDBY, store="redis", strength=Strength.MANUAL)], "",
+    )  # fmt: skip
+    assert "redis standby (manual)" in shown(held)
     assert "owner" not in lines[1] and "2 s" in lines[1] and "0.8 s old" in lines[1]
     assert "none (1 m 35 s old)" in lines[2] and "the guard takes no connection" in lines[2]

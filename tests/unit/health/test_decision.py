@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, RegionPlan
+from recovery.domain.guarding import Unfenced
 from recovery.domain.health import RegionReport, Report, Verdict
 from recovery.health.decision import Action, Answer, Case, Decision, Question, decide
 from recovery.health.quorum import (
@@ -109,6 +110,26 @@ def test_automatic_without_a_fence_is_manual() -> None:
     assert found.action is Action.TELL and "cannot be fenced" in found.why
     found = decide(lost_case(group(vantage_points=POINTS[1:])), NOW)
     assert found.action is Action.TELL and "needs 3 vantage points" in found.why
+
+
+REDIS = Unfenced(region="region-a", store="redis", detail="its file says replicaof no one")
+
+
+def test_automatic_is_a_question_while_a_store_has_no_fence() -> None:
+    found = decide(lost_case(unfenced=[REDIS]), NOW)
+    assert found.action is Action.ASK and found.plan == "Failover"
+    assert "redis in region-a (its file says replicaof no one) has no fence" in found.why
+    both = decide(lost_case(unfenced=[REDIS, REDIS.model_copy(update={"region": "region-b"})]), NOW)
+    assert "and redis in region-b (its file says replicaof no one) have no fence" in both.why
+    yes = Question(asked_at=NOW, deadline=NOW + timedelta(minutes=15), answer=Answer.APPROVED, actor="ana", reason="ok")
+    assert decide(lost_case(unfenced=[REDIS], question=yes), NOW).action is Action.START
+    assert decide(lost_case(), NOW).action is Action.START
+
+
+def test_a_fence_does_not_matter_where_people_decide_anyway() -> None:
+    assert decide(lost_case(group(policy="manual"), unfenced=[REDIS]), NOW).action is Action.TELL
+    asked = decide(lost_case(group(policy="approve"), unfenced=[REDIS]), NOW)
+    assert asked.action is Action.ASK and "fence" not in asked.why
 
 
 def test_the_highest_epoch_names_the_owner() -> None:
