@@ -109,7 +109,10 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
 
 
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
-    """One for workflows and control steps, one for each region, and one for validations where the keys are here."""
+    """One for workflows and control steps, and one for each region.
+
+    Where the keys that open recovery points are here, also one for validations, and one for each region's restores.
+    """
     activities = await wiring.activities()
     witness = await wiring.witness()
     monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client), await wiring.guards())
@@ -119,6 +122,7 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:
         queues[plan.config.validation_queue] = []
+        queues |= {plan.config.restore_queue(region): [] for region in plan.regions}
     return [
         Worker(
             client,

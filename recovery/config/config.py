@@ -134,6 +134,10 @@ class Config(Section):
         """Task queue of the region's workers. Raises NotFound with the known regions."""
         return self.region(name).task_queue or self.temporal.region_queue.replace("{region}", name)
 
+    def restore_queue(self, name: str) -> str:
+        """Task queue of the region's workers that hold the keys to open recovery points. Raises as ``region_queue``."""
+        return f"{self.region_queue(name)}-restore"
+
     @property
     def validation_queue(self) -> str:
         """Task queue of the workers that hold the keys to open recovery points."""

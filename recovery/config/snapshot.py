@@ -111,6 +111,7 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         role=own.role or shared.role,
         priority=shared.priority if own.priority is None else own.priority,
         task_queue=config.region_queue(name),
+        restore_queue=config.restore_queue(name),
         postgres=postgres_at(group, own, shared),
         nats=_with_port(own.nats or shared.endpoints.nats, NATS_PORT) if group.nats else None,
         redis=_with_port(own.redis or shared.endpoints.redis, REDIS_PORT) if group.redis else None,

@@ -42,6 +42,7 @@ class RegionPlan(Model):
     role: str = "secondary"
     priority: int = 0
     task_queue: str
+    restore_queue: str | None = None  # task queue of its workers that can open recovery points
     postgres: PostgresAt | None = None
     nats: str | None = None
     redis: str | None = None  # host:port

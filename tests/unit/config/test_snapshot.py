@@ -29,6 +29,10 @@ def test_a_snapshot_has_what_a_run_needs(minimal: str) -> None:
         ("region-a", "primary", 100, "recovery-region-a"),
         ("region-b", "dr", 90, "recovery-region-b"),
     ]
+    assert [region.restore_queue for region in snapshot.regions] == [
+        "recovery-region-a-restore",
+        "recovery-region-b-restore",
+    ]
     place = snapshot.region("region-b").postgres
     assert place is not None
     assert (place.host, place.port, place.user, place.run_as) == ("127.0.0.1", 54321, "recovery", "postgres")
