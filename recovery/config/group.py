@@ -11,7 +11,7 @@ from recovery.config.base import Section
 from recovery.config.dns import Dns
 from recovery.config.installation import Role
 from recovery.config.managers import Patroni, Rds, Routing
-from recovery.config.names import AbsolutePath, Address, Host, Name, Port, TableName, WebAddress, WebPath
+from recovery.config.names import AbsolutePath, Address, Host, Name, OwnPort, Port, TableName, WebAddress, WebPath
 from recovery.config.policies import Inheritable
 from recovery.config.stores import Elasticsearch, Kubernetes, Nats, Postgres, Redis
 from recovery.config.values import Duration, expected
@@ -23,7 +23,7 @@ class PostgresPlaceAt(Section):
     host: Host | None = Field(
         None, description="Host; without it the region's endpoint.", examples=["postgres-primary.us-east-1.example.com"]
     )
-    port: Port | None = Field(None, description="TCP port; without it the endpoint's, else 5432.", examples=[5432])
+    port: OwnPort | None = Field(None, description="TCP port; without it the endpoint's, else 5432.", examples=[5432])
     data_directory: AbsolutePath | None = Field(
         None,
         description="Data directory on that host: where a physical point is restored.",

@@ -13,6 +13,7 @@ from recovery.config.names import (
     Address,
     HostPort,
     Name,
+    OwnFile,
     PlanName,
     Recipient,
     Signer,
@@ -32,12 +33,12 @@ class Tls(Section):
     """TLS towards a server."""
 
     enabled: Switch = Field(True, description="Speak TLS.", examples=[True])
-    ca_file: AbsolutePath | None = Field(
+    ca_file: OwnFile | None = Field(
         None,
         description="PEM file of the authorities to trust; without it the system's.",
         examples=["/etc/recovery/tls/ca.pem"],
     )
-    certificate_file: AbsolutePath | None = Field(
+    certificate_file: OwnFile | None = Field(
         None, description="PEM file of our own certificate (mutual TLS).", examples=["/etc/recovery/tls/client.pem"]
     )
     key: SecretRef | None = Field(
@@ -144,7 +145,7 @@ class Store(Section):
     credentials: Credentials | None = Field(
         None, description="Credentials; without them the machine's own (instance role, profile)."
     )
-    ca_file: AbsolutePath | None = Field(
+    ca_file: OwnFile | None = Field(
         None,
         description="PEM file of the authorities to trust for this endpoint.",
         examples=["/etc/recovery/tls/ca.pem"],
@@ -239,13 +240,13 @@ class Guards(Section):
     watchdog_device: AbsolutePath | None = Field(
         None, description="Kernel watchdog that resets the host of a frozen guard.", examples=["/dev/watchdog"]
     )
-    ca_file: AbsolutePath | None = Field(
+    ca_file: OwnFile | None = Field(
         None, description="PEM file of the authorities that guards' https addresses are trusted by."
     )
-    certificate_file: AbsolutePath | None = Field(
+    certificate_file: OwnFile | None = Field(
         None, description="PEM file of the guard's own certificate, where its address is https."
     )
-    key_file: AbsolutePath | None = Field(None, description="PEM file of that certificate's private key.")
+    key_file: OwnFile | None = Field(None, description="PEM file of that certificate's private key.")
 
 
 class Reports(Store):

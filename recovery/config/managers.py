@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from recovery.config.base import Section
-from recovery.config.names import AbsolutePath, Address, Name, SqlName, WebAddress
+from recovery.config.names import Address, Name, OwnFile, SqlName, WebAddress
 from recovery.config.values import Duration, expected
 from recovery.domain.secret import SecretRef
 
@@ -23,10 +23,10 @@ class Patroni(Section):
     )
     user: str | None = Field(None, min_length=1, description="User (restapi.authentication).", examples=["recovery"])
     password: SecretRef | None = Field(None, description="Its password.", examples=["env:PATRONI_PASSWORD"])
-    ca_file: AbsolutePath | None = Field(
+    ca_file: OwnFile | None = Field(
         None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/patroni-ca.pem"]
     )
-    certificate_file: AbsolutePath | None = Field(
+    certificate_file: OwnFile | None = Field(
         None,
         description="PEM file of our certificate and its key (restapi.verify_client).",
         examples=["/etc/recovery/tls/patroni-client.pem"],
@@ -51,7 +51,7 @@ class PgBouncer(Section):
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         "prefer", description="TLS towards it, as libpq names it.", examples=["verify-full"]
     )
-    ssl_root_certificate: AbsolutePath | None = Field(
+    ssl_root_certificate: OwnFile | None = Field(
         None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/pgbouncer-ca.pem"]
     )
 

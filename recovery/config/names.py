@@ -197,15 +197,24 @@ StreamName = Annotated[
         r"[^\s.*>/\\\x00-\x1f]{1,255}", "a JetStream stream's name without spaces, dots, * and >, for example events"
     ),
 ]
+
+
+class Own:
+    """Marks what each process may say otherwise, and yet means the same: how something is reached from where it runs,
+    and where it keeps a file of its own. Processes need not agree on it (``recovery.config.snapshot.hash_of``)."""
+
+
 Port = Annotated[int, BeforeValidator(port)]
+OwnPort = Annotated[Port, Own]
 ListenPort = Annotated[int, BeforeValidator(_listen_port)]
-Host = Annotated[str, AfterValidator(host)]
-HostPort = Annotated[str, AfterValidator(_address("temporal.example.com:7233", with_port=True))]
-Address = Annotated[str, AfterValidator(_address("nats-cluster-us-east-1.example.com:4222", with_port=False))]
-WebAddress = Annotated[str, AfterValidator(_web)]
+Host = Annotated[str, AfterValidator(host), Own]
+HostPort = Annotated[str, AfterValidator(_address("temporal.example.com:7233", with_port=True)), Own]
+Address = Annotated[str, AfterValidator(_address("nats-cluster-us-east-1.example.com:4222", with_port=False)), Own]
+WebAddress = Annotated[str, AfterValidator(_web), Own]
 WebPath = Annotated[str, _matching(r"/[!-~]*", "a path that begins with a slash, for example /healthz")]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 AbsolutePath = Annotated[str, _matching(r"/[^\x00-\x1f]*", "an absolute path, for example /var/lib/postgresql/16/main")]
+OwnFile = Annotated[AbsolutePath, Own]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Recipient = Annotated[str, AfterValidator(_recipient)]
 PlanName = Annotated[str, AfterValidator(_plan)]

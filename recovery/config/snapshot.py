@@ -83,9 +83,10 @@ def budgets_of(config: Config, group: Group) -> dict[str, float]:
 
 
 def hash_of(config: Config, name: str) -> str:
-    """SHA-256 (hex) of everything that shapes the group's runs, in canonical JSON.
+    """SHA-256 (hex) of everything that shapes the group's runs and that all processes agree on, in canonical JSON.
 
-    References to secrets are left out: each worker may keep its secrets where it likes.
+    References to secrets are left out, and so are addresses and the files of certificates: each process may keep its
+    secrets where it likes, and reach the stores by the way that leads there from its own place.
     """
     group = config.groups[name]
     shaping = {
@@ -95,6 +96,7 @@ def hash_of(config: Config, name: str) -> str:
         "tier": plain(config.tiers[group.tier], references=False),
         "locations": {key: plain(value, references=False) for key, value in config.locations_of(name).items()},
         "regions": {region: plain(config.regions[region], references=False) for region in group.regions},
+        "guarded": [region for region in group.regions if config.guards.token and config.regions[region].guard],
         "queues": [config.temporal.control_queue, *(config.region_queue(region) for region in group.regions)],
         "witness": plain(config.witness, references=False),
         "recipients": config.keys.recipients,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from recovery.config.base import Section
 from recovery.config.installation import Tls
-from recovery.config.names import AbsolutePath, Name, SqlName, StreamName
+from recovery.config.names import Name, OwnFile, SqlName, StreamName
 from recovery.domain.secret import SecretRef
 
 
@@ -43,7 +43,7 @@ class Postgres(Section):
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         "prefer", description="TLS towards the server, as libpq names it.", examples=["verify-full"]
     )
-    ssl_root_certificate: AbsolutePath | None = Field(
+    ssl_root_certificate: OwnFile | None = Field(
         None, description="PEM file of the authorities to trust.", examples=["/etc/recovery/tls/postgres-ca.pem"]
     )
     managed_by: Literal["self", "patroni", "rds"] = Field(

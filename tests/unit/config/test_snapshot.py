@@ -102,6 +102,7 @@ def test_the_hash_is_the_same_for_the_same_meaning(minimal: str, spoiled: Callab
         spoiled(("groups:\n", "defaults:\n  backup: {retention_days: 30}\ngroups:\n")),
         spoiled(("password: env:SHOP_POSTGRES_PASSWORD", "password: file:/run/secrets/shop")),  # each worker's own
         spoiled(("address: 127.0.0.1:7233", "address: temporal:7233")),
+        spoiled(("host: 127.0.0.1", "host: 10.99.0.7")),  # how it is reached from another place
         spoiled(("webhook:", "other:")),
     ]
     assert {Config.parse(text).snapshot("shop").config_hash for text in same} == {wanted}
@@ -157,7 +158,42 @@ def test_every_valid_change_of_a_group_changes_the_hash(example: str) -> None:
             same.append(path[2:])
     assert tried > 100
     references = {"password", "credentials", "kubeconfig", "secret", "access_key", "secret_key"}
-    assert [path for path in same if path[-1] not in references] == []
+    addresses = {
+        "host",
+        "port",
+        "nats",
+        "redis",
+        "elasticsearch",
+        "http",
+        "health_urls",
+        "server",
+        "members",
+        "endpoint",
+    }
+    files = {"ca_file", "certificate_file", "ssl_root_certificate"}
+    each_process = references | addresses | files
+    assert [path for path in same if not each_process & set(path[-3:])] == []
+    assert all(path[0] != "checks" for path in same)  # a port that is a part of what is checked
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("witness", "endpoint"), "https://s3.through-a-gateway.example.com"),
+        (("regions", "eu-west-1", "endpoints", "postgres"), "10.9.9.9:5499"),
+        (("regions", "us-east-1", "guard"), "https://10.9.9.9:7450"),
+        (("groups", "shop", "regions", "eu-west-1", "postgres", "port"), 5499),
+        (("groups", "shop", "postgres", "ssl_root_certificate"), "/etc/elsewhere/ca.pem"),
+    ],
+)
+def test_what_each_process_may_see_in_its_own_way_is_not_in_the_hash(
+    example: str, path: tuple[str, ...], value: Any
+) -> None:
+    data = YAML(typ="safe").load(example)
+    changed = Config.parse(_yaml(_changed(data, path, value)))
+    for group in ("shop", "platform"):
+        assert changed.snapshot(group).config_hash == Config.parse(example).snapshot(group).config_hash
+    assert changed != Config.parse(example)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +206,7 @@ def test_every_valid_change_of_a_group_changes_the_hash(example: str) -> None:
         (("keys", "recipients"), ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]),
         (("witness", "url"), "s3://other-witness/ownership"),
         (("temporal", "region_queue"), "other-{region}"),
+        (("regions", "eu-west-1", "guard"), "https://10.9.9.9:7450"),  # before, it had none
         (("defaults", "backup", "compression_level"), 3),
     ],
 )
