@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner, Result
 
-from drctl.lab import app
+from drctl.main import app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +29,7 @@ async def folder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path
 
 async def drctl(command: str, folder: Path, *arguments: str) -> Result:
     """Run `drctl lab <command>` as its process would, in a thread because it has an event loop of its own."""
-    return await asyncio.to_thread(CliRunner().invoke, app, [command, *arguments, "--folder", str(folder)])
+    return await asyncio.to_thread(CliRunner().invoke, app, ["lab", command, *arguments, "--folder", str(folder)])
 
 
 async def status(folder: Path) -> dict[str, dict[str, object]]:
@@ -55,7 +55,7 @@ async def test_no_secret_is_shown(folder: Path) -> None:
         kept["s3"]["witness"]["secret_key"],
         kept["dns"]["tsig_secret"],
     ]
-    for output in ("json", "table"):
+    for output in ("json", "text"):
         shown = (await drctl("status", folder, "--output", output)).output
         assert not [secret for secret in secrets if secret in shown]
 
