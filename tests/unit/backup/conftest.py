@@ -1,4 +1,4 @@
-"""Sealing processes are started once for all unit tests of this folder."""
+"""Sealing processes, started once for all unit tests of this folder, and a point that was written to two locations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer
-from tests.fakes.points import AGE
+from recovery.backup.upload import WriteBudget
+from recovery.domain.recovery_point import Manifest
+from tests.fakes.object_store import MemoryStore
+from tests.fakes.points import AGE, FakeSource, identity, signer
+from tests.unit.backup.written import DATA
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,17 @@ async def sealer() -> AsyncIterator[Sealer]:
 async def opener() -> AsyncIterator[Opener]:
     async with Opener([AGE.secret]) as made:
         yield made
+
+
+@pytest.fixture
+async def stores() -> tuple[MemoryStore, MemoryStore]:
+    return MemoryStore("a"), MemoryStore("b")
+
+
+@pytest.fixture
+async def manifest(stores: tuple[MemoryStore, MemoryStore], sealer: Sealer) -> Manifest:
+    source = FakeSource({"base.tar": [DATA], "backup_manifest": [b"{}"]})
+    budget = WriteBudget(chunk_bytes=1000)
+    return (
+        await write_point(source, identity=identity(), stores=stores, sealer=sealer, signer=signer(), budget=budget)
+    ).manifest
