@@ -171,17 +171,13 @@ class RecoveryMetrics:
         self._recovery_duration.set(max(seconds, 0.0), {"type": kind})
         self._count_compliance(achieved, completed)
 
-    def failover_finished(
-        self, from_region: str, to_region: str, reason: str, seconds: float, achieved: Achieved | None = None
-    ) -> None:
-        """A failover or switchover that completed. ``reason`` from a small fixed set, never free text."""
+    def failover_finished(self, from_region: str, to_region: str, reason: str, seconds: float) -> None:
+        """A change of region that completed. ``reason``: ``health``, ``operator`` or ``planned``, never free text."""
         self._failovers.add(1, {"from_region": from_region, "to_region": to_region, "reason": reason})
         self._failover_duration.record(max(seconds, 0.0))
-        if achieved is not None:
-            self._count_compliance(achieved, completed=True)
 
     def failover_failed(self, reason: str) -> None:
-        """``reason``: the kind of error (``Unreachable``, ``Refused`` ...), never its text."""
+        """``reason``: the step at which it ended, or ``cancelled``; never an error's text."""
         self._failover_errors.add(1, {"reason": reason})
 
     def data_lost(self, store: str, count: int) -> None:

@@ -19,6 +19,9 @@ class FakeMeasurements:
     validations: list[tuple[str, list[VerdictState]]] = field(default_factory=list)
     checks: list[CheckResult] = field(default_factory=list)
     recoveries: list[tuple[str, float, Achieved, bool]] = field(default_factory=list)
+    failovers: list[tuple[str, str, str, float]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    losses: dict[str, int] = field(default_factory=dict)
 
     def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None:
         self.backups.append((kind, status, seconds, bytes_by_location))
@@ -34,3 +37,12 @@ class FakeMeasurements:
 
     def recovery_finished(self, kind: str, seconds: float, achieved: Achieved, *, completed: bool = True) -> None:
         self.recoveries.append((kind, seconds, achieved, completed))
+
+    def failover_finished(self, from_region: str, to_region: str, reason: str, seconds: float) -> None:
+        self.failovers.append((from_region, to_region, reason, seconds))
+
+    def failover_failed(self, reason: str) -> None:
+        self.failed.append(reason)
+
+    def data_lost(self, store: str, count: int) -> None:
+        self.losses[store] = count

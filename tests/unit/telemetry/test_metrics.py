@@ -80,7 +80,7 @@ def record_everything(metrics: RecoveryMetrics) -> None:
     metrics.recovery_checked([CheckResult(name="tables", passed=True), CheckResult(name="rows", passed=False)])
     metrics.recovery_finished("corruption", 77.5, MET)
     metrics.failover_finished("region-a", "region-b", "health", 45.0)
-    metrics.failover_failed("Unreachable")
+    metrics.failover_failed("fence-primary")
     metrics.data_lost("postgres", 512)
     metrics.health_checked("region-a", False)
     metrics.replication_lag("region-a", "region-b", 1.5)
