@@ -18,10 +18,11 @@ from recovery.errors import RecoveryError, Refused
 from recovery.guard import promises
 from recovery.guard.clock import boottime
 from recovery.guard.deadlines import CompanionProcess, Deadlines
-from recovery.guard.group import GuardedHere, Guarding
+from recovery.guard.group import GuardedHere
 from recovery.guard.holding import Holding, Instances, Pace
 from recovery.guard.orders import Orders, known_group
 from recovery.guard.promises import Given, Received
+from recovery.guard.standing import Guarding
 from recovery.guard.watchdog import KernelWatchdog
 from recovery.guard.watching import Watching
 from recovery.ports.guard import GuardedGroup, PeerGuards

@@ -17,7 +17,8 @@ from recovery.guard import decisions
 from recovery.guard.acknowledging import Acknowledged, zero_loss
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Break, Evidence, Refusal, Settled, Wait, Write
-from recovery.guard.group import GuardedHere, Guarding
+from recovery.guard.group import GuardedHere
+from recovery.guard.standing import Guarding
 from recovery.guard.watching import Watching
 from recovery.ports.guard import Catching, GuardedStore, PeerGuards
 
@@ -157,7 +158,7 @@ class Orders:
         for name in names:
             self._store(group, name)
         record = await self._take_group(group, order)
-        await group.arm()
+        await group.serving.arm()
         since = decisions.brought_here_in(record)
         found = await asyncio.gather(
             *(
@@ -183,7 +184,7 @@ class Orders:
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
                         if await group.record.write(step.record):
-                            group.taken()
+                            group.serving.taken()
                         continue
                     case Wait():
                         reason = step.reason

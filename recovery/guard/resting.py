@@ -1,0 +1,125 @@
+"""What a guard does for a group that may not be primary here: confirms a fence, adopts what is ours, runs standbys."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from recovery.domain.guarding import StoreRole
+from recovery.domain.ownership import OwnershipRecord
+from recovery.errors import Unreachable
+from recovery.guard import decisions
+from recovery.guard.clock import utc
+from recovery.guard.decisions import Refusal, Settled, Write
+from recovery.guard.serving import Serving
+from recovery.guard.standing import Standing
+
+IN_ORDER = 8.0
+"""Seconds that a planned end may take before it counts as failed."""
+
+
+class Resting:
+    """Of one group. ``end`` demotes everything of it, and returns when that is confirmed."""
+
+    def __init__(self, here: Standing, serving: Serving, end: Callable[[str], Awaitable[None]]) -> None:
+        self._here = here
+        self._serving = serving
+        self._end = end
+
+    async def rest(self) -> None:
+        """Once: the next step towards what the record says."""
+        here, shared = self._here, self._here.shared
+        record = here.record.record
+        await here.stores.observe()
+        if not here.record.was_read:
+            return
+        if record is None:
+            await self._claim()
+        elif record.region != shared.region:
+            await self._follow_only()
+        elif record.fencing is not None:
+            await self._confirm(record)
+        elif shared.holding.valid() and record.guard != shared.holding.instance:
+            await self._take(record)
+
+    async def _claim(self) -> None:
+        """A group that nobody ever claimed: its home's guard adopts the primary that runs there."""
+        here, shared = self._here, self._here.shared
+        primaries = here.stores.primaries()
+        if not primaries:
+            return
+        if here.group.home_region != shared.region:
+            here.warn(
+                "claim", f"{', '.join(primaries)} runs as a primary here, and the group was never claimed at home"
+            )
+            return
+        if not shared.holding.valid():
+            return
+        first = OwnershipRecord(
+            group=here.name,
+            region=shared.region,
+            guard=shared.holding.held.instance,
+            changed_at=utc(),
+            reason="the primary that was found at home",
+        )
+
+        def claim(record: OwnershipRecord | None) -> Write | Refusal:
+            return Refusal("it was claimed meanwhile") if record is not None else Write(first)
+
+        await here.record.decide(claim)
+        here.wake()
+
+    async def _take(self, record: OwnershipRecord) -> None:
+        """Our region owns the group and no guard of it is at work: adopt what runs, or start it and adopt it."""
+        here = self._here
+        if here.armed and here.inherited is None:
+            return
+        if not here.stores.primaries():
+            ours = record.guard is None or record.guard.rpartition("/")[0] == here.shared.region
+            wanted = self._serving.wanted(record)
+            if record.run is not None and not (ours and wanted):
+                return  # a plan restores or promotes here: it says when
+            for name in wanted:
+                if here.stores.states[name].role in (StoreRole.STOPPED, StoreRole.STALE):
+                    await here.stores[name].start(owner=True)
+            if any(state.role is StoreRole.UNREACHABLE for state in (await here.stores.observe()).values()):
+                raise Unreachable(f"a store of {here.name} does not answer: nothing is made primary yet")
+        await self._serving.adopt(anew=False)
+        here.wake()
+
+    async def _follow_only(self) -> None:
+        """Another region owns the group: nothing may be primary here, and clean standbys run."""
+        here = self._here
+        if here.is_restored:
+            return
+        primaries = here.stores.primaries()
+        if primaries:
+            # Somebody started it past its guard. The loop demotes what is armed.
+            here.warn("rogue", f"{', '.join(primaries)} accepted writes though another region owns the group")
+            here.armed = True
+            here.wake()
+            return
+        here.stores.served.clear()
+        if here.record.record is not None and here.record.record.run is None:
+            await here.stores.start_at_rest()
+
+    async def _confirm(self, record: OwnershipRecord) -> None:
+        """A fence is asked for: ends what is left, and says so. Only the holder of the region's lease may say it."""
+        here, shared, fencing = self._here, self._here.shared, record.fencing
+        if record.demotion is not None or fencing is None or not shared.holding.valid():
+            return
+        planned = fencing.planned and (here.armed or bool(here.stores.primaries()))
+        if planned:
+            here.positions = await here.stores.end_in_order(IN_ORDER)
+            here.settle(record.epoch)
+        elif here.demoted_epoch != record.epoch or here.stores.primaries():
+            await self._end(f"the run {fencing.run} asks for the fence")
+        epoch, positions = record.epoch, dict(here.positions)
+
+        def confirm(found: OwnershipRecord | None) -> Write | Settled | Refusal:
+            if found is None or found.epoch != epoch or not shared.holding.valid():
+                return Refusal("the record moved on")
+            return decisions.demotion(
+                found, shared.region, shared.holding.instance, utc(), positions, planned=fencing.planned
+            )
+
+        await here.record.decide(confirm)
