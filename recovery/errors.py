@@ -85,14 +85,3 @@ class RestoreFailed(Permanent):
 
 class NoSpace(Permanent):
     pass
-
-
-def permanent_kinds() -> list[str]:
-    """Names of all permanent errors, for a retry policy's list of errors that end a step at once."""
-    found: list[str] = []
-    pending: list[type[RecoveryError]] = [Permanent]
-    while pending:
-        kind = pending.pop()
-        found.append(kind.__name__)
-        pending.extend(kind.__subclasses__())
-    return sorted(found)

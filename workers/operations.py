@@ -35,7 +35,6 @@ from recovery.errors import NotFound, Permanent, Refused, Unreachable
 from workflows.control import OperatorCommand
 from workflows.plans import PLANS
 
-ACTIONS = ("approve", "decline", "pause", "resume", "retry", "skip", "abort", "accept-loss", "ungraceful")
 ANSWER_SECONDS = 15.0
 """A worker that lives takes an operator's answer within a second."""
 FOLLOW_SECONDS = 3.0

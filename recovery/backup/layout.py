@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from recovery.domain.recovery_point import BackupKind, Manifest, Verdict
+from recovery.domain.recovery_point import Manifest, Verdict
 from recovery.errors import BadInput, Corrupt
 
 STORE = "postgres"
@@ -40,12 +40,6 @@ class PointIdentity:
     def folder(self) -> str:
         """Name of this attempt's folder within the point."""
         return attempt_folder(self.attempt, self.run_id)
-
-
-def new_point_id(now: datetime, kind: BackupKind, entropy: str) -> str:
-    """For example ``20261122T101500Z-physical-1a2b3c``: sorts by time; ``entropy`` (a run id, say) makes it unique."""
-    digest = hashlib.sha256(entropy.encode()).hexdigest()[:6]
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{kind.value}-{digest}"
 
 
 def attempt_folder(attempt: int, run_id: str) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -75,13 +74,6 @@ def configure_logs(
     root.setLevel(number)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(least, number))
-
-
-@contextmanager
-def bound_run(*, group: str, run_id: str, **more: str) -> Iterator[None]:
-    """Every log line written inside, in this task and those it starts, carries ``group`` and ``run_id``."""
-    with structlog.contextvars.bound_contextvars(group=group, run_id=run_id, **more):
-        yield
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,8 @@ from pathlib import Path
 import dns.asyncquery
 import dns.exception
 import dns.message
+
+from tests.ports import free_port
 
 KEY_NAME = "plans."
 SECRET = "c2VjcmV0LW9mLXRoZS10ZXN0LXpvbmUtMTIzNDU2Nzg="  # base64 of a text that says so
@@ -43,7 +44,7 @@ def available() -> list[str]:
 
 @asynccontextmanager
 async def running(kind: str, folder: Path) -> AsyncIterator[Server]:
-    port = _free_port()
+    port = free_port()
     start = _start_bind if kind == "bind" else _start_lab
     process, zones = await start(folder, port)
     try:
@@ -115,10 +116,3 @@ async def _until_answering(process: asyncio.subprocess.Process, port: int) -> No
                 return
             except (OSError, EOFError, dns.exception.DNSException):
                 await asyncio.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from recovery.adapters.postgres.host import free_port
 from recovery.domain.recovery_point import BackupKind, VerdictState
 from recovery.errors import BadInput, Corrupt, Refused, Unreachable
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from tests.fakes.postgres import FakePostgres
 from tests.integration.postgres_servers import MemoryPoint, public_folder, running_source, take
+from tests.ports import free_port
 
 
 @dataclass

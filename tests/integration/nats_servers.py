@@ -19,7 +19,7 @@ from lab.packages import script
 from lab.processes import die_with
 from recovery.adapters.nats.connection import LOST, NatsLogin, NatsServer, api, connected, stream_info
 from recovery.adapters.nats.fence import FENCED
-from tests.integration.redis_servers import free_port
+from tests.ports import free_port
 
 PASSWORD = "a-password-of-the-test"
 LEAF = 'permissions: {publish: ["$JS.>", "$JSC.>"], subscribe: ["$JS.>", "$JSC.>"]}'

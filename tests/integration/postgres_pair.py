@@ -17,12 +17,13 @@ from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.folder import give_to
 from recovery.adapters.postgres.guarded import GuardedPostgres
-from recovery.adapters.postgres.host import free_port, server_processes
+from recovery.adapters.postgres.host import server_processes
 from recovery.adapters.postgres.process import clean_environment, run
 from recovery.ports.guard import Upstream
 from recovery.ports.postgres import PostgresPlace
 from recovery.ports.standby import Streaming
 from tests.integration.postgres_servers import Server, eventually, local_postgres
+from tests.ports import free_port
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'

@@ -21,9 +21,10 @@ import asyncpg
 from lab.packages import postgres_binaries, system_user
 from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
 from recovery.adapters.postgres.folder import give_to
-from recovery.adapters.postgres.host import free_port, server_processes, stop_server
+from recovery.adapters.postgres.host import server_processes, stop_server
 from recovery.domain.recovery_point import Artefact, BackupKind, Manifest, PostgresSource, StoredObject
 from recovery.ports.postgres import BackupSource, PostgresLogin, PostgresPlace, Progress
+from tests.ports import free_port
 
 DATABASE = "shop"
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from lab.processes import die_with
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
 from recovery.errors import Unreachable
 from recovery.ports.guard import GuardedStore
+from tests.ports import free_port
 
 PASSWORD = "a-password-of-the-test"
 RIGHTS = (
@@ -41,12 +41,6 @@ async def demoted(store: GuardedStore) -> tuple[str | None, float]:
             return await store.demote(), time.monotonic() - began
         except Unreachable:
             assert time.monotonic() - began < 10
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @dataclass

@@ -10,11 +10,12 @@ import pytest
 
 from drctl.demo.installation import GROUP
 from lab.workload import Workload
-from recovery.adapters.postgres.host import free_port, stop_server
+from recovery.adapters.postgres.host import stop_server
 from recovery.domain.recovery_point import BackupKind, VerdictState
 from recovery.domain.report import RunReport, RunState, StepState
 from tests.integration.contents import acknowledged, contents, missing, torn_transactions
 from tests.integration.installation import AWAY, HOME, Site, execute, value_of
+from tests.ports import free_port
 
 KINDS = [BackupKind.PHYSICAL, BackupKind.LOGICAL]
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from recovery.adapters.postgres.folder import ClaimedFolder, RestoreMark
-from recovery.adapters.postgres.host import INCOMPLETE, free_port, server_processes
+from recovery.adapters.postgres.host import INCOMPLETE, server_processes
 from recovery.adapters.postgres.observation import Scope, observe
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, Refused, RestoreFailed, WrongKey
 from recovery.ports.postgres import PostgresPlace, Restored, RestoreOptions
@@ -26,6 +26,7 @@ from tests.integration.postgres_servers import (
     running_source,
     take,
 )
+from tests.ports import free_port
 
 CRITICAL = ["customers", "public.orders", "shop.public.documents"]
 

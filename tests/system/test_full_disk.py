@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recovery.adapters.postgres.host import free_port
 from recovery.errors import NoSpace
 from recovery.ports.postgres import PostgresPlace, RestoreOptions
 from tests.integration.postgres_servers import public_folder, running_source, take
+from tests.ports import free_port
 
 pytestmark = pytest.mark.system
 

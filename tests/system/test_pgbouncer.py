@@ -15,11 +15,11 @@ import asyncpg
 import pytest
 
 from recovery.adapters.pgbouncer import PgBouncer, PgBouncerAt, PgBouncerRouting
-from recovery.adapters.postgres.host import free_port
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
 from recovery.errors import Refused, Unreachable
 from tests.integration.postgres_pair import Node, cluster
 from tests.integration.postgres_servers import public_folder
+from tests.ports import free_port
 
 pytestmark = pytest.mark.system
 GROUP = GroupSnapshot(

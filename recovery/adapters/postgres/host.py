@@ -7,7 +7,6 @@ import contextlib
 import os
 import pwd
 import signal
-import socket
 from pathlib import Path
 
 from recovery.adapters.postgres.binaries import PostgresBinaries
@@ -312,10 +311,3 @@ def _tail(log: Path, offset: int) -> str:
         return ""
     bad = [line for line in lines if any(mark in line for mark in ("FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:"))]
     return " | ".join((bad or lines)[-_LOG_LINES:])
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

@@ -80,14 +80,6 @@ async def read_roles(connection: Connection) -> list[str]:
     return [row["name"] for row in rows]
 
 
-async def read_databases(connection: Connection) -> list[str]:
-    """Databases that accept connections, without templates."""
-    rows = await connection.fetch(
-        "SELECT datname::text AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
-    )
-    return [row["name"] for row in rows]
-
-
 async def read_extensions(connection: Connection, database: str) -> list[str]:
     """``database.name version`` of every extension in the database of this connection."""
     rows = await connection.fetch("SELECT extname::text AS name, extversion AS version FROM pg_extension ORDER BY 1")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.backup.documents import read_manifest, read_verdict, sign_manifest, sign_verdict
-from recovery.backup.layout import new_point_id, object_key, point_prefix, safe_name, verdict_key
+from recovery.backup.layout import object_key, point_prefix, safe_name, verdict_key
 from recovery.backup.signing import Signer, Verifier, canonical_json, generate_signing_key
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, Verdict
+from recovery.domain.recovery_point import CheckResult, Manifest, Verdict
 from recovery.errors import BadInput, Corrupt, WrongKey
 from tests.fakes.points import SIGNING, identity, point, signer, verdict_on, verifier
 
@@ -181,16 +180,6 @@ def test_a_secret_key_is_not_shown() -> None:
         Verifier([key.secret])
     with pytest.raises(BadInput, match="no trusted"):
         Verifier([])
-
-
-def test_point_ids_sort_by_time_whatever_the_zone() -> None:
-    at = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
-    assert new_point_id(at, BackupKind.PHYSICAL, "run").startswith("20261122T101500Z-physical-")
-    assert new_point_id(at.astimezone(timezone(timedelta(hours=5))), BackupKind.PHYSICAL, "run") == new_point_id(
-        at, BackupKind.PHYSICAL, "run"
-    )
-    assert new_point_id(at, BackupKind.LOGICAL, "a") != new_point_id(at, BackupKind.LOGICAL, "b")
-    assert new_point_id(at, BackupKind.LOGICAL, "z") < new_point_id(at + timedelta(seconds=1), BackupKind.LOGICAL, "a")
 
 
 def test_keys_hold_what_people_name_their_databases() -> None:

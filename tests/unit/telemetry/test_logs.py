@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from recovery.telemetry.logs import bound_run, configure_logs, get_logger
+from recovery.telemetry.logs import configure_logs, get_logger
 from recovery.telemetry.redaction import Redactor
 
 SECRET = "s3cr3t-Value-91"
@@ -62,7 +62,7 @@ def test_standard_library_loggers_go_the_same_way(lines: Lines) -> None:
 
 async def test_run_identity_is_bound_to_its_own_task_only(lines: Lines) -> None:
     async def one_run(group: str) -> None:
-        with bound_run(group=group, run_id=f"run-{group}", step="restore"):
+        with structlog.contextvars.bound_contextvars(group=group, run_id=f"run-{group}", step="restore"):
             await asyncio.sleep(0)
             get_logger("x").info(group)
             logging.getLogger("botocore.client").warning(group)
