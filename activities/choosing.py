@@ -87,7 +87,7 @@ class ChoosingSteps:
     async def wait_for_lag(self, context: PlanContext) -> StepOutcome:
         """Waits until the target's lag is within its limit."""
         region, limit = target_of(context), context.group.replication.max_lag.total_seconds()
-        rule = next((rule for rule in context.group.replication.replicas if rule.region == region), None)
+        rule = context.group.replica_rule(region)
         limit = rule.lag_limit.total_seconds() if rule else limit
         while True:
             states = await self._look.states(context.group, region)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from activities.boundary import StepProgress, report_progress, step
-from recovery.domain.group import RegionPlan
+from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, CheckResult
 from recovery.domain.words import size
@@ -33,7 +33,7 @@ class RestoreSteps:
         elif context.plan == "Restore":
             candidates = [region for region in candidates if region.name == owner] or candidates
         else:
-            candidates = [region for region in candidates if region.name != owner] or candidates
+            candidates = _elsewhere(context.group, candidates, owner)
         if not candidates:
             raise NotFound(
                 f"group {context.group.name} has no region to restore into: give one a postgres place "
@@ -131,6 +131,13 @@ def _named(restored: RestoredServer) -> str:
     """Where the data are: a dump went into a database of a server, a base backup is the server."""
     at = f"{restored.host}:{restored.port}"
     return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at
+
+
+def _elsewhere(group: GroupSnapshot, regions: list[RegionPlan], owner: str | None) -> list[RegionPlan]:
+    """Those that are not lost with the owner, else the others of its site, else all."""
+    here = next((region.place for region in group.regions if region.name == owner), None)
+    others = [region for region in regions if region.name != owner]
+    return [region for region in others if region.place != here] or others or regions
 
 
 def _priority(region: RegionPlan) -> tuple[int, str]:

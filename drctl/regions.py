@@ -54,8 +54,9 @@ def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Tab
     """A row for each group and region. Colour is never the only sign."""
     unicode = words.is_unicode() if unicode is None else unicode
     columns = (
-        "Group", "Region", "Owner", Column("Epoch", justify="right"), Column("Lease", justify="right"),
-        Column("Lag", justify="right"), "Stores", Column("Health", ratio=1, overflow="fold"),
+        "Group", "Region", Column("Priority", justify="right"), "Owner", Column("Epoch", justify="right"),
+        Column("Lease", justify="right"), Column("Lag", justify="right"), "Stores",
+        Column("Health", ratio=1, overflow="fold"),
     )  # fmt: skip
     table = Table(*columns, expand=True, title="Who owns what", title_justify="left", title_style="bold")
     for line in lines:
@@ -64,7 +65,8 @@ def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Tab
         style = "bold red" if line.trouble else "green"
         table.add_row(
             line.group,
-            line.region,
+            line.region + (f" (at {line.site})" if line.site not in (None, line.region) else ""),
+            str(line.priority),
             Text("owner" if line.owns else "", "bold"),
             str(line.epoch) if line.owns and line.epoch is not None else "",
             _lease(line),

@@ -241,8 +241,7 @@ class _Wiring:
         if not (rule.synchronous and rule.streaming):
             return None
         others = [one.name for one in snapshot.regions if one.name != self.region and one.postgres is not None]
-        named = {replica.region for replica in rule.replicas}
-        members = [_slot(name) for name in others if not named or name in named]
+        members = [_slot(name) for name in others if not rule.replicas or snapshot.replica_rule(name) is not None]
         return AcknowledgingSet(members=members, wait_for=len(members)) if members else None
 
     @property

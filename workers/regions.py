@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from recovery.adapters.guard_client import GuardClient
+from recovery.domain.candidates import priority_of
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import GuardStatus, StoreRole, StoreState, unfenced
 from recovery.domain.ownership import OwnershipRecord, RegionLease
@@ -30,6 +31,8 @@ class RegionLine:
     lease_age: float | None  # seconds since the lease was last renewed, by the witness's and this machine's clocks
     stores: list[StoreState] = field(default_factory=list)
     trouble: str = ""
+    priority: int = 0  # as a target
+    site: str | None = None  # what it is lost together with, where that is more than itself
 
     @property
     def lag_seconds(self) -> float | None:
@@ -97,6 +100,8 @@ def _line(
         lease_age=(datetime.now(UTC) - lease.changed_at).total_seconds() if lease else None,
         stores=states,
         trouble=answer if isinstance(answer, str) else _trouble(region, states, status, owns),
+        priority=priority_of(group, region),
+        site=group.region(region).site,
     )
 
 

@@ -286,6 +286,12 @@ class Region(Section):
     priority: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Preference as a target, higher is better.", examples=[100]
     )
+    site: Name | None = Field(
+        None,
+        description="What it is lost together with; without it its own name. Regions of one site are zones or hosts of "
+        "one region, each with a guard of its own: a failover may stay within a site.",
+        examples=["us-east-1"],
+    )
     endpoints: Endpoints = Field(default_factory=Endpoints, description="Addresses of stores and application.")
     health_urls: list[WebAddress] = Field(
         default_factory=list,

@@ -112,6 +112,7 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         name=name,
         role=own.role or shared.role,
         priority=shared.priority if own.priority is None else own.priority,
+        site=shared.site,
         task_queue=config.region_queue(name),
         restore_queue=config.restore_queue(name),
         postgres=postgres_at(group, own, shared),

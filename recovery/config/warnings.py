@@ -86,7 +86,15 @@ def _group(config: Config, name: str, group: Group, critical_paths: CriticalPath
         yield "regions: only one, so there is nowhere to recover to when it is lost; add another"
     yield from _objectives(config, group)
     yield from _budgets(config, group, critical_paths)
+    if len(group.regions) > 1 and len({config.regions[name].site or name for name in group.regions}) == 1:
+        yield "regions: all of them are at one site and lost with it; add one at another site"
     for index, replica in enumerate(group.replication.replicas):
+        zone_of = region_of(replica.region, list(group.regions))
+        if zone_of == group.home and replica.region not in (zone_of, *group.regions):
+            yield (
+                f"replication.replicas[{index}].region: {replica.region} is a zone of {zone_of}, the group's home, and "
+                f"no region of the group, so nothing fails over to it; add it to regions with site: {zone_of}"
+            )
         if region_of(replica.region, list(group.regions)) == replica.region and replica.name is None:
             continue
         if replica.lag_threshold and replica.lag_threshold > config.tiers[group.tier].rpo:

@@ -2,8 +2,9 @@
 
 A standby is eligible when it is healthy, when its data descend from those of the owner (the same cluster, and its
 history of timelines is a part of the owner's: equal timeline numbers alone prove nothing, for two servers may both have
-begun a timeline 2), and when its lag is within its own limit. Of these the most advanced one is chosen, then the one of
-highest priority. A replica rule of priority 0 takes its standby out of the choice unless the operator names it.
+begun a timeline 2), and when its lag is within its own limit. Of these the most advanced one is chosen, for what it
+lacks would be lost and the more advanced ones would have to be rewound; then the one of highest priority, then one at
+the owner's own site. A replica rule of priority 0 takes its standby out of the choice unless the operator names it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Candidate(Recorded):
     rejected: str = ""
     only_lag: bool = False  # nothing but its lag speaks against it: an operator may accept the loss
     priority: int = 0
+    site: str | None = None  # what it is lost together with, where that is more than itself
+    is_local: bool = False  # it is at the owner's own site
     order: int | None = None  # bytes of WAL, or the leading store's own count
     position: str | None = None
     timeline: int | None = None
@@ -122,6 +125,12 @@ def stores_of(group: GroupSnapshot) -> list[str]:
     return [name for name in LEADING if has[name]]
 
 
+def priority_of(group: GroupSnapshot, region: str) -> int:
+    """A region's priority as a target: its replica's own, else the region's."""
+    rule = group.replica_rule(region)
+    return rule.priority if rule is not None else group.region(region).priority
+
+
 def choose(
     group: GroupSnapshot, owner: str, seen: Mapping[str, Seen], wish: Wish, lineage: str | None = None
 ) -> Choice:
@@ -135,8 +144,11 @@ def choose(
     own = seen[owner].store(store) if owner in seen else None
     owners = _Owner(own, (own.history if own is not None and own.history else None) or lineage)
     wish = replace(wish, outage_age=_outage_age(wish, owner, seen, store))
+    known = {region.name for region in group.regions}
     judged = [
-        _judge(group, region.name, seen.get(region.name, Seen(unreachable="it was not asked")), owners, wish)
+        _judge(
+            group, region.name, seen.get(region.name, Seen(unreachable="it was not asked")), owners, wish
+        ).model_copy(update={"is_local": owner in known and group.same_site(region.name, owner)})
         for region in group.regions
         if region.name != owner
     ]
@@ -149,15 +161,23 @@ def choose(
     return Choice(None, judged, _no_target(group, owner, judged))
 
 
-def _advanced(candidate: Candidate) -> tuple[int, int, str]:
-    return candidate.order if candidate.order is not None else -1, candidate.priority, candidate.region
+def _advanced(candidate: Candidate) -> tuple[int, int, bool, str]:
+    order = candidate.order if candidate.order is not None else -1
+    return order, candidate.priority, candidate.is_local, candidate.region
 
 
 def _behind(candidate: Candidate, best: Candidate) -> Candidate:
     if candidate.region == best.region:
         return candidate
     ahead = (best.order or 0) - (candidate.order or 0)
-    why = f"{best.region} is more advanced, by {size(ahead)}" if ahead > 0 else f"{best.region} has the higher priority"
+    if ahead > 0:
+        why = f"{best.region} is more advanced, by {size(ahead)}"
+    elif best.priority > candidate.priority:
+        why = f"{best.region} has the higher priority"
+    elif best.is_local and not candidate.is_local:
+        why = f"{best.region} is at the lost primary's own site"
+    else:
+        why = f"{best.region} is as good"
     return candidate.model_copy(update={"rejected": why})
 
 
@@ -178,13 +198,14 @@ def _outage_age(wish: Wish, owner: str, seen: Mapping[str, Seen], store: str) ->
 def _judge(group: GroupSnapshot, name: str, seen: Seen, owner: _Owner, wish: Wish) -> Candidate:
     store = leading_store(group)
     state = seen.store(store)
-    rule = next((rule for rule in group.replication.replicas if rule.region == name), None)
+    rule = group.replica_rule(name)
     limit = (rule.lag_limit if rule else group.replication.max_lag).total_seconds()
     lag = _lag(state, wish.outage_age or 0.0)
     found = Candidate(
         region=name,
         eligible=True,
-        priority=rule.priority if rule else group.region(name).priority,
+        priority=priority_of(group, name),
+        site=group.region(name).site,
         order=state.order if state else None,
         position=state.position if state else None,
         timeline=state.timeline if state else None,

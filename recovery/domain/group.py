@@ -41,6 +41,7 @@ class RegionPlan(Model):
     name: str
     role: str = "secondary"
     priority: int = 0
+    site: str | None = None  # what it is lost together with; None: itself alone
     task_queue: str
     restore_queue: str | None = None  # task queue of its workers that can open recovery points
     postgres: PostgresAt | None = None
@@ -51,6 +52,11 @@ class RegionPlan(Model):
     dns_value: str | None = None  # what the group's records hold while this region is active
     dns_ipv6: str | None = None  # the same for AAAA records
     dns_alias_zone: str | None = None  # Route 53: hosted zone of dns_value, which A and AAAA records alias then
+
+    @property
+    def place(self) -> str:
+        """Its site; its own name where it has none."""
+        return self.site or self.name
 
 
 class DnsRecord(Model):
@@ -146,6 +152,24 @@ class GroupSnapshot(Model):
         """Whether every region of the group has a guard, and no other manager makes its PostgreSQL primary."""
         return self.managed_by == "self" and all(region.guard for region in self.regions)
 
+    def replica_rule(self, region: str) -> ReplicaRule | None:
+        """What is configured of a region's standby: under its own name, else under that of an availability zone of it
+        (``us-east-1b``) which is no region itself; the highest priority counts."""
+        rules = self.replication.replicas
+        exact = next((rule for rule in rules if rule.region == region), None)
+        others = {each.name for each in self.regions}
+        zones = [rule for rule in rules if rule.region not in others and _is_zone_of(rule.region, region)]
+        return exact or max(zones, key=lambda rule: rule.priority, default=None)
+
+    def region_of(self, place: str) -> str | None:
+        """The region that ``place`` is, or is an availability zone of; None where it is neither."""
+        names = [region.name for region in self.regions]
+        return place if place in names else next((name for name in names if _is_zone_of(place, name)), None)
+
+    def same_site(self, one: str, other: str) -> bool:
+        """Whether two regions are lost together. Raises KeyError with the known names."""
+        return self.region(one).place == self.region(other).place
+
     def region(self, name: str) -> RegionPlan:
         """Raises KeyError with the known names."""
         for region in self.regions:
@@ -153,3 +177,8 @@ class GroupSnapshot(Model):
                 return region
         known = ", ".join(region.name for region in self.regions)
         raise KeyError(f"group {self.name} has no region {name!r}: it has {known}")
+
+
+def _is_zone_of(place: str, region: str) -> bool:
+    zone = place.removeprefix(region)
+    return place.startswith(region) and len(zone) == 1 and zone.isalpha()

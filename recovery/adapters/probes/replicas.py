@@ -114,7 +114,7 @@ class Replicas:
 
     def _region_of(self, rule: ReplicaRule) -> str | None:
         """A rule may name an availability zone of a region."""
-        return next((region.name for region in self._group.regions if rule.region.startswith(region.name)), None)
+        return self._group.region_of(rule.region)
 
     def _region_called(self, name: str | None) -> str | None:
         """Guards name standbys, and their slots, by their region: standby_us_east_1."""

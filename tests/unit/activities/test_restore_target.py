@@ -48,3 +48,20 @@ async def test_the_target_that_nobody_named(plan: str, owner: str, asked: str | 
     )
     outcome = await ActivityEnvironment().run(steps.choose_target, context)
     assert outcome.facts.target_region == expected
+
+
+@pytest.mark.parametrize(("sites", "expected"), [({"region-b": "region-a"}, "region-c"), ({}, "region-b")])
+async def test_a_recovery_does_not_go_to_what_is_lost_with_the_owner(sites: dict[str, str], expected: str) -> None:
+    regions = [region.model_copy(update={"site": sites.get(region.name)}) for region in GROUP.regions]
+    steps = RestoreSteps(create_autospec(Restores, instance=True), FakeMeasurements())
+    context = PlanContext(
+        plan="FullRecovery",
+        run_id="run-1",
+        workflow_id="recovery/shop",
+        step="choose-target",
+        request=PlanRequest(group="shop"),
+        facts=Facts(group=GROUP.model_copy(update={"regions": regions}), source_region="region-a"),
+        started_at=datetime(2026, 11, 22, tzinfo=UTC),
+    )
+    outcome = await ActivityEnvironment().run(steps.choose_target, context)
+    assert outcome.facts.target_region == expected

@@ -98,6 +98,13 @@ CASES = [
         id="late replica",
     ),
     pytest.param(
+        "tier: critical",
+        "tier: critical\n    replication: {replicas: [{name: near, region: region-ab, priority: 100}]}",
+        "groups.shop.replication.replicas[0].region",
+        "nothing fails over to it; add it to regions with site: region-a",
+        id="a local replica without a place",
+    ),
+    pytest.param(
         "severities: [info, warning, critical]",
         "severities: [info]",
         "notifications.channels.webhook",

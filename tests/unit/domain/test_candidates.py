@@ -74,6 +74,65 @@ def test_of_equals_the_one_of_higher_priority_is_taken() -> None:
     assert reasons(choice)["c"] == "b has the higher priority"
 
 
+def at_site(site: str, *names: str, **priorities: int) -> GroupSnapshot:
+    """The group with some of its regions at one site, and other priorities."""
+    regions = [
+        region.model_copy(
+            update={
+                "site": site if region.name in names else None,
+                "priority": priorities.get(region.name, region.priority),
+            }
+        )
+        for region in group().regions
+    ]
+    return group().model_copy(update={"regions": regions})
+
+
+def test_a_local_replica_of_higher_priority_is_taken() -> None:
+    seen = {"a": LOST, "b": standby(), "c": standby()}
+    choice = choose(at_site("a", "c", b=90, c=95), "a", seen, Wish(), FIRST)
+    assert choice.target == "c"
+    assert reasons(choice)["b"] == "c has the higher priority"
+    assert [(each.region, each.site, each.is_local) for each in choice.candidates] == [
+        ("b", None, False),
+        ("c", "a", True),
+    ]
+
+
+def test_of_equals_the_local_one_is_taken() -> None:
+    seen = {"a": LOST, "b": standby(), "c": standby()}
+    near = choose(at_site("a", "a", "b", b=90, c=90), "a", seen, Wish(), FIRST)
+    assert near.target == "b"
+    assert reasons(near)["c"] == "b is at the lost primary's own site"
+
+
+def test_a_local_replica_is_not_worth_data() -> None:
+    """What it lacks would be lost, and the more advanced one would have to be rewound."""
+    seen = {"a": LOST, "b": standby("0/4000008"), "c": standby()}
+    choice = choose(at_site("a", "c", b=10, c=95), "a", seen, Wish(), FIRST)
+    assert choice.target == "b"
+    assert reasons(choice)["c"] == "b is more advanced, by 8 B"
+
+
+def test_a_lost_site_is_no_hindrance() -> None:
+    seen = {"a": LOST, "b": standby(), "c": LOST}
+    assert choose(at_site("a", "c", b=10, c=95), "a", seen, Wish(), FIRST).target == "b"
+
+
+def test_a_rule_for_a_zone_counts_for_its_region() -> None:
+    rules = [
+        ReplicaRule(region="bb", lag_limit=timedelta(seconds=5), priority=20),
+        ReplicaRule(region="ca", lag_limit=timedelta(seconds=40), priority=70),
+        ReplicaRule(region="cb", lag_limit=timedelta(seconds=9), priority=60),
+    ]
+    choice = chosen({"a": LOST, "b": standby(), "c": standby(lag=39.0)}, replicas=rules)
+    assert choice.target == "c"
+    assert {each.region: (each.priority, each.lag_limit) for each in choice.candidates} == {
+        "b": (20, 5.0),
+        "c": (70, 40.0),
+    }
+
+
 def test_a_standby_of_priority_0_is_only_taken_when_it_is_named() -> None:
     rules = [ReplicaRule(region="b", lag_limit=timedelta(seconds=5), priority=0)]
     seen = {"a": LOST, "b": standby("0/5000000"), "c": standby()}

@@ -94,5 +94,10 @@ def test_the_table_says_who_owns_and_what_is_wrong() -> None:
         [state(StoreRole.STANDBY, store="redis", strength=Strength.MANUAL)], "",
     )  # fmt: skip
     assert "redis standby (manual)" in shown(held)
+    near = RegionLine(
+        "shop", "region-a2", False, 7, None, "a2/1", True, 0.8, [state(StoreRole.STANDBY)], "",
+        priority=95, site="region-a",
+    )  # fmt: skip
+    assert "region-a2 (at region-a)" in shown(near) and " 95 " in shown(near)
     assert "owner" not in lines[1] and "2 s" in lines[1] and "0.8 s old" in lines[1]
     assert "none (1 m 35 s old)" in lines[2] and "the guard takes no connection" in lines[2]

@@ -13,6 +13,7 @@ import pytest
 from drctl.report import render_report
 from drctl.report.timeline import timeline_of
 from drctl.report.verdict import verdict_of
+from recovery.domain.candidates import Candidate
 from recovery.domain.report import Achieved, RunReport, RunState, StepState
 from tests.unit.report import samples
 
@@ -103,6 +104,26 @@ def test_page_names_everything_an_auditor_asks_for() -> None:
         *(check.name for check in report.checks),
         *(action.reason for action in report.actions),
         *report.warnings,
+    ):
+        assert wanted in text, wanted
+
+
+def test_regions_that_were_not_taken_are_shown_with_the_reason() -> None:
+    candidates = [
+        Candidate(
+            region="region-b", eligible=True, priority=90, position="0/5000000", lag_seconds=0.4, lag_limit=30,
+            site="a", is_local=True,
+        ),
+        Candidate(region="region-c", eligible=False, rejected="it does not answer: refused"),
+    ]  # fmt: skip
+    report = samples.completed().model_copy(update={"candidates": candidates, "target_region": "region-b"})
+    text = Page(render_report(report)).text
+    for wanted in (
+        "Regions that could take over",
+        "same site",
+        "0/5000000",
+        "0.4 s of 30 s",
+        "it does not answer: refused",
     ):
         assert wanted in text, wanted
 
