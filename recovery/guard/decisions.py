@@ -178,6 +178,18 @@ def claim(
     return Write(record.model_copy(update={"acknowledging": acknowledging, "changed_at": at}))
 
 
+def descent(record: OwnershipRecord, region: str, instance: str, lineage: str) -> Write | Settled | Refusal:
+    """Notes whose data the owner has: when it is silent, a standby is held against this before it is promoted.
+
+    Not while a fence is asked for: what the run chose its target by stays as it is.
+    """
+    if record.region != region or record.guard != instance:
+        return Refusal(f"{record.group} is held by {record.guard} in {record.region}")
+    if record.fencing is not None:
+        return Refusal(f"the run {record.fencing.run} asked for the fence of epoch {record.epoch}")
+    return Settled(record) if record.lineage == lineage else Write(record.model_copy(update={"lineage": lineage}))
+
+
 def demotion(
     record: OwnershipRecord, region: str, instance: str, at: datetime, positions: Mapping[str, str], *, planned: bool
 ) -> Write | Settled | Refusal:
@@ -305,6 +317,30 @@ def brought_here_in(record: OwnershipRecord) -> int | None:
     if record.run is None or fence is None or fence.run != record.run or fence.epoch >= record.epoch:
         return None
     return fence.epoch + 1
+
+
+def against_stopping(record: OwnershipRecord, order: GuardOrder, region: str) -> str | None:
+    """None when a standby of ``region`` may be told to receive nothing more for this order's fence; else why not.
+
+    Whoever stopped must not receive again while the record carries that request: see ``against_following``.
+    """
+    if record.region == region:
+        return f"{region} owns {record.group}: it receives from nobody"
+    asked = record.fencing
+    if asked is None or (asked.run, asked.target, asked.epoch) != (order.run, order.target, record.epoch):
+        return f"the run {order.run} did not ask for the fence of {record.group} in epoch {record.epoch}"
+    if order.epoch != record.epoch:
+        return f"{record.group} is at epoch {record.epoch}, the order is for epoch {order.epoch}"
+    return None
+
+
+def against_following(record: OwnershipRecord, region: str) -> str | None:
+    """None when a standby of ``region`` may follow the owner now; else why not."""
+    if record.region == region:
+        return f"{region} owns {record.group}: its stores follow nobody"
+    if record.fencing is not None:
+        return f"the run {record.fencing.run} asks for the fence of {record.region}: nobody begins to follow it"
+    return None
 
 
 def unfence(record: OwnershipRecord, order: GuardOrder, at: datetime) -> Write | Settled | Refusal:

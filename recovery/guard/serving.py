@@ -45,7 +45,23 @@ class Serving:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        await self._note_lineage()
         await self._keep_acknowledging()
+
+    async def _note_lineage(self) -> None:
+        """Each time that the owner's PostgreSQL has another history: it was promoted, or its region took the group."""
+        here, shared = self._here, self._here.shared
+        state, known = here.stores.states.get("postgres"), here.record.record
+        lineage = state.history if state is not None and state.role is StoreRole.PRIMARY else None
+        if lineage is None or known is None or known.lineage == lineage:
+            return
+
+        def note(record: OwnershipRecord | None) -> Write | Settled | Refusal:
+            if record is None:
+                return Refusal(f"there is no ownership record of {here.name}")
+            return decisions.descent(record, shared.region, shared.holding.instance, lineage)
+
+        await here.record.decide(note)
 
     async def _keep_acknowledging(self) -> None:
         """What commits wait for, and what the record claims of it; see ``recovery.guard.synchronous``."""

@@ -133,6 +133,7 @@ class FakeStore:
     secured: bool = True
     was_primary: bool = False
     primary_of: int | None = None
+    lineage: str | None = None
 
     def _become(self, role: StoreRole) -> None:
         self.was_primary = self.was_primary or StoreRole.PRIMARY in (role, self.role)
@@ -150,7 +151,7 @@ class FakeStore:
     async def observe(self) -> StoreState:
         if "observe" in self.hang:
             await asyncio.sleep(1e9)
-        return StoreState(store=self.store, role=self.role, position="0/100", primary_of=self.primary_of)
+        return StoreState(store=self.store, role=self.role, position="0/100", primary_of=self.primary_of, history=self.lineage)
 
     def emergency(self) -> Emergency:
         return Emergency(self.store, "listener", {"host": "127.0.0.1", "port": 1})

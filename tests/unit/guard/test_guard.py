@@ -109,6 +109,26 @@ def test_a_primary_that_died_is_promoted_again_under_a_new_epoch(tmp_path: Path)
     played(tmp_path, scene)
 
 
+def test_the_record_says_whose_data_the_owner_has(tmp_path: Path) -> None:
+    """Else nobody could tell, once the owner is silent, that a standby's data are another cluster's."""
+
+    async def scene(regions: Regions) -> None:
+        a, _ = await steady(regions)
+        a.lineage = "7301: 1"
+        await until(lambda: regions.record().lineage == a.lineage, 5)
+        number = regions.witness.number
+        leases = regions.witness.leases["a"][0].serial
+        a._become(STANDBY)
+        a.lineage = "7301: 1@0/3000000, 2"
+        await until(lambda: regions.record().lineage == a.lineage, 10)
+        assert a.role is PRIMARY
+        await asyncio.sleep(20)
+        others = regions.witness.number - number - (regions.witness.leases["a"][0].serial - leases)
+        assert others < 30, "it is not written again and again"
+
+    played(tmp_path, scene)
+
+
 def test_a_promotion_that_hangs_is_ended_with_the_lease(tmp_path: Path) -> None:
     async def scene(regions: Regions) -> None:
         regions.peers.cut.add(frozenset("ab"))
