@@ -151,7 +151,9 @@ class FakeStore:
     async def observe(self) -> StoreState:
         if "observe" in self.hang:
             await asyncio.sleep(1e9)
-        return StoreState(store=self.store, role=self.role, position="0/100", primary_of=self.primary_of, history=self.lineage)
+        return StoreState(
+            store=self.store, role=self.role, position="0/100", primary_of=self.primary_of, history=self.lineage
+        )
 
     def emergency(self) -> Emergency:
         return Emergency(self.store, "listener", {"host": "127.0.0.1", "port": 1})
