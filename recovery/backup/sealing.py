@@ -16,6 +16,7 @@ from recovery.backup.process_pool import ProcessPool
 from recovery.domain.recovery_point import StoredObject
 from recovery.errors import BadInput, Corrupt, WrongKey
 
+CHUNK_BYTES = 8 << 20
 CHUNK_SECONDS = 120.0  # a chunk takes about 0.1 s; a process that needs this long hangs
 
 
