@@ -101,7 +101,9 @@ def list_points(
     group: GroupName = None,
     since: Annotated[
         timedelta | None,
-        typer.Option("--since", parser=span, metavar="SPAN", help="Only points of this last while, e.g. 24h."),
+        typer.Option(
+            "--since", parser=span, metavar="SPAN", help="Only points of this last while, e.g. 24h; else all."
+        ),
     ] = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,

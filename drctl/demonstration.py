@@ -28,7 +28,8 @@ def demo(
     ] = "failover",
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end, until Ctrl-C.")] = False,
     report_file: Annotated[
-        Path | None, typer.Option("--report-file", dir_okay=False, help="Where the HTML report goes.")
+        Path | None,
+        typer.Option("--report-file", dir_okay=False, help="The HTML report; else recovery-report-TIME.html here."),
     ] = None,
     output: Form = Output.TEXT,
 ) -> None:

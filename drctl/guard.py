@@ -27,7 +27,12 @@ def guard(
     region: Annotated[str, typer.Option("--region", help="The region of this host's stores.")],
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", min=0, max=65535, help="Prometheus endpoint; 0 chooses a free port."),
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            help="Port of a Prometheus endpoint, else there is none; 0 chooses a free one.",
+        ),
     ] = None,
     keep_primary: Annotated[
         bool,
@@ -45,7 +50,7 @@ def guard(
 
     It holds the region's lease at the witness. While it does, the groups that the region owns have their primary here;
     when the lease ends, they are demoted, by this process or by its companion. Give it to a service manager that starts
-    it at boot and again when it ends, before nothing else.
+    it at boot and again when it ends; it waits for nothing, and nothing has to wait for it.
     """
     loaded = load_config(config)
     form: Literal["console", "json"] = "console" if messages().is_terminal and output is Output.TEXT else "json"

@@ -126,7 +126,9 @@ def partition(
 @faults.command(epilog=examples("drctl lab isolate region-a", "drctl lab isolate region-a --keep witness"))
 def isolate(
     place: Annotated[str, typer.Argument(help="A region, witness, control, outside or clients.")],
-    keep: Annotated[list[str] | None, typer.Option("--keep", help="A place that it still hears.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", help="A place that it still hears; may be repeated.")
+    ] = None,
     folder: FolderOption = None,
     output: Form = Output.TEXT,
 ) -> None:

@@ -124,8 +124,8 @@ class Commands(TyperGroup):
         debug = "--debug" in arguments or os.environ.get("RECOVERY_DEBUG", "0") not in ("", "0")
         configured = os.environ.get(CONFIG_VARIABLE)
         try:
-            # In JSON mode usage errors are ours to print; else typer draws them.
-            ended = super().main(arguments, *rest, **{**options, "standalone_mode": not as_json})
+            # Usage errors, too, are ours to print: a sentence, and no box that breaks it.
+            ended = super().main(arguments, *rest, **{**options, "standalone_mode": False})
             raise SystemExit(ended if isinstance(ended, int) else 0)
         except Exception as error:  # noqa: BLE001  # the last line of defence: every error becomes a sentence here
             if debug:
@@ -145,8 +145,10 @@ def _explained(error: Exception, *, as_json: bool) -> int:
         code, text = exit_code(error), str(error)
     elif isinstance(error, typer.Abort):
         code, text = INTERRUPTED, "interrupted: nothing further was done"
+    elif type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
+        return USAGE
     elif hasattr(error, "format_message"):  # a usage error of typer's
-        code, text = USAGE, str(error.format_message())
+        code, text = USAGE, _mistake(error, error.format_message(), as_json=as_json)
     elif isinstance(error, ModuleNotFoundError):
         code = USAGE
         text = f"this command needs packages that are not installed ({error.name}): pip install 'recovery-plans[lab]'"
@@ -157,6 +159,12 @@ def _explained(error: Exception, *, as_json: bool) -> int:
         text = f"a mistake in this program: {type(error).__name__}: {error}. See where with: drctl --debug ..."
     print_error(text, code, as_json=as_json, kind=type(error).__name__)
     return code
+
+
+def _mistake(error: Any, text: str, *, as_json: bool) -> str:
+    sentence = text.replace("Value error, ", "").rstrip(".")
+    asked = getattr(getattr(error, "ctx", None), "command_path", "drctl")
+    return f"{sentence}." if as_json else f"{sentence} (see {asked} --help)"
 
 
 app = typer.Typer(

@@ -11,6 +11,7 @@ import typer
 
 from drctl import words
 from drctl.health_tables import health_view, replication_table
+from drctl.options import Actor, Reason
 from drctl.output import FAILED, ConfigFile, Form, GroupName, Output, examples, print_json
 from drctl.session import Session, chosen_group, load_config, operator, run, session, stores
 from drctl.tables import console
@@ -81,8 +82,8 @@ def health(
     group: GroupName = None,
     approve: Annotated[bool, typer.Option("--approve", help="Let the plan start that the monitor asks for.")] = False,
     decline: Annotated[bool, typer.Option("--decline", help="Forbid it, for as long as this outage lasts.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; stands in the report.")] = "",
-    actor: Annotated[str | None, typer.Option("--actor", help="Who; without it your login name.")] = None,
+    reason: Reason = "",
+    actor: Actor = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:

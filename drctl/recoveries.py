@@ -73,7 +73,9 @@ def validate(
 def restore(
     group: GroupName = None,
     point: PointOption = None,
-    to_region: Annotated[str | None, typer.Option("--to-region", help="The region whose worker restores.")] = None,
+    to_region: Annotated[
+        str | None, typer.Option("--to-region", help="The region whose worker restores; else the owner's.")
+    ] = None,
     target_directory: Annotated[
         Path | None, typer.Option("--target-directory", help="Physical: an empty folder for the new server.")
     ] = None,

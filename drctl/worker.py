@@ -26,7 +26,12 @@ ENDING = 2.0
 
 MetricsPort = Annotated[
     int | None,
-    typer.Option("--metrics-port", min=0, max=65535, help="Prometheus endpoint; 0 chooses a free port."),
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Port of the Prometheus endpoint; else monitoring.metrics.port; 0 chooses a free one.",
+    ),
 ]
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
@@ -40,7 +45,7 @@ LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING
 )
 def worker(
     region: Annotated[
-        list[str] | None, typer.Option("--region", help="Take the steps of this region; may be repeated.")
+        list[str] | None, typer.Option("--region", help="Take the steps of this region; may be repeated. Else of none.")
     ] = None,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Take workflows and steps that belong to no region.")

@@ -141,7 +141,7 @@ def test_json_is_recognised_before_anything_is_parsed(arguments: list[str], json
 def test_usage_errors_exit_with_2_as_text_and_as_json() -> None:
     text = drctl("approve", "shop")
     assert text.exit_code == 2
-    assert "--reason" in text.stderr
+    assert text.stderr == "error  Missing option '--reason' / '-r' (see drctl approve --help)\n"
     as_json = drctl("approve", "shop", "-o", "json")
     assert as_json.exit_code == 2
     assert json.loads(as_json.stdout) == {
@@ -153,6 +153,9 @@ def test_usage_errors_exit_with_2_as_text_and_as_json() -> None:
     assert json.loads(drctl("backup", "run", "--kind", "incremental", "-o", "json").stdout)["exit"] == 2
     assert drctl("backp").exit_code == 2
     assert "Did you mean 'backup'" in drctl("backp").stderr
+    for nothing in ([], ["backup"]):
+        shown = drctl(*nothing)
+        assert (shown.exit_code, shown.stderr) == (2, "") and "Usage:" in shown.stdout
 
 
 def test_a_missing_or_wrong_configuration_is_said_with_every_mistake(tmp_path: Path) -> None:
