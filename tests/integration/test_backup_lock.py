@@ -56,7 +56,7 @@ async def test_an_attempt_takes_the_lock_from_the_attempt_before_it(source: Serv
     """A worker that hangs keeps its session; Temporal gave its step to us."""
     async with (
         backup_lock(source.login, "point-1", "physical"),
-        asyncio.timeout(5),
+        asyncio.timeout(30),
         backup_lock(source.login, "point-1", "physical"),
     ):
         assert await held(source) == 1

@@ -58,7 +58,7 @@ def servers_of(running: Running) -> list[psutil.Process]:
 
 
 async def gone(process: psutil.Process) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(0.05)
 

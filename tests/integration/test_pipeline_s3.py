@@ -140,7 +140,7 @@ async def test_a_store_lost_in_mid_upload_is_dropped_and_filled_when_it_is_back(
         listed = await _catalogue(stores).survey("shop")
         assert [point.locations for point in listed.points] == [[B]]
         assert A in listed.unreachable
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 40  # two requests that are given up, each after 10 s
         await _digest(stores, written, opener)  # a restore that asks the lost store first still succeeds
     finally:
         await striking
@@ -155,7 +155,7 @@ async def test_a_store_lost_in_mid_upload_is_dropped_and_filled_when_it_is_back(
 
 async def _wait_for_both(stores: list[ObjectStore]) -> Any:
     """Until the restarted server answers again."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(Unreachable):
                 survey = await _catalogue(stores).survey("shop")
@@ -171,7 +171,7 @@ async def test_cancelled_in_mid_upload_leaves_nothing_in_s3(stores: list[ObjectS
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30  # the rest of 400 MiB would take longer
     assert [await _keys(store) for store in stores] == [set(), set()]
 
 

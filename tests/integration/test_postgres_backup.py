@@ -158,10 +158,10 @@ async def test_a_cancelled_backup_leaves_no_slot_no_session_and_no_process(sourc
                         await asyncio.Event().wait()
 
     task = asyncio.create_task(backup())
-    await asyncio.wait_for(started.wait(), 20)
+    await asyncio.wait_for(started.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     await _nothing_left(source)
 
 

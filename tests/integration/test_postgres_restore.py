@@ -296,14 +296,14 @@ async def test_a_cancelled_restore_leaves_nothing(
     point = MemoryPoint(physical[0].manifest, physical[0].content)
     point.waiting = asyncio.Event()
     task = asyncio.create_task(source.postgres.restore_physical(point, target, RestoreOptions("restore-c")))
-    await asyncio.wait_for(point.waiting.wait(), 20)
+    await asyncio.wait_for(point.waiting.wait(), 60)
     with pytest.raises(Contended, match="still at work"):
         await source.postgres.remove_restored(target, "restore-c")
     with pytest.raises(Contended, match="still at work"):
         await source.postgres.restore_physical(physical[0], target, RestoreOptions("restore-c"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     assert not target.data_directory.exists()
     # Other tests' servers may be our children as well: only what works on the target counts.
     children = psutil.Process(os.getpid()).children(recursive=True)

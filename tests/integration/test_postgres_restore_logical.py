@@ -160,14 +160,14 @@ async def test_a_cancelled_logical_restore_leaves_nothing_and_can_be_repeated(
         )
 
     task = restore(point)
-    await asyncio.wait_for(point.waiting.wait(), 20)
+    await asyncio.wait_for(point.waiting.wait(), 60)
     with pytest.raises(Contended, match="still at work"):
         await restore(logical)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     exists = "SELECT count(*) FROM pg_database WHERE datname = 'again'"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await source.value(exists):
             await asyncio.sleep(0.02)
     await restore(logical)

@@ -150,10 +150,10 @@ async def test_a_cancelled_validation_leaves_nothing(
     point = MemoryPoint(points[kind].manifest, points[kind].content)
     point.waiting = asyncio.Event()
     task = asyncio.create_task(source.postgres.validate(point, scratch, CRITICAL))
-    await asyncio.wait_for(point.waiting.wait(), 30)
+    await asyncio.wait_for(point.waiting.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
 
 
 async def test_what_a_killed_worker_left_is_swept(scratch: Path) -> None:

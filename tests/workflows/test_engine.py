@@ -137,7 +137,7 @@ async def test_cancel_in_mid_step_undoes_all(rig: Rig):
         await handle.result()
     assert isinstance(caught.value.cause, CancelledError)
     assert rig.world.present == {"tell"}
-    assert asyncio.get_running_loop().time() - started < 5
+    assert asyncio.get_running_loop().time() - started < 30  # the step would never have ended by itself
     assert (await rig.report(handle)).state is RunState.ROLLED_BACK
 
 
