@@ -86,6 +86,12 @@ class Notifications:
         """Says what a validation found; critical when a recovery point is not VALID."""
         verdicts = context.facts.verdicts or []
         bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
+        repaired = context.facts.points_repaired or []
+        if not bad and repaired:
+            title = f"damaged copies of {len(repaired)} recovery points of {context.group.name} were repaired"
+            body = f"{', '.join(repaired)}: a location returned other bytes than were stored there. They were written "
+            body += "anew from another location and restored again: VALID. Look at that location: it may be failing."
+            return StepOutcome(summary=_told(await self._notifier.send(Severity.WARNING, title, body)))
         if not bad:
             title = f"all {len(verdicts)} recovery points of {context.group.name} are VALID"
             return StepOutcome(summary=_told(await self._notifier.send(Severity.INFO, title, "Each was restored.")))

@@ -158,13 +158,53 @@ class RecoveryPointSteps:
                 if point is not None:
                     self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
             verdicts.append(verdict)
-        valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
+        return _judged(verdicts)
+
+    @step("points.repair")
+    async def repair(self, context: PlanContext) -> StepOutcome:
+        """Writes what is damaged at one location anew from another that holds it intact."""
+        sound: list[str] = []
+        warnings: list[str] = []
+        written = 0
+        for verdict in context.facts.verdicts or []:
+            if verdict.state is not VerdictState.CORRUPT:
+                continue
+            try:
+                done = await self._points.repair(context.group, verdict.point_id, _heartbeat("repairing"))
+            except RecoveryError as error:
+                warnings.append(f"{verdict.point_id} was not repaired: {error}")
+                continue
+            written += sum(len(keys) for keys in done.written.values())
+            warnings += [
+                f"{verdict.point_id} was damaged at {name}, and {_listed(keys)} written anew from another location"
+                for name, keys in done.written.items()
+            ]
+            warnings += [f"{verdict.point_id} was not repaired at {name}: {why}" for name, why in done.left.items()]
+            if not done.left:
+                sound.append(verdict.point_id)
         return StepOutcome(
-            summary=f"{valid} of {len(verdicts)} VALID",
-            facts=Facts(verdicts=verdicts, point_id=verdicts[0].point_id if len(verdicts) == 1 else None),
-            checks=[_as_check(verdict, many=len(verdicts) > 1) for verdict in verdicts]
-            + [check for verdict in verdicts for check in verdict.checks if len(verdicts) == 1],
+            summary=f"{written} objects written anew; all copies of {len(sound)} points are sound again",
+            facts=Facts(points_repaired=sound),
+            warnings=warnings,
         )
+
+    @step("points.prove_again")
+    async def prove_again(self, context: PlanContext) -> StepOutcome:
+        """Restores each repaired point for real: only a new verdict takes the old one back."""
+        verdicts: list[Verdict] = []
+        for earlier in context.facts.verdicts or []:
+            if earlier.point_id not in (context.facts.points_repaired or []):
+                verdicts.append(earlier)
+                continue
+            point = await self._points.point(context.group, earlier.point_id)
+            verdict = point.verdict
+            if verdict is None or verdict.run_id != context.run_id or verdict.state is VerdictState.CORRUPT:
+                verdict = await self._points.validate(
+                    context.group, earlier.point_id, context.run_id, _heartbeat(f"validating {earlier.point_id}")
+                )
+                self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
+            verdicts.append(verdict)
+        return _judged(verdicts)
 
     @step("points.judge")
     async def judge(self, context: PlanContext) -> StepOutcome:
@@ -216,6 +256,21 @@ class RecoveryPointSteps:
             kind, "success", time.monotonic() - began, dict.fromkeys(taken.complete, stored)
         )
         return _taken(taken)
+
+
+def _judged(verdicts: list[Verdict]) -> StepOutcome:
+    valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
+    return StepOutcome(
+        summary=f"{valid} of {len(verdicts)} VALID",
+        facts=Facts(verdicts=verdicts, point_id=verdicts[0].point_id if len(verdicts) == 1 else None),
+        checks=[_as_check(verdict, many=len(verdicts) > 1) for verdict in verdicts]
+        + [check for verdict in verdicts for check in verdict.checks if len(verdicts) == 1],
+    )
+
+
+def _listed(keys: list[str]) -> str:
+    """The first of them, for a sentence."""
+    return f"{keys[0]} was" if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more were"
 
 
 def _taken(taken: TakenPoint) -> StepOutcome:

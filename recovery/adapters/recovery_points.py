@@ -20,6 +20,7 @@ from recovery.backup.layout import PointIdentity, manifest_key, point_prefix
 from recovery.backup.leftovers import existing_manifest, remove_leftovers
 from recovery.backup.pipeline import TransferProgress, write_point
 from recovery.backup.reader import check_key, open_point, verify_objects
+from recovery.backup.repair import repair_point
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
@@ -30,7 +31,7 @@ from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachab
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
 from recovery.ports.postgres import Checkpoint, PostgresRecovery
-from recovery.ports.recovery_points import BackupOrder, Expired, Progress, TakenPoint
+from recovery.ports.recovery_points import BackupOrder, Expired, Progress, Repaired, TakenPoint
 
 log = structlog.get_logger("recovery.points")
 
@@ -232,6 +233,11 @@ class PostgresRecoveryPoints:
         )
         await catalogue.write_verdict(verdict, self.keys.signing())
         return verdict
+
+    async def repair(self, group: GroupSnapshot, point_id: str, progress: Progress) -> Repaired:
+        """See the port."""
+        point = await self.catalogue(group).point(group.name, point_id)
+        return await repair_point(point, self.stores(group), self.keys.verifier, noting(progress, "comparing copies"))
 
     async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired:
         """See the port."""

@@ -212,19 +212,32 @@ def _artefact_result(artefact: Artefact, faults: list[str], seconds: float) -> C
     return CheckResult(name=f"objects {artefact.name}", passed=not faults, detail=detail, seconds=round(seconds, 3))
 
 
-async def _object_fault(store: ObjectStore, entry: StoredObject) -> str:
-    """What is wrong with a stored object; empty when nothing is."""
+async def fetched(store: ObjectStore, key: str) -> tuple[bytes, str] | None:
+    """Body and ETag of an object at one location, None where it is missing. Asked again after a passing failure.
+
+    Raises:
+        Unreachable: the location did not deliver it.
+        Refused: it denies access.
+    """
     for attempt in range(1, TRIES + 1):
         try:
             async with asyncio.timeout(OBJECT_SECONDS):
-                body, _ = await store.get(entry.key)
-            break
+                return await store.get(key)
         except NotFound:
-            return f"{entry.key} is missing"
+            return None
         except (Transient, TimeoutError) as error:
             if attempt == TRIES:
-                raise Unreachable(f"{store.name} did not deliver {entry.key}: {error or 'no answer'}") from error
+                raise Unreachable(f"{store.name} did not deliver {key}: {error or 'no answer'}") from error
         await asyncio.sleep(PAUSE * attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+async def _object_fault(store: ObjectStore, entry: StoredObject) -> str:
+    """What is wrong with a stored object; empty when nothing is."""
+    there = await fetched(store, entry.key)
+    if there is None:
+        return f"{entry.key} is missing"
+    body, _ = there
     if len(body) != entry.size:
         return f"{entry.key} has {len(body)} bytes instead of {entry.size}"
     if await asyncio.to_thread(sha256_hex, body) != entry.sha256:

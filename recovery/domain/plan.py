@@ -131,6 +131,7 @@ class Facts(Model):
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None
+    points_repaired: list[str] | None = None  # were CORRUPT, and all of their copies are sound again: to be proven
     incident_id: str | None = None
     candidates: list[Candidate] | None = None
     unfenced: list[str] | None = None  # stores that nothing but a person's word keeps from a second primary

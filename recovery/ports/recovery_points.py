@@ -39,6 +39,14 @@ class TakenPoint:
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """``written`` maps a location to the keys that were written anew, ``left`` one that is not sound to the reason."""
+
+    written: dict[str, list[str]]
+    left: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Expired:
     """What retention did: ids of points removed, with reasons, and how many orphaned objects."""
 
@@ -94,6 +102,14 @@ class RecoveryPoints(Protocol):
 
         A wrong key is said before objects are downloaded in bulk. A point whose manifest no location's signature
         vouches for is CORRUPT; that verdict is returned and not stored.
+        """
+        ...
+
+    async def repair(self, group: GroupSnapshot, point_id: str, progress: Progress) -> Repaired:
+        """Writes what is damaged at one location anew from another that holds it intact, under conditions only.
+
+        Raises Corrupt where something is intact nowhere: then nothing was written. A verdict is not changed by it:
+        validate the point again.
         """
         ...
 

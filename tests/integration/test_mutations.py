@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CORRUPTION = "tests/unit/points/test_corruption.py"
 POINTS = "tests/unit/points/test_points.py"
 RESTORES = "tests/unit/points/test_restores.py"
+REPAIR = "tests/unit/points/test_repair.py"
 STEPS = "tests/unit/points/test_steps.py"
 CHECKS = "tests/unit/postgres/test_checks.py"
 OWNERSHIP = "tests/unit/activities/test_ownership.py"
@@ -116,6 +117,23 @@ MUTATIONS = [
     row("copies are checked on their way", "recovery.backup.fill",
         "if len(body) != entry.size or await asyncio.to_thread(sha256_hex, body) != entry.sha256:", "if False:",
         f"{POINTS}::test_filling_does_not_copy_damage"),
+    row("a repair overwrites only what was found damaged", "recovery.backup.repair",
+        "body, if_match=damaged.etag, sha256=sha256", "body, sha256=sha256",
+        f"{REPAIR}::test_what_somebody_else_wrote_meanwhile_is_not_overwritten"),
+    row("a repair begins only where all is intact somewhere", "recovery.backup.repair",
+        "        if lost:\n", "        if False:\n",
+        f"{REPAIR}::test_what_is_intact_nowhere_is_said_and_nothing_is_written"),
+    row("a repair's source is checked again", "recovery.backup.repair",
+        "if there is not None and await _is_right(there[0], entry):", "if there is not None:",
+        f"{REPAIR}::test_a_source_that_is_damaged_meanwhile_gives_nothing"),
+    row("a repair replaces nobody's manifest", "recovery.backup.repair",
+        "            if self._is_ours(body):",
+        "            return _Copy(store, etag, sound=False)\n            if self._is_ours(body):",
+        f"{REPAIR}::test_a_manifest_of_somebody_elses_is_left_for_a_person"),
+    row("a repaired point is proven", "activities.recovery_points",
+        "            if verdict is None or verdict.run_id != context.run_id or verdict.state is VerdictState.CORRUPT:",
+        "            if verdict is None:",
+        f"{STEPS}::test_a_repaired_point_counts_once_it_was_restored_again"),
     # Keys.
     row("the wrong key, before any download", "recovery.backup.reader",
         "if not set(opener.recipients) & set(manifest.recipients):", "if False:",

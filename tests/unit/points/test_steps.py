@@ -15,6 +15,7 @@ from activities.recovery_points import RecoveryPointSteps
 from recovery.backup.layout import manifest_key
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import VerdictState
+from recovery.errors import Refused
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import RecoveryPoints
 from tests.fakes.points import NOW, verdict_on
@@ -136,3 +137,82 @@ async def test_a_location_that_takes_no_new_point_is_not_tried_with_every_old_on
     words = await failure(steps.fill_locations, context(rig, physical_point="20261123T000000Z-physical-1"))
     assert words == "20261123T000000Z-physical-1 is not at b: away"
     assert tries == ["fill"]
+
+
+async def validated(rig: Rig, steps: RecoveryPointSteps) -> PlanContext:
+    """What the run knows after its validation."""
+    about = context(rig, points_to_validate=[rig.point_id])
+    return about.model_copy(update={"facts": about.facts.merged((await call(steps.validate, about)).facts)})
+
+
+async def repaired(rig: Rig, steps: RecoveryPointSteps) -> tuple[PlanContext, StepOutcome]:
+    """The same after the repair, and what that said."""
+    about = await validated(rig, steps)
+    outcome = await call(steps.repair, about)
+    return about.model_copy(update={"facts": about.facts.merged(outcome.facts)}), outcome
+
+
+async def test_a_repaired_point_counts_once_it_was_restored_again(
+    rig: Rig, steps: RecoveryPointSteps, measured: Measured
+) -> None:
+    key = rig.object_keys[0]
+    rig.change(rig.stores[1], key, b"damaged")
+    about, said = await repaired(rig, steps)
+    assert said.warnings == [f"{rig.point_id} was damaged at b, and {key} was written anew from another location"]
+    assert about.facts.points_repaired == [rig.point_id]
+    assert not (await rig.points.point(rig.group, rig.point_id)).is_valid
+    proven = await call(steps.prove_again, about)
+    assert [verdict.state for verdict in proven.facts.verdicts or []] == [VerdictState.VALID]
+    assert (await rig.points.point(rig.group, rig.point_id)).is_valid
+    assert measured.states == [VerdictState.CORRUPT, VerdictState.VALID]
+
+
+async def test_another_attempt_of_a_repair_still_has_it_proven(rig: Rig, steps: RecoveryPointSteps) -> None:
+    """The worker was lost when all was written, and before it could say so."""
+    rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
+    about = await validated(rig, steps)
+    await call(steps.repair, about)
+    again = await call(steps.repair, about)
+    assert again.facts.points_repaired == [rig.point_id]
+    assert again.warnings == []
+
+
+async def test_another_attempt_of_the_proof_restores_nothing_twice(rig: Rig, steps: RecoveryPointSteps) -> None:
+    rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
+    about, _ = await repaired(rig, steps)
+    await call(steps.prove_again, about)
+    restores = rig.postgres.validated
+    again = await call(steps.prove_again, about)
+    assert [verdict.state for verdict in again.facts.verdicts or []] == [VerdictState.VALID]
+    assert rig.postgres.validated == restores
+
+
+async def test_what_cannot_be_repaired_stays_corrupt(rig: Rig, steps: RecoveryPointSteps) -> None:
+    for store in rig.stores:
+        rig.change(store, rig.object_keys[0], b"damaged")
+    about, said = await repaired(rig, steps)
+    assert about.facts.points_repaired == []
+    assert f"{rig.point_id} was not repaired: no location holds {rig.object_keys[0]} intact" in said.warnings[0]
+    assert "is CORRUPT" in await failure(steps.judge, about)
+
+
+async def test_a_point_of_which_one_copy_stays_damaged_is_not_proven(rig: Rig, steps: RecoveryPointSteps) -> None:
+    rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
+    about = await validated(rig, steps)
+
+    async def put(*arguments: object, **conditions: object) -> str:
+        raise Refused("b denies access")
+
+    rig.stores[1].put = put  # type: ignore[method-assign]
+    said = await call(steps.repair, about)
+    assert said.facts.points_repaired == []
+    assert said.warnings == [f"{rig.point_id} was not repaired at b: b denies access"]
+
+
+async def test_a_valid_point_is_left_alone(rig: Rig, steps: RecoveryPointSteps) -> None:
+    about, said = await repaired(rig, steps)
+    assert said.facts.points_repaired == []
+    assert said.warnings == []
+    proven = await call(steps.prove_again, about)
+    assert proven.facts.verdicts == about.facts.verdicts
+    assert rig.postgres.validated == 1
