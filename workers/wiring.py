@@ -40,7 +40,7 @@ from recovery.adapters.patroni import PatroniPromotion
 from recovery.adapters.pgbouncer import PgBouncerRouting
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
-from recovery.adapters.postgres.divergence import FolderSink
+from recovery.adapters.postgres.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.postgres.standbys import LocalStandbys
 from recovery.adapters.recovery_points import BackupTuning, KeyRing, PostgresRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
@@ -84,6 +84,7 @@ class Wiring:
     measurements: Measurements
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
     _stores: dict[str, ObjectStore] = field(default_factory=dict)
+    _sealer: Sealer | None = None  # of diverged WAL
 
     async def __aenter__(self) -> Wiring:
         return self
@@ -166,12 +167,12 @@ class Wiring:
             return await self.admin(group, region)
         return await self._login(group, region, postgres.backup_user, postgres.backup_password)
 
-    async def replication(self, group: str, region: str) -> PostgresLogin:
+    async def replication(self, group: str, region: str, standby: str) -> PostgresLogin:
         """See ``recovery.adapters.handover.ReplicationLogins``."""
-        postgres = self.config.group(group).postgres
-        if postgres is None or postgres.replication_user is None:
+        streams_as = self.config.group(group).replicates_as(standby)
+        if streams_as is None:
             return await self.backup(group, region)
-        return await self._login(group, region, postgres.replication_user, postgres.replication_password)
+        return await self._login(group, region, *streams_as)
 
     async def admin(self, group: str, region: str) -> PostgresLogin:
         """See ``recovery.adapters.logins.Logins``."""
@@ -219,11 +220,12 @@ class Wiring:
         directories = {major: Path(folder) for major, folder in place.bin_directories.items()}
         return LocalStandbys(PostgresBinaries(directories or None), run_as=place.run_as)
 
-    @staticmethod
-    def _divergence_sink(group: GroupSnapshot, region: str, effect_id: str) -> DivergenceSink:
+    def _divergence_sink(self, group: GroupSnapshot, region: str, effect_id: str) -> DivergenceSink:
         """Beside the data that are about to be rewound or replaced: on the same host, and on the same disk."""
-        folder = place_of(group, region).data_directory
-        return FolderSink(folder.with_name(f"{folder.name}.diverged") / effect_id)
+        if self._sealer is None:
+            self._sealer = Sealer(self.config.keys.recipients)  # its processes start when there is something to seal
+            self._open.push_async_callback(self._sealer.close)
+        return SealedFolder(diverged_beside(place_of(group, region).data_directory) / effect_id, self._sealer)
 
     # People.
 

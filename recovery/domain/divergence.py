@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from recovery.domain.base import Recorded
+from recovery.domain.recovery_point import StoredObject
 
 
 class SavedFile(Recorded):
@@ -15,6 +16,20 @@ class SavedFile(Recorded):
     name: str
     size: int
     sha256: str
+
+
+class SealedFile(SavedFile):
+    """One of them as it is stored: sealed for the installation's recipients. ``size`` and ``sha256`` are the plain
+    file's."""
+
+    objects: list[StoredObject] = Field(default_factory=list)
+
+
+class SealedWal(Recorded):
+    """What one reprotect put aside."""
+
+    saved_at: datetime
+    files: list[SealedFile] = Field(default_factory=list)
 
 
 class LostTransaction(Recorded):

@@ -19,7 +19,7 @@ from recovery.ports.postgres import PostgresLogin, PostgresPlace, Progress
 
 
 class DivergenceSink(Protocol):
-    """Where diverged WAL is put aside: a folder (``FolderSink`` of the adapter), or a recovery point's location."""
+    """Where diverged WAL is put aside, sealed: ``SealedFolder`` of the adapter."""
 
     @property
     def place(self) -> str:

@@ -14,16 +14,25 @@ from typing import Literal
 import pytest
 
 from recovery.adapters.postgres import standby_files as files
-from recovery.adapters.postgres.divergence import FolderSink
+from recovery.adapters.postgres.diverged_folder import SealedFolder, open_diverged
 from recovery.adapters.postgres.host import INCOMPLETE
 from recovery.adapters.postgres.rejoin_folders import Work, begin_rewind, write_work
 from recovery.adapters.postgres.standbys import LocalStandbys
+from recovery.backup.sealing import Opener, Sealer, generate_age_key
 from recovery.domain.guarding import StoreRole
 from recovery.domain.timelines import lsn_order
 from recovery.errors import Refused, RestoreFailed, Unreachable
 from recovery.ports.standby import RejoinOptions
 from tests.integration.postgres_pair import REPLICATOR, Load, Node, cluster, replayed, stop
 from tests.integration.postgres_servers import eventually, public_folder
+
+KEY = generate_age_key()
+
+
+@pytest.fixture
+async def sealer() -> AsyncIterator[Sealer]:
+    async with Sealer([KEY.public], processes=1) as sealer:
+        yield sealer
 
 
 @pytest.fixture
@@ -83,12 +92,12 @@ async def follows(a: Node, b: Node) -> None:
 
 
 async def test_divergence_lists_exactly_the_lost_transactions_and_saves_their_wal(
-    pair: tuple[Node, Node], tmp_path: Path
+    pair: tuple[Node, Node], tmp_path: Path, sealer: Sealer
 ) -> None:
     a, b = pair
     await failed_over(a, b)
     before = a.control_mtime()
-    sink = FolderSink(tmp_path / "diverged")
+    sink = SealedFolder(tmp_path / "diverged", sealer)
     found = await standbys(a).save_divergence(a.place, b.login, sink, effect_id="save-1")
     assert a.control_mtime() == before and a.processes() == [], "only read"
     users = [each for each in found.transactions if not each.maintenance]
@@ -100,8 +109,10 @@ async def test_divergence_lists_exactly_the_lost_transactions_and_saves_their_wa
     assert lsn_order(found.fork_lsn) <= lsn_order(users[0].lsn) < lsn_order(found.end_lsn)
     assert found.bytes == lsn_order(found.end_lsn) - lsn_order(found.fork_lsn) > 0
     assert "4 transactions" in found.summary()
+    async with Opener([KEY.secret], processes=1) as opener:
+        await open_diverged(tmp_path / "diverged", opener, tmp_path / "opened")
     for file in found.files:
-        content = (tmp_path / "diverged" / file.name).read_bytes()
+        content = (tmp_path / "opened" / file.name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == file.sha256
         assert content == (a.data / "pg_wal" / file.name).read_bytes()
     assert len([file for file in found.files if not file.name.endswith(".history")]) == 1
@@ -109,19 +120,19 @@ async def test_divergence_lists_exactly_the_lost_transactions_and_saves_their_wa
     assert again == found
 
 
-async def test_nothing_diverged_after_a_planned_end(pair: tuple[Node, Node], tmp_path: Path) -> None:
+async def test_nothing_diverged_after_a_planned_end(pair: tuple[Node, Node], tmp_path: Path, sealer: Sealer) -> None:
     a, b = pair
     async with Load(a):
         await a.guarded.end_in_order(10)
     await b.guarded.promote(2)
-    found = await standbys(a).save_divergence(a.place, b.login, FolderSink(tmp_path), effect_id="save-1")
+    found = await standbys(a).save_divergence(a.place, b.login, SealedFolder(tmp_path, sealer), effect_id="save-1")
     assert found.nothing and found.bytes == 0 and found.files == []
     back = await standbys(a).rejoin(a.place, b.login, options(b))
     assert back.method == "follow" and back.streaming
     await follows(a, b)
 
 
-async def test_missing_wal_stops_the_wiping(pair: tuple[Node, Node], tmp_path: Path) -> None:
+async def test_missing_wal_stops_the_wiping(pair: tuple[Node, Node], tmp_path: Path, sealer: Sealer) -> None:
     a, b = pair
     await replayed(b, a)
     await b.guarded.stop_receiving()
@@ -133,7 +144,7 @@ async def test_missing_wal_stops_the_wiping(pair: tuple[Node, Node], tmp_path: P
     first = f"00000002{0:08X}{lsn_order(fork) // (16 << 20):08X}"
     (a.data / "pg_wal" / first).unlink()
     with pytest.raises(RestoreFailed, match="missing"):
-        await standbys(a).save_divergence(a.place, b.login, FolderSink(tmp_path), effect_id="save-1")
+        await standbys(a).save_divergence(a.place, b.login, SealedFolder(tmp_path, sealer), effect_id="save-1")
 
 
 async def test_the_old_primary_is_rewound(pair: tuple[Node, Node]) -> None:
@@ -280,12 +291,12 @@ async def test_timelines_of_one_number_are_cloned_not_rewound() -> None:
             assert await rows(c) == await rows(b)
 
 
-async def test_rewind_on_version_18() -> None:
+async def test_rewind_on_version_18(sealer: Sealer) -> None:
     with public_folder() as folder:
         async with cluster(folder, "a", "b", major=18) as (a, b):
             await failed_over(a, b)
             found = await standbys(a).save_divergence(
-                a.place, b.login, FolderSink(folder / "saved"), effect_id="save-1"
+                a.place, b.login, SealedFolder(folder / "saved", sealer), effect_id="save-1"
             )
             assert found.count == 4, found
             back = await standbys(a).rejoin(a.place, b.login, options(b))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,33 +20,6 @@ from recovery.ports.postgres import PostgresLogin
 from recovery.ports.standby import DivergenceSink
 
 _CHUNK = 1 << 20
-
-
-class FolderSink:
-    """``DivergenceSink`` of a folder that only its owner may enter. Blocking work is done in threads."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @property
-    def place(self) -> str:
-        return str(self._folder)
-
-    async def store(self, name: str, content: AsyncIterator[bytes]) -> None:
-        """Raises NoSpace's cause (OSError) as it is."""
-        await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        fresh = self._folder / f"{name}.new"
-        with await asyncio.to_thread(fresh.open, "wb") as file:
-            fresh.chmod(0o600)
-            async for chunk in content:
-                await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(_flush, file.fileno(), file)
-        fresh.rename(self._folder / name)
-
-
-def _flush(descriptor: int, file: object) -> None:
-    file.flush()  # type: ignore[attr-defined]
-    os.fsync(descriptor)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""A folder for diverged WAL, sealed as recovery points are: what an old primary alone acknowledged is the users' data.
+
+Each file is cut into chunks, and each chunk is one object, ``<name>.<number>.zst.age``: a complete age file around one
+zstd frame. By hand: ``for o in <name>.*.zst.age; do age -d -i key.txt "$o" | zstd -dc; done > <name>``. ``index.json``
+names the objects in their order, with sizes and checksums. Only the folder's owner may enter it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recovery.backup.chunking import fixed_chunks
+from recovery.backup.sealing import Opener, Sealer
+from recovery.domain.divergence import SealedFile, SealedWal
+from recovery.domain.recovery_point import StoredObject
+from recovery.errors import Corrupt, NotFound, Refused
+
+INDEX = "index.json"
+SUFFIX = ".diverged"
+CHUNK_BYTES = 8 << 20  # of a file in one object, before compression, as in recovery points
+
+
+def diverged_beside(data_directory: Path) -> Path:
+    """Where the diverged WAL of a data directory is put aside: beside it, on the same disk; a folder for each run."""
+    return data_directory.with_name(f"{data_directory.name}{SUFFIX}")
+
+
+class SealedFolder:
+    """``DivergenceSink`` of a folder. Blocking work is done in threads and in the sealer's processes.
+
+    Args:
+        folder: of one run; made with mode 700 when the first file comes.
+        sealer: knows public keys only: what is stored here is not opened here.
+    """
+
+    def __init__(self, folder: Path, sealer: Sealer) -> None:
+        self._folder = folder
+        self._sealer = sealer
+
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
+    async def store(self, name: str, content: AsyncIterator[bytes]) -> None:
+        """See the port. Raises OSError as it is, and Unreachable where a sealing process died twice."""
+        await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        digest, size, objects = hashlib.sha256(), 0, list[StoredObject]()
+        async for chunk in fixed_chunks(content, CHUNK_BYTES):
+            await asyncio.to_thread(digest.update, chunk)
+            size += len(chunk)
+            sealed = await self._sealer.seal(chunk)
+            key = f"{name}.{len(objects):06}.zst.age"
+            await asyncio.to_thread(_write, self._folder / key, sealed.body)
+            objects.append(StoredObject(key=key, size=sealed.size, sha256=sealed.sha256, plain_size=sealed.plain_size))
+        file = SealedFile(name=name, size=size, sha256=digest.hexdigest(), objects=objects)
+        await asyncio.to_thread(self._note, file)
+
+    def _note(self, file: SealedFile) -> None:
+        known = read_index(self._folder) if (self._folder / INDEX).exists() else SealedWal(saved_at=datetime.now(UTC))
+        others = [each for each in known.files if each.name != file.name]
+        index = SealedWal(saved_at=known.saved_at, files=sorted([*others, file], key=lambda each: each.name))
+        _write(self._folder / INDEX, index.model_dump_json(indent=1).encode())
+
+
+def read_index(folder: Path) -> SealedWal:
+    """What was put aside in one run. Blocks.
+
+    Raises:
+        NotFound: nothing was put aside there. Corrupt: its index cannot be read.
+    """
+    try:
+        return SealedWal.model_validate_json((folder / INDEX).read_bytes())
+    except FileNotFoundError:
+        raise NotFound(f"{folder} holds no diverged WAL: it has no {INDEX}") from None
+    except ValidationError as error:
+        raise Corrupt(f"{folder / INDEX} cannot be read: {error.error_count()} mistakes") from None
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The folders of all runs that put something aside, oldest first. Blocks."""
+    if not folder.is_dir():
+        return []
+    found = [each for each in folder.iterdir() if (each / INDEX).is_file()]
+    return sorted(found, key=lambda each: (each / INDEX).stat().st_mtime)
+
+
+async def open_diverged(folder: Path, opener: Opener, target: Path) -> list[Path]:
+    """Opens what was put aside in ``folder`` into ``target``, as files of the old primary's ``pg_wal``.
+
+    Raises:
+        Refused: a file of that name is there already.
+        NotFound: ``folder`` holds nothing, or lacks an object.
+        Corrupt, WrongKey: an object is not what was stored, or no key at hand opens it.
+    """
+    index = await asyncio.to_thread(read_index, folder)
+    await asyncio.to_thread(target.mkdir, mode=0o700, parents=True, exist_ok=True)
+    if taken := [file.name for file in index.files if (target / file.name).exists()]:
+        raise Refused(f"{target} has {', '.join(taken[:3])} already: name an empty folder")
+    return [await _open(folder, file, opener, target / file.name) for file in index.files]
+
+
+async def _open(folder: Path, file: SealedFile, opener: Opener, target: Path) -> Path:
+    fresh = target.with_name(f"{target.name}.new")
+    digest = hashlib.sha256()
+    descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        for entry in file.objects:
+            try:
+                body = await asyncio.to_thread((folder / entry.key).read_bytes)
+            except FileNotFoundError:
+                raise NotFound(f"{folder / entry.key} is missing: {file.name} cannot be opened as a whole") from None
+            plain = await opener.open(entry, body)
+            digest.update(plain)
+            await asyncio.to_thread(out.write, plain)
+    if digest.hexdigest() != file.sha256:
+        raise Corrupt(f"{file.name} in {folder} is not what was put aside: its SHA-256 is {digest.hexdigest()}")
+    await asyncio.to_thread(fresh.rename, target)
+    return target
+
+
+def _write(path: Path, body: bytes) -> None:
+    """As a whole or not at all, for its owner's eyes only, flushed."""
+    fresh = path.with_name(f"{path.name}.new")
+    descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
