@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.canary import OWN_SCHEMA
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.backup.catalogue import Catalogue
@@ -20,8 +22,8 @@ from recovery.errors import BadInput, NotOurs, RecoveryError
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from recovery.ports.recovery_points import Progress, RestoreOrder
 
-PROBE_TABLE = """
-    CREATE SCHEMA IF NOT EXISTS recovery_plans;
+PROBE_TABLE = f"""
+    {OWN_SCHEMA}
     CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL);
 """
 HOLDS_OBJECTS = """
@@ -177,6 +179,7 @@ class PostgresRestores:
                 version = str(await session.fetchval("SHOW server_version"))
                 major = session.get_server_version().major
                 there = {row["name"] for row in await session.fetch("SELECT datname::text AS name FROM pg_database")}
+                folder = await session.fetchval("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
             names = [order.target_database] if order.target_database else point.manifest.source.databases
             occupied = [name for name in names if name in there and await _is_occupied(login.at(name))]
         except RecoveryError as error:
@@ -188,6 +191,7 @@ class PostgresRestores:
                 passed=major >= wanted,
                 detail=f"PostgreSQL {wanted} or later is needed; {login.address} is {version}",
             ),
+            await self._check_room(order, point, login, folder),
             CheckResult(
                 name="empty target",
                 passed=not occupied,
@@ -197,6 +201,24 @@ class PostgresRestores:
                 "Name another one with --target-database, or drop it yourself",
             ),
         ]
+
+    async def _check_room(
+        self, order: RestoreOrder, point: RecoveryPoint, login: PostgresLogin, folder: str | None
+    ) -> CheckResult:
+        """Where the server's disk is this machine's; of any other one nothing is known before it is full."""
+        if folder is None or not await asyncio.to_thread(_serves_here, Path(folder), login.port):
+            return CheckResult(
+                name="disk space", passed=True, detail=f"not known: {login.address} has a disk of its own"
+            )
+        free = await self.postgres(order.group.name, order.region).host.free_bytes(Path(folder))
+        needed = int(point.manifest.source.cluster_bytes * HEADROOM)
+        enough = free >= needed
+        advice = "" if enough else ": free some, or restore into a server with a larger disk"
+        return CheckResult(
+            name="disk space",
+            passed=enough,
+            detail=f"{size(needed)} needed at {folder}, {size(free)} free{advice}",
+        )
 
     @staticmethod
     async def _checked(name: str, question: object) -> CheckResult:
@@ -263,6 +285,14 @@ class PostgresRestores:
     async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:
         login = await self.logins.admin(group.name, restored.region)
         return replace(login, host=restored.host, port=restored.port, database=restored.database)
+
+
+def _serves_here(folder: Path, port: int) -> bool:
+    """Whether the server of this folder on this machine is the one at that port."""
+    try:
+        return (folder / "postmaster.pid").read_text().splitlines()[3] == str(port)
+    except (OSError, IndexError):
+        return False
 
 
 async def _is_occupied(login: PostgresLogin) -> bool:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from recovery.adapters.logins import Logins
 from recovery.adapters.restores import PostgresRestores
-from recovery.backup.sealing import Opener, generate_age_key
+from recovery.backup.pipeline import write_point
+from recovery.backup.sealing import Opener, Sealer, generate_age_key
 from recovery.domain.group import PostgresAt
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import BackupKind, CheckResult
-from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery
+from recovery.domain.recovery_point import BackupKind, CheckResult, PostgresSource
+from recovery.ports.postgres import BackupSource, PostgresLogin, PostgresPlace, PostgresRecovery
 from recovery.ports.recovery_points import RestoreOrder
-from tests.unit.points.rig import NoLogins, Rig
+from tests.fakes.points import FakeSource, identity, pg_source, signer
+from tests.unit.points.rig import BUDGET, NoLogins, Rig
 
 PLENTY = 1 << 40
 
@@ -135,6 +139,98 @@ async def test_a_wrong_key_is_refused_before_any_download(target: Target) -> Non
     assert list(found) == ["key"]
     assert stranger.public in found["key"]
     assert [key for store in target.rig.stores for key in store.fetched_objects] == []
+
+
+class Session:
+    """What a running server says of itself."""
+
+    def __init__(self) -> None:
+        self.version, self.databases, self.folder = "16.14", ["postgres"], ""
+        self.occupied: list[str] = []
+
+    async def fetchval(self, query: str) -> str | None:
+        return self.version if "server_version" in query else self.folder or None
+
+    async def fetch(self, query: str) -> list[dict[str, str]]:
+        return [{"name": name} for name in self.databases]
+
+    def get_server_version(self) -> SimpleNamespace:
+        return SimpleNamespace(major=int(self.version.partition(".")[0]))
+
+
+class DumpedShop(FakeSource):
+    async def finish(self) -> PostgresSource:
+        return pg_source(databases=["shop"], cluster_bytes=100_000_000)
+
+
+@pytest.fixture
+async def running(target: Target, sealer: Sealer, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """A running server that a logical point is to be restored into."""
+    session = Session()
+
+    @asynccontextmanager
+    async def connected(login: PostgresLogin, what: str) -> AsyncIterator[Session]:
+        yield session
+
+    async def is_occupied(login: PostgresLogin) -> bool:
+        return login.database in session.occupied
+
+    monkeypatch.setattr("recovery.adapters.restores.connected", connected)
+    monkeypatch.setattr("recovery.adapters.restores._is_occupied", is_occupied)
+    source = DumpedShop({"globals.sql": [b"x"], "shop.dump": [b"y"]}, kind=BackupKind.LOGICAL)
+    point_id = "20261122T101500Z-logical-1a2b3c4d"
+    written = await write_point(
+        cast(BackupSource, source),
+        identity=replace(identity(), point_id=point_id),
+        stores=target.rig.stores,
+        sealer=sealer,
+        signer=signer(),
+        budget=BUDGET,
+    )
+    target.order = replace(target.order, point_id=written.manifest.point_id)
+    return session
+
+
+async def logical_refusals(target: Target) -> dict[str, str]:
+    checks = await target.restores.verify_infrastructure(target.order)
+    assert [check.name for check in checks] == [
+        "recovery point", "key", "target server", "server version", "disk space", "empty target",
+    ]  # fmt: skip
+    return {check.name: check.detail for check in checks if not check.passed}
+
+
+async def test_a_suitable_server_is_taken(target: Target, running: Session) -> None:
+    assert await logical_refusals(target) == {}
+    running.version, running.databases = "18.4", ["postgres", "shop"]  # a newer one, and a database that is empty
+    assert await logical_refusals(target) == {}
+
+
+async def test_an_older_server_is_refused_with_both_versions(target: Target, running: Session) -> None:
+    running.version = "15.9"
+    assert await logical_refusals(target) == {"server version": "PostgreSQL 16 or later is needed; 127.0.0.1:1 is 15.9"}
+
+
+async def test_a_database_that_holds_something_is_refused_with_what_to_do(target: Target, running: Session) -> None:
+    running.databases, running.occupied = ["postgres", "shop"], ["shop"]
+    found = await logical_refusals(target)
+    assert list(found) == ["empty target"]
+    assert "database shop at 127.0.0.1:1 is not empty" in found["empty target"]
+    assert "Name another one with --target-database" in found["empty target"]
+
+
+async def test_a_server_on_this_machine_without_room_is_refused(
+    target: Target, running: Session, tmp_path: Path
+) -> None:
+    running.folder = str(tmp_path)
+    target.engine.host.free = 100_000_000
+    (tmp_path / "postmaster.pid").write_text("4711\n/data\n1\n5432\n")
+    assert await logical_refusals(target) == {}, (
+        "this folder's server has another port: it is not the one that is meant"
+    )
+    (tmp_path / "postmaster.pid").write_text("4711\n/data\n1\n1\n")
+    found = await logical_refusals(target)
+    assert list(found) == ["disk space"]
+    assert found["disk space"].endswith("free: free some, or restore into a server with a larger disk")
 
 
 def restored(target: Target, kind: BackupKind, databases: list[str]) -> RestoredServer:
