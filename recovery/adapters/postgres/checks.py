@@ -14,7 +14,6 @@ LOGGED_AHEAD = 33  # after a crash a sequence may stand up to 32 steps, and one,
 _HOW = {
     "same-snapshot": "taken in the dump's own snapshot",
     "unchanged-tables": "of tables that did not change while the backup ran",
-    "paused-standby": "taken on a standby that was paused at the point's end",
 }
 
 
