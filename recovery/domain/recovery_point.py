@@ -105,8 +105,8 @@ class PostgresSource(Recorded):
     sequences_after: dict[str, int] = Field(default_factory=dict)
     large_objects: int = 0
     large_object_checksums: dict[str, str] = Field(default_factory=dict)  # by database, where it can be compared
-    # How `tables` relate to the point: exactly ("same-snapshot", exported at `fingerprint_lsn`), or only for tables that
-    # did not change meanwhile ("unchanged-tables").
+    # How `tables` relate to the point: exactly ("same-snapshot", of `fingerprint_lsn`), or only for tables that did not
+    # change meanwhile ("unchanged-tables").
     fingerprints_taken: str | None = None
     fingerprint_lsn: str | None = None
     superuser: str | None = None  # name of the bootstrap superuser, as which a restored copy is administered
