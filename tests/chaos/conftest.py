@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.chaos.stage import Played, Stage
 from tests.chaos.temporal_server import TemporalServer
 
 PAIRS = 6
+AHEAD = 24  # cases that are begun before they are asked for; some wait long for a frozen worker
 
 
 def case_of(item: pytest.Item) -> Case | None:
@@ -55,25 +55,25 @@ async def alone(stage: Stage, played: dict[Case, asyncio.Task[Played]]) -> Stage
 
 
 class Playing(dict[Case, "asyncio.Task[Played]"]):
-    """The cases under way; one that nobody has begun yet begins when it is asked for."""
+    """The cases under way. Whoever asks for one has the next few begun, too, so that all pairs have work."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, cases: list[Case]) -> None:
         super().__init__()
         self._stage = stage
+        self._cases = cases  # in the order in which the tests ask for them
 
     def __missing__(self, case: Case) -> asyncio.Task[Played]:
-        self[case] = asyncio.create_task(self._stage.play(case), name=case.name)
+        at = self._cases.index(case)
+        for coming in self._cases[at : at + AHEAD]:
+            if coming not in self:
+                self[coming] = asyncio.create_task(self._stage.play(coming), name=coming.name)
         return self[case]
 
 
 @pytest.fixture(scope="session")
 async def played(stage: Stage, request: pytest.FixtureRequest) -> AsyncIterator[dict[Case, asyncio.Task[Played]]]:
-    """All chosen cases, under way from the first one that is asked for."""
-    playing = Playing(stage)
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # there, each process has only some of the collected cases to run
-        for item in request.session.items:
-            if case := case_of(item):
-                assert playing[case]
+    """What each case led to, once it is asked for."""
+    playing = Playing(stage, [case for item in request.session.items if (case := case_of(item))])
     yield playing
     for task in playing.values():
         task.cancel()
