@@ -139,15 +139,13 @@ async def test_a_fence_is_confirmed_by_the_source_and_taken_back(guards: Guarded
 async def test_a_planned_fence_loses_nothing_and_is_taken_back(guards: GuardedLab) -> None:
     order = (await guards.claim("run-planned")).model_copy(update={"planned": True})
     acknowledged = {f"planned-{number}" for number in range(5) if await guards.writes(A, f"planned-{number}")}
-    began = time.monotonic()
     proof = await guards.client.fence(order)
-    pause = time.monotonic() - began
+    assert proof.how == "demotion-confirmed", "it was asked for, not waited for"
     assert proof.positions["postgres"], "the final position is in the proof"
     assert not await guards.writes(A)
     assert acknowledged <= await guards.values(B)
     await guards.client.unfence(order)
     await _primary_again(guards, after_epoch=order.epoch)
-    assert pause < TTL
 
 
 async def test_orders_of_others_change_nothing(guards: GuardedLab) -> None:

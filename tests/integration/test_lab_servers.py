@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def test_servers_listen_on_their_own_address_only(lab: Lab) -> None:
     listening: dict[str, set[str]] = {}
     for server in state.servers:
         for pid in server.pids:
-            for connection in psutil.Process(pid).net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    listening.setdefault(server.name, set()).add(connection.laddr.ip)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a server's processes of one session come and go
+                for connection in psutil.Process(pid).net_connections(kind="tcp"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        listening.setdefault(server.name, set()).add(connection.laddr.ip)
     assert set(listening) >= {server.name for server in state.servers if server.port}
     for server in state.servers:
         own = {link.host for link in state.links} if server.service == "proxy" else {server.host}

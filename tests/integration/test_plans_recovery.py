@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -44,7 +43,8 @@ async def test_a_lost_region_is_recovered_in_the_other_one(site: Site) -> None:
             report = await site.run("FullRecovery", outage_began_at=outage)
             await workload.wait_for(before + 20, timeout=20)  # clients write again, through the name
         assert report.state is RunState.COMPLETED, report.error
-        assert states(report) == dict.fromkeys(STEPS, StepState.DONE)
+        # Nothing is fenced in a group without guards.
+        assert states(report) == dict.fromkeys(STEPS, StepState.DONE) | {"fence-primary": StepState.SKIPPED}
         assert (report.source_region, report.target_region, report.point_ids) == (HOME, AWAY, [point_id])
         assert await site.address() == away.host
         record = await site.ownership()
@@ -185,9 +185,7 @@ async def test_a_recovery_that_is_cancelled_in_mid_restore_stops_within_a_second
     site.arm("S3Store.get", step="restore-database", number=3, action="hold")
     handle = await site.start("FullRecovery")
     await site.held()
-    began = time.time()
-    await handle.cancel()
-    assert await site.cancelled_at() - began < 1.5  # a second, and half of one for a busy machine
+    await site.cancel_arrives(handle)
     report = await operations.result(handle)
     assert report.state is RunState.ROLLED_BACK
     assert report.undo_order == ["restore-database", "claim-group"]
