@@ -20,14 +20,14 @@ from activities.recovery_points import GROUP_MEMO
 from recovery.domain.base import Recorded
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import Unfenced, unfenced
-from recovery.domain.plan import PlanRequest
-from recovery.domain.report import Achieved, RunReport, RunState
+from recovery.domain.plan import MONITOR, PlanRequest
+from recovery.domain.report import Achieved, RunReport, RunState, StepState
 from recovery.errors import RecoveryError
 from recovery.ports.configuration import Configuration
 from recovery.ports.guard import Guards
 from recovery.ports.health import OwnershipReader
 
-REQUESTED_BY = "monitor"
+ANNOUNCED, NOT_DELIVERED = "notifications.announce_end", "alert not delivered"
 WATCH_FOR = timedelta(hours=23)
 """One attempt of the long activity; less than its start-to-close timeout."""
 INCIDENT_MEMO = "recovery-plans.incident"
@@ -79,6 +79,7 @@ class PlanEnd(Recorded):
     target: str | None = None
     took: timedelta | None = None
     achieved: Achieved = Achieved()
+    told: bool = False  # the run itself has said how it ended, and the message was delivered
 
 
 class FencesSeen(Recorded):
@@ -148,7 +149,7 @@ class Monitoring:
         request = PlanRequest(
             group=order.group,
             reason=order.reason,
-            requested_by=REQUESTED_BY,
+            requested_by=MONITOR,
             outage_began_at=order.outage_began_at,
             approve=order.approved,
             automatic=not order.approved,
@@ -164,7 +165,7 @@ class Monitoring:
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 memo={GROUP_MEMO: order.group, INCIDENT_MEMO: order.incident},
                 static_summary=f"{order.plan} of {order.group}",
-                static_details=f"Requested by {REQUESTED_BY}: {order.reason}",
+                static_details=f"Requested by {MONITOR}: {order.reason}",
             )
             run_id = handle.first_execution_run_id or handle.result_run_id or ""
         except WorkflowAlreadyStartedError as error:
@@ -216,7 +217,15 @@ class Monitoring:
             target=report.target_region,
             took=report.ended_at - report.started_at if report.ended_at is not None else None,
             achieved=report.achieved,
+            told=was_told(report),
         )
+
+
+def was_told(report: RunReport) -> bool:
+    """Whether people heard from the run itself how it ended: else its monitor says it."""
+    if report.state is not RunState.COMPLETED:
+        return not any(warning.startswith(NOT_DELIVERED) for warning in report.warnings)
+    return any(step.activity == ANNOUNCED and step.state is StepState.DONE for step in report.steps)
 
 
 async def _while_worker_stays(work: Awaitable[Result]) -> Result:

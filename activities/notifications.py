@@ -9,13 +9,15 @@ from pydantic import BaseModel
 
 from activities.boundary import service, step
 from recovery.domain.incident import Incident, IncidentSeverity, IncidentStatus
-from recovery.domain.plan import PlanContext, StepOutcome
+from recovery.domain.plan import MONITOR, PlanContext, StepOutcome
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.words import duration
 from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
 
 NEXT_UPDATE = timedelta(minutes=15)
+UNANNOUNCED = ("Reprotect", "Failback")
+"""Plans that say only how they ended."""
 MOVES = ("Failover", "Switchover", "Reprotect", "Failback", "DatabaseFailover")
 
 
@@ -38,8 +40,10 @@ class Notifications:
 
     @step("notifications.announce_start")
     async def announce_start(self, context: PlanContext) -> StepOutcome:
-        """Says that a recovery begins."""
+        """Says that a recovery begins. A monitor that started it has said so."""
         group, facts = context.group, context.facts
+        if context.request.requested_by == MONITOR:
+            return StepOutcome(summary="the group's monitor told it when it started this run")
         incident = _incident(
             context,
             status=IncidentStatus.IDENTIFIED,
@@ -72,13 +76,16 @@ class Notifications:
             context,
             status=IncidentStatus.MONITORING,
             severity=IncidentSeverity.LOW,
-            summary=f"{title}. From {facts.source_region or 'unknown'}. Achieved RTO {took} (objective "
+            summary=f"{title}. From {facts.source_region or 'unknown'} to {facts.serving_region or 'unknown'} in "
+            f"{duration(datetime.now(UTC) - context.started_at)}. Achieved RTO {took} (objective "
             f"{duration(goals.rto)}), achieved RPO {lost} (objective {duration(goals.rpo)}). "
             f"Reason: {context.request.reason or 'none given'}.",
             actions=[*_evidence(context), _follow(context)],
         )
         body = self._writer.write(incident)
-        taken = await self._notifier.send(Severity.INFO, title, body)
+        # Whoever was woken by the beginning hears of the end.
+        severity = Severity.INFO if context.plan in UNANNOUNCED else Severity.CRITICAL
+        taken = await self._notifier.send(severity, title, body)
         return StepOutcome(summary=_told(taken))
 
     @step("notifications.announce_verdict")

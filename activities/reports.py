@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from activities.boundary import service
-from activities.monitoring import REQUESTED_BY as MONITOR
+from recovery.domain.plan import MONITOR
 from recovery.domain.report import RunReport, RunState
 from recovery.ports.measurements import Measurements
 from recovery.ports.reports import ReportStore

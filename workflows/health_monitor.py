@@ -293,8 +293,9 @@ class HealthMonitor:
             self._set(owner=end.owner, epoch=end.epoch)  # what was seen of the old owner counts no more
         if not end.completed and run.plan == "Failover" and end.step == "choose-target":
             self._set(refusals=self.state.refusals + 1, retry_at=now + ASK_AGAIN)
-        title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
-        self._tell(f"ended {run.incident}", severity, title, f"{body} Incident {run.incident}.")
+        if not end.told:  # the run says it itself, once, unless it could not
+            title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
+            self._tell(f"ended {run.incident}", severity, title, f"{body} Incident {run.incident}.")
         self._following, self._dirty = None, True
 
     async def _notice_silence(self) -> None:

@@ -18,6 +18,9 @@ from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
 
+MONITOR = "monitor"
+"""Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
+
 
 class PlanRequest(Model):
     """How a run is started. ``{"group": "shop"}`` is enough for every plan.

@@ -26,6 +26,7 @@ async def _pretend(plan: str, request: RawValue) -> RunReport:
         state=RunState(how.get("state", "completed")), started_at=workflow.now() - timedelta(seconds=7),
         ended_at=workflow.now(), source_region="region-a", target_region="region-b", steps=[],
         failed_step=how.get("step"), error=how.get("error", ""),
+        warnings=["alert not delivered (a pretended plan tells nobody)"],
         achieved=Achieved(
             rto=timedelta(seconds=9), rto_objective=timedelta(minutes=15), rpo=timedelta(seconds=2),
             rpo_objective=timedelta(minutes=5),
