@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.unit.guard.model import Rules
-from tests.unit.guard.search import uneven, walk
+from tests.unit.guard.rules import Rules
 from tests.unit.guard.test_model import Anything
+from tests.unit.guard.walks import uneven, walk
 
 LONG = 20
 """Parts, so that they are spread over processes."""

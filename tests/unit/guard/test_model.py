@@ -14,21 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from recovery.guard import lease
 from tests.unit.guard import mutants
-from tests.unit.guard.model import Rules, World
-from tests.unit.guard.search import (
-    CONFIRMATIONS,
-    EFFECTS,
-    LEASES,
-    PROMISED,
-    UNKNOWNS,
-    Small,
-    everything,
-    follow_plan,
-    promise,
-    settle,
-    uneven,
-    walk,
-)
+from tests.unit.guard.exhaustive import Small, everything
+from tests.unit.guard.model import World
+from tests.unit.guard.rules import Rules
+from tests.unit.guard.small_worlds import CONFIRMATIONS, EFFECTS, LEASES, PROMISED, UNKNOWNS
+from tests.unit.guard.walks import follow_plan, promise, settle, uneven, walk
 
 RATES = (0.99, 1.0, 1.01)
 
