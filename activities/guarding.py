@@ -298,6 +298,12 @@ def _weaknesses(proof: FenceProof) -> list[str]:
         return [
             f"no guard proves that {proof.region} is off: {proof.by} vouches for it ({proof.reason or 'no reason'})"
         ]
+    if proof.how == "lease-broken" and not proof.zero_loss:
+        return [
+            f"no guard of {proof.region} confirmed its end: what it acknowledged before its lease ended (at the latest "
+            f"at {proof.at:%H:%M:%S} UTC) to clients that still reached it is not in the loss as it is known now. "
+            f"drctl reprotect lists it when {proof.region} is back"
+        ]
     return []
 
 

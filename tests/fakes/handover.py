@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionPlan
 from recovery.domain.guarding import GroupState, GuardOrder, GuardStatus, Promotion, StoreRole, StoreState
@@ -56,6 +57,7 @@ class FakeGuards:
     orders: list[tuple[str, GuardOrder]] = field(default_factory=list)
     positions: dict[str, str] = field(default_factory=dict)
     fails: dict[str, RecoveryError] = field(default_factory=dict)
+    how: Literal["demotion-confirmed", "lease-broken"] = "demotion-confirmed"
 
     def told(self, what: str, order: GuardOrder) -> None:
         self.orders.append((what, order))
@@ -73,7 +75,7 @@ class FakeGuards:
     async def fence(self, order: GuardOrder) -> FenceProof:
         self.told("fence", order)
         return FenceProof(
-            epoch=order.epoch, region=order.source, how="demotion-confirmed", by=f"{order.target}/1", at=NOW,
+            epoch=order.epoch, region=order.source, how=self.how, by=f"{order.target}/1", at=NOW,
             run=order.run, positions=self.positions,
         )  # fmt: skip
 

@@ -191,6 +191,13 @@ async def test_each_attempt_fences_the_epoch_of_the_record(site: Site) -> None:
     assert outcome.facts.fence is not None and outcome.facts.fence.epoch == 8
 
 
+async def test_a_region_that_nobody_heard_of_may_have_acknowledged_more_and_the_report_says_so(site: Site) -> None:
+    assert (await site.run(site.guarding.fence)).warnings == []
+    site.guards.how = "lease-broken"
+    (warning,) = (await site.run(site.guarding.fence)).warnings
+    assert "before its lease ended" in warning and "drctl reprotect" in warning
+
+
 async def test_a_switchover_fences_in_order_until_an_operator_says_otherwise(site: Site) -> None:
     outcome = await site.run(site.guarding.fence, "Switchover")
     assert outcome.facts.outage_began_at is not None, "clients wait from here on"
