@@ -167,12 +167,12 @@ class Wiring:
             return await self.admin(group, region)
         return await self._login(group, region, postgres.backup_user, postgres.backup_password)
 
-    async def replication(self, group: str, region: str, standby: str) -> PostgresLogin:
+    async def replication(self, group: str, region: str) -> PostgresLogin:
         """See ``recovery.adapters.handover.ReplicationLogins``."""
-        streams_as = self.config.group(group).replicates_as(standby)
-        if streams_as is None:
+        postgres = self.config.group(group).postgres
+        if postgres is None or postgres.replication_user is None:
             return await self.backup(group, region)
-        return await self._login(group, region, *streams_as)
+        return await self._login(group, region, postgres.replication_user, postgres.replication_password)
 
     async def admin(self, group: str, region: str) -> PostgresLogin:
         """See ``recovery.adapters.logins.Logins``."""
