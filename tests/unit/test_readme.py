@@ -39,11 +39,6 @@ def test_its_commands_parse(line: str) -> None:
         context = command.make_context(name, rest, parent=context)  # raises what a wrong option raises
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text()))
-def test_its_links_lead_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
-
-
 @pytest.mark.parametrize("place", re.findall(r"^\| `([^`]+)` \|", README.read_text(), re.MULTILINE))
 def test_its_folders_exist(place: str) -> None:
     assert (ROOT / place).exists()
