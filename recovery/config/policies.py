@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from recovery.config.base import Section
 from recovery.config.cron import WORDS
 from recovery.config.installation import Budgets
-from recovery.config.names import AbsolutePath, Name, Seconds
+from recovery.config.names import Name, OwnFile, Seconds
 from recovery.config.values import CronText, Duration, Size, Switch, between, expected, size_between, switch
 from recovery.domain.recovery_point import BackupKind
 
@@ -36,7 +36,7 @@ class BackupValidationPolicy(Section):
     lookback: Annotated[Duration, AfterValidator(between(timedelta(minutes=1), timedelta(days=366)))] = Field(
         DAY, description="How old the points are that a scheduled validation takes.", examples=["24h"]
     )
-    scratch_folder: AbsolutePath | None = Field(
+    scratch_folder: OwnFile | None = Field(
         None,
         description="Folder for throw-away servers, with room for one restored cluster; without it the temporary one.",
         examples=["/var/tmp/recovery-scratch"],
