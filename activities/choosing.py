@@ -207,8 +207,10 @@ def _demand_known(context: PlanContext, losses: list[StoreLoss]) -> None:
 
 def _chosen(chosen: Candidate, choice: Choice) -> str:
     lag = "" if chosen.lag_seconds is None else f", {chosen.lag_seconds:.1f} s behind"
+    near = ", at the same site" if chosen.is_local else ""
     others = [f"{each.region}: {each.rejected}" for each in choice.candidates if each.region != chosen.region]
-    return f"{chosen.region} at {chosen.position or 'no position'}{lag}" + (f" ({'; '.join(others)})" if others else "")
+    what = f"{chosen.region} at {chosen.position or 'no position'}{lag}{near}"
+    return what + (f" ({'; '.join(others)})" if others else "")
 
 
 def _doubts(context: PlanContext, chosen: Candidate, owner: Seen) -> list[str]:
