@@ -17,22 +17,23 @@ def lsn_number(text: str) -> int:
 
 
 def newest_first(points: Iterable[RecoveryPoint]) -> list[RecoveryPoint]:
-    """Points of one cluster (system identifier) by timeline and stop LSN, which no clock can falsify; clusters, and
-    points that name no LSN, by their end time. The cluster with the youngest point comes first."""
+    """Points of one cluster (system identifier) by timeline and LSN of their content, which no clock can falsify;
+    clusters by their end time. The cluster with the youngest point comes first.
+
+    Two points stand in the same order whatever others are there. One that names no LSN is taken for older than all that
+    do; every point that this software writes names one.
+    """
     clusters: defaultdict[str, list[RecoveryPoint]] = defaultdict(list)
     for point in points:
         clusters[point.manifest.source.system_identifier].append(point)
-    ordered = [_order_cluster(members) for members in clusters.values()]
+    ordered = [sorted(members, key=_log_position, reverse=True) for members in clusters.values()]
     ordered.sort(key=lambda members: max(point.manifest.finished_at for point in members), reverse=True)
     return [point for members in ordered for point in members]
 
 
-def _order_cluster(points: list[RecoveryPoint]) -> list[RecoveryPoint]:
-    if any(point.manifest.source.stop_lsn is None for point in points):
-        return sorted(points, key=lambda point: (point.manifest.finished_at, point.point_id), reverse=True)
-    return sorted(points, key=_log_position, reverse=True)
-
-
 def _log_position(point: RecoveryPoint) -> tuple[int, int, float, str]:
+    """A base backup is recovered to its stop, a dump is of the moment of its snapshot."""
     source = point.manifest.source
-    return source.timeline, lsn_number(source.stop_lsn or "0/0"), point.manifest.finished_at.timestamp(), point.point_id
+    lsn = source.stop_lsn or source.start_lsn
+    end = point.manifest.finished_at.timestamp()
+    return (source.timeline, lsn_number(lsn), end, point.point_id) if lsn else (-1, 0, end, point.point_id)

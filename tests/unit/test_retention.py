@@ -154,6 +154,22 @@ def test_order_is_by_log_position_not_by_clock() -> None:
     assert [entry.point_id for entry in ordered] == ["point-3", "point-1", "point-2"]
 
 
+def test_dumps_stand_among_base_backups_by_the_lsn_of_their_snapshot() -> None:
+    """Most groups take both kinds: a clock that is wrong must not decide there, either."""
+    late = point(1, age=timedelta(days=1), kind=PHYSICAL, lsn="0/5000000")
+    early = point(2, age=timedelta(), kind=PHYSICAL, lsn="0/3000000")  # its worker's clock runs ahead
+    dump = point(3, age=timedelta(days=2), kind=LOGICAL, lsn=None)
+    source = dump.manifest.source.model_copy(update={"start_lsn": "0/4000000"})
+    dump = dump.model_copy(update={"manifest": dump.manifest.model_copy(update={"source": source})})
+    assert [entry.point_id for entry in newest_first([early, dump, late])] == ["point-1", "point-3", "point-2"]
+
+
+def test_a_point_that_names_no_lsn_changes_the_order_of_no_others() -> None:
+    late, early = point(1, age=timedelta(days=1), lsn="0/2"), point(2, age=timedelta(), lsn="0/1")
+    nameless = point(3, age=timedelta(), lsn=None)
+    assert [entry.point_id for entry in newest_first([early, nameless, late])] == ["point-1", "point-2", "point-3"]
+
+
 def test_the_cluster_with_the_youngest_point_comes_first() -> None:
     points = [
         point(1, age=timedelta(days=2), system_identifier="old", lsn="9/0"),
