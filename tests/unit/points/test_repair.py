@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recovery.adapters.folder import FolderStore
 from recovery.backup.layout import manifest_key
+from recovery.backup.sealing import Sealer
 from recovery.backup.signing import Signer, generate_signing_key
 from recovery.domain.recovery_point import VerdictState
 from recovery.errors import Corrupt, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.recovery_points import Repaired
-from tests.unit.points.rig import CountingStore, Rig
+from tests.fakes.object_store import MemoryStore
+from tests.fakes.points import NOW
+from tests.unit.points.rig import CountingStore, Rig, add_point
 
 VALID, CORRUPT = VerdictState.VALID, VerdictState.CORRUPT
 
@@ -266,3 +271,20 @@ async def test_either_all_is_right_again_or_nothing_was_touched(rig: Rig, damage
     for store, objects in zip(rig.stores, whole, strict=True):
         for key, body in objects.items():
             await cast(ObjectStore, store).put(key, body)
+
+
+async def test_copies_in_folders_are_repaired_on_the_disk(rig: Rig, sealer: Sealer, tmp_path: Path) -> None:
+    """Files that really change behind the store's back."""
+    folders = [FolderStore(name, tmp_path / name) for name in ("a", "b")]
+    points = replace(rig.points, stores=lambda group: folders)
+    manifest = await add_point(cast(list[MemoryStore], folders), sealer, NOW)
+    keys = [entry.key for artefact in manifest.artefacts for entry in artefact.objects]
+    flipped, removed = tmp_path / "a" / keys[0], tmp_path / "b" / keys[1]
+    signed = tmp_path / "b" / manifest_key("shop", manifest.point_id)
+    whole = {path: path.read_bytes() for path in (flipped, removed, signed)}
+    flipped.write_bytes(bytes([whole[flipped][0] ^ 1]) + whole[flipped][1:])
+    removed.unlink()
+    signed.write_bytes(whole[signed].replace(b"1", b"2", 1))
+    done = await points.repair(rig.group, manifest.point_id, lambda done, expected, what: None)
+    assert done.left == {}
+    assert {path: path.read_bytes() for path in whole} == whole
