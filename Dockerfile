@@ -1,6 +1,7 @@
-# One image for worker, monitor and guard: `docker run ... worker --region us-east-1`.
+# Worker, monitor, guard, drctl: `docker run ... worker --region us-east-1`. The last target, and so the usual one; the
+# target `region` is the host of a region in docker-compose.yaml, with Redis and NATS beside the guard.
 # PostgreSQL's programs are in it because the worker streams backups and starts restored servers itself.
-FROM python:3.11.13-slim-bookworm
+FROM python:3.11.13-slim-bookworm AS recovery
 
 # Debian has one major version. The others come from the PostgreSQL project's own Debian packages, which Debian's
 # postgresql-common sets up. No cluster is created: restored ones live in the worker's data directory.
@@ -42,3 +43,16 @@ WORKDIR /var/lib/recovery
 EXPOSE 9464
 ENTRYPOINT ["tini", "--", "drctl"]
 CMD ["--help"]
+
+# The host of a region: guard and worker with the stores that they start, end and restore.
+FROM redis:7.4.5-bookworm AS redis
+FROM nats:2.15.1-alpine AS nats
+
+FROM recovery AS region
+COPY --from=redis /usr/local/bin/redis-server /usr/local/bin/
+COPY --from=nats /usr/local/bin/nats-server /usr/local/bin/
+COPY --chmod=755 deploy/compose/region.sh /usr/local/bin/
+ENTRYPOINT ["tini", "--", "region.sh"]
+CMD []
+
+FROM recovery

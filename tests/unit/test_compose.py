@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from ruamel.yaml import YAML
@@ -24,8 +25,9 @@ from recovery.telemetry import metrics as recovery_metrics
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yaml"
 DEPLOY = ROOT / "deploy"
-OURS = {"worker-a", "worker-b", "monitor-a", "monitor-b", "monitor-witness", "guard-a", "guard-b"}
-NEXT = {"monitor-a", "monitor-b", "monitor-witness", "guard-a", "guard-b"}
+HOSTS = {"region-a", "region-b"}
+"""Containers that stand for a region's machine: stores, guard and worker."""
+OURS = {"worker-1", "worker-2", "monitor", *HOSTS}
 
 
 def _yaml(path: Path) -> Any:
@@ -80,7 +82,7 @@ def test_a_real_compose_takes_the_file_where_one_is_installed(tmp_path: Path) ->
     (tmp_path / "env").write_text("".join(f"{name}=x\n" for name in sorted(_variables())))
     if command is None:
         return  # the published schema has to do; make test-system installs one
-    arguments = [*command, "--file", str(COMPOSE), "--env-file", str(tmp_path / "env"), "--profile", "next"]
+    arguments = [*command, "--file", str(COMPOSE), "--env-file", str(tmp_path / "env")]
     found = subprocess.run([*arguments, "config", "-q"], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stderr
 
@@ -96,7 +98,7 @@ def test_a_real_compose_takes_the_file_where_one_is_installed(tmp_path: Path) ->
     ],
 )
 def test_the_schema_refuses_what_is_wrong(compose: dict[str, Any], spoil: dict[str, Any], tmp_path: Path) -> None:
-    wrong = {**compose, "services": {**compose["services"], "nats-a": {**compose["services"]["nats-a"], **spoil}}}
+    wrong = {**compose, "services": {**compose["services"], "s3-a": {**compose["services"]["s3-a"], **spoil}}}
     assert _against_published_schema(wrong, tmp_path).returncode != 0
 
 
@@ -107,7 +109,7 @@ def test_published_ports_are_on_loopback_only(services: dict[str, dict[str, Any]
 
 
 def test_everything_that_is_named_exists(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
-    used: dict[str, set[str]] = {"networks": set(), "volumes": set(), "configs": set(), "secrets": set()}
+    used: dict[str, set[str]] = {"volumes": set(), "configs": set(), "secrets": set()}
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= set(services), name
         for other, needed in service.get("depends_on", {}).items():
@@ -115,8 +117,6 @@ def test_everything_that_is_named_exists(compose: dict[str, Any], services: dict
                 assert "healthcheck" in services[other], (
                     f"{name} waits for {other}, which never says that it is healthy"
                 )
-            assert not set(services[other].get("profiles", [])) - set(service.get("profiles", []))
-        used["networks"] |= set(service["networks"])
         used["secrets"] |= set(service.get("secrets", []))
         used["configs"] |= {entry["source"] for entry in service.get("configs", [])}
         for volume in service.get("volumes", []):
@@ -134,22 +134,54 @@ def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
         tag = service["image"].rpartition(":")[2]
         assert re.search(r"\d+\.\d+", tag), f"{name}: {service['image']} is not pinned to a version"
     for line in (ROOT / "Dockerfile").read_text().splitlines():
-        if line.startswith("FROM "):
-            assert re.fullmatch(r"FROM [a-z]+:\d+\.\d+\.\d+-\S+", line), line
+        if line.startswith("FROM ") and not re.fullmatch(r"FROM recovery( AS \w+)?", line):
+            assert re.fullmatch(r"FROM [a-z]+:\d+\.\d+\.\d+-\S+ AS \w+", line), line
 
 
 def test_the_stack_has_its_parts(services: dict[str, dict[str, Any]]) -> None:
     parts = {"temporal", "temporal-postgres", "temporal-ui", "s3-witness", "prometheus", "grafana", *OURS}
-    parts |= {f"{part}-{region}" for part in ("postgres", "nats", "redis", "s3") for region in "ab"}
-    assert parts <= set(services)
+    assert parts | {"s3-a", "s3-b"} <= set(services)
     for name in set(services) - {"create-buckets"}:
         assert "healthcheck" in services[name], name
-    assert {name for name, service in services.items() if service.get("profiles") == ["next"]} == NEXT
+
+
+def test_a_guard_has_its_stores_in_its_own_container(services: dict[str, dict[str, Any]]) -> None:
+    """It ends their processes, finds PostgreSQL's files, and writes the fence that NATS includes."""
+    stack = Config.load(DEPLOY / "compose" / "recovery.yaml")
+    script = (DEPLOY / "compose" / "region.sh").read_text()
+    for region in stack.snapshot("shop").regions:
+        service = services[region.name]
+        assert service["build"]["target"] == "region" and service["hostname"] == region.name
+        assert (service["environment"]["REGION"], service["environment"]["HOME_REGION"]) == (region.name, "region-a")
+        assert region.postgres is not None and region.postgres.host == region.name
+        assert {str(region.nats).partition(":")[0], str(region.redis).partition(":")[0]} == {region.name}
+        assert urlsplit(str(region.guard)).hostname == region.name
+        [volume] = [volume.partition(":")[2] for volume in service["volumes"]]
+        assert f"base=${{REGION_FOLDER:-{volume}}}" in script
+        assert region.postgres.data_directory == f"{volume}/postgres"
+        assert stack.guards.state_folder == f"{volume}/guard"
+    assert f"bin=${{POSTGRES_BIN:-{stack.groups['shop'].regions['region-a'].postgres.bin_directories[16]}}}" in script
+    assert stack.snapshot("shop").guarded
+    nats = stack.groups["shop"].nats
+    assert nats is not None and f"for name in {tuple(nats.streams)!r}".replace("'", '"') in script
+
+
+def test_what_a_regions_script_asks_for_is_in_its_environment(services: dict[str, dict[str, Any]]) -> None:
+    script = (DEPLOY / "compose" / "region.sh").read_text()
+    own = {"REGION_FOLDER", "REGION_LISTEN", "REGION_ADDRESS", "HOME_ADDRESS", "POSTGRES_BIN", "GUARD_METRICS_PORT"}
+    own |= {"REGION_WORKER", "PGPASSWORD", "PGPASSFILE"}
+    asked = (
+        set(re.findall(r"(?<!\\)\$\{?([A-Z][A-Z_]+)", script))
+        | set(re.findall(r"\\getenv \w+ ([A-Z_]+)", script)) - own
+    )
+    for name in HOSTS:
+        assert asked - own <= set(services[name]["environment"]), name
 
 
 def test_the_witness_and_temporal_are_in_no_region(services: dict[str, dict[str, Any]]) -> None:
-    for name in ("s3-witness", "temporal", "temporal-postgres"):
-        assert services[name]["networks"] == ["control"], name
+    assert {"s3-witness", "temporal", "temporal-postgres"} & HOSTS == set()
+    for name in HOSTS:
+        assert "temporal" not in services[name]["depends_on"], "a guard and its stores run without Temporal"
 
 
 def test_our_processes_are_locked_in(services: dict[str, dict[str, Any]]) -> None:
@@ -157,10 +189,11 @@ def test_our_processes_are_locked_in(services: dict[str, dict[str, Any]]) -> Non
         service = services[name]
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
         assert "no-new-privileges:true" in service["security_opt"], name
-    assert [name for name in services if "age_identity" in services[name].get("secrets", [])] == ["worker-b"]
+    assert [name for name in services if "age_identity" in services[name].get("secrets", [])] == ["region-b"]
     dockerfile = (ROOT / "Dockerfile").read_text()
     user, entry = dockerfile.index("\nUSER recovery"), dockerfile.index("\nENTRYPOINT")
-    assert user < entry
+    assert user < entry, "and the stages that follow keep the user"
+    assert dockerfile.count("\nUSER ") == 1
     assert "--require-hashes" in dockerfile
 
 
@@ -207,10 +240,12 @@ def test_the_configuration_of_the_stack(services: dict[str, dict[str, Any]], tmp
         (str(store.endpoint).partition("://")[2].partition(":")[0], store.bucket) for store in stores
     )
     wanted = set(re.findall(r"env:([A-Z0-9_]+)", (tmp_path / "keys" / "recovery.yaml").read_text()))
-    for worker in ("worker-a", "worker-b"):
-        assert wanted <= set(services[worker]["environment"])
+    for name in OURS:
+        assert wanted <= set(services[name]["environment"]), name
     mounted = set(re.findall(r"file:/run/secrets/(\w+)", (tmp_path / "keys" / "recovery.yaml").read_text()))
-    assert mounted == set(services["worker-b"]["secrets"])
+    assert mounted == set(services["region-b"]["secrets"])
+    places = config.snapshot("shop").failover.vantage_points
+    assert [*sorted(HOSTS), services["monitor"]["command"][-1]] == places
 
 
 def test_the_configuration_is_mounted_where_drctl_looks_for_it(services: dict[str, dict[str, Any]]) -> None:
@@ -227,8 +262,12 @@ def test_prometheus_asks_who_is_there(services: dict[str, dict[str, Any]], compo
                 host, _, port = target.partition(":")
                 if host == "127.0.0.1":
                     continue
-                assert set(services[host]["networks"]) & set(services["prometheus"]["networks"])
-                assert int(port) == stack["monitoring"]["metrics"]["port"]
+                assert host in services
+                if entry["labels"]["process"] == "guard":
+                    script = (DEPLOY / "compose" / "region.sh").read_text()
+                    assert f"metrics=${{GUARD_METRICS_PORT:-{port}}}" in script
+                else:
+                    assert int(port) == stack["monitoring"]["metrics"]["port"]
     mounts = {volume.split(":")[1] for volume in services["prometheus"]["volumes"]}
     assert set(config["rule_files"]) <= mounts
 
