@@ -145,6 +145,15 @@ def test_the_stack_has_its_parts(services: dict[str, dict[str, Any]]) -> None:
         assert "healthcheck" in services[name], name
 
 
+def test_the_image_is_built_of_what_is_sent_to_the_builder() -> None:
+    taken = {
+        line.lstrip("!").rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(\S+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert (ROOT / ".dockerignore").read_text().startswith("*\n")
+    assert {path.rstrip("/") for path in copied} == taken
+
+
 def test_a_guard_has_its_stores_in_its_own_container(services: dict[str, dict[str, Any]]) -> None:
     """It ends their processes, finds PostgreSQL's files, and writes the fence that NATS includes."""
     stack = Config.load(DEPLOY / "compose" / "recovery.yaml")
