@@ -204,7 +204,7 @@ class Monitoring:
         try:
             report = await _while_worker_stays(handle.result())
         except WorkflowFailureError as failure:
-            found = _enclosed(failure)
+            found = enclosed_report(failure)
             if found is None:
                 return PlanEnd(completed=False, state="ended", error=str(failure.cause))
             report = found
@@ -243,7 +243,7 @@ async def _while_worker_stays(work: Awaitable[Result]) -> Result:
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
-def _enclosed(failure: WorkflowFailureError) -> RunReport | None:
+def enclosed_report(failure: WorkflowFailureError) -> RunReport | None:
     """The report that a plan which ended badly sends with its error."""
     if not isinstance(failure.cause, ApplicationError) or not failure.cause.details:
         return None

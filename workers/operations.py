@@ -26,6 +26,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import StepProgress
+from activities.monitoring import enclosed_report
 from activities.recovery_points import GROUP_MEMO
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
@@ -262,7 +263,7 @@ async def result(handle: Handle) -> RunReport:
     try:
         return await handle.result()
     except WorkflowFailureError as failure:
-        found = _enclosed(failure)
+        found = enclosed_report(failure)
         if found is None:
             found = await report(handle)
         if not is_finished(found):
@@ -310,20 +311,10 @@ async def _as_it_stands(handle: Handle, status: WorkflowExecutionStatus | None, 
         try:
             return await handle.result()
         except WorkflowFailureError as failure:
-            found = _enclosed(failure)
+            found = enclosed_report(failure)
             if found is not None:
                 return found
     return await report(handle, patience=patience)
-
-
-def _enclosed(failure: WorkflowFailureError) -> RunReport | None:
-    """The report that a plan which ended badly sends with its error."""
-    if not isinstance(failure.cause, ApplicationError) or not failure.cause.details:
-        return None
-    try:
-        return RunReport.model_validate(failure.cause.details[0])
-    except ValidationError:
-        return None
 
 
 def _abrupt(handle: Handle, description: WorkflowExecutionDescription, last: RunReport) -> str:
