@@ -100,7 +100,8 @@ class GuardOrder(Model):
     store: str | None = None  # one store; None: all of the group
     reason: str = ""
     person: str = ""  # who vouches that the old primary is off and stays off; only where no guard can prove it
-    deadline: float = 60.0  # seconds from now after which the guard gives the order up
+    # Seconds from now after which the guard gives the order up.
+    deadline: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
 
 
 class Promotion(Model):

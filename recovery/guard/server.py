@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -25,12 +26,13 @@ import structlog
 import uvicorn
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from recovery.domain.guarding import GuardOrder
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
+from recovery.guard.connections import HEADER_BYTES, BoundedServer, Doors, bounded
 from recovery.guard.guard import Guard
 from recovery.guard.orders import Running
 
@@ -41,6 +43,8 @@ log = structlog.get_logger("recovery.guard")
 PATIENCE = 2.0
 """Seconds for which a request waits for its order."""
 BODY_LIMIT = 64 * 1024
+BODY_SECONDS = 5.0
+STRANGERS_EVERY = 30.0  # seconds
 PORT = 7450
 
 STATUS_OF = {NotFound: 404, Refused: 409, BadInput: 400, Unreachable: 503, Contended: 503}
@@ -86,6 +90,7 @@ class GuardServer:
         self._guard = guard
         self._token = token.encode()
         self._running = Running()
+        self._strangers, self._strangers_said = 0, -math.inf
         self.app = Starlette(
             routes=[
                 Route("/status", self._asked(self._status), methods=["GET"]),
@@ -113,7 +118,10 @@ class GuardServer:
             lifespan="off",
             timeout_keep_alive=30,
             timeout_graceful_shutdown=1,
-            limit_concurrency=256,
+            http=bounded(Doors()),
+            ws="none",
+            server_header=False,
+            h11_max_incomplete_event_size=HEADER_BYTES,
             ssl_certfile=address.certificate,
             ssl_keyfile=address.key,
         )
@@ -145,6 +153,7 @@ class GuardServer:
         async def guarded(request: Request) -> Response:
             given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
             if not hmac.compare_digest(given, self._token):
+                self._note_stranger(request)
                 return _error(401, "Refused", "the guard's token is missing or another one: see guards.token")
             try:
                 return await answer(request)
@@ -152,6 +161,15 @@ class GuardServer:
                 return _error(STATUS_OF.get(type(error), 422), error.kind, str(error))
 
         return guarded
+
+    def _note_stranger(self, request: Request) -> None:
+        """Said once in a while, however often somebody tries."""
+        now = asyncio.get_running_loop().time()
+        self._strangers += 1
+        if now - self._strangers_said >= STRANGERS_EVERY:
+            host = request.client.host if request.client else ""
+            log.warning("requests without the guard's token", newest_from=host, count=self._strangers)
+            self._strangers, self._strangers_said = 0, now
 
     async def _status(self, request: Request) -> Response:
         status = await self._guard.status(request.query_params.get("group"))
@@ -183,7 +201,7 @@ class GuardServer:
         return JSONResponse({})
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     """Signals belong to the process that the guard runs in."""
 
     @contextlib.contextmanager
@@ -209,10 +227,16 @@ def _listen(address: Address) -> socket.socket:
 
 async def _body(request: Request, model: type[Model]) -> Model:
     raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > BODY_LIMIT:
-            raise BadInput(f"a request of at most {BODY_LIMIT} bytes was expected")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > BODY_LIMIT:
+                    raise BadInput(f"a request of at most {BODY_LIMIT} bytes was expected")
+    except TimeoutError:
+        raise BadInput(f"a request within {BODY_SECONDS:g} s was expected") from None
+    except ClientDisconnect:
+        raise BadInput("a whole request was expected") from None
     try:
         return model.model_validate_json(bytes(raw))
     except ValidationError as error:
