@@ -255,8 +255,10 @@ class Companion:
         if not isinstance(detail, dict):
             return
         again = self._ended.get(name) == entry["deadline"]
-        if again and entry["kind"] == "postgres" and is_recovering(Path(str(detail["data_directory"]))):
-            return
+        if again and entry["kind"] == "postgres":
+            folder = Path(str(detail["data_directory"]))
+            if not workers_of(folder) or is_recovering(folder):  # in this order: it may be starting right now
+                return
         try:
             killed = end(str(entry["kind"]), detail)
         except (OSError, KeyError, ValueError) as error:

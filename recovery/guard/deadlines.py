@@ -56,20 +56,34 @@ class Deadlines:
         self._changed = asyncio.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deadlines")
 
-    def inherited(self) -> dict[str, float]:
-        """Group -> deadline that an earlier guard of this boot left; nothing of other boots (blocking)."""
+    def inherited(self, groups: Iterable[str] = ()) -> dict[str, float]:
+        """Group -> deadline that an earlier guard of this boot left; nothing of other boots (blocking).
+
+        Where the file cannot be understood, each of ``groups`` may be primary under a deadline that nobody knows: it
+        counts as past, so that everything is demoted.
+        """
         try:
             found = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):
+            if found.get("boot_id") != self._boot or found.get("ended"):
+                self._file.unlink(missing_ok=True)  # or the new companion would take it for its own end
+                return {}
+            armed = {
+                (str(entry["group"]), str(entry["store"])): _Armed(
+                    Emergency(entry["store"], entry["kind"], entry["detail"]), float(entry["deadline"])
+                )
+                for entry in found["stores"]
+            }
+        except FileNotFoundError:
             return {}
-        if found.get("boot_id") != self._boot or found.get("ended"):
-            self._file.unlink(missing_ok=True)  # or the new companion would take it for its own end
-            return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.critical(
+                "the deadlines cannot be understood: everything is demoted", file=self._file, error=f"{error!r}"
+            )
+            return dict.fromkeys(groups, 0.0)
+        self._armed = armed
         deadlines: dict[str, float] = {}
-        for entry in found["stores"]:
-            emergency = Emergency(entry["store"], entry["kind"], entry["detail"])
-            self._armed[entry["group"], entry["store"]] = _Armed(emergency, entry["deadline"])
-            deadlines[entry["group"]] = max(deadlines.get(entry["group"], 0.0), entry["deadline"])
+        for (group, _), one in armed.items():
+            deadlines[group] = max(deadlines.get(group, 0.0), one.deadline)
         return deadlines
 
     async def arm(self, group: str, emergencies: Iterable[Emergency], deadline: float) -> None:

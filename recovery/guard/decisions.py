@@ -219,6 +219,7 @@ def fence_step(
     now: float,
     margin: float,
     evidence: Evidence,
+    holds_lease: bool = True,
 ) -> FenceStep:
     """The target's guard, on its way to a proof that the source has no primary. Settled: ``record.fence`` is it.
 
@@ -227,6 +228,8 @@ def fence_step(
         watched: the source's lease.
         fencing_seen: when this guard first knew that the record carries the order's request (its write or read
             returned). Only a lease that was read after that is sure to be the newest instance's.
+        holds_lease: whether this guard has the lease of its own region. Another process of the region that does not
+            know what the holder promised must neither break a lease nor call a broken one a proof.
     """
     if record.fence is not None and record.fence.epoch == order.epoch and record.fence.run == order.run:
         return Settled(record)  # also for an attempt that comes after the promotion: it changes nothing
@@ -243,6 +246,8 @@ def fence_step(
         return _proven(record, order, evidence, "demotion-confirmed", positions=known.positions)
     if record.guard is None:
         return _proven(record, order, evidence, "never-served")
+    if not holds_lease:
+        return Wait("this guard holds no lease of its own region", 1.0)
     if watched.over() and (watched.began >= fencing_seen or _holder(watched) == record.guard):
         if (seconds := given.binds_proof(record.group, now)) > 0:
             return Wait(f"the guard of {record.region} was promised that {record.group} stays there", seconds)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -178,6 +179,10 @@ class Guard:
         """Answers another guard: None is the promise, else the reason against it. Binds before it is answered."""
         group = known_group(self.groups, name, self.plan.region)
         region = holder.rpartition("/")[0]
+        held = self.shared.holding.held
+        if held.lost is not None or held.deadline == -math.inf:
+            # Another process may be this region's guard: it would know nothing of the promise.
+            return f"this guard of {self.plan.region} does not have the lease of its region"
         if region not in self.watching.watched:
             return f"{region!r} is no other region of a guarded group here"
         reason = promises.may_promise(
@@ -253,7 +258,7 @@ def guard_of(
     """Puts a guard together (blocking: reads the state folder, whose lock the caller holds)."""
     pace = Pace(plan.ttl, plan.margin)
     deadlines = Deadlines(plan.folder)
-    inherited = deadlines.inherited()
+    inherited = deadlines.inherited([group.name for group in plan.groups])
     guards: list[Guard] = []
 
     def held_changed() -> None:
@@ -261,7 +266,12 @@ def guard_of(
             guard.held_changed()
 
     instances = Instances(plan.folder, plan.region)
-    holding = Holding(plan.region, pace, leases, instances, held_changed, clock)
+
+    def succeeded(now: float) -> None:
+        """Whoever had the lease before may have promised what this process does not know of."""
+        shared.given = replace(shared.given, started=max(shared.given.started, now))
+
+    holding = Holding(plan.region, pace, leases, instances, held_changed, clock, succeeded)
     others = sorted({peer for group in plan.groups for peer in group.peers})
     watching = Watching(others, pace, leases, clock)
     shared = Guarding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
 from collections.abc import Callable
@@ -21,19 +22,42 @@ log = structlog.get_logger("recovery.guard")
 KEPT_NAMES = 64
 
 
+def this_machine() -> str:
+    """What tells this host from one that got a copy of its disk. Blocking; empty where the system says nothing."""
+    found = []
+    for file in (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid")):  # the second is root's alone
+        try:
+            found.append(file.read_text().strip())
+        except OSError:
+            continue
+    return hashlib.sha256("/".join(found).encode()).hexdigest()[:16] if any(found) else ""
+
+
 class Instances:
     """Names of the guard's processes on this state folder. Whoever holds the folder's lock knows the former are dead.
+
+    A copy of the folder on another machine proves nothing of the kind: there the names of the first may be alive.
 
     Blocking. A name is written down before it is used anywhere.
     """
 
-    def __init__(self, folder: Path, region: str) -> None:
+    def __init__(self, folder: Path, region: str, machine: str | None = None) -> None:
         self._file = folder / "instances.json"
         self._region = region
+        self._machine = this_machine() if machine is None else machine
+        self._names = self._read()
+
+    def _read(self) -> list[str]:
         try:
-            self._names: list[str] = json.loads(self._file.read_text())
+            found = json.loads(self._file.read_text())
         except (FileNotFoundError, ValueError):
-            self._names = []
+            return []
+        if isinstance(found, list):  # as earlier versions wrote it
+            return [str(name) for name in found]
+        if not isinstance(found, dict) or found.get("machine") != self._machine:
+            log.warning("the state folder is another machine's: its leases have to end by themselves", file=self._file)
+            return []
+        return [str(name) for name in found.get("names", [])]
 
     @property
     def names(self) -> list[str]:
@@ -44,7 +68,7 @@ class Instances:
         name = f"{self._region}/{secrets.token_hex(4)}"
         self._names = [*self._names, name][-KEPT_NAMES:]
         new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(self._names))
+        new.write_text(json.dumps({"machine": self._machine, "names": self._names}))
         new.replace(self._file)
         return name
 
@@ -72,6 +96,8 @@ class Holding:
 
     Args:
         changed: called whenever ``held`` is another one: renewed, lost, or a new instance.
+        succeeded: called with the time right before the lease is taken that a process had which may have promised
+            something: not one of this state folder.
     """
 
     def __init__(
@@ -82,8 +108,10 @@ class Holding:
         instances: Instances,
         changed: Callable[[], None],
         clock: Callable[[], float] = boottime,
+        succeeded: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.pace = pace
+        self._succeeded = succeeded
         self._region = region
         self._store = store
         self._instances = instances
@@ -135,6 +163,8 @@ class Holding:
             self._own = self._own.read(found, began=began, returned=now)
             reason = may_take(found, self._own, now, self.pace.margin, self._instances.names)
             if reason is None:
+                if found is not None and found[0].instance not in self._instances.names:
+                    self._succeeded(now)
                 self.held = Held.take(self._region, self.instance, self.pace.ttl, found)
                 await self._renew()
                 return self.held.lost is None

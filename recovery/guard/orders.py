@@ -91,6 +91,7 @@ class Orders:
             given=self.shared.given,
             now=self.shared.clock(),
             margin=self.shared.holding.pace.margin,
+            holds_lease=self.shared.holding.valid(),
             evidence=Evidence(self._by(), utc(), {name: one.strength for name, one in group.stores.all.items()}),
         )
         if order.planned and isinstance(step, Break):
