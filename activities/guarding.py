@@ -256,6 +256,7 @@ def _order(
         effect_id=context.effect_id,
         planned=planned,
         reason=context.request.reason,
+        accept_loss=context.request.accept_data_loss,
         person=_person(context) if not context.group.guarded else "",
         deadline=max(limit.total_seconds() - REPLY_SECONDS, 1.0) if limit else 60.0,
     )

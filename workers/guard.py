@@ -236,13 +236,15 @@ class _Wiring:
         )
 
     def _acknowledging(self, snapshot: GroupSnapshot) -> AcknowledgingSet | None:
-        """Commits wait for the standby of every other region that has one, so that each alone proves zero loss."""
+        """Commits wait for the standbys of the other regions: for all, so that each alone proves zero loss, or for as
+        many as are configured."""
         rule = snapshot.replication
         if not (rule.synchronous and rule.streaming):
             return None
         others = [one.name for one in snapshot.regions if one.name != self.region and one.postgres is not None]
         members = [_slot(name) for name in others if not rule.replicas or snapshot.replica_rule(name) is not None]
-        return AcknowledgingSet(members=members, wait_for=len(members)) if members else None
+        wait_for = min(rule.acknowledgements or len(members), len(members))
+        return AcknowledgingSet(members=members, wait_for=wait_for) if members else None
 
     @property
     def _strength(self) -> Strength:
@@ -265,12 +267,12 @@ class _Wiring:
             at.host, at.port, postgres.user, at.database, password, postgres.sslmode, postgres.ssl_root_certificate
         )
         replication: Streaming | None = None
-        if postgres.replication_user is not None:
-            reference = postgres.replication_password
+        if (streams_as := group.replicates_as(region)) is not None:
+            user, reference = streams_as
             replication = Streaming(
                 host=at.host,  # replaced by the upstream's
                 port=at.port,
-                user=postgres.replication_user,
+                user=user,
                 password=await self.secrets.resolve(reference) if reference else None,
                 slot=_slot(region),
                 application_name=_slot(region),

@@ -167,12 +167,12 @@ class Wiring:
             return await self.admin(group, region)
         return await self._login(group, region, postgres.backup_user, postgres.backup_password)
 
-    async def replication(self, group: str, region: str) -> PostgresLogin:
+    async def replication(self, group: str, region: str, standby: str) -> PostgresLogin:
         """See ``recovery.adapters.handover.ReplicationLogins``."""
-        postgres = self.config.group(group).postgres
-        if postgres is None or postgres.replication_user is None:
+        streams_as = self.config.group(group).replicates_as(standby)
+        if streams_as is None:
             return await self.backup(group, region)
-        return await self._login(group, region, postgres.replication_user, postgres.replication_password)
+        return await self._login(group, region, *streams_as)
 
     async def admin(self, group: str, region: str) -> PostgresLogin:
         """See ``recovery.adapters.logins.Logins``."""

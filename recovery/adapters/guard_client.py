@@ -19,7 +19,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from recovery import errors
-from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
+from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, Stopped, StoreState
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 
@@ -89,6 +89,9 @@ class GuardClient:
         answer = await self._request("POST", region, "/promise", max(SHORT, ttl / 5), body=asked)
         return answer.json().get("promised") is True
 
+    async def stop_receiving(self, region: str, order: GuardOrder) -> Stopped:
+        return _read(await self._long(region, "/stop-receiving", order), Stopped)
+
     async def nudge(self, region: str, group: str) -> None:
         await self._request("POST", region, "/nudge", SHORT, body=_Nudge(group=group))
 
@@ -132,7 +135,8 @@ class GuardClient:
             method,
             self._addresses[region].rstrip("/") + path,
             params=dict(params) if params else None,
-            content=body.model_dump_json() if body is not None else None,
+            # Without what has its default: a guard of an earlier version takes every order that asks nothing new.
+            content=body.model_dump_json(exclude_defaults=True) if body is not None else None,
         )
         try:
             async with asyncio.timeout(seconds):

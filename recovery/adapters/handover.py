@@ -48,8 +48,8 @@ SELECT current_setting('archive_mode') AS mode, current_setting('archive_command
 class ReplicationLogins(Logins, Protocol):
     """Logins with that of standbys."""
 
-    async def replication(self, group: str, region: str) -> PostgresLogin:
-        """The role that standbys stream as; it also backs up where nothing else is configured."""
+    async def replication(self, group: str, region: str, standby: str) -> PostgresLogin:
+        """At the server of ``region``, as the role that the region ``standby`` streams as."""
         ...
 
 
@@ -187,7 +187,7 @@ class PostgresHandover:
             return []
         saved = await self.standbys(group.name, order.region).save_divergence(
             place_of(group, order.region),
-            await self.logins.replication(group.name, order.owner),
+            await self.logins.replication(group.name, order.owner, order.region),
             self.sink(group, order.region, order.effect_id),
             effect_id=order.effect_id,
         )
@@ -220,7 +220,7 @@ class PostgresHandover:
         return await self.logins.admin(group.name, region)
 
     async def _streaming(self, group: GroupSnapshot, region: str, owner: str) -> Streaming:
-        login = await self.logins.replication(group.name, owner)
+        login = await self.logins.replication(group.name, owner, region)
         return Streaming(
             host=login.host,
             port=login.port,

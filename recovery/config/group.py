@@ -11,10 +11,22 @@ from recovery.config.base import Section
 from recovery.config.dns import Dns
 from recovery.config.installation import Role
 from recovery.config.managers import Patroni, Rds, Routing
-from recovery.config.names import AbsolutePath, Address, Host, Name, OwnPort, Port, TableName, WebAddress, WebPath
+from recovery.config.names import (
+    AbsolutePath,
+    Address,
+    Host,
+    Name,
+    OwnPort,
+    Port,
+    SqlName,
+    TableName,
+    WebAddress,
+    WebPath,
+)
 from recovery.config.policies import Inheritable
 from recovery.config.stores import Elasticsearch, Kubernetes, Nats, Postgres, Redis
 from recovery.config.values import Duration, expected
+from recovery.domain.secret import SecretRef
 
 
 class PostgresPlaceAt(Section):
@@ -37,6 +49,21 @@ class PostgresPlaceAt(Section):
     run_as: Name | None = Field(
         None, description="Operating-system user of the server, when the worker runs as root.", examples=["postgres"]
     )
+    replication_user: SqlName | None = Field(
+        None,
+        description="User as whom this region's standby streams; without it the group's. Where commits wait for "
+        "several standbys, each needs one of its own: else one could acknowledge in another's name.",
+        examples=["standby_eu_west_1"],
+    )
+    replication_password: SecretRef | None = Field(
+        None, description="Its password.", examples=["file:/etc/recovery/secrets/replication-eu-west-1"]
+    )
+
+    @model_validator(mode="after")
+    def _password_has_its_user(self) -> PostgresPlaceAt:
+        if self.replication_password is not None and self.replication_user is None:
+            raise expected("replication_user beside replication_password: whose password is it?")
+        return self
 
 
 class GroupRegion(Section):
@@ -133,6 +160,25 @@ class Group(Inheritable):
         description="Tables that a recovered database must have, readable to the last row.",
         examples=[["users", "tasks", "events"]],
     )
+
+    def replicates_as(self, region: str) -> tuple[str, SecretRef | None] | None:
+        """User and password of the region's standby; None where neither the region nor the group names one."""
+        own = self.regions[region].postgres
+        if own.replication_user is not None:
+            return own.replication_user, own.replication_password
+        if self.postgres is None or self.postgres.replication_user is None:
+            return None
+        return self.postgres.replication_user, self.postgres.replication_password
+
+    @model_validator(mode="after")
+    def _enough_standbys(self) -> Group:
+        wanted, there = self.replication.acknowledgements, len(self.regions) - 1
+        if self.replication.synchronous and wanted is not None and wanted > there:
+            raise expected(
+                f"replication.acknowledgements of at most {there}, the number of the group's other regions: commits "
+                "would wait for ever"
+            )
+        return self
 
     @model_validator(mode="after")
     def _manager(self) -> Group:

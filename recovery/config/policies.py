@@ -122,6 +122,13 @@ class ReplicationPolicy(Section):
         description="Whether commits wait for the standbys of the other regions, which must be under guard.",
         examples=[False],
     )
+    acknowledgements: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None,
+        description="How many of these standbys a commit waits for; without it all of them. With fewer a lost one "
+        "holds nothing up, and a failover has to reach more of them before it is proven that nothing is lost: all but "
+        "this many, and one.",
+        examples=[1],
+    )
     on_standby_loss: Literal["wait", "weaken"] = Field(
         "wait",
         description="When a standby that commits wait for is lost: wait for it, or go on without it after the ownership"

@@ -132,6 +132,7 @@ def _replication(group: Group) -> ReplicationRule:
     return ReplicationRule(
         streaming=policy.mode == "streaming",
         synchronous=policy.synchronous,
+        acknowledgements=policy.acknowledgements,
         on_standby_loss=policy.on_standby_loss,
         max_lag=limit,
         replicas=[

@@ -101,10 +101,28 @@ def _group(config: Config, name: str, group: Group, critical_paths: CriticalPath
             yield f"replication.replicas[{index}].lag_threshold: a replica this far behind misses the tier's RPO"
     if group.failover.policy == "automatic" and len(group.failover.vantage_points or group.regions) < 3:
         yield "failover: automatic needs three vantage points or more; a failover will ask a person instead"
+    yield from _shared_credentials(group)
     for service in group.services:
         others = [tier for tier, entry in config.tiers.items() if tier != group.tier and service in entry.services]
         if others:
             yield f"services: {service} belongs to tier {others[0]}, and the group has tier {group.tier}"
+
+
+def _shared_credentials(group: Group) -> Iterator[str]:
+    """Of standbys that acknowledge together: each of two could call itself by the other's name."""
+    if not group.replication.synchronous or len(group.regions) < 3:
+        return
+    users: dict[str, list[str]] = {}
+    for region in group.regions:
+        user = group.replicates_as(region)
+        users.setdefault(user[0] if user else "", []).append(region)
+    for user_name, regions in users.items():
+        if len(regions) > 1:
+            whose = f"the user {user_name}" if user_name else "whatever their servers are configured with"
+            yield (
+                f"replication.synchronous: the standbys of {', '.join(regions)} stream as {whose}, so that zero loss "
+                "is never claimed; give each region a postgres.replication_user of its own"
+            )
 
 
 def _objectives(config: Config, group: Group) -> Iterator[str]:

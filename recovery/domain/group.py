@@ -85,6 +85,7 @@ class ReplicaRule(Model):
 class ReplicationRule(Model):
     streaming: bool = False
     synchronous: bool = False
+    acknowledgements: int | None = None  # standbys that a commit waits for; None: all
     on_standby_loss: str = "wait"  # or weaken
     max_lag: timedelta = timedelta(seconds=30)
     replicas: list[ReplicaRule] = Field(default_factory=list)

@@ -100,8 +100,20 @@ class GuardOrder(Model):
     store: str | None = None  # one store; None: all of the group
     reason: str = ""
     person: str = ""  # who vouches that the old primary is off and stays off; only where no guard can prove it
+    accept_loss: bool = False  # it need not be proven that nothing is lost, where the record claims that it can be
     # Seconds from now after which the guard gives the order up.
     deadline: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
+
+
+class Stopped(Model):
+    """A guard's word that its standby takes nothing more from the primary that is being fenced.
+
+    It holds until the record's epoch has moved on: nothing lets that standby follow anybody before.
+    """
+
+    region: str
+    member: str  # the name under which it acknowledges commits
+    position: str  # LSN of what is on its disk, read after it stopped
 
 
 class Promotion(Model):

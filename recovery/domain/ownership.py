@@ -78,6 +78,7 @@ class FenceProof(Recorded):
     watched_for: float | None = None  # seconds that the lease did not change, by the watcher's clock
     strengths: dict[str, Strength] = Field(default_factory=dict)  # by store
     zero_loss: bool = False  # the acknowledging set proves it
+    stopped: dict[str, str] = Field(default_factory=dict)  # member that receives nothing more -> what it has (LSN)
     positions: dict[str, str] = Field(default_factory=dict)
     reason: str = ""
 

@@ -1,7 +1,7 @@
 """Keeps what PostgreSQL waits for and what the record claims in step, while the group is primary here.
 
 ``keep`` is called at every look of the group's loop; rules and order of the changes: ``recovery.guard.synchronous``.
-``zero_loss`` is asked by a fence, after the record carries its request: from then on the claim stands still.
+What the claim is worth when the group moves: ``recovery.guard.quorum``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
+from recovery.domain.guarding import StoreState
 from recovery.domain.ownership import AcknowledgingSet, OwnershipRecord
-from recovery.domain.timelines import lsn_order
-from recovery.errors import RecoveryError
-from recovery.guard import decisions, synchronous
+from recovery.guard import decisions, notes, synchronous
 from recovery.guard.clock import boottime, utc
 from recovery.guard.decisions import Refusal, Write
 from recovery.guard.record import Record
 from recovery.guard.synchronous import Keep, Observed, OnStandbyLoss, SetServer, WriteRecord
+from recovery.ports.guard import Upstream
 
 log = structlog.get_logger("recovery.guard")
 
@@ -46,6 +46,14 @@ class Acknowledged(Protocol):
     async def set_acknowledging(self, members: AcknowledgingSet | None) -> None: ...
 
     async def stop_receiving(self) -> str: ...
+
+    async def follow(self, upstream: Upstream) -> StoreState: ...
+
+    async def wait_for(self, position: str, seconds: float) -> str: ...
+
+    async def is_detached(self) -> bool:
+        """Whether ``stop_receiving`` was its last word: it is a standby of nobody."""
+        ...
 
 
 class Acknowledging:
@@ -119,24 +127,6 @@ async def _write(record: Record, region: str, instance: str, step: WriteRecord) 
     def claim(found: OwnershipRecord | None) -> Write | decisions.Settled | Refusal:
         if found is None:
             return Refusal("there is no ownership record")
-        return decisions.claim(found, region, instance, step.acknowledging, utc())
+        return notes.claim(found, region, instance, step.acknowledging, utc())
 
     return isinstance(await record.decide(claim), decisions.Settled)
-
-
-async def zero_loss(record: OwnershipRecord, store: object) -> str | None:
-    """None when promoting ``store`` here loses no acknowledged commit, by the record's set; else why not.
-
-    It stops receiving first, for good: call it only when its promotion follows, and after the record's request.
-    """
-    if record.acknowledging is None or not isinstance(store, Acknowledged) or store.member is None:
-        return "the record names no acknowledging set"
-    if record.fencing is None:
-        return "the record does not stand still before a fence is asked for"
-    if store.member.casefold() not in {name.casefold() for name in record.acknowledging.members}:
-        return f"{store.member} is no member of the acknowledging set"
-    try:
-        position = await store.stop_receiving()
-    except RecoveryError as error:
-        return f"{store.member} did not confirm that it receives nothing more: {error}"
-    return synchronous.zero_loss(record.acknowledging, {store.member: lsn_order(position)}, store.member)

@@ -22,7 +22,6 @@ from datetime import datetime
 
 from recovery.domain.guarding import GuardOrder
 from recovery.domain.ownership import (
-    AcknowledgingSet,
     Demotion,
     FenceProof,
     FenceRequest,
@@ -162,34 +161,6 @@ def adoption(
     )
 
 
-def claim(
-    record: OwnershipRecord, region: str, instance: str, acknowledging: AcknowledgingSet | None, at: datetime
-) -> Write | Settled | Refusal:
-    """Changes what the record says of acknowledged commits; see ``recovery.guard.synchronous`` for when.
-
-    Not while a fence is asked for: from then on the set in the record is what the proof counts with.
-    """
-    if record.region != region or record.guard != instance:
-        return Refusal(f"{record.group} is held by {record.guard} in {record.region}")
-    if record.fencing is not None:
-        return Refusal(f"the run {record.fencing.run} asked for the fence of epoch {record.epoch}")
-    if record.acknowledging == acknowledging:
-        return Settled(record)
-    return Write(record.model_copy(update={"acknowledging": acknowledging, "changed_at": at}))
-
-
-def descent(record: OwnershipRecord, region: str, instance: str, lineage: str) -> Write | Settled | Refusal:
-    """Notes whose data the owner has: when it is silent, a standby is held against this before it is promoted.
-
-    Not while a fence is asked for: what the run chose its target by stays as it is.
-    """
-    if record.region != region or record.guard != instance:
-        return Refusal(f"{record.group} is held by {record.guard} in {record.region}")
-    if record.fencing is not None:
-        return Refusal(f"the run {record.fencing.run} asked for the fence of epoch {record.epoch}")
-    return Settled(record) if record.lineage == lineage else Write(record.model_copy(update={"lineage": lineage}))
-
-
 def demotion(
     record: OwnershipRecord, region: str, instance: str, at: datetime, positions: Mapping[str, str], *, planned: bool
 ) -> Write | Settled | Refusal:
@@ -324,30 +295,6 @@ def brought_here_in(record: OwnershipRecord) -> int | None:
     return fence.epoch + 1
 
 
-def against_stopping(record: OwnershipRecord, order: GuardOrder, region: str) -> str | None:
-    """None when a standby of ``region`` may be told to receive nothing more for this order's fence; else why not.
-
-    Whoever stopped must not receive again while the record carries that request: see ``against_following``.
-    """
-    if record.region == region:
-        return f"{region} owns {record.group}: it receives from nobody"
-    asked = record.fencing
-    if asked is None or (asked.run, asked.target, asked.epoch) != (order.run, order.target, record.epoch):
-        return f"the run {order.run} did not ask for the fence of {record.group} in epoch {record.epoch}"
-    if order.epoch != record.epoch:
-        return f"{record.group} is at epoch {record.epoch}, the order is for epoch {order.epoch}"
-    return None
-
-
-def against_following(record: OwnershipRecord, region: str) -> str | None:
-    """None when a standby of ``region`` may follow the owner now; else why not."""
-    if record.region == region:
-        return f"{region} owns {record.group}: its stores follow nobody"
-    if record.fencing is not None:
-        return f"the run {record.fencing.run} asks for the fence of {record.region}: nobody begins to follow it"
-    return None
-
-
 def unfence(record: OwnershipRecord, order: GuardOrder, at: datetime) -> Write | Settled | Refusal:
     """Takes the request back before the pivot. The epoch moves on, so that no late attempt of the order fits any more.
 
@@ -384,10 +331,16 @@ def _holder(watched: Watched) -> str:
 
 
 def _request(record: OwnershipRecord, order: GuardOrder, at: datetime) -> Write:
-    """A proof of this epoch, if another run left one, stays true: nothing was promoted since, and nothing could be."""
+    """A proof of this epoch, if another run left one, stays true: nothing was promoted since, and nothing could be.
+
+    But for what the acknowledging set proves: that is about one target, and another one has to prove it again.
+    """
     request = FenceRequest(epoch=record.epoch, target=order.target, run=order.run, planned=order.planned, at=at)
     fenced_before = record.fencing is not None
     fence = record.fence if fenced_before or (record.fence and record.fence.epoch != record.epoch) else None
+    elsewhere = record.fencing is not None and record.fencing.target != order.target
+    if fence is not None and fence.epoch == record.epoch and elsewhere and record.acknowledging is not None:
+        fence = None
     if fence is not None and fence.epoch == record.epoch:
         fence = fence.model_copy(update={"run": order.run})
     return Write(

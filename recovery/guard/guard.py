@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
+from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, Stopped, StoreState
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.errors import RecoveryError, Refused
 from recovery.guard import promises
@@ -234,6 +234,9 @@ class Guard:
 
     async def follow(self, order: GuardOrder) -> StoreState:
         return await self.orders.follow(order)
+
+    async def stop_receiving(self, order: GuardOrder) -> Stopped:
+        return await self.orders.stop_receiving(order)
 
     async def nudge(self, name: str) -> None:
         """Another guard says that the group's record changed: read it now."""

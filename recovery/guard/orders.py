@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
-from recovery.domain.guarding import GuardOrder, Promotion, StoreState
-from recovery.domain.ownership import FenceProof, OwnershipRecord, Strength
+from recovery.domain.guarding import GuardOrder, Promotion, Stopped, StoreState
+from recovery.domain.ownership import AcknowledgingSet, FenceProof, OwnershipRecord, Strength
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
 from recovery.guard import decisions
-from recovery.guard.acknowledging import Acknowledged, zero_loss
+from recovery.guard.acknowledging import Acknowledged
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Break, Evidence, Refusal, Settled, Wait, Write
 from recovery.guard.group import GuardedHere
+from recovery.guard.quorum import Judgement, Quorum
+from recovery.guard.receiving import against_following, against_stopping
 from recovery.guard.standing import Guarding
 from recovery.guard.watching import Watching
 from recovery.ports.guard import Catching, GuardedStore, PeerGuards
@@ -44,6 +46,7 @@ class Orders:
         until = self._until(order)
         asked_at = math.inf  # when we first knew that the record carries the request
         nudged = False
+        judgement: Judgement | None = None
         while True:
             reason = "the ownership record changes all the time"
             try:
@@ -53,6 +56,8 @@ class Orders:
                     if not nudged:
                         nudged = True
                         self._nudge(order)
+                    if judgement is None and (quorum := self._quorum(group, record, order)) is not None:
+                        judgement = await quorum
                 step = self._fence_step(group, record, order, asked_at)
                 match step:
                     case Settled():
@@ -61,7 +66,7 @@ class Orders:
                         raise Refused(step.reason)
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
-                        await group.record.write(await self._with_zero_loss(group, record, step.record, order))
+                        await group.record.write(_judged(step.record, record, judgement))
                         continue
                     case Break():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
@@ -103,26 +108,38 @@ class Orders:
             return Wait(f"no guard of {order.source} ever held {order.group}: start it (drctl guard)", LOOK)
         return step
 
-    async def _with_zero_loss(
-        self, group: GuardedHere, record: OwnershipRecord, new: OwnershipRecord, order: GuardOrder
-    ) -> OwnershipRecord:
-        """A proof about to be written says whether the acknowledging set proves that nothing is lost.
+    def _quorum(
+        self, group: GuardedHere, record: OwnershipRecord, order: GuardOrder
+    ) -> Coroutine[Any, Any, Judgement] | None:
+        """Where the record claims that nothing can be lost: whether that is so for this target.
 
         A planned end says it by its final positions, which have to be received first.
         """
-        proof = new.fence
-        if proof is None or proof == record.fence or order.planned or record.acknowledging is None:
-            return new
-        proven = dict(proof.strengths)
+        asked, claimed = record.fencing, record.acknowledging
+        if asked is None or asked.planned or asked.epoch != record.epoch or claimed is None:
+            return None
+        if record.fence is not None and record.fence.epoch == record.epoch:
+            return None
+        return self._judge(group, claimed, order)
+
+    async def _judge(self, group: GuardedHere, claimed: AcknowledgingSet, order: GuardOrder) -> Judgement:
+        """Raises Refused where something may be lost that was promised to be kept, unless the order accepts that."""
+        judgement = Judgement(f"{group.name} has no store here that could acknowledge")
         for name, store in group.stores.all.items():
             if isinstance(store, Acknowledged):
-                reason = await zero_loss(record, store)
-                if reason is not None:
-                    log.warning("zero loss is not claimed", group=group.name, store=name, reason=reason)
-                    return new
-                proven[name] = Strength.SYNCHRONOUS
-        proof = proof.model_copy(update={"zero_loss": True, "strengths": proven})
-        return new.model_copy(update={"fence": proof})
+                regions = [peer for peer in group.group.peers if peer != order.source]
+                upstreams = group.group.upstreams.get(name, {})
+                async with group.stores.receiving[name]:
+                    quorum = Quorum(store, upstreams, regions, self.peers, self.shared.clock)
+                    judgement = await quorum.judge(claimed, order)
+        if judgement.why_not is not None:
+            log.warning("zero loss is not proven", group=group.name, reason=judgement.why_not)
+            if not order.accept_loss:
+                raise Refused(
+                    f"commits that {order.source} acknowledged may be lost by a promotion of {order.target}: "
+                    f"{judgement.why_not}. Name another target, or start again with --accept-data-loss and a reason"
+                )
+        return judgement
 
     async def _caught_up(
         self, group: GuardedHere, record: OwnershipRecord, order: GuardOrder, until: float
@@ -214,8 +231,8 @@ class Orders:
         record = await self._read(group)
         if record.run != order.run:
             raise Refused(f"{order.group} is locked by the run {record.run}, not by {order.run}")
-        if record.region == self.shared.region:
-            raise Refused(f"{record.region} owns {order.group}: its stores follow nobody")
+        if (why := against_following(record, self.shared.region)) is not None:
+            raise Refused(why)
         if group.armed:
             raise Unreachable(f"the stores of {order.group} are still being demoted in {self.shared.region}")
         names = [order.store] if order.store is not None else list(group.stores.all)
@@ -227,9 +244,27 @@ class Orders:
                 raise BadInput(
                     f"the configuration of {self.shared.region}'s guard has no address of {name} in {record.region}"
                 )
-            states.append(await store.follow(upstream))
+            async with group.stores.receiving[name]:
+                if (why := against_following(await self._read(group), self.shared.region)) is not None:
+                    raise Refused(why)
+                states.append(await store.follow(upstream))
         group.wake()
         return states[0]
+
+    async def stop_receiving(self, order: GuardOrder) -> Stopped:
+        """See ``recovery.ports.guard.PeerGuards``: of this guard's own region."""
+        group = self._group(order)
+        for name, store in group.stores.all.items():
+            if not isinstance(store, Acknowledged) or store.member is None:
+                continue
+            async with group.stores.receiving[name]:
+                # Read within the turn: what begins to follow after this knows of the request.
+                if (why := against_stopping(await self._read(group), order, self.shared.region)) is not None:
+                    raise Refused(why)
+                position = await store.stop_receiving()
+            log.warning("a standby receives nothing more", group=group.name, store=name, run=order.run)
+            return Stopped(region=self.shared.region, member=store.member, position=position)
+        raise Refused(f"{self.shared.region} has no standby of {order.group} that acknowledges commits")
 
     # -- small parts --------------------------------------------------------------------------------------------------
 
@@ -278,6 +313,18 @@ class Orders:
 
 
 _hints: set[asyncio.Task[None]] = set()
+
+
+def _judged(new: OwnershipRecord, before: OwnershipRecord, judgement: Judgement | None) -> OwnershipRecord:
+    """A proof about to be written says what the acknowledging set proves."""
+    proof = new.fence
+    if judgement is None or proof is None or proof == before.fence:
+        return new
+    found: dict[str, Any] = {"stopped": judgement.stopped}
+    if judgement.why_not is None:
+        proven = {**proof.strengths, "postgres": Strength.SYNCHRONOUS}
+        found |= {"zero_loss": True, "strengths": proven}
+    return new.model_copy(update={"fence": proof.model_copy(update=found)})
 
 
 def known_group(groups: Mapping[str, GuardedHere], name: str, region: str) -> GuardedHere:

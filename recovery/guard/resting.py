@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import OwnershipRecord
 from recovery.errors import Unreachable
 from recovery.guard import decisions
+from recovery.guard.acknowledging import Acknowledged
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Refusal, Settled, Write
 from recovery.guard.serving import Serving
 from recovery.guard.standing import Standing
+
+log = structlog.get_logger("recovery.guard")
 
 IN_ORDER = 8.0
 """Seconds that a planned end may take before it counts as failed."""
@@ -101,6 +106,26 @@ class Resting:
         here.stores.served.clear()
         if here.record.record is not None and here.record.record.run is None:
             await here.stores.start_at_rest()
+        await self._resume()
+
+    async def _resume(self) -> None:
+        """A standby that was told to receive nothing more follows again when no fence is asked for any more.
+
+        Else a fence that was taken back would leave the owner's commits waiting for it.
+        """
+        here = self._here
+        for name, store in here.stores.all.items():
+            state, upstream = here.stores.states[name], here.upstream_of(name)
+            if not isinstance(store, Acknowledged) or state.role is not StoreRole.STANDBY or upstream is None:
+                continue
+            if not await store.is_detached():
+                continue
+            async with here.stores.receiving[name]:
+                record = await here.record.read()
+                if record is None or record.region != upstream.region or record.fencing is not None:
+                    continue
+                log.warning("a standby follows again", group=here.name, store=name, region=upstream.region)
+                await store.follow(upstream)
 
     async def _confirm(self, record: OwnershipRecord) -> None:
         """A fence is asked for: ends what is left, and says so. Only the holder of the region's lease may say it."""

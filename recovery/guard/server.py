@@ -2,6 +2,7 @@
 
     GET  /status?group=G          GuardStatus
     POST /fence /unfence /promote /follow     GuardOrder -> FenceProof, OwnershipRecord, Promotion, StoreState
+    POST /stop-receiving          GuardOrder -> Stopped
     POST /promise                 {"group", "epoch", "holder", "ttl"} -> {"promised": true | false, "reason"}
     POST /nudge                   {"group"} -> {}
 
@@ -98,6 +99,7 @@ class GuardServer:
                 Route("/unfence", self._asked(self._unfence), methods=["POST"]),
                 Route("/promote", self._asked(self._order("promote", guard.promote)), methods=["POST"]),
                 Route("/follow", self._asked(self._order("follow", guard.follow)), methods=["POST"]),
+                Route("/stop-receiving", self._asked(self._order("stop", guard.stop_receiving)), methods=["POST"]),
                 Route("/promise", self._asked(self._promise), methods=["POST"]),
                 Route("/nudge", self._asked(self._nudge), methods=["POST"]),
             ]
@@ -180,7 +182,8 @@ class GuardServer:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             order = await _body(request, GuardOrder)
-            key = f"{order.group}/{name}/{order.run}/{order.epoch}/{order.store}/{order.planned}"
+            what = (order.epoch, order.target, order.store, order.planned, order.accept_loss)
+            key = f"{order.group}/{name}/{order.run}/{what}"
             found = await self._running.answer(key, lambda: carry_out(order), min(PATIENCE, order.deadline))
             return JSONResponse({"pending": True}, 202) if found is None else _json(found)
 

@@ -7,7 +7,7 @@ import asyncio
 from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import OwnershipRecord
 from recovery.errors import Refused
-from recovery.guard import decisions
+from recovery.guard import decisions, notes
 from recovery.guard.acknowledging import Acknowledged, Acknowledging
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Refusal, Settled, Wait, Write
@@ -59,7 +59,7 @@ class Serving:
         def note(record: OwnershipRecord | None) -> Write | Settled | Refusal:
             if record is None:
                 return Refusal(f"there is no ownership record of {here.name}")
-            return decisions.descent(record, shared.region, shared.holding.instance, lineage)
+            return notes.descent(record, shared.region, shared.holding.instance, lineage)
 
         await here.record.decide(note)
 

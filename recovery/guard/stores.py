@@ -29,6 +29,8 @@ class Stores:
         self.all = {store.store: store for store in stores}
         self.states: dict[str, StoreState] = {}
         self.served: dict[str, int] = {}
+        self.receiving = {name: asyncio.Lock() for name in self.all}
+        """Held while a standby begins to follow, or is told to receive nothing more: never both at a time."""
         self._observed = 0
         self._newest: dict[str, int] = {}
         self._locks = {name: asyncio.Lock() for name in self.all}

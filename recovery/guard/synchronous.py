@@ -3,9 +3,9 @@
 The record's ``acknowledging`` set (W of N members) is a promise about every commit that was acknowledged since the
 record says so: at least W of these N members have it on their disks. A promotion trusts the record alone.
 
-**What it proves** (``zero_loss``): N - W + 1 members that confirmed to receive nothing more leave the old primary at
-most W - 1, so nothing is acknowledged any more; and every W members have one of them in common, so the most advanced
-of these holds everything that ever was.
+**What it proves** (``judge``): N - W + 1 members that confirmed to receive nothing more leave the old primary at most
+W - 1, so nothing is acknowledged any more; and every W members have one of them in common, so the most advanced of
+these holds everything that ever was. Whoever is promoted has to have as much as that one.
 
 **How it changes** (``next_change``): at every instant what PostgreSQL waits for must imply what the record claims
 (``implies``). So weakening writes the record first and PostgreSQL second. Strengthening waits until the members stream,
@@ -132,21 +132,42 @@ def missing(acknowledging: AcknowledgingSet | None, stopped: Collection[str]) ->
     return f"{len(there)} of {of} confirmed that they receive nothing more, {needed} have to"
 
 
-def zero_loss(acknowledging: AcknowledgingSet | None, stopped: Mapping[str, int], promoted: str) -> str | None:
-    """None when promoting ``promoted`` loses no acknowledged commit, else a sentence why that cannot be claimed.
+@dataclass(frozen=True)
+class Proven:
+    """Whoever has everything up to ``position`` (bytes of WAL) lacks no acknowledged commit."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """Enough members stopped; the one to be promoted has to get what ``member`` has, up to ``position``, first."""
+
+    member: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Unproven:
+    reason: str
+
+
+def judge(
+    acknowledging: AcknowledgingSet | None, stopped: Mapping[str, int], own: int | None
+) -> Proven | CatchUp | Unproven:
+    """What the members that stopped prove for a promotion.
 
     Args:
-        stopped: member -> position (bytes of WAL) of those that confirmed, AFTER they stopped.
+        stopped: member -> position (bytes of WAL) of those that confirmed, read AFTER they stopped. Names that are no
+            members' prove nothing.
+        own: position of the one that is to be promoted, a member or not, after it stopped; None: not known.
     """
     if (reason := missing(acknowledging, stopped)) is not None:
-        return reason
+        return Unproven(reason)
     assert acknowledging is not None
-    there = {name.casefold(): order for name, order in stopped.items() if name.casefold() in _names(acknowledging)}
-    best = max(there.values())
-    if there.get(promoted.casefold(), -1) < best:
-        ahead = ", ".join(sorted(name for name, order in there.items() if order == best))
-        return f"{promoted} is not the most advanced member: {ahead} is"
-    return None
+    there = {name: order for name, order in stopped.items() if name.casefold() in _names(acknowledging)}
+    ahead, best = max(there.items(), key=lambda entry: entry[1])
+    return Proven(best) if own is not None and own >= best else CatchUp(ahead, best)
 
 
 def voids(observed: Observed, claimed: AcknowledgingSet | None) -> list[str]:

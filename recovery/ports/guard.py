@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, StoreState
+from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, Stopped, StoreState
 from recovery.domain.ownership import AcknowledgingSet, Demotion, FenceProof, OwnershipRecord, Strength
 
 
@@ -188,6 +188,15 @@ class PeerGuards(Protocol):
 
         Raises:
             Unreachable: no answer; nothing was promised as far as we know.
+        """
+        ...
+
+    async def stop_receiving(self, region: str, order: GuardOrder) -> Stopped:
+        """Asks a region's guard to let its standby take nothing more from ``order.source``: see ``Stopped``.
+
+        Raises:
+            Refused: the record does not carry the order's request, or the region has no standby that acknowledges.
+            Unreachable: no answer, or the standby did not confirm it. It may have stopped.
         """
         ...
 

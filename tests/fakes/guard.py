@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from recovery.domain.guarding import GuardOrder, Promotion, StoreRole, StoreState
-from recovery.domain.ownership import OwnershipRecord, RegionLease, Strength
+from recovery.domain.guarding import GuardOrder, Promotion, Stopped, StoreRole, StoreState
+from recovery.domain.ownership import AcknowledgingSet, OwnershipRecord, RegionLease, Strength
+from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.errors import Contended, Refused, Unreachable
 from recovery.guard.guard import Guard, GuardPlan, guard_of
+from recovery.guard.synchronous import Observed
 from recovery.ports.guard import Emergency, GuardedGroup, GuardedStore, Upstream
 
 Result = TypeVar("Result")
@@ -203,6 +205,46 @@ class FakeStore:
         return [at for at, became in self.history if became is role][-1]
 
 
+@dataclass
+class FakeStandby(FakeStore):
+    """A PostgreSQL that acknowledges commits under the name ``member``. ``has``: bytes of WAL on its disk.
+
+    ``sources``: region -> what whoever is there has, for when it is followed.
+    """
+
+    member: str | None = "standby_b"
+    has: int = 0x300
+    receives: bool = True
+    sources: dict[str, FakeStandby] = field(default_factory=dict)
+
+    async def observe_acknowledging(self) -> Observed:
+        return Observed("", position=self.has)
+
+    async def set_acknowledging(self, members: AcknowledgingSet | None) -> None:
+        return
+
+    async def stop_receiving(self) -> str:
+        await self._call("stop_receiving")
+        self.receives = False
+        return lsn_text(self.has)
+
+    async def is_detached(self) -> bool:
+        return not self.receives
+
+    async def follow(self, upstream: Upstream) -> StoreState:
+        state = await super().follow(upstream)
+        self.receives = True
+        if upstream.region in self.sources:
+            self.has = max(self.has, self.sources[upstream.region].has)
+        return state
+
+    async def wait_for(self, position: str, seconds: float) -> str:
+        if self.has < lsn_order(position):
+            await asyncio.sleep(seconds)
+            raise Unreachable(f"it has {lsn_text(self.has)} of {position}")
+        return lsn_text(self.has)
+
+
 class LivingCompanion:
     """Stands in for the companion's process."""
 
@@ -239,6 +281,9 @@ class _Peers:
 
     async def promise(self, region: str, group: str, epoch: int, holder: str, ttl: float) -> bool:
         return (await self._reach(region)).promise(group, epoch, holder, ttl) is None
+
+    async def stop_receiving(self, region: str, order: GuardOrder) -> Stopped:
+        return await (await self._reach(region)).stop_receiving(order)
 
     async def nudge(self, region: str, group: str) -> None:
         await (await self._reach(region)).nudge(group)

@@ -11,9 +11,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from recovery.adapters.postgres.synchronous import acknowledged
-from recovery.domain.ownership import AcknowledgingSet, FenceRequest, OwnershipRecord
+from recovery.domain.guarding import GuardOrder, Stopped
+from recovery.domain.ownership import AcknowledgingSet, OwnershipRecord
+from recovery.errors import Unreachable
 from recovery.guard import synchronous
-from recovery.guard.acknowledging import Acknowledging, zero_loss
+from recovery.guard.acknowledging import Acknowledging
+from recovery.guard.quorum import Quorum
 from recovery.guard.record import Record
 from recovery.guard.synchronous import OnStandbyLoss, parse_names
 from tests.integration.postgres_pair import Node, cluster
@@ -21,6 +24,8 @@ from tests.integration.postgres_servers import eventually, public_folder
 
 FSYNC = "fsync = on\n"
 ONE = AcknowledgingSet(members=["b"], wait_for=1)
+ANY = AcknowledgingSet(members=["b", "c"], wait_for=1)
+ORDER = GuardOrder(group="shop", run="r", epoch=1, source="A", target="B", effect_id="e")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -64,13 +69,48 @@ async def streams(primary: Node, name: str) -> bool:
     )
 
 
+@asynccontextmanager
+async def three() -> AsyncIterator[tuple[Node, Node, Node]]:
+    """B and C with credentials of their own."""
+    with public_folder() as folder:
+        async with cluster(folder, "a", "b", "c", settings=FSYNC) as (a, b, c):
+            for node in (b, c):
+                await a.execute(f"CREATE ROLE replicates_{node.name} LOGIN REPLICATION")
+                await node.guarded.demote()
+                user = f"replicates_{node.name}"
+                node.streaming = replace(node.streaming, user=user, application_name=node.name)
+                node.guarded = node.another_guard()
+                await node.guarded.follow(a.upstream)
+            yield a, b, c
+
+
+class Peers:
+    """The guards of other regions, as far as they are asked here."""
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        self.nodes = nodes
+
+    async def stop_receiving(self, region: str, order: GuardOrder) -> Stopped:
+        node = self.nodes[region]
+        position = await node.guarded.stop_receiving()
+        return Stopped(region=region, member=str(node.guarded.member), position=position)
+
+    async def promise(self, region: str, group: str, epoch: int, holder: str, ttl: float) -> bool:
+        raise Unreachable("it is not asked here")
+
+    async def nudge(self, region: str, group: str) -> None:
+        raise Unreachable("it is not asked here")
+
+
 class Kept:
     """The guard's loop around ``Acknowledging``."""
 
-    def __init__(self, primary: Node, policy: OnStandbyLoss = OnStandbyLoss.WAIT) -> None:
+    def __init__(
+        self, primary: Node, policy: OnStandbyLoss = OnStandbyLoss.WAIT, members: AcknowledgingSet = ONE
+    ) -> None:
         self.witness = Witness(primary)
         self.record = Record("shop", self.witness)
-        self.keeping = Acknowledging(primary.guarded, ONE, policy)
+        self.keeping = Acknowledging(primary.guarded, members, policy)
 
     async def look(self) -> list[str]:
         await self.record.read()
@@ -156,10 +196,8 @@ async def test_nothing_is_acknowledged_after_the_member_stopped_and_it_has_all_t
 
         load = asyncio.create_task(writes())
         await eventually(lambda: _enough(confirmed))
-        assert "before a fence" in str(await zero_loss(kept.witness.record, b.guarded))
-        asked = FenceRequest(epoch=1, target="B", run="r", at=AT)
-        fenced = kept.witness.record.model_copy(update={"fencing": asked})
-        assert await zero_loss(fenced, b.guarded) is None
+        found = await Quorum(b.guarded, {}, [], Peers({})).judge(ONE, ORDER)
+        assert found.why_not is None
         at_stop = len(confirmed)
         await a.value("SELECT pg_sleep(1)")
         assert len(confirmed) <= at_stop + 1, "at most the one whose acknowledgement was under way"
@@ -169,6 +207,50 @@ async def test_nothing_is_acknowledged_after_the_member_stopped_and_it_has_all_t
         there = await b.value("SELECT array_agg(id) FROM marks")
         assert set(confirmed) <= set(there)
         await asyncio.wait_for(b.execute("INSERT INTO marks VALUES (-1)"), 20)  # the new primary waits for nobody
+
+
+async def test_one_of_two_acknowledges_and_the_target_gets_from_the_other_what_it_lacks() -> None:
+    """W < N: C alone had what was acknowledged, and B is promoted."""
+    async with three() as (a, b, c):
+        kept = Kept(a, members=ANY)
+        await kept.until(ANY, ANY)
+        confirmed: list[int] = []
+        session = await a.connect()
+        await b.guarded.stop_receiving()  # its network is gone, say
+        for number in range(1, 50):
+            assert await acknowledged(session, lambda: session.execute(f"INSERT INTO marks VALUES ({number})"))  # noqa: B023
+            confirmed.append(number)
+        await session.close()
+        alone = await Quorum(b.guarded, {}, [], Peers({})).judge(ANY, ORDER.model_copy(update={"deadline": 0.1}))
+        assert alone.why_not == "1 of b, c confirmed that they receive nothing more, 2 have to"
+
+        peers = Peers({"C": c})
+        found = await Quorum(b.guarded, {"C": c.upstream}, ["C"], peers).judge(ANY, ORDER)
+        assert found.why_not is None and found.stopped["b"] == found.stopped["c"]
+        assert await b.guarded.is_detached() and await c.guarded.is_detached()
+        late = await a.connect()
+        commit = asyncio.create_task(late.execute("INSERT INTO marks VALUES (-1)"))
+        await eventually(lambda: _waits_for_standby(a, late.get_server_pid()))
+        await a.guarded.demote()
+        await asyncio.gather(commit, return_exceptions=True)
+        await b.guarded.promote(2)
+        there = await b.value("SELECT array_agg(id) FROM marks")
+        assert set(confirmed) <= set(there) and -1 not in there
+        await c.guarded.follow(b.upstream)
+        assert not await c.guarded.is_detached()
+
+
+async def test_a_stopped_standby_that_its_service_manager_starts_follows_nobody() -> None:
+    async with two() as (a, b):
+        await b.guarded.demote()
+        await b.guarded.stop_receiving()
+        await b.guarded.start()
+        await a.execute("INSERT INTO marks VALUES (1)")
+        assert not await streams(a, "b") and await b.value("SHOW primary_conninfo") == ""
+        await b.guarded.observe()
+        assert await b.guarded.is_detached()
+        await b.guarded.follow(a.upstream)
+        await eventually(lambda: streams(a, "b"))
 
 
 async def _enough(confirmed: list[int]) -> bool:

@@ -105,6 +105,7 @@ async def follow(
         await _begin(server, host, port, streaming, start_seconds)
     await wait_until_it_streams(server, host, port)
     await asyncio.to_thread(files.clear_primary_mark, server.folder)
+    await asyncio.to_thread(files.forget_last_source, server.folder)
 
 
 async def _begin(server: LocalServer, host: str, port: int, streaming: Streaming | None, seconds: float) -> None:
@@ -211,7 +212,7 @@ async def wait_until_it_streams(server: LocalServer, host: str, port: int, secon
 
 
 async def stop_receiving(server: LocalServer) -> str:
-    """Takes the upstream away and waits until the receiver is gone. A stopped server receives nothing.
+    """Takes the upstream away and waits until the receiver is gone; whoever starts it again starts it without one.
 
     Raises:
         Unreachable: the server does not answer, or the receiver does not end (it is frozen, say) within 5 s.
@@ -219,10 +220,12 @@ async def stop_receiving(server: LocalServer) -> str:
     """
     if not await server.runs():
         control = await server.control()
+        await asyncio.to_thread(_detach, server.folder)
         position = await server.stopped_position(control)
         if position is None:
             raise Unreachable(f"the end of the WAL in {server.folder} was not found in time")
-        return position
+        if not await server.runs():  # else it was started meanwhile, and may have read the file as it was
+            return position
     async with connected(server.login, "stop its receiver") as connection:
         state = await read_running(connection)
         if not state.in_recovery:
@@ -236,4 +239,14 @@ async def stop_receiving(server: LocalServer) -> str:
                 raise Unreachable(f"the receiver of PostgreSQL in {server.folder} (process {pid}) does not end")
             await connection.execute("SELECT pg_terminate_backend($1)", pid)
             await asyncio.sleep(_POLL_SECONDS)
-        return (await read_running(connection)).position
+        state = await read_running(connection)
+    # After its own restart it may have more on its disk, and acknowledged, than it has replayed yet.
+    return state.position if state.received is not None else await _position_on_disk(server, state)
+
+
+def _detach(folder: Path) -> None:
+    """Of a stopped server: what a service manager starts from now on is a standby of nobody."""
+    present = files.read_auto_conf(folder)
+    if present.get("primary_conninfo"):
+        files.write_last_source(folder, present["primary_conninfo"], present.get("primary_slot_name", ""))
+    files.write_auto_conf(folder, {"primary_conninfo": ""})

@@ -39,19 +39,18 @@ from pathlib import Path
 import asyncpg
 
 from recovery.adapters.postgres import standby_files as files
+from recovery.adapters.postgres.acknowledging import Acknowledging
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.connection import Connection, connected
 from recovery.adapters.postgres.demotion import kill_tree
-from recovery.adapters.postgres.following import follow, set_and_reload, stop_receiving
+from recovery.adapters.postgres.following import follow, set_and_reload
 from recovery.adapters.postgres.local_server import LocalServer, Running, read_running
 from recovery.adapters.postgres.ordered_end import end_in_order
 from recovery.adapters.postgres.rejoin_folders import forget_old
-from recovery.adapters.postgres.synchronous import observe_acknowledging
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
-from recovery.domain.ownership import AcknowledgingSet, Strength
+from recovery.domain.ownership import Strength
 from recovery.domain.timelines import lsn_order
 from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
-from recovery.guard.synchronous import Observed
 from recovery.ports.guard import Emergency, Upstream
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from recovery.ports.standby import Streaming
@@ -68,7 +67,7 @@ _NAMES_IN_FILES = (
 )
 
 
-class GuardedPostgres:
+class GuardedPostgres(Acknowledging):
     """``GuardedStore`` of one data directory. One caller at a time for what changes it; ``observe`` at any time."""
 
     store = "postgres"
@@ -86,8 +85,7 @@ class GuardedPostgres:
         promote_seconds: float = 30.0,
     ) -> None:
         self.strength = strength
-        self.server = LocalServer(place, login, binaries=binaries, settings=settings)
-        self._replication = replication
+        super().__init__(LocalServer(place, login, binaries=binaries, settings=settings), replication)
         self._start_seconds = start_seconds
         self._promote_seconds = promote_seconds
         self._seen_primary: Running | None = None  # as last seen
@@ -129,6 +127,7 @@ class GuardedPostgres:
         if not state.in_recovery:
             self._seen_primary = state
             return self._state(StoreRole.PRIMARY, state.position, order, state.timeline, history, detail=detail)
+        self._upstream_seen = state.conninfo
         self._remember_lag(state)
         if not state.streams:
             detail = f"it receives nothing. {detail}".strip()
@@ -341,10 +340,6 @@ class GuardedPostgres:
         await self.secure()
         return await end_in_order(self.server, seconds)
 
-    async def stop_receiving(self) -> str:
-        """See ``GuardedStore`` and ``following``."""
-        return await stop_receiving(self.server)
-
     async def follow(self, upstream: Upstream) -> StoreState:
         """See ``GuardedStore`` and ``following``."""
         await self.secure()
@@ -366,28 +361,3 @@ class GuardedPostgres:
                     f"(its receiver: {state.receiver or 'none'})"
                 )
             await asyncio.sleep(0.05)
-
-    # The synchronous strength.
-
-    async def acknowledging(self) -> str:
-        """``synchronous_standby_names`` as it is in effect."""
-        return (await self.server.ask("say who acknowledges", 2.0)).synchronous
-
-    @property
-    def member(self) -> str | None:
-        """The name under which it acknowledges commits when it is a standby."""
-        return self._replication.application_name if self._replication is not None else None
-
-    async def observe_acknowledging(self) -> Observed:
-        """Who acknowledges this primary's commits; see ``synchronous``. Raises Unreachable."""
-        async with connected(self.server.login, "say who acknowledges") as connection:
-            return await observe_acknowledging(connection)
-
-    async def set_acknowledging(self, members: AcknowledgingSet | None) -> None:
-        """Who acknowledges commits from now on; None: nobody. Waiting commits are released when it gets empty."""
-        value = ""
-        if members is not None and members.members:
-            names = ", ".join('"' + name.replace('"', '""') + '"' for name in members.members)
-            value = f"ANY {members.wait_for} ({names})"
-        async with connected(self.server.login, "set who acknowledges") as connection:
-            await set_and_reload(connection, {"synchronous_standby_names": value})

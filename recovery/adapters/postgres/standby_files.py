@@ -149,6 +149,11 @@ def write_last_source(folder: Path, conninfo: str, slot: str) -> None:
     write_owned(folder, LAST_SOURCE, json.dumps([conninfo, slot]))
 
 
+def forget_last_source(folder: Path) -> None:
+    """It follows somebody again."""
+    (folder / LAST_SOURCE).unlink(missing_ok=True)
+
+
 def read_last_source(folder: Path) -> tuple[str, str]:
     """``primary_conninfo`` and slot, empty where nothing is kept."""
     with contextlib.suppress(OSError, ValueError, TypeError):

@@ -25,7 +25,8 @@ KINDS = [
     ),
     pytest.param(
         "port: 54320", "prot: 54320", "groups.shop.regions.region-a.postgres.prot",
-        "unknown key (did you mean 'port'?): expected one of bin_directories, data_directory, host, port, run_as",
+        "unknown key (did you mean 'port'?): expected one of bin_directories, data_directory, host, port, "
+        "replication_password, replication_user, run_as",
         id="unknown key",
     ),
     pytest.param(

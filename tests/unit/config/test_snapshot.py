@@ -157,7 +157,7 @@ def test_every_valid_change_of_a_group_changes_the_hash(example: str) -> None:
         if found == wanted:
             same.append(path[2:])
     assert tried > 100
-    references = {"password", "credentials", "kubeconfig", "secret", "access_key", "secret_key"}
+    references = {"password", "replication_password", "credentials", "kubeconfig", "secret", "access_key", "secret_key"}
     addresses = {
         "host",
         "port",

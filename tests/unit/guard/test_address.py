@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from recovery import errors
 from recovery.adapters.guard_client import GuardClient
-from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion
+from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, Stopped
 from recovery.domain.ownership import FenceProof
 from recovery.errors import BadInput, NotFound, Refused, Unreachable
 from recovery.guard import server as serving
@@ -42,6 +42,7 @@ class FakeGuard:
             "status": GuardStatus(region="b", instance="b/1", ttl=5, holds_lease=True),
             "fence": PROOF,
             "promote": Promotion(store="postgres", epoch=2, at=NOW),
+            "stop": Stopped(region="a", member="standby_a", position="0/300"),
         }
         self.asked: list[str] = []
         self.gate = asyncio.Event()
@@ -74,6 +75,9 @@ class FakeGuard:
 
     async def follow(self, order: GuardOrder) -> Any:
         return await self._answer("follow")
+
+    async def stop_receiving(self, order: GuardOrder) -> Any:
+        return await self._answer("stop")
 
     def promise(self, name: str, epoch: int, holder: str, ttl: float) -> str | None:
         self.asked.append(f"promise {name} {epoch} {holder} {ttl}")
@@ -113,6 +117,7 @@ async def test_orders_and_questions_reach_the_guard() -> None:
         assert (await client.promote(ORDER)).epoch == 2
         assert await client.promise("b", "shop", 1, "a/1", 5.0)
         assert not await client.promise("b", "shop", 2, "a/1", 5.0)
+        assert (await client.stop_receiving("a", ORDER)).member == "standby_a"
         await client.nudge("b", "shop")
     assert guard.asked[-1] == "nudge shop"
 

@@ -9,7 +9,7 @@ import pytest
 
 from recovery.domain.guarding import GuardOrder
 from recovery.domain.ownership import AcknowledgingSet, OwnershipRecord, Phase, RegionLease
-from recovery.guard import decisions
+from recovery.guard import decisions, notes
 from recovery.guard.decisions import Evidence, Refusal, Settled, Wait, Write
 from recovery.guard.lease import Held, Watched, least_margin, may_take
 from recovery.guard.promises import Given, Received, may_promise
@@ -188,4 +188,4 @@ def test_the_owners_guard_adopts_with_a_new_epoch_but_never_while_a_fence_is_ask
     asked = decisions.fence_by_person(record(), order(), "B", Evidence("ann", AT), reason="off")
     assert isinstance(asked, Write)
     assert isinstance(decisions.adoption(asked.record, "A", held, 101.0, NEVER, AT, anew=True), Refusal)
-    assert isinstance(decisions.claim(asked.record, "A", "A/1", None, AT), Refusal)
+    assert isinstance(notes.claim(asked.record, "A", "A/1", None, AT), Refusal)

@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 
 from recovery.domain.ownership import AcknowledgingSet
 from recovery.guard.synchronous import (
+    CatchUp,
     Keep,
     Observed,
     OnStandbyLoss,
+    Proven,
     Receiver,
     SetServer,
+    Unproven,
     Weaker,
     WriteRecord,
     implies,
+    judge,
     least_stopped,
     next_change,
     parse_names,
     voids,
     wanted,
-    zero_loss,
 )
 
 NAMES = ("b", "c", "d", "e")
@@ -89,14 +92,20 @@ def test_the_members_that_stopped_meet_every_quorum(size: tuple[int, int], data:
     assert all(set(quorum) & stopped for quorum in combinations(members, wait_for))
 
 
-def test_zero_loss_needs_enough_members_and_the_most_advanced_of_them() -> None:
+def test_zero_loss_needs_enough_members_and_as_much_as_the_most_advanced_of_them() -> None:
     two_of_three = acks(2, "b", "c", "d")
-    assert zero_loss(two_of_three, {"b": 7, "c": 9}, "c") is None
-    assert zero_loss(two_of_three, {"B": 9, "c": 7}, "b") is None, "PostgreSQL compares names without case"
-    assert "c is" in str(zero_loss(two_of_three, {"b": 7, "c": 9}, "b"))
-    assert "1 of b, c, d" in str(zero_loss(two_of_three, {"b": 9, "stranger": 9}, "b"))
-    assert zero_loss(None, {"b": 9}, "b") == "the record names no acknowledging set"
-    assert zero_loss(acks(0, "b"), {"b": 9}, "b") is not None
+    assert judge(two_of_three, {"b": 7, "c": 9}, 9) == Proven(9)
+    assert judge(two_of_three, {"B": 9, "c": 7}, 9) == Proven(9), "PostgreSQL compares names without case"
+    assert judge(two_of_three, {"b": 7, "c": 9}, 7) == CatchUp("c", 9)
+    assert judge(two_of_three, {"b": 7, "c": 9}, 11) == Proven(9), "whoever has more, a member or not, lacks nothing"
+    assert judge(two_of_three, {"b": 7, "c": 9}, None) == CatchUp("c", 9)
+    few = judge(two_of_three, {"b": 9, "stranger": 9}, 9)
+    assert few == Unproven("1 of b, c, d confirmed that they receive nothing more, 2 have to")
+    assert judge(acks(1, "b", "c"), {"c": 9}, 9) == Unproven(
+        "1 of b, c confirmed that they receive nothing more, 2 have to"
+    )
+    assert judge(None, {"b": 9}, 9) == Unproven("the record names no acknowledging set")
+    assert isinstance(judge(acks(0, "b"), {"b": 9}, 9), Unproven)
 
 
 @settings(max_examples=300)

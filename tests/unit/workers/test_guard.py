@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from recovery.adapters.postgres.guarded import GuardedPostgres
+from recovery.adapters.secrets import Secrets
 from recovery.config import Config
+from recovery.config.warnings import warnings_of
+from recovery.domain.ownership import AcknowledgingSet
 from recovery.errors import BadInput, NotFound, Refused
 from recovery.guard.guard import lock_folder
-from workers.guard import GuardProcess, run_guard
+from workers.guard import GuardProcess, _Wiring, run_guard
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -100,3 +104,52 @@ def test_one_guard_per_state_folder(tmp_path: Path) -> None:
             pass
     with lock_folder(tmp_path / "a", "a"):
         pass
+
+
+def _three(folder: Path, **replication: Any) -> dict[str, Any]:
+    document = _document(folder)
+    document["regions"]["c"] = {"guard": "http://127.0.0.1:3"}
+    shop = document["groups"]["shop"]
+    shop["regions"] = {
+        name: {"postgres": {"host": "127.0.0.1", "data_directory": str(folder / name), "replication_user": f"s_{name}"}}
+        for name in "abc"
+    }
+    shop["postgres"] = {"replication_user": "everybody"}
+    shop["replication"] = {"mode": "streaming", "synchronous": True, **replication}
+    return document
+
+
+def _loaded(document: dict[str, Any], folder: Path) -> Config:
+    file = folder / "recovery.yaml"
+    with file.open("w") as stream:
+        YAML().dump(document, stream)
+    return Config.load(file)
+
+
+@pytest.mark.parametrize(("configured", "wait_for"), [({}, 2), ({"acknowledgements": 1}, 1)])
+async def test_commits_wait_for_as_many_of_the_other_regions_as_is_configured(
+    tmp_path: Path, configured: dict[str, int], wait_for: int
+) -> None:
+    config = _loaded(_three(tmp_path, **configured), tmp_path)
+    secrets = Secrets()
+    group = await _Wiring(config, "b", tmp_path, secrets).group("shop")
+    secrets.close()
+    assert group.acknowledging == AcknowledgingSet(members=["standby_a", "standby_c"], wait_for=wait_for)
+    (store,) = group.stores
+    assert isinstance(store, GuardedPostgres) and store.member == "standby_b"
+    assert not [words for words in warnings_of(config, None) if "stream as" in words]
+
+
+def test_more_acknowledgements_than_standbys_are_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="replication.acknowledgements of at most 2"):
+        _loaded(_three(tmp_path, acknowledgements=3), tmp_path)
+
+
+def test_standbys_that_share_their_credentials_are_warned_of(tmp_path: Path) -> None:
+    document = _three(tmp_path)
+    for name in "ab":
+        del document["groups"]["shop"]["regions"][name]["postgres"]["replication_user"]
+    config = _loaded(document, tmp_path)
+    (found,) = [words for words in warnings_of(config, None) if "stream as" in words]
+    assert "the standbys of a, b stream as the user everybody" in found
+    assert config.group("shop").replicates_as("c") == ("s_c", None)
