@@ -77,6 +77,38 @@ class Listener:
         return False
 
 
+class Processes:
+    """The very processes that had these numbers when this was made: a signal reaches them or nobody.
+
+    Between a look and an act any time may pass, and a number may be another process's by then. Close it; a context.
+    """
+
+    def __init__(self, pids: Collection[int]) -> None:
+        self._descriptors: list[int] = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._descriptors.append(os.pidfd_open(pid))
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def signal(self, number: signal.Signals) -> int:
+        """How many it reached. Raises PermissionError."""
+        reached = 0
+        for descriptor in self._descriptors:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+                reached += 1
+        return reached
+
+
 def _name(pid: int) -> str | None:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -29,10 +29,10 @@ from recovery.domain.health import Finding, Part
 from recovery.ports.health import StoreProbe
 from tests.contract import dns_servers
 from tests.contract.test_health_probe import hang, serving, status
+from tests.integration.nats_pair import a_pair
 from tests.integration.nats_servers import PASSWORD as NATS_PASSWORD
 from tests.integration.nats_servers import OwnNats, publish
 from tests.integration.redis_servers import OwnRedis
-from tests.integration.test_guarded_nats import a_pair
 from tests.ports import free_port
 
 LIMITS = Limits.of(2.0, 1.0)

@@ -8,8 +8,6 @@ fenced one. A reload takes a few milliseconds and counts for connections that st
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import secrets
 import signal
 import threading
@@ -19,7 +17,7 @@ from pathlib import Path
 import nats.errors
 from nats.aio.msg import Msg
 
-from recovery.adapters.listening import Listener, write_durably
+from recovery.adapters.listening import Listener, Processes, write_durably
 from recovery.adapters.nats.connection import LOST, NatsServer, connected
 from recovery.errors import Refused, Unreachable
 
@@ -45,7 +43,6 @@ class Fence:
     def __init__(self, server: NatsServer, file: Path) -> None:
         self._server = server
         self._file = file
-        self._pids: list[int] = []
         self._writing = threading.Lock()
         self._attempt = 0
         self.trouble = "no answer"  # why ``close`` did not succeed, when its caller had no more time
@@ -88,32 +85,42 @@ class Fence:
             )
             await asyncio.sleep(POLL)
 
-    async def open(self, wanted: Callable[[], bool]) -> None:
+    async def open(self, permitted: Callable[[], str | None]) -> None:
         """The server reads OPEN and a publish was accepted; whatever happens, FENCED is on disk again afterwards.
+
+        It is bound to the server process that runs now: one that is killed from here on is not told anything, and what
+        is started in its place is fenced. ``permitted`` (None, or why not) is asked between the writing and the
+        telling, right before it, and then all the time.
 
         Raises:
             Unreachable: it does not become so within five seconds. It was told to read FENCED again.
-            Refused: it is not ``wanted`` any more, which is asked all the time.
+            Refused: it is not permitted.
         """
         opened = False
-        try:
-            async with asyncio.timeout(OPENING):
-                await asyncio.to_thread(self._write, OPEN, self._attempt)
-                await self._reload()
-                while not await self.is_open_meanwhile():
-                    if not wanted():
-                        raise Refused(f"NATS {self._server} was demoted while it was to be promoted.")
-                    await asyncio.sleep(POLL)
-                opened = True
-        except LOST as error:
-            raise Unreachable(
-                f"NATS {self._server} did not begin to accept publishing: {error or 'no answer'}."
-            ) from error
-        finally:
-            self._attempt += 1
-            self._write(FENCED)  # at once, in this very moment: a cancellation must not leave OPEN on the disk
-            if not opened:
-                self._hang_up()
+        with Processes(await self._pids()) as server:
+            try:
+                async with asyncio.timeout(OPENING):
+                    await asyncio.to_thread(self._write, OPEN, self._attempt)
+                    self._demand(permitted)
+                    if not server.signal(signal.SIGHUP):
+                        raise Unreachable(f"NATS {self._server} ended while it was to be promoted.")
+                    while not await self.is_open_meanwhile():
+                        self._demand(permitted)
+                        await asyncio.sleep(POLL)
+                    opened = True
+            except LOST as error:
+                raise Unreachable(
+                    f"NATS {self._server} did not begin to accept publishing: {error or 'no answer'}."
+                ) from error
+            finally:
+                self._attempt += 1
+                self._write(FENCED)  # at once, in this very moment: a cancellation must not leave OPEN on the disk
+                if not opened:
+                    server.signal(signal.SIGHUP)
+
+    def _demand(self, permitted: Callable[[], str | None]) -> None:
+        if (reason := permitted()) is not None:
+            raise Refused(f"NATS {self._server} must not become primary: {reason}")
 
     async def is_open_meanwhile(self) -> bool:
         """As ``is_open``, while the server may be reading its configuration: it drops who is just logging in, or does
@@ -131,19 +138,17 @@ class Fence:
                 await asyncio.sleep(POLL)
 
     async def _reload(self) -> None:
+        with Processes(await self._pids()) as server:
+            server.signal(signal.SIGHUP)
+
+    async def _pids(self) -> list[int]:
         pids = await self.listener.pids()
         if not pids:
             raise Unreachable(
                 f"No process named {'/'.join(sorted(PROCESS_NAMES))} listens at {self._server} on this host, so nobody"
                 " can tell it to read its configuration: run the guard beside it."
             )
-        self._pids = pids
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
+        return pids
 
     async def is_open(self) -> bool:
         """Publishes as the probe, whom the fence concerns: accepted (it came back), or refused (the server said so).

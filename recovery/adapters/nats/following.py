@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.divergence import SavedTail, last_common, save_tail
 from recovery.adapters.nats.memory import Source
 from recovery.adapters.nats.streams import as_mirror, is_work_queue, mirrors_domain
-from recovery.adapters.nats.words import last_of
+from recovery.adapters.nats.words import Infos, last_of
 from recovery.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,30 @@ def seconds_behind(owner: dict[str, Any], local: dict[str, Any]) -> float:
         return 0.0
     newest, ours = (_instant(each["state"]["last_ts"]) for each in (owner, local))
     return max(0.0, (newest - ours).total_seconds())
+
+
+async def lag_of(owner: Client, infos: Infos, seen: Mapping[str, Source]) -> float | None:
+    """Seconds that the slowest mirror is behind; None where there is none."""
+    lags = []
+    for name, source in seen.items():
+        local = infos[name]
+        if is_work_queue(source.config) or local is None:
+            continue
+        if source.last <= last_of(local):
+            lags.append(0.0)
+        elif (info := await stream_info(owner, name)) is not None:
+            lags.append(seconds_behind(info, local))
+    return max(lags) if lags else None
+
+
+async def leave_queue(own: Client, name: str, folder: Path) -> SavedTail | None:
+    """An old work queue: what waits in it is saved, and is not given to workers a second time one day."""
+    info = await stream_info(own, name)
+    if info is None:
+        return None
+    saved = await save_tail(own, info, 0, folder)
+    await api(own, f"STREAM.DELETE.{name}")
+    return saved
 
 
 def _instant(text: str) -> datetime:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -14,14 +14,22 @@ from types import MappingProxyType
 from nats.aio.client import Client
 
 from recovery.adapters.listening import accepts
-from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, asking, connected, stream_info
-from recovery.adapters.nats.consumers import recreate
-from recovery.adapters.nats.divergence import SavedTail, save_tail, told
+from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, asking, connected, stream_info
+from recovery.adapters.nats.divergence import SavedTail, told
 from recovery.adapters.nats.fence import PROCESS_NAMES, Fence
-from recovery.adapters.nats.following import domain_of, follow_one, make_mirror, mirrored, seconds_behind, sources
-from recovery.adapters.nats.memory import Memory, Remembered, Source
-from recovery.adapters.nats.streams import WORK_QUEUE, is_work_queue, mirrors_domain, promoted, settle
-from recovery.adapters.nats.words import Infos, followed, last_of, position_of, promised_words, state_words
+from recovery.adapters.nats.following import (
+    domain_of,
+    follow_one,
+    lag_of,
+    leave_queue,
+    make_mirror,
+    mirrored,
+    sources,
+)
+from recovery.adapters.nats.memory import Memory
+from recovery.adapters.nats.promotion import promote_streams
+from recovery.adapters.nats.streams import WORK_QUEUE, is_work_queue, mirrors_domain
+from recovery.adapters.nats.words import Infos, followed, position_of, state_words
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
@@ -134,8 +142,20 @@ class GuardedStreams:
             Refused: it is stale, a stream's source was never seen, or JetStream will not.
             Unreachable: it does not answer.
         """
+        return await self.promote_if(epoch, lambda: None, owner=owner)
+
+    async def promote_if(self, epoch: int, permitted: Callable[[], str | None], *, owner: bool = False) -> Promotion:
+        """See ``BoundPromotion`` and ``promote``.
+
+        Streams are changed over one connection to the server process that runs now, and the fence is opened in that
+        very process or not at all (``Fence.open``).
+        """
         async with self._turn:
             demotions = self._demotions
+
+            def still() -> str | None:
+                return "it was demoted meanwhile" if self._demotions != demotions else permitted()
+
             remembered = await self._memory.load()
             async with asking(self._server, CHANGE, "promote its streams") as client:
                 before, notes = await self._infos(client), list[str]()
@@ -148,8 +168,11 @@ class GuardedStreams:
                         " followed nobody since: Reprotect saves what only they hold, and makes them mirrors first."
                     )
                 else:
-                    notes = await self._promote_streams(client, before, remembered, epoch)
-                    await self._open(demotions)
+                    if (reason := still()) is not None:
+                        raise Refused(f"NATS {self._server} must not become primary: {reason}")
+                    await self._memory.become("primary", epoch)
+                    notes = await promote_streams(client, self._server, before, remembered, epoch)
+                    await self._open(still)
                     await self._memory.done_with_consumers()
         return Promotion(
             store=self.store,
@@ -161,49 +184,10 @@ class GuardedStreams:
             note=". ".join(notes),
         )
 
-    async def _promote_streams(self, client: Client, infos: Infos, remembered: Remembered, epoch: int) -> list[str]:
-        """Everything but the fence: nobody can publish meanwhile. Repeated, it goes on where it was."""
-        notes: list[str] = []
-        await self._memory.become("primary", epoch)
-        for name, info in infos.items():
-            source = remembered.sources.get(name)
-            config = source.config if source else None
-            if info is None:
-                notes.append(await self._make_anew(client, name, source))
-                continue
-            was_mirror = bool(info["config"].get("mirror"))
-            await promoted(client, info, config, epoch)
-            if source is None:
-                continue
-            standing, complaints = await recreate(client, name, source.consumers, last_of(info))
-            notes += complaints
-            if sentence := await settle(client, name, config, len(standing)):
-                notes.append(sentence)
-            if was_mirror or standing:
-                notes.append(promised_words(name, standing, last_of(info), source))
-        notes.append(
-            "Message ids (Nats-Msg-Id) of before the promotion are not known here: what is published again is stored"
-            " again"
-        )
-        return notes
-
-    async def _make_anew(self, client: Client, name: str, source: Source | None) -> str:
-        """A stream without a mirror: a work queue begins empty, so that the application works."""
-        if source is None or not is_work_queue(source.config):
-            raise Refused(
-                f"NATS {self._server} has no stream {name}, and its guard never saw its source: nothing to promote."
-            )
-        config = {key: value for key, value in source.config.items() if key not in ("placement", "num_replicas")}
-        config["metadata"] = {k: v for k, v in (config.get("metadata") or {}).items() if not k.startswith("_nats.")}
-        await api(client, f"STREAM.CREATE.{name}", config | {"first_seq": source.last + 1})
-        return f"{name} is a work queue and begins empty: {source.waiting} messages waited in it when it was last seen"
-
-    async def _open(self, demotions: int) -> None:
-        if self._demotions != demotions:
-            raise Refused(f"NATS {self._server} was demoted while it was to be promoted.")
+    async def _open(self, still: Callable[[], str | None]) -> None:
         self._promoting = True
         try:
-            await self._fence.open(lambda: self._demotions == demotions)
+            await self._fence.open(still)
         finally:
             self._promoting = False
 
@@ -337,7 +321,7 @@ class GuardedStreams:
         tails: list[SavedTail | None] = []
         for name, source in seen.items():
             if is_work_queue(source.config):
-                tails.append(await self._leave(own, name))
+                tails.append(await leave_queue(own, name, self._saved))
             else:
                 tails.append(await follow_one(own, owner, source, domain, self._saved))
         remembered = await self._memory.load()
@@ -347,15 +331,6 @@ class GuardedStreams:
         await self._memory.saw(seen)
         await self._memory.become("replica")
         return [WORK_QUEUE.format(name=name) for name, source in seen.items() if is_work_queue(source.config)]
-
-    async def _leave(self, own: Client, name: str) -> SavedTail | None:
-        """An old work queue: what waits in it is saved, and is not given to workers a second time one day."""
-        info = await stream_info(own, name)
-        if info is None:
-            return None
-        saved = await save_tail(own, info, 0, self._saved)
-        await api(own, f"STREAM.DELETE.{name}")
-        return saved
 
     async def _accepts_publishing(self) -> bool:
         try:
@@ -393,16 +368,4 @@ class GuardedStreams:
         mirrored = all(info is None or mirrors_domain(info["config"]) == domain for info in infos.values())
         if remembered.part == "unknown" and mirrored:
             await self._memory.become("replica")
-        self._lag = await self._lag_of(owner, infos, seen)
-
-    async def _lag_of(self, owner: Client, infos: Infos, seen: Mapping[str, Source]) -> float | None:
-        lags = []
-        for name, source in seen.items():
-            local = infos[name]
-            if is_work_queue(source.config) or local is None:
-                continue
-            if source.last <= last_of(local):
-                lags.append(0.0)
-            elif (info := await stream_info(owner, name)) is not None:
-                lags.append(seconds_behind(info, local))
-        return max(lags) if lags else None
+        self._lag = await lag_of(owner, infos, seen)
