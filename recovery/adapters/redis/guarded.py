@@ -15,11 +15,12 @@ from types import MappingProxyType
 from recovery.adapters.listening import Listener, accepts
 from recovery.adapters.redis.configured import starts_at_rest
 from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking, connected
-from recovery.adapters.redis.divergence import save_data, told
 from recovery.adapters.redis.ending import replicas_have_all, resume
-from recovery.adapters.redis.link import Link, collapsed, look_at
+from recovery.adapters.redis.following import ASK, Follower
+from recovery.adapters.redis.link import Link
 from recovery.adapters.redis.memory import Memory, Remembered
 from recovery.adapters.redis.replication import NOWHERE, Replication, replication
+from recovery.adapters.redis.words import state_words
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
@@ -29,10 +30,7 @@ from recovery.ports.guard import Emergency, Upstream
 PROCESS_NAMES = frozenset({"redis-server", "valkey-server"})
 ANSWER = 0.3  # seconds that a server has to end its writes by itself
 END = 0.6  # seconds for its process to end after SIGKILL
-ASK = 2.0  # seconds for an ordinary question
-LINK = 10.0  # seconds that ``follow`` waits for the link; a long first copy goes on by itself
 SECURED = 60.0  # seconds between two looks at its configuration file
-AGAIN = 5.0  # seconds after which a replica that left its primary looks whether that has its data again
 PING = 10  # seconds between two signs of an idle primary
 POLL = 0.02
 
@@ -65,13 +63,13 @@ class GuardedRedis:
         self._peers = dict(peers)
         self._listener = Listener(server.host, server.port, PROCESS_NAMES)
         self._memory = Memory(state_folder / f"redis-{group}.json")
-        self._saved = state_folder / "divergence" / f"redis-{group}"
         self._accept = state_folder / f"redis-{group}.accept-empty-primary"
         self._link = Link(server)
+        saved = state_folder / "divergence" / f"redis-{group}"
+        self._follower = Follower(server, self._listener, self._memory, saved, self._accept, self._link)
         self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
         self._demotions = 0
         self._promoting = False
-        self._next_try = 0.0
 
     def emergency(self) -> Emergency:
         return Emergency(
@@ -116,7 +114,7 @@ class GuardedRedis:
             order=now.offset,
             history=history,
             lag_seconds=lag,
-            detail=". ".join(filter(None, (_words(now, remembered), self._insecure))),
+            detail=". ".join(filter(None, (state_words(now, remembered), self._insecure))),
             primary_of=remembered.primary_of,
         )
 
@@ -284,73 +282,19 @@ class GuardedRedis:
             Refused: it is a primary; the upstream is none; the upstream's data collapsed (see ``link``).
             Unreachable: either side does not answer.
         """
-        address = (upstream.host, upstream.port)
         async with self._turn:
             async with asking(self._server, ASK, "say what it follows") as connection:
                 now = await replication(connection)
             if now.accepts_writes:
                 raise Refused(f"Redis {self._server} accepts writes: it is demoted before it follows {upstream.host}.")
-            if now.upstream == address and now.link_up:
-                return await self._following()
-            saved = await self._permit(now, upstream)
-            async with asking(self._server, LINK + ASK, "follow") as connection:
-                await self._link.attach(connection, address)
-                before = await self._memory.load()
-                after = Remembered("replica", before.epoch, before.keys, divergence=before.divergence)
-                if before.part != "replica":
-                    after = replace(after, divergence=saved.model_dump(mode="json") if saved else None)
-                await self._memory.save(after)
-                now = await self._stands(connection)
-            if now.link_up:
-                await self._memory.save(replace(after, keys=now.keys))
+            if not (now.upstream == (upstream.host, upstream.port) and now.link_up):
+                await self._follower.follow(now, upstream)
         return await self._following()
 
     async def _following(self) -> StoreState:
         """Its state, and what was saved when it began to follow: also for a caller that missed the first answer."""
         state, stored = await self.observe(), (await self._memory.load()).divergence
         return state.model_copy(update={"divergence": StoreDivergence.model_validate(stored) if stored else None})
-
-    async def _permit(self, now: Replication, upstream: Upstream) -> StoreDivergence | None:
-        """Looks at the new primary, and saves what it would replace."""
-        primary = await look_at(RedisServer(upstream.host, upstream.port, self._server.login), ASK)
-        if primary is None:
-            raise Unreachable(f"Redis {upstream.host}:{upstream.port} of {upstream.region} does not answer.")
-        if not primary.is_primary or primary.run_id == now.run_id:
-            raise Refused(f"Redis {upstream.host}:{upstream.port} of {upstream.region} is no other primary to follow.")
-        remembered = await self._memory.load()
-        if primary.descends_from(now) or now.keys == 0:
-            return None
-        if remembered.part == "replica":
-            reason = collapsed(max(now.keys, remembered.keys), primary)
-            if reason and not await asyncio.to_thread(self._consented):
-                await self._memory.save(replace(remembered, detached=reason))
-                raise Refused(
-                    f"Redis {self._server} does not follow {upstream.host}: {reason}. Promote this one, or restore the"
-                    f" primary; or create {self._accept} to give its data up."
-                )
-            return None
-        return told(await save_data(self._server, self._listener, self._saved, now, primary))
-
-    def _consented(self) -> bool:
-        """Uses the operator's consent up."""
-        existed = self._accept.exists()
-        self._accept.unlink(missing_ok=True)
-        return existed
-
-    async def _stands(self, connection: Connection) -> Replication:
-        until = time.monotonic() + LINK
-        while True:
-            try:
-                now = await replication(connection)
-                if now.link_up:
-                    await self._link.close(connection)
-                    return now
-                if time.monotonic() > until:
-                    return now
-            except ServerSaid as error:
-                if error.code != "LOADING" or time.monotonic() > until:
-                    raise
-            await asyncio.sleep(POLL)
 
     async def tend(self, upstream: Upstream | None = None) -> None:
         """Keeps the link's rule (see ``link``), and remembers how many keys it held while the link stood.
@@ -364,41 +308,9 @@ class GuardedRedis:
             await self.secure()
         try:
             async with self._turn, asyncio.timeout(ASK), connected(self._server) as connection:
-                idle = await self._tend(connection)
+                idle = await self._follower.tend(connection)
         except (*LOST, ServerSaid) as error:
             log.debug("Redis %s was not tended: %s", self._server, error)
             return
         if idle and upstream is not None:
             await self.follow(upstream)
-
-    async def _tend(self, connection: Connection) -> bool:
-        """Whether it is at rest and may follow by itself."""
-        now, remembered = await replication(connection), await self._memory.load()
-        if now.accepts_writes:
-            return False
-        if now.at_rest:
-            if remembered.detached and time.monotonic() < self._next_try:
-                return False
-            self._next_try = time.monotonic() + AGAIN
-            return remembered.part == "replica" or now.keys == 0
-        reason = await self._link.tend(connection, now, remembered.keys)
-        if reason:
-            log.critical("Redis %s left its primary: %s", self._server, reason)
-            await self._memory.save(replace(remembered, detached=reason))
-        elif now.link_up and (now.keys != remembered.keys or remembered.part == "unknown"):
-            await self._memory.save(replace(remembered, part="replica", keys=now.keys, detached=""))
-        return False
-
-
-def _words(now: Replication, remembered: Remembered) -> str:
-    if now.is_primary:
-        return f"{now.keys} keys, {sum(each.online for each in now.replicas)} replicas"
-    if not now.read_only:
-        return "a replica that accepts writes: replica-read-only is off"
-    if now.link_up:
-        return f"{now.keys} keys, follows {now.upstream}"
-    if remembered.detached:
-        return f"{now.keys} keys, detached: {remembered.detached}"
-    if now.at_rest:
-        return f"{now.keys} keys, at rest"
-    return f"{now.keys} keys, {'is being copied from' if now.syncing else 'no link to'} {now.upstream}"
