@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +50,12 @@ class GuardedLab:
     store: S3Store
     client: GuardClient
     ttl: float
+    sites: dict[str, str] = field(default_factory=dict)  # of regions that are lost together with another one
     guards: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+
+    @property
+    def regions(self) -> list[str]:
+        return list(self.addresses)
 
     # -- processes ------------------------------------------------------------------------------------------------
 
@@ -105,7 +110,7 @@ class GuardedLab:
     async def end(self) -> None:
         for region in list(self.guards):
             await self.end_guard(region)
-        for region in (A, B):
+        for region in self.regions:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(self.companion(region), signal.SIGKILL)
 
@@ -155,19 +160,22 @@ class GuardedLab:
                 while not await condition():
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            logs = "\n".join(f"--- {region}\n{self.log(region)}" for region in (A, B))
+            logs = "\n".join(f"--- {region}\n{self.log(region)}" for region in self.guards)
             raise AssertionError(f"{what}: not within {seconds:g} s\n{logs}") from None
 
     async def steady(self) -> None:
-        """A is primary under its guard, B streams."""
+        """A is primary under its guard, the others stream."""
+        others = [region for region in self.regions if region != A]
 
         async def is_so() -> bool:
-            if (await self.role(A), await self.role(B)) != (StoreRole.PRIMARY, StoreRole.STANDBY):
+            if await self.role(A) is not StoreRole.PRIMARY:
+                return False
+            if any([await self.role(region) is not StoreRole.STANDBY for region in others]):
                 return False
             record, status = await self.record(), await self.status(A)
             return record.guard == status.instance and status.holds_lease
 
-        await self.until("A is primary and B follows", is_so)
+        await self.until(f"A is primary and {', '.join(others)} follow", is_so)
 
     async def free(self) -> None:
         """Releases the group's lock, as a run that has ended does."""
@@ -183,14 +191,14 @@ class GuardedLab:
 
     # -- plans' part ------------------------------------------------------------------------------------------------
 
-    async def claim(self, run: str) -> GuardOrder:
-        """Takes the group's lock as a run would, and returns the order from A to B."""
+    async def claim(self, run: str, target: str | None = None) -> GuardOrder:
+        """Takes the group's lock as a run would, and returns the order from the owner to ``target``, else A or B."""
         found = await self.witness.read(GROUP)
         assert found is not None
         record, version = found
         claimed = record.model_copy(update={"run": run, "plan": "Failover", "changed_at": datetime.now(UTC)})
         await self.witness.write(claimed, version=version)
-        target = B if record.region == A else A
+        target = target or (B if record.region == A else A)
         return GuardOrder(
             group=GROUP,
             run=run,
@@ -205,14 +213,23 @@ class GuardedLab:
 
 @contextlib.asynccontextmanager
 async def guarded_lab(
-    folder: Path, *, ttl: float = TTL, peers: bool = True, start: Sequence[str] = (A, B)
+    folder: Path,
+    *,
+    ttl: float = TTL,
+    peers: bool = True,
+    start: Sequence[str] = (A, B),
+    regions: Sequence[str] = (A, B),
+    sites: Mapping[str, str] | None = None,
 ) -> AsyncIterator[GuardedLab]:
-    """A fresh lab with streaming PostgreSQL, its witness, and running guards. ``peers``: they hear each other."""
-    lab = await Lab.start(regions=(A, B), standby="streaming", services=("postgres", "witness"))
-    names, held = reserve([f"guard-{region}" for region in (A, B)])
+    """A fresh lab with streaming PostgreSQL, its witness, and running guards. ``peers``: they hear each other.
+
+    ``regions``: in the order of their priority.
+    """
+    lab = await Lab.start(regions=regions, standby="streaming", services=("postgres", "witness"))
+    names, held = reserve([f"guard-{region}" for region in regions])
     guarded = None
     try:
-        addresses = {region: f"http://{lab.postgres(region).host}:{names[f'guard-{region}']}" for region in (A, B)}
+        addresses = {region: f"http://{lab.postgres(region).host}:{names[f'guard-{region}']}" for region in regions}
         token = secrets.token_hex(16)
         place = lab.witness()
         store = S3Store(
@@ -220,8 +237,9 @@ async def guarded_lab(
             secret_key=place.secret_key, versioning_required=False,
         )  # fmt: skip
         guarded = GuardedLab(
-            lab, folder, token, addresses, WitnessStore(store), store, GuardClient(addresses, token), ttl
-        )
+            lab, folder, token, addresses, WitnessStore(store), store, GuardClient(addresses, token), ttl,
+            dict(sites or {}),
+        )  # fmt: skip
         write_configurations(guarded, peers=peers)
         connection = await asyncpg.connect(lab.postgres(A).dsn())
         await connection.execute("CREATE TABLE written (value text, at timestamptz DEFAULT now())")
@@ -240,77 +258,82 @@ async def guarded_lab(
 
 def write_configurations(guarded: GuardedLab, *, peers: bool) -> None:
     """One file per region, with the witness and the other region's servers as that region sees them."""
-    lab, folder = guarded.lab, guarded.folder
-    keys = folder / "secrets"
-    keys.mkdir(mode=0o700, exist_ok=True)
-
-    def secret(name: str, value: str) -> str:
-        path = keys / name
-        path.touch(mode=0o600)
-        path.write_text(value)
-        return f"file:{path}"
-
-    witness = lab.witness()
-    credentials = {
-        "access_key": secret("witness.access", witness.access_key),
-        "secret_key": secret("witness.secret", witness.secret_key),
-    }
-    place = lab.postgres(A)
-    for region in (A, B):
-        host, port = lab.seen_from(region, "witness", "witness")
-        regions: dict[str, Any] = {}
-        for other in (A, B):
-            seen = (
-                (lab.postgres(region).host, place.port) if other == region else lab.seen_from(region, other, "postgres")
-            )
-            own = lab.postgres(other)
-            regions[other] = {
-                "postgres": {
-                    "host": seen[0],
-                    "port": seen[1],
-                    "data_directory": str(own.data_directory),
-                    "bin_directories": {own.version: str(own.bin_directory)},
-                    **({"run_as": own.run_as} if own.run_as else {}),
-                }
-            }
+    for region in guarded.regions:
         document = {
             "version": 1,
             "keys": {"recipients": [generate_age_key().public], "trusted_signers": [generate_signing_key().public]},
-            "witness": {
-                "url": f"s3://{witness.bucket}/guards",
-                "endpoint": f"http://{host}:{port}",
-                "region": witness.region,
-                "credentials": credentials,
-            },
+            "witness": _witness(guarded, region),
             "guards": {
-                "token": secret("guard.token", guarded.token),
-                "state_folder": str(folder / "state"),
+                "token": _secret(guarded, "guard.token", guarded.token),
+                "state_folder": str(guarded.folder / "state"),
                 "margin": f"{MARGIN}s",
             },
-            "locations": {"here": {"url": f"file://{folder}/points"}},
+            "locations": {"here": {"url": f"file://{guarded.folder}/points"}},
             "regions": {
                 other: {
                     "guard": guarded.addresses[other] if peers or other == region else "http://127.0.0.1:1",
+                    "priority": 100 - 5 * number,
+                    **({"site": guarded.sites[other]} if other in guarded.sites else {}),
                 }
-                for other in (A, B)
+                for number, other in enumerate(guarded.regions)
             },
-            "groups": {
-                GROUP: {
-                    "tier": "critical",
-                    "home": A,
-                    "regions": regions,
-                    "postgres": {
-                        "database": place.database,
-                        "user": place.superuser,
-                        "password": secret("postgres.password", place.password),
-                    },
-                    "replication": {"mode": "streaming"},
-                    "failover": {"lease_ttl": f"{guarded.ttl:g}s"},
-                }
-            },
+            "groups": {GROUP: _group(guarded, region)},
         }
         with guarded.config_file(region).open("w") as stream:
             YAML().dump(document, stream)
+
+
+def _secret(guarded: GuardedLab, name: str, value: str) -> str:
+    """Its reference."""
+    keys = guarded.folder / "secrets"
+    keys.mkdir(mode=0o700, exist_ok=True)
+    path = keys / name
+    path.touch(mode=0o600)
+    path.write_text(value)
+    return f"file:{path}"
+
+
+def _witness(guarded: GuardedLab, region: str) -> dict[str, Any]:
+    witness = guarded.lab.witness()
+    host, port = guarded.lab.seen_from(region, "witness", "witness")
+    return {
+        "url": f"s3://{witness.bucket}/guards",
+        "endpoint": f"http://{host}:{port}",
+        "region": witness.region,
+        "credentials": {
+            "access_key": _secret(guarded, "witness.access", witness.access_key),
+            "secret_key": _secret(guarded, "witness.secret", witness.secret_key),
+        },
+    }
+
+
+def _group(guarded: GuardedLab, region: str) -> dict[str, Any]:
+    place = guarded.lab.postgres(A)
+    return {
+        "tier": "critical",
+        "home": A,
+        "regions": {other: {"postgres": _postgres(guarded.lab, region, other)} for other in guarded.regions},
+        "postgres": {
+            "database": place.database,
+            "user": place.superuser,
+            "password": _secret(guarded, "postgres.password", place.password),
+        },
+        "replication": {"mode": "streaming"},
+        "failover": {"lease_ttl": f"{guarded.ttl:g}s"},
+    }
+
+
+def _postgres(lab: Lab, region: str, other: str) -> dict[str, Any]:
+    """The server of ``other`` as ``region`` reaches it."""
+    own = lab.postgres(other)
+    host, port = (own.host, own.port) if other == region else lab.seen_from(region, other, "postgres")
+    return {
+        "host": host,
+        "port": port,
+        "data_directory": str(own.data_directory),
+        "bin_directories": {own.version: str(own.bin_directory)},
+        **({"run_as": own.run_as} if own.run_as else {}),
+    }
 
 
 def is_alive(pid: int) -> bool:
