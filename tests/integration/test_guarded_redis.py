@@ -254,7 +254,7 @@ async def test_a_returned_primary_is_saved_before_it_follows(pair: Pair) -> None
     state = await pair.guard_a.follow(pair.upstream(pair.b))
 
     assert state.role is StoreRole.STANDBY
-    (saved,) = (pair.guard_a._saved).glob("*.rdb")
+    (saved,) = (pair.guard_a._follower.saved).glob("*.rdb")
     assert state.divergence is not None
     assert state.divergence.files == [str(saved)]
     assert state.divergence.bytes > 0
