@@ -49,7 +49,13 @@ class Acknowledged(Protocol):
 
     async def follow(self, upstream: Upstream) -> StoreState: ...
 
-    async def wait_for(self, position: str, seconds: float) -> str: ...
+    async def catch_up(self, upstream: Upstream, position: str, seconds: float) -> None:
+        """As a standby gets everything up to ``position`` from another standby, where it leaves no trace (no slot).
+
+        Raises:
+            Refused: its data are no ancestor of the other's. Unreachable: it is not here after ``seconds``.
+        """
+        ...
 
     async def is_detached(self) -> bool:
         """Whether ``stop_receiving`` was its last word: it is a standby of nobody."""

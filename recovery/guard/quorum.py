@@ -124,8 +124,7 @@ class Quorum:
         log.warning("the target gets what another member has", member=member, upto=position)
         try:
             async with asyncio.timeout(LONG_CATCH_UP):
-                await self.own.follow(upstream)
-                await self.own.wait_for(position, PATIENCE)
+                await self.own.catch_up(upstream, position, PATIENCE)
         except (RecoveryError, TimeoutError) as error:
             return f"{member} has {position}, which the target lacks and could not get: {error or 'it took too long'}"
         return None

@@ -234,15 +234,16 @@ class FakeStandby(FakeStore):
     async def follow(self, upstream: Upstream) -> StoreState:
         state = await super().follow(upstream)
         self.receives = True
-        if upstream.region in self.sources:
-            self.has = max(self.has, self.sources[upstream.region].has)
         return state
 
-    async def wait_for(self, position: str, seconds: float) -> str:
+    async def catch_up(self, upstream: Upstream, position: str, seconds: float) -> None:
+        await self._call(f"catch up from {upstream.region}")
+        self.receives = True
+        if upstream.region in self.sources:
+            self.has = max(self.has, self.sources[upstream.region].has)
         if self.has < lsn_order(position):
             await asyncio.sleep(seconds)
             raise Unreachable(f"it has {lsn_text(self.has)} of {position}")
-        return lsn_text(self.has)
 
 
 class LivingCompanion:

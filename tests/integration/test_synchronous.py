@@ -78,7 +78,7 @@ async def three() -> AsyncIterator[tuple[Node, Node, Node]]:
                 await a.execute(f"CREATE ROLE replicates_{node.name} LOGIN REPLICATION")
                 await node.guarded.demote()
                 user = f"replicates_{node.name}"
-                node.streaming = replace(node.streaming, user=user, application_name=node.name)
+                node.streaming = replace(node.streaming, user=user, slot=node.name, application_name=node.name)
                 node.guarded = node.another_guard()
                 await node.guarded.follow(a.upstream)
             yield a, b, c
@@ -227,6 +227,7 @@ async def test_one_of_two_acknowledges_and_the_target_gets_from_the_other_what_i
         peers = Peers({"C": c})
         found = await Quorum(b.guarded, {"C": c.upstream}, ["C"], peers).judge(ANY, ORDER)
         assert found.why_not is None and found.stopped["b"] == found.stopped["c"]
+        assert await c.value("SELECT count(*) FROM pg_replication_slots") == 0
         assert await b.guarded.is_detached() and await c.guarded.is_detached()
         late = await a.connect()
         commit = asyncio.create_task(late.execute("INSERT INTO marks VALUES (-1)"))

@@ -33,6 +33,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -346,6 +347,12 @@ class GuardedPostgres(Acknowledging):
         await follow(self.server, upstream.host, upstream.port, self._replication, start_seconds=self._start_seconds)
         await asyncio.to_thread(forget_old, self._folder)
         return await self.observe()
+
+    async def catch_up(self, upstream: Upstream, position: str, seconds: float) -> None:
+        """See ``recovery.guard.acknowledging.Acknowledged``."""
+        streaming = replace(self._replication, slot=None) if self._replication is not None else None
+        await follow(self.server, upstream.host, upstream.port, streaming, start_seconds=self._start_seconds)
+        await self.wait_for(position, seconds)
 
     async def wait_for(self, position: str, seconds: float) -> str:
         """See ``Catching``: everything up to ``position`` was received, and is replayed by a promotion."""

@@ -56,8 +56,8 @@ def test_the_target_gets_what_a_more_advanced_member_has_and_stops_again(tmp_pat
         c.has = 0x900
         proof = await regions.guards["b"].fence(regions.claim("run-1"))
         assert b.has == 0x900 and not b.receives
-        called = [name for name in b.called if name in ("stop_receiving", "follow c")]
-        assert called == ["stop_receiving", "follow c", "stop_receiving"]
+        called = [name for name in b.called if name in ("stop_receiving", "catch up from c")]
+        assert called == ["stop_receiving", "catch up from c", "stop_receiving"]
         assert proof.zero_loss and proof.stopped == {"standby_b": "0/900", "standby_c": "0/900"}
 
     played(tmp_path, scene)
