@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from recovery.domain.guarding import GroupState, StoreRole, StoreState
+from recovery.domain.ownership import Strength
 from recovery.guard import decisions
+from recovery.guard.acknowledging import Acknowledged
 from recovery.guard.clock import boottime
 from recovery.guard.deadlines import CompanionProcess, Deadlines
 from recovery.guard.holding import Holding
@@ -142,9 +144,16 @@ class Standing:
         self.wake()
 
     def state(self) -> GroupState:
-        """As last read and observed."""
+        """As last read and observed, with the strength that the record claims where it claims one."""
         record = self.record.record
+        claimed = record is not None and record.acknowledging is not None
         states = [self.stores.states.get(name) or _unknown(name) for name in self.stores.all]
+        states = [
+            state.model_copy(update={"strength": Strength.SYNCHRONOUS})
+            if claimed and state.strength is not Strength.MANUAL and isinstance(self.stores[state.store], Acknowledged)
+            else state
+            for state in states
+        ]
         return GroupState(
             group=self.name,
             epoch=record.epoch if record else None,

@@ -179,3 +179,19 @@ def test_without_a_claim_nobody_is_stopped(tmp_path: Path) -> None:
         assert "stop_receiving" not in [*b.called, *c.called]
 
     played(tmp_path, scene)
+
+
+def test_the_strength_that_the_record_claims_is_told(tmp_path: Path) -> None:
+    async def scene(regions: Regions) -> None:
+        await three(regions)
+
+        async def strengths(region: str) -> list[Strength | None]:
+            return [state.strength for state in (await regions.guards[region].status("shop")).groups[0].stores]
+
+        await asyncio.sleep(2)
+        assert await strengths("b") == [Strength.SYNCHRONOUS]
+        regions.witness.change("shop", acknowledging=None)
+        await asyncio.sleep(2)
+        assert await strengths("b") == [Strength.GUARD]
+
+    played(tmp_path, scene)
