@@ -233,19 +233,25 @@ def postmaster_of(folder: Path) -> int | None:
         pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
     except (OSError, ValueError, IndexError):
         return None
-    return pid if _works_in(pid, folder) else None
+    return pid if _works_in(pid, folder.resolve()) else None
+
+
+def runs_in(folder: Path) -> bool:
+    """Whether any process of it is left. The common answer costs one look; the whole process table is the last resort."""
+    return postmaster_of(folder) is not None or bool(server_processes(folder))
 
 
 def server_processes(folder: Path) -> list[int]:
     """Every live PostgreSQL process of a data directory: they all work in it."""
     candidates = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in candidates if _works_in(pid, folder)]
+    resolved = folder.resolve()
+    return [pid for pid in candidates if _works_in(pid, resolved)]
 
 
-def _works_in(pid: int, folder: Path) -> bool:
+def _works_in(pid: int, resolved: Path) -> bool:
     process = Path("/proc") / str(pid)
     try:
-        if (process / "cwd").readlink() != folder.resolve():
+        if (process / "cwd").readlink() != resolved:
             return False
         return (process / "comm").read_text().strip().startswith("postgres") and not _is_zombie(process)
     except OSError:

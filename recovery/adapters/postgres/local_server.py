@@ -21,7 +21,7 @@ from recovery.adapters.postgres.host import (
     LocalPostgresHost,
     postmaster_of,
     read_major,
-    server_processes,
+    runs_in,
     tail,
     wait_until_ready,
 )
@@ -167,7 +167,7 @@ class LocalServer:
 
     async def runs(self) -> bool:
         """Whether any process of it is left."""
-        return bool(await asyncio.to_thread(server_processes, self.folder))
+        return await asyncio.to_thread(runs_in, self.folder)
 
     async def major(self) -> int:
         return await asyncio.to_thread(read_major, self.folder)
