@@ -237,7 +237,7 @@ def postmaster_of(folder: Path) -> int | None:
 
 
 def runs_in(folder: Path) -> bool:
-    """Whether any process of it is left. The common answer costs one look; the whole process table is the last resort."""
+    """Whether any process of it is left. Mostly one look tells; the whole process table is the last resort."""
     return postmaster_of(folder) is not None or bool(server_processes(folder))
 
 
