@@ -11,7 +11,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
-from workflows.failures import StepFailed, explain
+from workflows.failures import StepFailed, explain, nobody_began
 from workflows.journal import Journal
 from workflows.steps import HEARTBEAT, PERSIST, PROBE, Activity, Plan, Step, Where, m, s
 
@@ -69,9 +69,24 @@ class Calls:
         lock = LockDemand.HELD if past_pivot else LockDemand.BEFORE_PIVOT
         group = self._journal.facts.group
         budget = self.plan.budget(step, group.budgets if group else {})
-        limits = Limits(min(step.attempt, budget), budget, step.retry, step.start_within)
+        # Less than the budget, so that the end of either can be told from the other's.
+        start_within = min(step.start_within, budget * 0.75) if step.start_within is not None else None
+        limits = Limits(min(step.attempt, budget), budget, step.retry, start_within)
         queue = self.queue(step, step.where)
-        return await self._execute(step.activity, step, limits, queue, step.name, self._lock(lock) if changes else None)
+        try:
+            return await self._execute(
+                step.activity, step, limits, queue, step.name, self._lock(lock) if changes else None
+            )
+        except ActivityError as error:
+            if step.where is Where.KEYHOLDER and nobody_began(error):
+                raise StepFailed(step.name, self._no_keyholder()) from error
+            raise
+
+    def _no_keyholder(self) -> str:
+        return (
+            f"no worker of {self._journal.facts.target_region} that holds an age identity took it, and without one no "
+            "recovery point opens: set keys.identities in the configuration of a worker there, and see that it runs"
+        )
 
     async def back(self, step: Step) -> StepOutcome:
         """Undoes the step, with its own budget. Raises as ``forward``."""
@@ -133,12 +148,17 @@ class Calls:
         facts = self._journal.facts
         if where is Where.VALIDATION:
             return facts.group.validation_queue if facts.group is not None else None
-        name = {Where.SOURCE: facts.source_region, Where.TARGET: facts.target_region}.get(where)
+        name = {
+            Where.SOURCE: facts.source_region,
+            Where.TARGET: facts.target_region,
+            Where.KEYHOLDER: facts.target_region,
+        }.get(where)
         if name is None or facts.group is None:
             return None
         for region in facts.group.regions:
             if region.name == name:
-                return region.task_queue
+                # A run that an earlier version began knows one queue of the region only, and goes on with it.
+                return (region.restore_queue if where is Where.KEYHOLDER else None) or region.task_queue
         known = ", ".join(region.name for region in facts.group.regions)
         raise StepFailed(step.name, f"no worker can be asked: the configuration of the run has {known}, and not {name}")
 

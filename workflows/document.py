@@ -28,8 +28,9 @@ INTRODUCTION = """# Plans
 A plan is a table of steps. *Attempt* bounds one try of a step, *budget* all of its tries together; budgets can be
 configured per tier and group. *Tried again*: `soon` (after 0.2 to 2 seconds), `patiently` (after 0.5 to 30 seconds),
 `seven times` (as patiently, and then never), `never`; an error that another try cannot mend ends the step at once.
-*Where* is the region whose workers run the step: `control` is wherever the plan itself runs. Rows that share a number
-run at the same time.
+*Where* is the region whose workers run the step: `control` is wherever the plan itself runs, `validation` any worker
+that holds an age identity, and `target with keys` one of the target region that does. Rows that share a number run at
+the same time.
 
 A step's undo is noted before the step starts, and undoing goes backwards. An operator can `pause`, `resume`, `retry`,
 `skip`, `approve`, `decline` and `abort` a run, each with a name and a reason, which the report keeps.

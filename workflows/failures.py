@@ -79,6 +79,11 @@ def _last_word(error: BaseException | None) -> ApplicationError | None:
     return error
 
 
+def nobody_began(error: ActivityError) -> bool:
+    """Whether it ended because no worker took it in time."""
+    return isinstance(error.cause, TimeoutError) and error.cause.type is TimeoutType.SCHEDULE_TO_START
+
+
 def _explain_timeout(timeout: TimeoutError) -> str:
     words = {
         TimeoutType.SCHEDULE_TO_START: "no worker of its region took the step in time",

@@ -55,6 +55,7 @@ class Where(StrEnum):
     SOURCE = "source"
     TARGET = "target"
     VALIDATION = "validation"  # a worker that holds the keys to open recovery points
+    KEYHOLDER = "target with keys"  # the same, in the target region
 
 
 class OnFailure(StrEnum):
@@ -65,7 +66,8 @@ class OnFailure(StrEnum):
     HOLD = "hold"  # wait for the operator
 
 
-CONTROL, SOURCE, TARGET, VALIDATION = Where.CONTROL, Where.SOURCE, Where.TARGET, Where.VALIDATION
+CONTROL, SOURCE, TARGET = Where.CONTROL, Where.SOURCE, Where.TARGET
+VALIDATION, KEYHOLDER = Where.VALIDATION, Where.KEYHOLDER
 UNDO, WARN, HOLD = OnFailure.UNDO, OnFailure.WARN, OnFailure.HOLD
 
 

@@ -258,7 +258,8 @@ class Rig:
         async with self._activities() as activities, contextlib.AsyncExitStack() as stack:
             for queue, workflows in {
                 self.queue: WORKFLOWS, f"{self.queue}-region-a": [], f"{self.queue}-region-b": [],
-                f"{self.queue}-validation": [],
+                f"{self.queue}-validation": [], f"{self.queue}-region-a-restore": [],
+                f"{self.queue}-region-b-restore": [],
             }.items():  # fmt: skip
                 await stack.enter_async_context(
                     Worker(

@@ -8,7 +8,7 @@ and the target's guard takes the group over.
 from temporalio import workflow
 
 from workflows.plans.conditions import has_no_guard, leaves_a_guard
-from workflows.steps import CONTROL, HOLD, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
+from workflows.steps import CONTROL, HOLD, KEYHOLDER, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -25,25 +25,25 @@ BEGIN = Gate("May the group be recovered from a recovery point? What was committ
 # fmt: off
 FULL_RECOVERY = plan(
     "FullRecovery", "recovers a group in another region from its newest validated recovery point",
-    #    step                     activity                        where    attempt  budget  retry    undo / policy
-    Step("load-configuration",    Configuration.load,             CONTROL, s(10),   s(30),  PROBE),
-    Step("claim-group",           Ownership.claim_run,            CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.release_run),
-    Step("choose-target",         Restores.choose_target,         CONTROL, s(10),   s(20),  PROBE),
-    Step("choose-recovery-point", Points.choose_validated,        TARGET,  s(30),   m(1),   PROBE),
-    Step("announce-start",        Notifications.announce_start,   CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
-    Step("verify-infrastructure", Restores.verify_infrastructure, TARGET,  m(1),    m(2),   PROBE,   gate=BEGIN),
-    Step("restore-database",      Restores.restore_database,      TARGET,  m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
-    Step("verify-data",           Restores.verify_data,           TARGET,  m(8),    m(8),   PROBE),
-    Step("fence-primary",         Guard.fence,                    TARGET,  m(1),    m(2),   PROBE,   undo=Guard.unfence, when=leaves_a_guard),
-    Step("take-ownership",        Ownership.take_ownership,       CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.return_ownership, when=has_no_guard),
-    Step("verify-services",       Services.verify_services,       TARGET,  s(30),   m(5),   PROBE),
-    Step("remember-records",      Dns.remember_records,           CONTROL, s(20),   m(1),   PROBE),
-    Step("switch-dns",            Dns.point_at_target,            CONTROL, s(30),   m(2),   PROBE,   undo=Dns.restore_records),
-    Step("open-writes",           Guard.open_restored,            TARGET,  s(30),   m(2),   PROBE,   pivot=True, observe=Restores.observe_writes),
-    Step("confirm-service",       Restores.confirm_service,       TARGET,  s(30),   m(2),   PROBE,   on_failure=HOLD),
-    Step("measure",               Services.measure,               CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
-    Step("notify-stakeholders",   Notifications.announce_end,     CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
-    Step("release-group",         Ownership.release_run,          CONTROL, s(10),   m(1),   PROBE),
+    #    step                     activity                        where      attempt  budget  retry    undo / policy
+    Step("load-configuration",    Configuration.load,             CONTROL,   s(10),   s(30),  PROBE),
+    Step("claim-group",           Ownership.claim_run,            CONTROL,   s(10),   m(1),   PROBE,   undo=Ownership.release_run),
+    Step("choose-target",         Restores.choose_target,         CONTROL,   s(10),   s(20),  PROBE),
+    Step("choose-recovery-point", Points.choose_validated,        TARGET,    s(30),   m(1),   PROBE),
+    Step("announce-start",        Notifications.announce_start,   CONTROL,   s(30),   s(30),  ONCE,    on_failure=WARN),
+    Step("verify-infrastructure", Restores.verify_infrastructure, KEYHOLDER, m(1),    m(2),   PROBE,   gate=BEGIN, start_within=s(30)),
+    Step("restore-database",      Restores.restore_database,      KEYHOLDER, m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
+    Step("verify-data",           Restores.verify_data,           TARGET,    m(8),    m(8),   PROBE),
+    Step("fence-primary",         Guard.fence,                    TARGET,    m(1),    m(2),   PROBE,   undo=Guard.unfence, when=leaves_a_guard),
+    Step("take-ownership",        Ownership.take_ownership,       CONTROL,   s(10),   m(1),   PROBE,   undo=Ownership.return_ownership, when=has_no_guard),
+    Step("verify-services",       Services.verify_services,       TARGET,    s(30),   m(5),   PROBE),
+    Step("remember-records",      Dns.remember_records,           CONTROL,   s(20),   m(1),   PROBE),
+    Step("switch-dns",            Dns.point_at_target,            CONTROL,   s(30),   m(2),   PROBE,   undo=Dns.restore_records),
+    Step("open-writes",           Guard.open_restored,            TARGET,    s(30),   m(2),   PROBE,   pivot=True, observe=Restores.observe_writes),
+    Step("confirm-service",       Restores.confirm_service,       TARGET,    s(30),   m(2),   PROBE,   on_failure=HOLD),
+    Step("measure",               Services.measure,               CONTROL,   s(10),   s(20),  PROBE,   on_failure=WARN),
+    Step("notify-stakeholders",   Notifications.announce_end,     CONTROL,   s(30),   s(30),  ONCE,    on_failure=WARN),
+    Step("release-group",         Ownership.release_run,          CONTROL,   s(10),   m(1),   PROBE),
     locks_group=True,
 )
 # fmt: on
