@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
-from tests.chaos.recording import FENCE, MANAGED, NOW, group
+from tests.chaos.recording import DAMAGED, FENCE, MANAGED, NOW, group
 from tests.chaos.world import Fault, Side
 from workflows.plans import PLANS
 from workflows.steps import HOLD, WARN, Plan, Step
@@ -36,7 +36,10 @@ class Case:
 
 
 def _is_asked_for(plan: Plan, step: Step) -> bool:
-    """Whether it runs in a rehearsal: of a guarded group with every kind of store, where nothing is taken back."""
+    """Whether it runs in a rehearsal: of a guarded group with every kind of store, where nothing is taken back.
+
+    What is validated is found damaged, and is repaired.
+    """
     context = PlanContext(
         plan=plan.name,
         run_id="run",
@@ -50,6 +53,8 @@ def _is_asked_for(plan: Plan, step: Step) -> bool:
             stale_regions=["region-a"],
             managed=MANAGED,
             fence=FENCE,
+            verdicts=[DAMAGED],
+            points_repaired=["point-1"],
         ),
         started_at=NOW,
     )

@@ -68,6 +68,7 @@ VERDICT = Verdict(
     point_id="point-1", group="shop", state=VerdictState.VALID, location="folder", manifest_sha256="0" * 64,
     validated_at=NOW, duration=timedelta(seconds=3), run_id="run",
 )  # fmt: skip
+DAMAGED = VERDICT.model_copy(update={"state": VerdictState.CORRUPT, "reason": "an object at folder differs"})
 
 MANAGED = ManagedTarget(
     way=Way.RESTORE, source_region="region-a", source_instance="shop-production", region="region-b",
@@ -96,7 +97,9 @@ FACTS: Mapping[str, Facts] = {
     "points.take_physical_backup": Facts(physical_point="point-1"),
     "points.take_logical_backup": Facts(logical_point="point-2"),
     "points.choose_to_validate": Facts(points_to_validate=["point-1"]),
-    "points.validate": Facts(verdicts=[VERDICT]),
+    "points.validate": Facts(verdicts=[DAMAGED]),
+    "points.repair": Facts(points_repaired=["point-1"]),
+    "points.prove_again": Facts(verdicts=[VERDICT]),
     "points.expire": Facts(points_removed=["point-0"]),
 }
 

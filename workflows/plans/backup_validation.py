@@ -8,6 +8,19 @@ with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
     from activities.notifications import Notifications
     from activities.recovery_points import RecoveryPointSteps as Points
+    from recovery.domain.plan import PlanContext
+    from recovery.domain.recovery_point import VerdictState
+
+
+def found_damage(context: PlanContext) -> bool:
+    """A run that an earlier version took beyond this goes on without repairs."""
+    damaged = any(verdict.state is VerdictState.CORRUPT for verdict in context.facts.verdicts or [])
+    return damaged and (not workflow.in_workflow() or workflow.patched("repairs"))
+
+
+def was_repaired(context: PlanContext) -> bool:
+    return bool(context.facts.points_repaired)
+
 
 # fmt: off
 BACKUP_VALIDATION = plan(
@@ -16,6 +29,8 @@ BACKUP_VALIDATION = plan(
     Step("load-configuration", Configuration.load,             CONTROL,    s(20),   m(2),   PROBE),
     Step("choose-points",      Points.choose_to_validate,      CONTROL,    s(30),   m(2),   PROBE),
     Step("validate-points",    Points.validate,                VALIDATION, h(6),    h(8),   PERSIST),
+    Step("repair-copies",      Points.repair,                  VALIDATION, h(2),    h(4),   PERSIST, on_failure=WARN, when=found_damage),
+    Step("prove-again",        Points.prove_again,             VALIDATION, h(6),    h(8),   PERSIST, on_failure=WARN, when=was_repaired),
     Step("announce-verdict",   Notifications.announce_verdict, CONTROL,    s(30),   m(1),   ONCE,    on_failure=WARN),
     Step("judge",              Points.judge,                   CONTROL,    s(20),   m(1),   PROBE),
 )

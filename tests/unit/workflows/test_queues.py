@@ -65,6 +65,7 @@ OPENING = {
     "RestoreSteps.verify_infrastructure": Where.KEYHOLDER,
     "RestoreSteps.restore_database": Where.KEYHOLDER,
     "RecoveryPointSteps.validate": Where.VALIDATION,
+    "RecoveryPointSteps.prove_again": Where.VALIDATION,
 }
 
 
