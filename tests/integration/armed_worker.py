@@ -44,7 +44,7 @@ from workers.worker import WorkerPlan, run_worker
 from workers.zones import ConfiguredZones
 
 CALLS: dict[type, tuple[str, ...]] = {
-    PostgresRecoveryPoints: ("take", "fill", "validate", "expire", "remove_unfinished"),
+    PostgresRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
     PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
     WitnessStore: ("write",),
@@ -55,6 +55,9 @@ CALLS: dict[type, tuple[str, ...]] = {
     Sealer: ("seal",),
 }
 FUNCTIONS: dict[ModuleType, tuple[str, ...]] = {validation: ("observe",)}
+
+PATIENCE = "TEST_PATIENCE_SECONDS"
+"""Environment variable: for how long a backup waits for a location that is slower than the others."""
 
 
 class Fault(BaseModel):
@@ -154,7 +157,10 @@ def _arm(owner: Any, name: str, trigger: _Trigger) -> None:
 
 def _hurry() -> None:
     """Patience for stores as a test has it, not as a production has it."""
-    brief = functools.partial(WriteBudget, object_seconds=8, attempt_seconds=8, cleanup_seconds=15)
+    patience = float(os.environ.get(PATIENCE, WriteBudget.patience_seconds))
+    brief = functools.partial(
+        WriteBudget, object_seconds=8, attempt_seconds=8, cleanup_seconds=15, patience_seconds=patience
+    )
     for module, name, value in (
         (wiring, "WriteBudget", brief),
         (catalogue, "REQUEST_SECONDS", 5.0),

@@ -27,12 +27,14 @@ class WorkerProcess:
     regions: Sequence[str]
 
     @classmethod
-    def start(cls, config_file: Path, control: Path, log: Path, regions: Sequence[str] = REGIONS) -> WorkerProcess:
+    def start(
+        cls, config_file: Path, control: Path, log: Path, regions: Sequence[str] = REGIONS, **environment: str
+    ) -> WorkerProcess:
         temporary = control / "tmp"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.armed_worker", config_file, ",".join(regions), control],
-                env={**os.environ, **python_environment(), "TMPDIR": str(temporary)},
+                env={**os.environ, **python_environment(), "TMPDIR": str(temporary), **environment},
                 stdout=output,
                 stderr=output,
                 preexec_fn=die_with(os.getpid()),
@@ -78,10 +80,12 @@ class Crew:
     size: int = 2
     started: int = 0
 
-    def hire(self, config_file: Path | None = None, regions: Sequence[str] = REGIONS) -> WorkerProcess:
+    def hire(
+        self, config_file: Path | None = None, regions: Sequence[str] = REGIONS, **environment: str
+    ) -> WorkerProcess:
         self.started += 1
         log = self.control / f"worker-{self.started}.log"
-        worker = WorkerProcess.start(config_file or self.config_file, self.control, log, regions)
+        worker = WorkerProcess.start(config_file or self.config_file, self.control, log, regions, **environment)
         self.workers.append(worker)
         return worker
 

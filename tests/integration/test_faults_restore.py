@@ -45,6 +45,9 @@ async def test_a_damaged_object_makes_a_validation_corrupt_and_somebody_hears_of
     point = await (await site.catalogue()).point(GROUP, point_id)
     entry = max((o for a in point.manifest.artefacts for o in a.objects), key=lambda entry: entry.size)
     await site.lab.corrupt(AWAY, "s3-object", key=f"points/{entry.key}", offset=entry.size // 3, missing=missing)
+    site.arm(
+        "PostgresRecoveryPoints.repair", action="fail", error="Refused", words="this location cannot be written to"
+    )
     error = failed(await site.run("BackupValidation", point_id=point_id), "judge")
     assert f"{point_id} is CORRUPT: at store-region-b" in error
     assert entry.key in error
@@ -60,6 +63,51 @@ async def test_a_damaged_object_makes_a_validation_corrupt_and_somebody_hears_of
     await site.drop("copy")
     await (await site.catalogue()).delete_point(GROUP, point_id)
     assert (await (await site.catalogue()).point(GROUP, older)).is_valid
+
+
+async def remove(site: Site, key: str) -> None:
+    (store,) = [store for store in await site.stores() if store.name == f"store-{AWAY}"]
+    await store.delete([key])
+
+
+async def stored(site: Site, point_id: str) -> dict[str, dict[str, bytes]]:
+    """Location -> key -> bytes of everything that makes the point; verdicts come later."""
+    prefix = f"{GROUP}/postgres/{point_id}/"
+    return {
+        store.name: {
+            info.key: (await store.get(info.key))[0]
+            async for info in store.list(prefix)
+            if "/verdicts/" not in info.key
+        }
+        for store in await site.stores()
+    }
+
+
+@pytest.mark.parametrize("what", ["flipped", "cut", "removed", "manifest"])
+async def test_a_damaged_copy_is_repaired_from_the_sound_one_and_proven_again(site: Site, what: str) -> None:
+    """The daily validation finds it, writes it anew and restores it again, and somebody hears of the location."""
+    kind = LOGICAL if what == "cut" else PHYSICAL
+    point_id = await site.backup(kind)
+    whole = await stored(site, point_id)
+    point = await (await site.catalogue()).point(GROUP, point_id)
+    entry = max((o for a in point.manifest.artefacts for o in a.objects), key=lambda entry: entry.size)
+    key = manifest_key(GROUP, point_id) if what == "manifest" else entry.key
+    if what == "removed":
+        await remove(site, key)
+    else:
+        await site.lab.corrupt(AWAY, "s3-object", key=f"points/{key}", missing=what == "cut")
+    report = await site.run("BackupValidation", point_id=point_id)
+    assert report.state is RunState.COMPLETED, report.error
+    assert any(f"damaged at store-{AWAY}, and {key} was written anew" in words for words in report.warnings), report
+    assert await stored(site, point_id) == whole
+    point = await (await site.catalogue()).point(GROUP, point_id)
+    assert (point.is_valid, sorted(point.locations)) == (True, ["store-region-a", "store-region-b"])
+    verdicts = [key for key in (await site.objects(point_id))["store-region-a"] if "/verdicts/" in key]
+    assert len(verdicts) == 3, "what the backup's validation, this one and the proof found is all kept"
+    told = [message for message in await messages(site) if "were repaired" in message and point_id in message]
+    assert told, "the webhook has been told"
+    await (await site.catalogue()).delete_point(GROUP, point_id)
+    await site.no_residue()
 
 
 async def test_a_damaged_manifest_fails_the_daily_validation(site: Site) -> None:
