@@ -110,9 +110,16 @@ def local_postgres(folder: Path, major: int = 16) -> LocalPostgres:
 
 
 @contextlib.asynccontextmanager
-async def running_source(folder: Path, *, major: int = 16, tablespace: bool = False) -> AsyncIterator[Server]:
-    """A primary with the sample database."""
-    postgres = local_postgres(folder, major)
+async def running_source(
+    folder: Path,
+    *,
+    major: int = 16,
+    tablespace: bool = False,
+    postgres: LocalPostgres | None = None,
+    schema: str = SCHEMA,
+) -> AsyncIterator[Server]:
+    """A primary with the sample database; ``postgres``: of other programs than the packaged ones."""
+    postgres = postgres or local_postgres(folder, major)
     place = PostgresPlace("127.0.0.1", free_port(), folder / "source")
     user = postgres.host.user_for(place)
     place.data_directory.mkdir(mode=0o700)
@@ -129,7 +136,7 @@ async def running_source(folder: Path, *, major: int = 16, tablespace: bool = Fa
     try:
         await server.execute("CREATE ROLE clerk LOGIN PASSWORD 'secret;''--'; CREATE ROLE auditor", "postgres")
         await server.execute(f"CREATE DATABASE {DATABASE} OWNER clerk", "postgres")
-        await server.execute(SCHEMA)
+        await server.execute(schema)
         await server.execute(f"ALTER DATABASE {DATABASE} SET search_path = public, pg_temp; GRANT clerk TO auditor")
         if tablespace:
             space = folder / "space"
