@@ -100,7 +100,7 @@ class RestoreSteps:
     async def confirm_service(self, context: PlanContext) -> StepOutcome:
         """Commits a row as a client would: the moment at which the service is back."""
         restored = _restored(context)
-        at = await self._restores.write_probe(context.group, restored.host, restored.port, context.run_id)
+        at = await self._restores.write_probe(context.group, restored, context.run_id)
         return StepOutcome(
             summary=f"a write was acknowledged at {at:%H:%M:%S} UTC", facts=Facts(service_restored_at=at)
         )

@@ -55,7 +55,7 @@ from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
 from recovery.config import Config
 from recovery.config.installation import Location, Store
-from recovery.domain.group import GroupSnapshot
+from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput, NotFound
 from recovery.ports.measurements import Measurements
@@ -181,8 +181,11 @@ class Wiring:
             raise BadInput(f"group {group} has no PostgreSQL: set groups.{group}.postgres in the configuration")
         return await self._login(group, region, postgres.user, postgres.password)
 
+    def _postgres_at(self, group: str, region: str) -> PostgresAt | None:
+        return self.config.snapshot(group).region(region).postgres
+
     async def _login(self, group: str, region: str, user: str, password: SecretRef | None) -> PostgresLogin:
-        at = self.config.snapshot(group).region(region).postgres
+        at = self._postgres_at(group, region)
         postgres = self.config.group(group).postgres
         assert at is not None and postgres is not None, "a group with PostgreSQL has it in each of its regions"
         return PostgresLogin(
@@ -253,7 +256,7 @@ class Wiring:
         witness = await self.witness()
         reports = await self.reports()
         points = PostgresRecoveryPoints(stores, keys, self.postgres, self, witness, self.scratch_folder, self.tuning)
-        restores = PostgresRestores(points.catalogue, keys, self.postgres, self)
+        restores = PostgresRestores(points.catalogue, keys, self.postgres, self, self._postgres_at)
         probe = HttpProbe()
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()

@@ -43,6 +43,8 @@ class PostgresRestores:
     keys: KeyRing
     postgres: Callable[[str, str], PostgresRecovery]  # (group, region)
     logins: Logins
+    here: Callable[[str, str], PostgresAt | None] | None = None
+    """(group, region) -> where this worker reaches it: the run's snapshot may name another vantage point's address."""
 
     async def verify_infrastructure(self, order: RestoreOrder) -> list[CheckResult]:
         """See the port."""
@@ -99,11 +101,11 @@ class PostgresRestores:
         async with connected(await self._login(group, restored), "look whether it accepts writes") as session:
             return bool(await session.fetchval("SELECT NOT current_setting('transaction_read_only')::boolean"))
 
-    async def write_probe(self, group: GroupSnapshot, host: str, port: int, run_id: str) -> datetime:
+    async def write_probe(self, group: GroupSnapshot, restored: RestoredServer, run_id: str) -> datetime:
         """See the port. The row stays: it is evidence, one per run."""
-        region = next(region.name for region in group.regions if region.postgres and region.postgres.host == host)
-        login = await self.logins.admin(group.name, region)
-        async with connected(replace(login, host=host, port=port), "write a probe row") as session:
+        login = await self.logins.admin(group.name, restored.region)
+        at = replace(login, host=restored.host, port=restored.port)
+        async with connected(at, "write a probe row") as session:
             await session.execute(PROBE_TABLE)
             moment: datetime = await session.fetchval(
                 "INSERT INTO recovery_plans.probe VALUES ($1, clock_timestamp())"
@@ -124,7 +126,8 @@ class PostgresRestores:
                 f"region {order.region} of group {order.group.name} has no PostgreSQL: set "
                 f"groups.{order.group.name}.regions.{order.region}.postgres in the configuration"
             )
-        return at
+        own = self.here(order.group.name, order.region) if self.here is not None else None
+        return at.model_copy(update={"host": own.host, "port": own.port}) if own is not None else at
 
     def _place(self, order: RestoreOrder) -> PostgresPlace:
         at = self._at(order)

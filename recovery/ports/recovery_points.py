@@ -144,6 +144,6 @@ class Restores(Protocol):
 
     async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool: ...
 
-    async def write_probe(self, group: GroupSnapshot, host: str, port: int, run_id: str) -> datetime:
+    async def write_probe(self, group: GroupSnapshot, restored: RestoredServer, run_id: str) -> datetime:
         """Commits one row as a client would and returns the server's time of the commit."""
         ...

@@ -124,6 +124,13 @@ async def test_an_occupied_target_is_refused_with_what_to_do(target: Target) -> 
     assert "name another target, or move what is there" in found["empty target"]
 
 
+async def test_a_target_is_looked_at_where_its_own_worker_reaches_it(target: Target) -> None:
+    """Who loaded the run's snapshot may reach it through an address at which somebody else listens."""
+    target.restores.here = lambda group, region: PostgresAt(host="127.0.0.10", port=5998)
+    target.engine.host.empty = False
+    assert "/srv/restored is not empty or 127.0.0.10:5998 is in use" in (await target.refusals())["empty target"]
+
+
 async def test_a_missing_key_is_refused(target: Target) -> None:
     target.restores.keys.opener = None
     found = await target.refusals()
