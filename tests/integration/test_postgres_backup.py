@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import os
@@ -181,6 +182,19 @@ async def test_a_consumer_that_stops_reading_ends_the_backup(source: Server, kin
             await chunks.aclose()
             break
     await _nothing_left(source)
+
+
+async def test_a_backup_that_ends_while_its_readers_log_in_leaves_no_session(source: Server) -> None:
+    """At whatever moment of their first statements it ends; and no garbage collector has to come by first."""
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(40):
+            async with _source_of(source, "logical"):
+                await asyncio.sleep(number / 1000)
+        await _nothing_left(source)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["physical", "logical"])
