@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.canary import OWN_SCHEMA
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.backup.catalogue import Catalogue
@@ -21,8 +22,8 @@ from recovery.errors import BadInput, NotOurs, RecoveryError
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from recovery.ports.recovery_points import Progress, RestoreOrder
 
-PROBE_TABLE = """
-    CREATE SCHEMA IF NOT EXISTS recovery_plans;
+PROBE_TABLE = f"""
+    {OWN_SCHEMA}
     CREATE TABLE IF NOT EXISTS recovery_plans.probe (run_id text PRIMARY KEY, at timestamptz NOT NULL);
 """
 HOLDS_OBJECTS = """

@@ -8,13 +8,28 @@ SCHEMA = "recovery_plans"
 TABLE = "recovery_plans.canary"
 KEPT = 100
 
-_SETUP = f"""
+OWN_SCHEMA = f"""
     CREATE SCHEMA IF NOT EXISTS {SCHEMA};
     CREATE TABLE IF NOT EXISTS {TABLE} (
         value text PRIMARY KEY, written_at timestamptz NOT NULL DEFAULT clock_timestamp()
     );
     COMMENT ON TABLE {TABLE} IS 'One row per base backup, written before its end. A restored backup must hold it.';
+    DO $grant$
+    DECLARE who name;
+    BEGIN
+        FOR who IN
+            SELECT keeper.rolname FROM pg_roles keeper, pg_roles reader
+             WHERE keeper.rolreplication AND NOT keeper.rolsuper AND reader.rolname = 'pg_read_all_data'
+               AND pg_has_role(keeper.oid, reader.oid, 'MEMBER')
+               AND NOT has_table_privilege(keeper.oid, '{TABLE}', 'INSERT')
+        LOOP
+            EXECUTE format('GRANT USAGE ON SCHEMA {SCHEMA} TO %I', who);
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO %I', who);
+        END LOOP;
+    END $grant$;
 """
+"""Our schema, by whichever role comes first: a monitor, a plan, or a backup. Roles that back up (REPLICATION and
+pg_read_all_data) may write the canary in it, whoever owns it. Safe to repeat."""
 
 
 async def write_canary(connection: Connection, value: str) -> str:
@@ -24,7 +39,7 @@ async def write_canary(connection: Connection, value: str) -> str:
     """
     await connection.execute("SET statement_timeout = '10s'; SET lock_timeout = '5s'; SET synchronous_commit = local")
     if await connection.fetchval("SELECT to_regclass($1)", TABLE) is None:
-        await connection.execute(_SETUP)
+        await connection.execute(OWN_SCHEMA)
     await connection.execute(
         f"INSERT INTO {TABLE} (value) VALUES ($1) ON CONFLICT (value) DO UPDATE SET written_at = clock_timestamp()",
         value,

@@ -17,14 +17,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recovery.backup.chunking import fixed_chunks
-from recovery.backup.sealing import Opener, Sealer
+from recovery.backup.sealing import CHUNK_BYTES, Opener, Sealer
 from recovery.domain.divergence import SealedFile, SealedWal
 from recovery.domain.recovery_point import StoredObject
 from recovery.errors import Corrupt, NotFound, Refused
 
 INDEX = "index.json"
 SUFFIX = ".diverged"
-CHUNK_BYTES = 8 << 20  # of a file in one object, before compression, as in recovery points
 
 
 def diverged_beside(data_directory: Path) -> Path:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from recovery.adapters.postgres.canary import SCHEMA
+from recovery.adapters.postgres.canary import OWN_SCHEMA, SCHEMA
 from recovery.adapters.postgres.connection import CONNECTION_FAILURES, Connection, connected, open_connection, words_of
 from recovery.adapters.postgres.local_server import Running, read_running
 from recovery.domain.replication import Drained, ReplicationState, SlotState, StandbyConnection, WriteProbe
@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.05
 _MARGIN_SECONDS = 0.2  # what the server's own time limits leave of ours
 
 SETUP = f"""
-    CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+    {OWN_SCHEMA}
     CREATE TABLE IF NOT EXISTS {TABLE} (
         vantage text PRIMARY KEY, epoch bigint, beat bigint NOT NULL DEFAULT 1,
         written_at timestamptz NOT NULL DEFAULT clock_timestamp()
