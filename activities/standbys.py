@@ -16,7 +16,7 @@ from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.words import listed, plural, size
-from recovery.errors import Contended, RestoreFailed, Unreachable
+from recovery.errors import Contended, RecoveryError, RestoreFailed, Unreachable
 
 VERIFY_SECONDS = 15.0  # after which a check that still fails has failed
 ASK_AGAIN = 0.5
@@ -43,6 +43,20 @@ class StandbySteps:
         made = await self._look.handover.make_slots(context.group, owner, followers)
         return StepOutcome(summary=f"made {listed(made)}" if made else f"{plural(len(followers), 'slot')} were there")
 
+    @step("standbys.drop_old_slots")
+    async def drop_old_slots(self, context: PlanContext) -> StepOutcome:
+        """Drops the slots that a region keeps from its time as the owner: nobody moves them on, and they keep WAL."""
+        owner = (await self._look.record(context.group)).region
+        dropped, left = list[str](), list[str]()
+        for region in (region.name for region in context.group.regions if region.name != owner and region.postgres):
+            try:
+                names = await self._look.handover.drop_old_slots(context.group, region, owner)
+                dropped += [f"{name} in {region}" for name in names]
+            except RecoveryError as error:
+                left.append(f"old slots in {region} were not looked at: {error}")
+        words = f"dropped {listed(dropped)}" if dropped else "no region keeps a slot that is of no use"
+        return StepOutcome(summary=words, warnings=left)
+
     @step("standbys.move_archive")
     async def move_archive(self, context: PlanContext) -> StepOutcome:
         """Sees that the new primary archives its new timeline, and notes its history in the ownership record."""
@@ -56,10 +70,18 @@ class StandbySteps:
     @step("standbys.drain")
     async def drain(self, context: PlanContext) -> StepOutcome:
         """Ends clients' connections to the old region: new ones are refused, those that are left are terminated."""
+        if (await self._look.record(context.group)).region == source_of(context):
+            return StepOutcome(summary=f"{source_of(context)} owns {context.group.name} again: its clients stay")
         grace = context.group.failover.drain.total_seconds()
         drained = await self._look.handover.drain(context.group, source_of(context), grace)
+        found = f"{plural(drained.found, 'connection')} found, {drained.terminated} terminated, {drained.left} left"
+        region, doubts = source_of(context), list[str]()
+        if drained.why_not_refused:
+            doubts.append(f"new connections to {region} were not refused meanwhile: {drained.why_not_refused}")
+        if drained.left:
+            doubts.append(f"{plural(drained.left, 'connection')} to {region} did not end")
         return StepOutcome(
-            summary=f"{plural(drained.found, 'connection')} found, {drained.terminated} terminated, {drained.left} left"
+            summary=found + ("" if drained.why_not_refused else "; new ones were refused"), warnings=doubts
         )
 
     @step("standbys.verify_recovery")

@@ -17,6 +17,7 @@ import asyncpg
 
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import Connection, connected, quoted
+from recovery.adapters.postgres.refusal import let_clients_in, take_down
 from recovery.adapters.restores import PROBE_TABLE
 from recovery.domain.divergence import Divergence
 from recovery.domain.group import GroupSnapshot
@@ -29,7 +30,7 @@ from recovery.domain.timelines import lsn_order
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.handover import Progress, Rejoining
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
-from recovery.ports.standby import DivergenceSink, PostgresStandbys, RejoinOptions, Streaming
+from recovery.ports.standby import DivergenceSink, PostgresStandbys, Refusing, RejoinOptions, Streaming
 
 STORE = "postgres"
 ANSWER = 5.0  # seconds
@@ -146,6 +147,25 @@ class PostgresHandover:
         login = await self._login(group, owner)
         return await self.standbys(group.name, owner).create_slots(login, [slot_of(region) for region in followers])
 
+    async def drop_old_slots(self, group: GroupSnapshot, region: str, owner: str) -> list[str]:
+        """See the port."""
+        login, upstream = await self._login(group, region), await self._login(group, owner)
+        here, there = await asyncio.gather(
+            self.standbys(group.name, region).replication_state(login, timeout=ANSWER),
+            self.standbys(group.name, owner).replication_state(upstream, timeout=ANSWER),
+        )
+        if there.in_recovery or not here.in_recovery or not here.receiving:
+            return []
+        others = {slot_of(each.name): each.name for each in group.regions if each.name != region}
+        streams = {slot.name for slot in there.slots if slot.active}
+        useless = [
+            slot.name
+            for slot in here.slots
+            if slot.name in others and slot.physical and not slot.active and not slot.temporary
+            if others[slot.name] == owner or slot.name in streams
+        ]
+        return await self.standbys(group.name, region).drop_slots(login, useless) if useless else []
+
     async def move_archive(self, group: GroupSnapshot, owner: str) -> str:
         """See the port. Raises Refused where archiving fails on the new timeline, Unreachable where nothing comes."""
         async with self._session(group, owner, "look at its archiver") as session:
@@ -164,7 +184,10 @@ class PostgresHandover:
     async def drain(self, group: GroupSnapshot, region: str, grace: float) -> Drained:
         """See the port."""
         login = await self._login(group, region)
-        return await self.standbys(group.name, region).drain(login, grace=grace)
+        refuse: Refusing = "never"  # another manager writes pg_hba.conf itself
+        if group.managed_by == "self":
+            refuse = "standby" if group.guarded else "always"
+        return await self.standbys(group.name, region).drain(login, grace=grace, refuse=refuse)
 
     async def promote(self, group: GroupSnapshot, region: str, epoch: int) -> Promotion:
         """See the port."""
@@ -175,6 +198,7 @@ class PostgresHandover:
                 before = str(await session.fetchval("SELECT pg_last_wal_replay_lsn()::text"))
                 if not await session.fetchval(f"SELECT pg_promote(true, {PROMOTED})"):
                     raise Unreachable(f"PostgreSQL in {region} was not promoted within {PROMOTED} s")
+            await let_clients_in(session)
             position = str(await session.fetchval("SELECT pg_current_wal_lsn()::text"))
         return Promotion(
             store=STORE, epoch=epoch, at=datetime.now(UTC), position=position, before=before, already=not standby
@@ -200,8 +224,10 @@ class PostgresHandover:
         def tell(done: int, expected: int) -> None:
             progress(done, expected, "rejoining")
 
+        place = place_of(group, order.region)
+        await asyncio.to_thread(take_down, place.data_directory)
         rejoined = await self.standbys(group.name, order.region).rejoin(
-            place_of(group, order.region),
+            place,
             await self._login(group, order.owner),
             RejoinOptions(
                 effect_id=order.effect_id,

@@ -72,9 +72,10 @@ class WriteProbe(Model):
 
 
 class Drained(Model):
-    """Client sessions of the old side."""
+    """Client sessions of the old side. ``why_not_refused``: why new ones could come meanwhile; empty: none could."""
 
     found: int
     terminated: int
     left: int
     seconds: float
+    why_not_refused: str = ""

@@ -57,6 +57,14 @@ class Handover(Protocol):
         """Slots at the owner, one for each follower. Returns those that were missing."""
         ...
 
+    async def drop_old_slots(self, group: GroupSnapshot, region: str, owner: str) -> list[str]:
+        """Drops slots for other regions' standbys that are of no use any more in a region which follows ``owner``.
+
+        Only such as the product makes, that are not in use, and whose standby is the owner now or streams from it with
+        a slot there. Returns them. A region that does not stream keeps all.
+        """
+        ...
+
     async def move_archive(self, group: GroupSnapshot, owner: str) -> str:
         """Sees that the owner archives its new timeline, where it archives at all. Returns what was found."""
         ...

@@ -17,6 +17,9 @@ from recovery.domain.replication import Drained, ReplicationState, WriteProbe
 from recovery.domain.timelines import History
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, Progress
 
+Refusing = Literal["never", "standby", "always"]
+"""Which servers refuse new clients while they are drained."""
+
 
 class DivergenceSink(Protocol):
     """Where diverged WAL is put aside, sealed: ``SealedFolder`` of the adapter."""
@@ -143,9 +146,13 @@ class PostgresStandbys(Protocol):
         """Returns those that existed. One in use is ended first."""
         ...
 
-    async def drain(self, login: PostgresLogin, *, grace: float = 30.0, keep_users: Sequence[str] = ()) -> Drained:
+    async def drain(
+        self, login: PostgresLogin, *, grace: float = 30.0, keep_users: Sequence[str] = (), refuse: Refusing = "never"
+    ) -> Drained:
         """Waits until clients left by themselves, and terminates the rest after ``grace`` seconds.
 
-        Replication and our own sessions are not clients.
+        Replication and our own sessions are not clients. ``refuse``: whether new ones are refused meanwhile. A server
+        that accepts writes has a right to them under a guard ("standby"), and is left alone then; without one
+        ("always") it goes on refusing until it is rejoined or promoted again.
         """
         ...

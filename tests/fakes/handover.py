@@ -105,6 +105,8 @@ class FakeHandover:
     last: datetime | None = None
     done: list[str] = field(default_factory=list)
     divergences: list[StoreDivergence] = field(default_factory=list)
+    clinging: int = 0  # clients that do not end
+    why_not_refused: str = ""
 
     def _check(self, region: str, name: str) -> CheckResult:
         passed = name not in self.failing.get(region, set())
@@ -132,11 +134,17 @@ class FakeHandover:
         self.done.append(f"slots at {owner} for {', '.join(followers)}")
         return followers
 
+    async def drop_old_slots(self, group: GroupSnapshot, region: str, owner: str) -> list[str]:
+        if "slots" in self.failing.get(region, set()):
+            raise Unreachable(f"{region} does not answer")
+        self.done.append(f"old slots in {region}, {owner} owns")
+        return [f"standby_{owner}"]
+
     async def move_archive(self, group: GroupSnapshot, owner: str) -> str:
         return "archived"
 
     async def drain(self, group: GroupSnapshot, region: str, grace: float) -> Drained:
-        return Drained(found=2, terminated=1, left=0, seconds=grace)
+        return Drained(found=2, terminated=1, left=self.clinging, seconds=grace, why_not_refused=self.why_not_refused)
 
     async def promote(self, group: GroupSnapshot, region: str, epoch: int) -> Promotion:
         self.done.append(f"promote {region} for epoch {epoch}")

@@ -367,19 +367,3 @@ async def test_the_write_probe_never_waits_longer_than_it_may(pair: tuple[Node, 
 async def _unwritten(port: LocalStandbys, node: Node) -> object:
     probe = await port.write_probe(node.login, vantage="one", timeout=0.7)
     return None if probe.written else probe
-
-
-async def test_clients_are_drained_and_the_rest_is_ended(pair: tuple[Node, Node]) -> None:
-    a, b = pair
-    leaving, staying = await a.connect(), await a.connect()
-
-    async def leave() -> None:
-        await asyncio.sleep(0.2)
-        await leaving.close()
-
-    task = asyncio.create_task(leave())
-    done = await standbys(a).drain(a.login, grace=1.0)
-    await task
-    assert (done.found, done.terminated, done.left) == (2, 1, 0)
-    assert staying.is_closed() or done.terminated == 1
-    assert await b.value("SELECT status FROM pg_stat_wal_receiver") == "streaming"

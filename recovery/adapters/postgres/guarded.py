@@ -47,6 +47,7 @@ from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.following import follow, set_and_reload
 from recovery.adapters.postgres.local_server import LocalServer, Running, read_running
 from recovery.adapters.postgres.ordered_end import end_in_order
+from recovery.adapters.postgres.refusal import let_clients_in
 from recovery.adapters.postgres.rejoin_folders import forget_old
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.ownership import Strength
@@ -268,6 +269,7 @@ class GuardedPostgres(Acknowledging):
     async def _promote(
         self, connection: Connection, epoch: int, mark: files.PrimaryMark | None, permitted: Callable[[], str | None]
     ) -> Promotion:
+        await let_clients_in(connection)
         state = await read_running(connection)
         if not state.in_recovery:
             note = ""

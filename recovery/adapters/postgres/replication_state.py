@@ -1,10 +1,10 @@
-"""Replication as servers tell it, a write probe that never hangs, slots, and the draining of clients."""
+"""Replication as servers tell it, a write probe that never hangs, and slots."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
@@ -12,9 +12,9 @@ import asyncpg
 from recovery.adapters.postgres.canary import OWN_SCHEMA, SCHEMA
 from recovery.adapters.postgres.connection import CONNECTION_FAILURES, Connection, connected, open_connection, words_of
 from recovery.adapters.postgres.local_server import Running, read_running
-from recovery.domain.replication import Drained, ReplicationState, SlotState, StandbyConnection, WriteProbe
+from recovery.domain.replication import ReplicationState, SlotState, StandbyConnection, WriteProbe
 from recovery.domain.timelines import lsn_order
-from recovery.errors import RecoveryError, Unreachable
+from recovery.errors import Unreachable
 from recovery.ports.postgres import PostgresLogin
 
 TABLE = f"{SCHEMA}.heartbeat"
@@ -274,45 +274,3 @@ async def _drop(connection: Connection, name: str) -> bool:
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", name
             )
             await asyncio.sleep(_POLL_SECONDS)
-
-
-# Clients.
-
-_CLIENTS = """
-FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-    AND application_name <> 'recovery-plans' AND NOT usename::text = ANY($1::text[])
-"""
-
-
-async def drain(
-    login: PostgresLogin,
-    *,
-    grace: float = 30.0,
-    keep_users: Sequence[str] = (),
-    progress: Callable[[int], None] | None = None,
-) -> Drained:
-    """Waits until no client is left, and terminates the rest after ``grace`` seconds, for up to 5 s more.
-
-    ``progress`` is called with the number of clients that are left. A server that went away has none.
-    """
-    began = time.monotonic()
-    found = left = 0
-    terminated: set[int] = set()
-    kept = list(keep_users)
-    try:
-        async with connected(login, "drain its clients") as connection:
-            found = left = await connection.fetchval(f"SELECT count(*) {_CLIENTS}", kept)
-            while left and time.monotonic() < began + grace + 5:
-                if progress is not None:
-                    progress(left)
-                if time.monotonic() >= began + grace:
-                    rows = await connection.fetch(f"SELECT pid, pg_terminate_backend(pid) {_CLIENTS}", kept)
-                    terminated |= {row["pid"] for row in rows}
-                await asyncio.sleep(_POLL_SECONDS)
-                left = await connection.fetchval(f"SELECT count(*) {_CLIENTS}", kept)
-    except RecoveryError as error:
-        # Asked on its own host: where nothing listens, the old primary is off, and its clients with it.
-        if not found and not isinstance(error.__cause__, ConnectionRefusedError):
-            raise
-        left = 0
-    return Drained(found=found, terminated=len(terminated), left=left, seconds=time.monotonic() - began)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from recovery.adapters.postgres import replication_state
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.divergence import save_divergence
+from recovery.adapters.postgres.draining import drain
 from recovery.adapters.postgres.local_server import LocalServer
 from recovery.adapters.postgres.rewind import rejoin
 from recovery.adapters.postgres.upstream import identify_upstream
@@ -15,7 +16,7 @@ from recovery.domain.divergence import Divergence
 from recovery.domain.replication import Drained, ReplicationState, WriteProbe
 from recovery.domain.timelines import History
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, Progress
-from recovery.ports.standby import DivergenceSink, Rejoined, RejoinOptions
+from recovery.ports.standby import DivergenceSink, Refusing, Rejoined, RejoinOptions
 
 
 class LocalStandbys:
@@ -64,8 +65,10 @@ class LocalStandbys:
     async def drop_slots(self, login: PostgresLogin, names: Sequence[str]) -> list[str]:
         return await replication_state.drop_slots(login, names)
 
-    async def drain(self, login: PostgresLogin, *, grace: float = 30.0, keep_users: Sequence[str] = ()) -> Drained:
-        return await replication_state.drain(login, grace=grace, keep_users=keep_users)
+    async def drain(
+        self, login: PostgresLogin, *, grace: float = 30.0, keep_users: Sequence[str] = (), refuse: Refusing = "never"
+    ) -> Drained:
+        return await drain(login, grace=grace, keep_users=keep_users, refuse=refuse)
 
     def _server(
         self, place: PostgresPlace, upstream: PostgresLogin, options: RejoinOptions | None = None

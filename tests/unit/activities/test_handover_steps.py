@@ -102,6 +102,19 @@ async def test_a_lost_owner_is_not_waited_for(site: Site) -> None:
     assert rejected == {"b": "", "c": "b is more advanced, by 1 B"}
 
 
+async def test_a_failover_stays_at_the_site_where_a_local_replica_has_everything(site: Site) -> None:
+    regions = [
+        region.model_copy(update={"site": "a", "priority": 95} if region.name == "c" else {"priority": 90})
+        for region in site.group.regions
+    ]
+    site.group = site.group.model_copy(update={"regions": regions})
+    site.guards.states["c"] = [state(STANDBY)]
+    del site.guards.states["a"]
+    outcome = await site.run(site.choosing.choose_target)
+    assert outcome.facts.target_region == "c"
+    assert outcome.summary.startswith("c at 0/4000000, 0.0 s behind, at the same site (b: c has the higher priority)")
+
+
 async def test_a_run_that_a_monitor_started_asks_a_person_while_a_store_has_no_fence(site: Site) -> None:
     """Whatever the monitor knew of it: the guards are asked again."""
     del site.guards.states["a"]
@@ -394,3 +407,30 @@ async def test_the_way_home(site: Site) -> None:
     assert (outcome.facts.source_region, outcome.facts.target_region, outcome.facts.stale_regions) == ("b", "a", ["a"])
     del site.guards.states["a"]
     assert (await site.refused(site.choosing.find_way_home, "Failback")).type == Unreachable.__name__
+
+
+# Connections and slots that are left.
+
+
+async def test_draining_says_what_it_could_not_do(site: Site) -> None:
+    again = await site.run(site.serving.drain)
+    assert again.summary == "a owns shop again: its clients stay"
+    site.ownership.records["shop"] = (HELD.model_copy(update={"region": "b"}), "2")
+    well = await site.run(site.serving.drain)
+    assert well.summary == "2 connections found, 1 terminated, 0 left; new ones were refused" and well.warnings == []
+    site.handover.why_not_refused, site.handover.clinging = "it runs on another machine", 3
+    badly = await site.run(site.serving.drain)
+    assert badly.warnings == [
+        "new connections to a were not refused meanwhile: it runs on another machine",
+        "3 connections to a did not end",
+    ]
+    assert "refused" not in badly.summary
+
+
+async def test_old_slots_are_dropped_wherever_the_owner_is_followed(site: Site) -> None:
+    site.handover.failing["c"] = {"slots"}
+    site.ownership.records["shop"] = (HELD.model_copy(update={"region": "b"}), "2")
+    outcome = await site.run(site.serving.drop_old_slots, "Reprotect")
+    assert outcome.summary == "dropped standby_b in a"
+    assert site.handover.done == ["old slots in a, b owns"]
+    assert outcome.warnings == ["old slots in c were not looked at: c does not answer"]
