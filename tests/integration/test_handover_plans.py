@@ -10,6 +10,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from recovery.domain.report import RunReport, RunState, StepState
+from tests.integration.asked import value_of
 from tests.integration.guarded_site import GuardedSite
 from workers import operations
 from workflows.control import OperatorCommand
@@ -50,6 +51,10 @@ async def test_a_switchover_loses_nothing(guarded: GuardedSite) -> None:
     record = await guarded.record()
     assert record.lineage and record.run is None and record.fencing is None
     assert states(report)["repoint-standbys"] is StepState.DONE, "the old side follows"
+    assert states(report)["drop-old-slots"] is StepState.DONE
+    kept = "SELECT count(*) FROM pg_replication_slots"
+    assert await value_of(guarded.lab.postgres(source).dsn(), kept) == 0, "nobody moves them on, and they keep WAL"
+    assert await value_of(guarded.lab.postgres(target).dsn(), f"{kept} WHERE active AND NOT temporary") == 1
 
 
 async def test_a_switchover_that_is_aborted_before_its_pivot_is_undone_and_writes_go_on(guarded: GuardedSite) -> None:

@@ -29,6 +29,7 @@ REPROTECT = plan(
     Step("rejoin-database",     Reprotecting.rejoin,              TARGET,  h(4),    h(6),   PERSIST, when=has_postgres),
     Step("start-following",     Guard.start_following,        TARGET,  m(2),    m(5),   PROBE),
     Step("wait-for-lag",        Choosing.wait_for_lag,        CONTROL, h(1),    h(2),   PROBE),
+    Step("drop-old-slots",      Standbys.drop_old_slots,      CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("confirm-candidate",   Reprotecting.confirm_candidate,   CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN),
     Step("notify-stakeholders", Notifications.announce_end,   CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
     Step("release-group",       Ownership.release_run,        CONTROL, s(10),   m(1),   PROBE),

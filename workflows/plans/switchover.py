@@ -74,6 +74,7 @@ SWITCHOVER = plan(
     Step("return-records",      Dns.restore_records,          CONTROL, s(30),   m(2),   PROBE,   on_failure=HOLD, when=taken_back),
     Step("route-clients-back",  Routing.route_clients,        CONTROL, s(30),   m(1),   PROBE,   on_failure=HOLD, when=returned_and_pooled),
     Step("let-others-follow",   Guard.repoint_standbys,       CONTROL, s(30),   m(1),   PROBE,   on_failure=WARN, when=taken_back),
+    Step("drop-old-slots",      Standbys.drop_old_slots,      CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN, when=has_postgres),
     Step("measure-loss",        Standbys.measure_loss,        CONTROL, s(20),   m(1),   PROBE,   on_failure=WARN),
     Step("measure",             Services.measure,             CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
     Step("watch-new-region",    Standbys.watch_new_region,    CONTROL, s(10),   s(20),  PROBE,   on_failure=WARN),
