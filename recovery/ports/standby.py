@@ -116,10 +116,12 @@ class PostgresStandbys(Protocol):
     ) -> Divergence:
         """Puts aside the WAL that a stopped old primary wrote after the fork, and lists its transactions.
 
+        Of a standby that runs, too: where it follows already, nothing diverged.
+
         ``upstream``: the new primary; its user may replicate. Changes nothing in the directory.
 
         Raises:
-            Refused: the server in ``place`` runs, or it has no common ancestor with the upstream.
+            Refused: the server in ``place`` runs as a primary, or it has no common ancestor with the upstream.
             RestoreFailed: WAL after the fork is missing or cannot be read; nothing may be wiped then.
         """
         ...

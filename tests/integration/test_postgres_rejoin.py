@@ -130,6 +130,9 @@ async def test_nothing_diverged_after_a_planned_end(pair: tuple[Node, Node], tmp
     back = await standbys(a).rejoin(a.place, b.login, options(b))
     assert back.method == "follow" and back.streaming
     await follows(a, b)
+    sink = SealedFolder(tmp_path / "again", sealer)
+    again = await standbys(a).save_divergence(a.place, b.login, sink, effect_id="save-2")
+    assert again.nothing, "a standby that follows already is asked while another store of its region waits"
 
 
 async def test_missing_wal_stops_the_wiping(pair: tuple[Node, Node], tmp_path: Path, sealer: Sealer) -> None:

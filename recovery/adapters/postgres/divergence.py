@@ -35,9 +35,11 @@ async def save_divergence(
     server: LocalServer, upstream: PostgresLogin, sink: DivergenceSink, *, effect_id: str
 ) -> Divergence:
     """See ``PostgresStandbys.save_divergence``."""
-    if await server.runs():
-        raise Refused(f"PostgreSQL in {server.folder} runs: it must be stopped before its diverged WAL can be saved")
     control = await server.control()
+    if control.was_primary and await server.runs():
+        raise Refused(f"PostgreSQL in {server.folder} runs: it must be stopped before its diverged WAL can be saved")
+    # A running standby may follow already, and only another store of its region waits; one that diverged gets nothing
+    # more. What is on the disk is all there is to know of both.
     history = await server.stopped_history(control)
     end = await server.stopped_position(control)
     if end is None:
