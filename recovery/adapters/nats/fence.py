@@ -25,6 +25,7 @@ PROCESS_NAMES = frozenset({"nats-server"})
 PROBE_SUBJECT = "_recovery.probe"
 POLL = 0.01
 OPENING = 5.0  # seconds
+PONG = 0.5  # seconds for an answer, before the probe is sent anew
 UNKNOWN = 5  # times that the probe is not let in before it counts as missing
 
 FENCED = (
@@ -123,13 +124,13 @@ class Fence:
             raise Refused(f"NATS {self._server} must not become primary: {reason}")
 
     async def is_open_meanwhile(self) -> bool:
-        """As ``is_open``, while the server may be reading its configuration: it drops who is just logging in, or does
-        not know any user for a moment."""
+        """As ``is_open``, while the server may be reading its configuration: it drops who is just logging in, does not
+        answer, or does not know any user for a moment."""
         unknown = 0
         while True:
             try:
                 return await self.is_open()
-            except ConnectionResetError:
+            except (ConnectionResetError, nats.errors.FlushTimeoutError):
                 await asyncio.sleep(POLL)
             except Refused:
                 unknown += 1
@@ -170,7 +171,7 @@ class Fence:
             async with connected(self._server.probe, refused) as client:
                 await client.subscribe(subject, cb=arrived)
                 await client.publish(subject, b"")
-                await client.flush(1)
+                await client.flush(PONG)  # type: ignore[arg-type]  # it takes parts of a second, too
                 return await answer
         except nats.errors.ConnectionClosedError as error:
             raise ConnectionResetError(str(error)) from error

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nats.errors
 import pytest
 
 from recovery.adapters.listening import Processes
@@ -86,6 +87,22 @@ async def test_it_is_opened_for_a_moment_and_fenced_on_the_disk_again(fenced: tu
     await fence.open(permitted)
     assert server.read == [OPEN] and disk(server) == FENCED
     assert asked[0] == OPEN, "it is asked after the last thing that may take its time, right before the act"
+
+
+async def test_a_server_that_is_busy_with_its_configuration_is_asked_again(
+    fenced: tuple[Fence, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence, server = fenced
+    troubles = [ConnectionResetError(), nats.errors.FlushTimeoutError(), nats.errors.FlushTimeoutError()]
+
+    async def busy() -> bool:
+        if troubles:
+            raise troubles.pop()
+        return server.is_open()
+
+    monkeypatch.setattr(fence, "is_open", busy)
+    await fence.open(lambda: None)
+    assert not troubles and server.read == [OPEN] and disk(server) == FENCED
 
 
 async def test_without_permission_nobody_is_told(fenced: tuple[Fence, Server]) -> None:
