@@ -167,6 +167,30 @@ async def test_a_validation_survives_its_worker(site: Site, kind: BackupKind, fa
 @pytest.mark.parametrize(
     "fault",
     cases(
+        *both("PostgresRecoveryPoints.repair", step="repair-copies"),
+        *both("S3Store.put", step="repair-copies"),
+        *both("PostgresRecoveryPoints.validate", step="prove-again"),
+        quick=(3,),
+    ),
+)
+async def test_a_repair_survives_its_worker(site: Site, fault: FAULT) -> None:
+    point_id = await site.backup(BackupKind.LOGICAL)
+    point = await (await site.catalogue()).point(GROUP, point_id)
+    entry = max((o for a in point.manifest.artefacts for o in a.objects), key=lambda entry: entry.size)
+    await site.lab.corrupt(AWAY, "s3-object", key=f"points/{entry.key}")
+    report = await run_with_a_loss(site, fault, "BackupValidation", point_id=point_id)
+    assert report.state is RunState.COMPLETED, report.error
+    assert attempts(report, fault["step"]) == 2
+    point = await (await site.catalogue()).point(GROUP, point_id)
+    assert point.is_valid
+    await assert_whole(site, point_id)
+    await discard(site, point_id)
+    await site.no_residue()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    cases(
         *both("PostgresRestores.restore"),
         at("S3Store.get", "after", number=4),
         *both("LocalPostgresHost.launch"),
