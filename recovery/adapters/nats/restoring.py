@@ -1,0 +1,202 @@
+"""Restore of one stream through JetStream's restore API.
+
+Protocol (nats-server, ``processStreamRestore`` of ``server/jetstream_api.go``): a request to
+``$JS.API.STREAM.RESTORE.<stream>`` with configuration and state is answered with a subject. Each piece of it is
+a request to it, answered with nothing or with an error. An empty request ends the archive, and its answer, which may
+take long, has the restored stream's state. The server gives up when nothing comes for 5 s; a chunk without a reply
+subject ends a restore at once.
+
+While it lasts, the stream carries a mark in its metadata (``MARK``, from NATS 2.10 on): a server that stops, or whose
+client does, can leave a part of a stream behind, which looks like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from nats.aio.client import Client
+
+from recovery.adapters.nats.archive import ArchiveCheck
+from recovery.adapters.nats.connection import LOST, ApiError, api, stream_info
+from recovery.errors import NotOurs, RestoreFailed, Unreachable
+from recovery.ports.postgres import Progress
+
+MARK = "recovery-restoring"
+"""Key in the metadata of a stream that is being restored: the restore's id."""
+
+EXISTS = frozenset({10058, 10130})
+SEND_BYTES = 512 << 10
+SEND_SECONDS = 60.0
+KEPT_BYTES = 64 << 10
+DRIP_BYTES = 512
+DRIP_SECONDS = 2.0
+_SETTLE_SECONDS = 12.0  # a server that was left alone gives up after 5
+
+
+class Upload:
+    """One archive on its way into one stream."""
+
+    def __init__(self, client: Client, stream: str, subject: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._subject = subject
+        self._size = min(SEND_BYTES, client.max_payload or SEND_BYTES)
+        self.sent = 0
+
+    async def send_all(
+        self, archive: AsyncIterator[bytes], check: ArchiveCheck, first: list[bytes], progress: Progress | None
+    ) -> None:
+        """Sends ``first``, which were read already and checked, and the rest. A little is always kept back: while the
+        reader waits for its location it goes in drops, so that the server does not give up for two minutes or more.
+
+        Raises:
+            Corrupt: the archive is not whole, or whatever its reader raises.
+            RestoreFailed: the server refused a chunk.
+            Unreachable: it did not answer, or gave up.
+        """
+        held = bytearray().join(first)
+        following = asyncio.ensure_future(anext(archive, None))
+        try:
+            while True:
+                while len(held) >= self._size + KEPT_BYTES:
+                    await self._send(held, self._size, progress)
+                await asyncio.wait({following}, timeout=DRIP_SECONDS)
+                if not following.done():
+                    if held:
+                        await self._send(held, min(DRIP_BYTES, len(held)), progress)
+                    continue
+                data = following.result()
+                if data is None:
+                    break
+                check.feed(data)
+                held += data
+                following = asyncio.ensure_future(anext(archive, None))
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        check.finish()
+        while held:
+            await self._send(held, min(self._size, len(held)), progress)
+
+    async def _send(self, held: bytearray, size: int, progress: Progress | None) -> None:
+        answer = await self._request(bytes(held[:size]), SEND_SECONDS)
+        if answer:
+            raise RestoreFailed(f"NATS refused the archive of stream {self._stream}: {_error_of(answer)}.")
+        del held[:size]
+        self.sent += size
+        if progress is not None:
+            progress(self.sent, 0)
+
+    async def finish(self, seconds: float) -> dict[str, Any]:
+        """State of the restored stream. Raises RestoreFailed, Unreachable."""
+        answer = await self._request(b"", seconds)
+        body: dict[str, Any] = json.loads(answer or b"{}")
+        if body.get("error") or "state" not in body:
+            raise RestoreFailed(f"NATS could not restore stream {self._stream}: {_error_of(answer)}.")
+        state: dict[str, Any] = body["state"]
+        return state
+
+    async def _request(self, data: bytes, seconds: float) -> bytes:
+        try:
+            return (await self._client.request(self._subject, data, timeout=seconds)).data
+        except LOST as error:
+            raise Unreachable(
+                f"NATS gave up on the restore of stream {self._stream} after {self.sent} bytes, or was lost"
+                f" ({error!r}). Try it again."
+            ) from error
+
+    async def give_up(self) -> None:
+        """Ends the restore at the server, which would wait for another 5 s."""
+        with contextlib.suppress(*LOST):
+            await self._client.publish(self._subject, b"-")
+            await self._client.flush(timeout=1)
+
+
+def _error_of(answer: bytes) -> str:
+    try:
+        error = json.loads(answer)["error"]
+        return str(error.get("description", error))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return answer[:200].decode(errors="replace") or "it answered nothing"
+
+
+async def begin(client: Client, stream: str, config: dict[str, Any], state: dict[str, Any], restore_id: str) -> str:
+    """Subject for the archive. An earlier attempt that the server has not given up yet is waited for.
+
+    Raises ApiError, and what a connection raises.
+    """
+    until = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            answer = await api(client, f"STREAM.RESTORE.{stream}", {"config": config, "state": state}, 30.0)
+            return str(answer["deliver_subject"])
+        except ApiError as error:
+            if error.code not in EXISTS or time.monotonic() > until:
+                raise
+            info = await stream_info(client, stream)
+            if info is not None and mark_of(info) != restore_id:
+                raise
+            if info is not None:
+                await api(client, f"STREAM.DELETE.{stream}")
+            await asyncio.sleep(0.2)
+
+
+def mark_of(info: dict[str, Any]) -> str | None:
+    return (info["config"].get("metadata") or {}).get(MARK)
+
+
+def marked(config: dict[str, Any], restore_id: str) -> dict[str, Any]:
+    return config | {"metadata": {**(config.get("metadata") or {}), MARK: restore_id}}
+
+
+async def unmark(client: Client, stream: str) -> None:
+    """The stream is whole: it becomes one like any other. Raises ApiError, and what a connection raises."""
+    info = await stream_info(client, stream)
+    if info is None:
+        raise RestoreFailed(f"Stream {stream} vanished as soon as it was restored.")
+    if mark_of(info) is not None:
+        config = info["config"]
+        metadata = {key: value for key, value in config["metadata"].items() if key != MARK}
+        await api(client, f"STREAM.UPDATE.{stream}", config | {"metadata": metadata}, 10.0)
+
+
+async def remove_marked(client: Client, stream: str, restore_id: str) -> bool:
+    """Deletes what a restore left; True when there was something.
+
+    Raises NotOurs where the stream does not carry its mark, ApiError, and what a connection raises.
+    """
+    info = await stream_info(client, stream)
+    if info is None:
+        return False
+    if mark_of(info) != restore_id:
+        raise NotOurs(f"Stream {stream} does not carry the mark of restore {restore_id}: it was not touched.")
+    await api(client, f"STREAM.DELETE.{stream}", timeout=10.0)
+    return True
+
+
+async def read_ahead(archive: AsyncIterator[bytes], check: ArchiveCheck) -> list[bytes]:
+    """So much of the beginning that its format is known. Raises Corrupt."""
+    first: list[bytes] = []
+    while check.head() is None:
+        data = await anext(archive, None)
+        if data is None:
+            check.head(complete=True)
+            break
+        if data:
+            check.feed(data)
+            first.append(data)
+    return first
+
+
+@contextlib.asynccontextmanager
+async def closing(archive: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    try:
+        yield archive
+    finally:
+        if isinstance(archive, AsyncGenerator):
+            await archive.aclose()

@@ -1,0 +1,123 @@
+"""What backup and restore need of NATS JetStream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.ports.postgres import ArtefactStream, Progress
+
+DESCRIPTION_NAME = "backup.json"
+ARCHIVE_NAME = "stream.tar.s2"
+
+
+def description_name(stream: str) -> str:
+    """Artefact with a stream's configuration and state, named as ``nats account backup`` names its file."""
+    return f"{stream}/{DESCRIPTION_NAME}"
+
+
+def archive_name(stream: str) -> str:
+    """Artefact with the server's own bytes, which ``nats stream restore <folder>`` reads."""
+    return f"{stream}/{ARCHIVE_NAME}"
+
+
+class StreamsSource(Protocol):
+    """One running backup of streams. An async context manager: leaving it ends the server's snapshots."""
+
+    @property
+    def expected_bytes(self) -> int:
+        """Size of the streams in their stores."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """So many of the artefacts may be read at the same time, in their order."""
+        ...
+
+    def artefacts(self) -> AsyncIterator[ArtefactStream]:
+        """First each stream's archive, then each one's description, whose content is known by then."""
+        ...
+
+    async def finish(self) -> JetStreamSource:
+        """Only after all artefacts were read."""
+        ...
+
+
+@dataclass(frozen=True)
+class StreamRestoreOptions:
+    """How a stream is put back.
+
+    ``restore_id`` was minted before the first attempt: a stream that carries it was left half restored by an earlier
+    attempt, and is deleted before the next one. ``stream`` is the name wanted; another one than the archive's is
+    refused. ``replicas`` None keeps the number of the source.
+    """
+
+    restore_id: str
+    replace: bool = False  # an existing stream is deleted first, once the archive's beginning was found sound
+    stream: str | None = None
+    replicas: int | None = None
+    finish_seconds: float = 3600.0  # for the server's own work after the last byte
+    consumers_seconds: float = 15.0  # until the consumers of a cluster have their leaders
+
+
+@dataclass(frozen=True)
+class StoredStream:
+    """A stream as it was stored: the two texts of ``backup.json``, and what our manifest adds (None for a folder that
+    the ``nats`` command wrote)."""
+
+    config: dict[str, object]
+    state: dict[str, object]
+    part: StreamPart | None = None
+
+
+@dataclass(frozen=True)
+class RestoredStream:
+    stream: str
+    messages: int
+    first_seq: int
+    last_seq: int
+    consumers: list[str]
+    archive_bytes: int
+    notes: list[str] = field(default_factory=list)
+
+
+class JetStreamRecovery(Protocol):
+    """Everything that backup and restore activities do with the streams of one account."""
+
+    def source(self, streams: Sequence[str] | None = None) -> AbstractAsyncContextManager[StreamsSource]:
+        """Snapshots of these streams, or of all of the account's, consumers included.
+
+        Raises, there or while artefacts are read:
+            NotFound: a stream does not exist; the existing ones are named.
+            SourceFailed: the server refused or ended a snapshot, or what it sent is incomplete.
+            Unreachable: it did not answer, or the reader was too slow for it.
+        """
+        ...
+
+    async def restore(
+        self,
+        stored: StoredStream,
+        archive: AsyncIterator[bytes],
+        options: StreamRestoreOptions,
+        progress: Progress | None = None,
+    ) -> RestoredStream:
+        """Restores one stream with its sequences and consumers, and compares it with what was stored.
+
+        Raises:
+            Refused: it exists already and may not be replaced, would get another name, or the server is too old.
+            Corrupt: the archive is not whole.
+            RestoreFailed: the server refused it, or the restored stream differs.
+            Unreachable: the server did not answer, or gave up waiting.
+        On any of them, and when cancelled, what this restore made is deleted again.
+        """
+        ...
+
+    async def remove_restored(self, stream: str, restore_id: str) -> bool:
+        """Undo of a restore that was not completed; True when there was something to remove.
+
+        Raises NotOurs where the stream does not carry the mark of this restore.
+        """
+        ...
