@@ -76,10 +76,13 @@ async def write_point(
     progress: Callable[[TransferProgress], None] | None = None,
     check: Check | None = None,
     budget: WriteBudget | None = None,
+    at_once: int = 1,
 ) -> WrittenPoint:
     """Backs ``source`` (already entered) up to all ``stores``.
 
     Args:
+        at_once: artefacts that are read at the same time, where the source allows it; each holds up to one chunk more
+            than ``budget.window`` counts.
         progress: called about once per object, from the event loop; must not block.
         check: called before the manifest is written; raises when the point must not come into being, for example
             because the group's epoch changed.
@@ -92,7 +95,7 @@ async def write_point(
     In every case but success, cancellation included, what this attempt wrote is removed again, and no location is left
     with a manifest of it.
     """
-    write = _Write(source, identity, list(stores), sealer, signer, progress, budget or WriteBudget())
+    write = _Write(source, identity, list(stores), sealer, signer, progress, budget or WriteBudget(), at_once)
     try:
         return await write.run(check)
     except BaseException:
@@ -112,8 +115,10 @@ class _Write:
         signer: Signer,
         progress: Callable[[TransferProgress], None] | None,
         budget: WriteBudget,
+        at_once: int,
     ) -> None:
         self.budget = budget
+        self._at_once = at_once
         self._source = source
         self._identity = identity
         self._sealer = sealer
@@ -137,7 +142,7 @@ class _Write:
     async def run(self, check: Check | None) -> WrittenPoint:
         await self._refuse_existing()
         async with _running(PaceKeeper(self._uploads, self.budget).watch()):
-            artefacts = [await self._write_artefact(stream) async for stream in self._source.artefacts()]
+            artefacts = await self._write_artefacts()
         manifest = await self._describe(artefacts)
         if check is not None:
             await check()
@@ -162,6 +167,34 @@ class _Write:
             return
         if body is not None:
             raise lost_race(identity.point_id, upload.name)
+
+    async def _write_artefacts(self) -> list[Artefact]:
+        """In the source's order. Where only one is read at once, the next is asked for after the end of the last."""
+        slots = asyncio.Semaphore(self._at_once)
+        running: list[asyncio.Task[Artefact]] = []
+
+        async def write(stream: ArtefactStream) -> Artefact:
+            try:
+                return await self._write_artefact(stream)
+            finally:
+                slots.release()
+
+        streams = self._source.artefacts()
+        try:
+            while True:
+                await slots.acquire()
+                for task in running:
+                    if task.done():
+                        task.result()
+                stream = await anext(streams, None)
+                if stream is None:
+                    return list(await asyncio.gather(*running))
+                running.append(asyncio.create_task(write(stream)))
+        except BaseException:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
 
     async def _write_artefact(self, stream: ArtefactStream) -> Artefact:
         objects: dict[int, StoredObject] = {}

@@ -79,7 +79,7 @@ class Upload:
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-        check.finish()
+        await asyncio.to_thread(check.finish)  # it unpacks a block of up to 4 MiB
         while held:
             await self._send(held, min(self._size, len(held)), progress)
 

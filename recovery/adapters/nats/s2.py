@@ -44,7 +44,7 @@ class FrameScanner:
             if buffer[offset] <= _PLAIN:
                 kind, start, end = buffer[offset], offset + 4, following
                 if len(self.head) < self._wanted:
-                    self.head += unpacked(kind, buffer[start:end])
+                    self.head += unpacked(kind, buffer[start:end], self._wanted)
             elif buffer[offset] < 0x80:
                 raise Corrupt(f"it has an S2 frame of the unknown kind {buffer[offset]}")
             offset = following
@@ -61,21 +61,24 @@ class FrameScanner:
         return unpacked(*self._last)
 
 
-def unpacked(kind: int, frame: bytes) -> bytes:
-    """The content of a frame, which begins with a checksum of four bytes. Raises Corrupt."""
+def unpacked(kind: int, frame: bytes, enough: int = _LONGEST_BLOCK) -> bytes:
+    """The content of a frame, which begins with a checksum of four bytes; not much more than ``enough`` of it.
+
+    Raises Corrupt.
+    """
     if len(frame) < 4:
         raise Corrupt("it has an S2 frame that is too short")
-    return frame[4:] if kind == _PLAIN else _block(frame[4:])
+    return frame[4:] if kind == _PLAIN else _block(frame[4:], enough)
 
 
-def _block(data: bytes) -> bytes:
+def _block(data: bytes, enough: int) -> bytes:
     try:
         size, at = _uvarint(data, 0)
         if size > _LONGEST_BLOCK:
             raise Corrupt(f"it has an S2 block of {size} bytes")
         out = bytearray()
         offset = 0
-        while at < len(data):
+        while at < len(data) and len(out) < enough:
             tag = data[at]
             if tag & 3 == 0:
                 length, at = _literal(data, at)
@@ -84,11 +87,9 @@ def _block(data: bytes) -> bytes:
                 continue
             length, offset, at = _copy(data, at, offset)
             _repeat(out, offset, length)
-            if len(out) > size:
-                break
     except IndexError as error:
         raise Corrupt("it has an S2 block that ends too early") from error
-    if len(out) != size:
+    if len(out) > size or len(out) < min(size, enough):
         raise Corrupt(f"it has an S2 block of {len(out)} bytes that should have {size}")
     return bytes(out)
 

@@ -184,7 +184,7 @@ class SnapshotSource:
         began_at: datetime,
     ) -> _Taken:
         with _whole(stream):
-            head = check.finish()
+            head = await asyncio.to_thread(check.finish)  # it unpacks a block of up to 4 MiB
         after, standing_after = await _seen(client, stream)
         check_snapshot_state(stream, before, answer, head, after)
         config, state = answer["config"], answer["state"]
