@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
-from tests.chaos.recording import DAMAGED, FENCE, MANAGED, NOW, group
+from tests.chaos.recording import DAMAGED, FACTS, FENCE, MANAGED, NOW, group, name_of
 from tests.chaos.world import Fault, Side
 from workflows.plans import PLANS
 from workflows.steps import HOLD, WARN, Plan, Step
@@ -35,10 +35,10 @@ class Case:
         )
 
 
-def _is_asked_for(plan: Plan, step: Step) -> bool:
+def _is_asked_for(plan: Plan, step: Step, unknown: Collection[str] = ()) -> bool:
     """Whether it runs in a rehearsal: of a guarded group with every kind of store, where nothing is taken back.
 
-    What is validated is found damaged, and is repaired.
+    What is validated is found damaged, and is repaired. ``unknown``: facts that no step has told.
     """
     context = PlanContext(
         plan=plan.name,
@@ -55,7 +55,7 @@ def _is_asked_for(plan: Plan, step: Step) -> bool:
             fence=FENCE,
             verdicts=[DAMAGED],
             points_repaired=["point-1"],
-        ),
+        ).model_copy(update=dict.fromkeys(unknown)),
         started_at=NOW,
     )
     return step.when is None or step.when(context)
@@ -97,6 +97,12 @@ class Table:
         last = self.order[row[-1].name]
         return [step for step in reversed(self.steps[: last + 1]) if step.undo is not None]
 
+    def left_out(self, failing: Step) -> frozenset[str]:
+        """Later steps that are not asked for when this one fails, because of what it would have told."""
+        told = FACTS.get(name_of(failing.activity), Facts()).model_fields_set
+        later = self.steps[self.order[failing.name] + 1 :]
+        return frozenset(step.name for step in later if not _is_asked_for(self.plan, step, told))
+
     def undone_by(self) -> Step:
         """The step whose failure undoes most."""
         return [step for step in self.steps if self.after_failure(step, "after") == "rolled-back"][-1]
@@ -137,6 +143,8 @@ def kills_before_a_failure() -> Iterator[Case]:
                 end = table.after_failure(failing, failing_side)
                 absent = failing.on_failure is WARN and failing_side == "before"
                 missing = table.lost(killed, side) | ({failing.name} if absent else set())
+                if failing.on_failure is WARN:
+                    missing |= table.left_out(failing)
                 faults = (Fault("fail", failing.name, failing_side), Fault("kill", killed.name, side))
                 yield Case(name, "kill+fail", faults, end, missing=missing)
 
