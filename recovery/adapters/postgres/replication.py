@@ -22,7 +22,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from recovery.adapters.postgres.connection import CONNECT_SECONDS
-from recovery.errors import Refused, SourceFailed, Unreachable
+from recovery.errors import RecoveryError, Refused, SourceFailed, Unreachable
 from recovery.ports.postgres import Checkpoint, PostgresLogin
 
 OLDEST_MAJOR = 15
@@ -80,6 +80,8 @@ class ReplicationSession:
 
     Every method raises ``SourceFailed`` with the server's own words when the server refuses, fails or goes away.
     """
+
+    purpose = "backup"  # completes "ended the ..." and "in mid-..."
 
     def __init__(self, login: PostgresLogin, *, stall_seconds: float = STALL_SECONDS) -> None:
         self._login = login
@@ -183,7 +185,7 @@ class ReplicationSession:
                 raise _Stopped
             if time.monotonic() > deadline:
                 raise SourceFailed(
-                    f"PostgreSQL at {self._login.address} sent nothing for {patience:.0f} s in mid-backup: "
+                    f"PostgreSQL at {self._login.address} sent nothing for {patience:.0f} s in mid-{self.purpose}: "
                     "the server or the network between us stands still."
                 )
         try:
@@ -196,10 +198,10 @@ class ReplicationSession:
         poll.register(self._pgconn.socket, select.POLLIN)
         return bool(poll.poll(milliseconds))
 
-    def _failed(self, words: str) -> SourceFailed:
+    def _failed(self, words: str) -> RecoveryError:
         said = [" ".join(words.split()), *self._warnings]
         return SourceFailed(
-            f"PostgreSQL at {self._login.address} ended the backup: {'; '.join(part for part in said if part)}"
+            f"PostgreSQL at {self._login.address} ended the {self.purpose}: {'; '.join(part for part in said if part)}"
         )
 
     def _send(self, command: str) -> None:

@@ -1,0 +1,299 @@
+"""Reads a WAL archive from its objects alone: what is there, what is missing, the files that a recovery asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from recovery.backup.sealing import Opener
+from recovery.backup.signing import Verifier
+from recovery.backup.wal import layout
+from recovery.backup.wal.records import HistoryRecord, PieceRecord, read_history, read_piece
+from recovery.domain.recovery_point import StoredObject
+from recovery.domain.timelines import lsn_text
+from recovery.domain.wal_archive import (
+    Branch,
+    WalPiece,
+    WalRange,
+    contiguous_end,
+    folder_timeline,
+    gaps_between,
+    history_timeline,
+    lineage_ranges,
+    merged,
+    pieces_for,
+    segment_range,
+    served_range,
+)
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Transient
+from recovery.ports.object_store import ObjectStore
+
+PIECES_KEPT = 4  # opened pieces: a segment of partials is asked for once, a larger one unit by unit
+
+
+@dataclass(frozen=True)
+class TimelineStatus:
+    """One timeline at one location.
+
+    ``ranges`` and ``gaps`` are (from, to) LSNs. ``last_contiguous`` is the end of the first range, beyond which a
+    recovery from before it cannot get on this timeline; ``archived_at`` is when its last piece was stored, by the
+    store's clock: the age of the newest WAL, and an upper bound of the achieved RPO while the server writes.
+    """
+
+    branch: str
+    timeline: int
+    ancestry: str
+    ranges: list[tuple[str, str]]
+    gaps: list[tuple[str, str]]
+    last_contiguous: str | None
+    archived_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ArchivedTimeline:
+    """What the reader found of one timeline: its pieces by position, and when each was stored."""
+
+    record: HistoryRecord
+    pieces: dict[WalPiece, datetime]
+
+    @property
+    def branch(self) -> Branch:
+        return self.record.branch
+
+    @property
+    def status(self) -> TimelineStatus:
+        ranges = merged(piece.range for piece in self.pieces)
+        last = ranges[0].end if ranges else None
+        within = [at for piece, at in self.pieces.items() if last is not None and piece.end == last]
+        return TimelineStatus(
+            branch=self.branch.folder,
+            timeline=self.branch.timeline,
+            ancestry=str(self.branch),
+            ranges=[(lsn_text(each.start), lsn_text(each.end)) for each in ranges],
+            gaps=[(lsn_text(each.start), lsn_text(each.end)) for each in gaps_between(ranges)],
+            last_contiguous=None if last is None else lsn_text(last),
+            archived_at=min(within, default=None),
+        )
+
+
+class WalArchive:
+    """One server's archive at one location.
+
+    Args:
+        opener: to fetch WAL; None is enough to list it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        group: str,
+        system_identifier: str,
+        verifier: Verifier,
+        opener: Opener | None = None,
+    ) -> None:
+        self._store = store
+        self._prefix = layout.archive_prefix(group, system_identifier)
+        self._verifier = verifier
+        self._opener = opener
+        self._plain: OrderedDict[str, bytes] = OrderedDict()
+
+    @property
+    def location(self) -> str:
+        return self._store.name
+
+    async def timelines(self) -> list[ArchivedTimeline]:
+        """All that are archived, by number. Folders without a history are not: their first session never got so far.
+
+        Raises:
+            Corrupt, WrongKey: a history is damaged or forged.
+        """
+        found = []
+        for folder in await self._store.folders(self._prefix):
+            if folder_timeline(folder) is None:
+                continue
+            try:
+                body, _ = await self._store.get(layout.history_key(self._prefix, folder))
+            except NotFound:
+                continue
+            record = read_history(body, self._verifier, prefix=self._prefix, folder=folder)
+            found.append(ArchivedTimeline(record, await self._pieces(record.branch)))
+        return sorted(found, key=lambda each: (each.branch.timeline, each.branch.folder))
+
+    async def status(self) -> list[TimelineStatus]:
+        """For ``drctl wal status``: per timeline, from the names of the objects."""
+        return [each.status for each in await self.timelines()]
+
+    async def _pieces(self, branch: Branch) -> dict[WalPiece, datetime]:
+        prefix = layout.pieces_prefix(self._prefix, branch)
+        return {layout.piece_of(info.key): info.modified async for info in self._store.list(prefix)}
+
+    async def lineage(self, branch: Branch) -> LineageReader:
+        """What a recovery along ``branch`` may read.
+
+        Raises:
+            NotFound: no timeline of this ancestry is archived.
+        """
+        known = {each.branch: each for each in await self.timelines()}
+        relevant = [known[each.branch] for each in branch.stretches() if each.branch in known]
+        if not relevant:
+            raise NotFound(f"location {self.location} has no WAL of the timelines {branch}")
+        sizes = {each.record.segment_bytes for each in relevant}
+        if len(sizes) != 1:
+            raise Corrupt(f"location {self.location} names segments of different sizes in one history: {sorted(sizes)}")
+        return LineageReader(self, branch, relevant, sizes.pop())
+
+    async def plain(self, branch: Branch, piece: WalPiece) -> bytes:
+        """The WAL of one piece, checked against its signed record.
+
+        Raises:
+            Corrupt, WrongKey, NotFound
+        """
+        key = layout.piece_key(self._prefix, branch, piece)
+        if key in self._plain:
+            self._plain.move_to_end(key)
+            return self._plain[key]
+        if self._opener is None:
+            raise BadInput("to read archived WAL, not only to list it, an age identity is needed")
+        body, _ = await self._store.get(key)
+        record = read_piece(body, self._verifier, prefix=self._prefix, branch=branch, piece=piece)
+        plain = await self._opened(record, self._opener)
+        self._plain[key] = plain
+        while len(self._plain) > PIECES_KEPT:
+            self._plain.popitem(last=False)
+        return plain
+
+    async def _opened(self, record: PieceRecord, opener: Opener) -> bytes:
+        size = record.end - record.start
+        stored, _ = await self._store.get(record.object)
+        entry = StoredObject(key=record.object, size=record.size, sha256=record.sha256, plain_size=size)
+        plain = await opener.open(entry, stored)
+        if await asyncio.to_thread(lambda: hashlib.sha256(plain).hexdigest()) != record.plain_sha256:
+            raise Corrupt(f"object {record.object} holds other WAL than its record says")
+        return plain
+
+
+class LineageReader:
+    """The files of one lineage, as PostgreSQL names them: what ``restore_command`` asks for.
+
+    No timeline that is no ancestor is served, and no ancestor beyond the LSN at which it was left. A segment that is
+    not archived to its end is filled with zeros, which PostgreSQL takes for the end of the WAL.
+    """
+
+    def __init__(
+        self, archive: WalArchive, branch: Branch, timelines: Sequence[ArchivedTimeline], segment_bytes: int
+    ) -> None:
+        self.branch = branch
+        self.segment_bytes = segment_bytes
+        self._archive = archive
+        self._histories = {each.branch.timeline: each.record.history for each in timelines}
+        self._pieces = {each.branch: list(each.pieces) for each in timelines}
+        self.ranges = lineage_ranges(
+            branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines}
+        )
+
+    def reachable_from(self, position: int) -> int:
+        """The last LSN that a recovery can reach which needs the WAL from ``position`` on."""
+        return contiguous_end(self.ranges, position)
+
+    async def fetch(self, name: str, *, until: int | None = None) -> bytes:
+        """A segment or a ``.history`` file.
+
+        Args:
+            until: nothing at or after this LSN is served.
+
+        Raises:
+            NotFound: it is not archived, or not part of this lineage: PostgreSQL goes on without it.
+            BadInput: no such file is ever archived.
+            Corrupt, WrongKey: what is there cannot be believed; a recovery must not go on without it.
+        """
+        found, _ = await self.part(name, until)
+        return found if history_timeline(name) is not None else found.ljust(self.segment_bytes, b"\0")
+
+    async def part(self, name: str, until: int | None) -> tuple[bytes, bool]:
+        """The file as far as this location has it, and whether that is all that there can be. Raises like ``fetch``."""
+        timeline = history_timeline(name)
+        if timeline is not None:
+            return self._history(timeline), True
+        parsed = segment_range(name, self.segment_bytes)
+        if parsed is None:
+            raise BadInput(f"{name!r} is no segment or history file of a server with these segments")
+        allowed = served_range(self.branch, *parsed, until=until)
+        body = b"" if allowed is None else await self._assembled(allowed)
+        if allowed is None or not body:
+            raise NotFound(f"location {self._archive.location} has no {name} of the timelines {self.branch}")
+        return body, len(body) == allowed.size
+
+    def _history(self, timeline: int) -> bytes:
+        stretch = self.branch.stretch_of(timeline)
+        if stretch is None or not stretch.branch.forks:
+            raise NotFound(f"timeline {timeline} has no history in the timelines {self.branch}")
+        text = self._histories.get(timeline)
+        if not text:  # its own archiver never ran: the descendant's file tells as much
+            lines = [f"{number}\t{lsn_text(left)}\tas a later timeline says" for number, left in stretch.branch.forks]
+            text = "\n".join(lines) + "\n"
+        return text.encode()
+
+    async def _assembled(self, wanted: WalRange) -> bytes:
+        """Bytes from the begin of ``wanted`` on, as far as they are there without a gap.
+
+        A timeline's first segment begins with its parent's bytes, so it is put together across the fork.
+        """
+        parts: list[bytes] = []
+        position = wanted.start
+        while position < wanted.end:
+            stretch = self.branch.stretch_at(position)
+            end = wanted.end if stretch.left_at is None else min(wanted.end, stretch.left_at)
+            before = position
+            for piece in pieces_for(self._pieces.get(stretch.branch, ()), WalRange(position, end)):
+                plain = await self._archive.plain(stretch.branch, piece)
+                taken = plain[position - piece.start : end - piece.start]
+                parts.append(taken)
+                position += len(taken)
+            if position < end or position == before:
+                break
+        return b"".join(parts)
+
+
+async def readers_of(archives: Sequence[WalArchive], branch: Branch) -> list[LineageReader]:
+    """One per location that has any of the lineage.
+
+    Raises:
+        RecoveryError: none has; the last location's own words.
+    """
+    found: list[LineageReader] = []
+    failure: RecoveryError = NotFound("no location of the WAL archive is configured")
+    for archive in archives:
+        try:
+            found.append(await archive.lineage(branch))
+        except RecoveryError as error:
+            failure = error
+    if not found:
+        raise failure
+    return found
+
+
+async def fetch_from_any(readers: Sequence[LineageReader], name: str, *, until: int | None = None) -> bytes:
+    """Like ``LineageReader.fetch``, from the first location that has the file whole, else from that with most of it.
+
+    What one location lacks or has damaged is asked of the next.
+    """
+    best = b""
+    failure: RecoveryError | None = None
+    for reader in readers:
+        try:
+            found, whole = await reader.part(name, until)
+        except NotFound as error:
+            failure = failure or error
+        except (Corrupt, Transient) as error:
+            failure = error
+        else:
+            best = max(best, found, key=len)
+            if whole:
+                break
+    if not best:
+        raise failure or NotFound(f"no location has {name}")
+    return best if history_timeline(name) is not None else best.ljust(readers[0].segment_bytes, b"\0")
