@@ -201,10 +201,33 @@ def _write_files(detail: dict[str, object]) -> None:
     if not isinstance(files, dict):
         return
     for path, text in files.items():
-        with open(path, "w") as file:  # noqa: PTH123
-            file.write(str(text))
-            file.flush()
-            os.fsync(file.fileno())
+        _write_file(path, str(text))
+
+
+def _write_file(path: str, text: str) -> None:
+    """In one piece: a server that starts at this very moment must not find an empty file, which denies nothing."""
+    found = None
+    with contextlib.suppress(OSError):
+        with open(path) as file:  # noqa: PTH123
+            if file.read() == text:
+                return
+        found = os.stat(path)  # noqa: PTH116
+    fresh = f"{path}.companion"
+    try:
+        _write_through(fresh, text, found)
+        os.replace(fresh, path)  # noqa: PTH105
+    except PermissionError:  # the folder or the file's owner is another one's: better in two pieces than not at all
+        _write_through(path, text, None)
+
+
+def _write_through(path: str, text: str, like: os.stat_result | None) -> None:
+    with open(path, "w") as file:  # noqa: PTH123
+        file.write(text)
+        file.flush()
+        if like is not None:
+            os.fchmod(file.fileno(), like.st_mode & 0o7777)
+            os.fchown(file.fileno(), like.st_uid, like.st_gid)
+        os.fsync(file.fileno())
 
 
 # -- the process --------------------------------------------------------------------------------------------------

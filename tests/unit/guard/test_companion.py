@@ -179,6 +179,22 @@ def test_a_listener_is_ended_by_its_address_and_name(state, started, names: list
     assert fence.read_text() == "deny"
 
 
+def test_a_fence_file_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts while it is written reads the old text or the new one: an empty file would deny nothing."""
+    fence = tmp_path / "fence.conf"
+    fence.write_text("allow")
+    fence.chmod(0o640)
+    seen: list[str] = []
+    monkeypatch.setattr(companion.os, "fsync", lambda _: seen.append(fence.read_text()))
+    companion._write_files({"files": {str(fence): "deny"}})
+    assert seen == ["allow"]
+    assert fence.read_text() == "deny"
+    assert fence.stat().st_mode & 0o777 == 0o640
+    companion._write_files({"files": {str(fence): "deny"}})
+    assert seen == ["allow"], "what stands there already is not written again"
+    assert [path.name for path in tmp_path.iterdir()] == ["fence.conf"]
+
+
 def test_it_hears_no_polite_signal_and_ends_when_it_is_told(state, started) -> None:
     process = _companion(state, started)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
