@@ -228,6 +228,9 @@ async def test_a_former_primary_that_wrote_nothing_more_follows_as_it_is(pair: t
     state = await a.guarded.follow(b.upstream)
     assert state.role is StoreRole.STANDBY
     assert files.read_primary_mark(a.data) is None
+    files.write_primary_mark(a.data, 1, None)
+    await a.guarded.follow(b.upstream)
+    assert files.read_primary_mark(a.data) is None, "it follows, whoever started it before its guard was asked"
     await b.execute("INSERT INTO marks VALUES (-1)")
     await replayed(a, b)
     assert await a.value("SELECT count(*) FROM marks WHERE id = -1") == 1

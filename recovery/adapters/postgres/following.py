@@ -98,12 +98,12 @@ async def follow(
     incomplete = await asyncio.to_thread(files.why_incomplete, server.folder)
     if incomplete is not None:
         raise Refused(incomplete)
-    if await server.runs():
-        if await _repoint(server, host, port, streaming):
-            return
-    else:
+    if not await server.runs():
         await _begin(server, host, port, streaming, start_seconds)
-    await wait_until_it_streams(server, host, port)
+        await wait_until_it_streams(server, host, port)
+    elif not await _repoint(server, host, port, streaming):
+        await wait_until_it_streams(server, host, port)
+    # Whoever started it: it was the primary once, and has what came later.
     await asyncio.to_thread(files.clear_primary_mark, server.folder)
     await asyncio.to_thread(files.forget_last_source, server.folder)
 
