@@ -33,6 +33,7 @@ class FailoverTimes:
     watch_for: float = 10.0
     lag_limit: float = 10.0
     policy: str = "automatic"
+    synchronous: bool = False  # commits wait for the other region's standby
 
     def document(self, vantage_points: list[str]) -> dict[str, Any]:
         return {
@@ -147,6 +148,7 @@ class _Builder:
         }
         group["replication"] = {
             "mode": "streaming",
+            "synchronous": self.times.synchronous,
             "max_lag_seconds": round(self.times.lag_limit),
             "replicas": [
                 {"region": region, "priority": 100 - 10 * number} for number, region in enumerate(view.regions)

@@ -14,11 +14,11 @@ Which region is active changes from test to test; ``reset`` mends what a test br
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,22 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from drctl.demo.guarded import FailoverTimes, GuardedInstallation
+from drctl.demo.guarded import FailoverTimes
 from drctl.demo.installation import GROUP
 from lab import Lab
 from lab.readiness import log_tail
-from lab.state import COMPANION, OUTSIDE
 from lab.workload import LossReport, Pause, Workload, first_after, lost_commits, pauses
 from lab.writers import Verdict, Writers, lost_writes
 from recovery.adapters.witness import WitnessStore
 from recovery.config import Config
 from recovery.domain.guarding import GuardStatus, StoreRole
-from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import RunReport, RunState
 from recovery.errors import RecoveryError, Unreachable
-from recovery.health.quorum import Vote
 from recovery.ports.guard import Guards
+from tests.integration.armed_site import ArmedInstallation
+from tests.integration.guarded_reset import reset
 from tests.integration.waiting import eventually
 from workers import operations
 from workers.operations import Handle
@@ -62,7 +62,7 @@ class GuardedSite:
 
     lab: Lab
     folder: Path
-    installation: GuardedInstallation
+    installation: ArmedInstallation
     config: Config
     client: Client
     wiring: Wiring
@@ -120,6 +120,12 @@ class GuardedSite:
                 connection.terminate()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return "off"
+
+    async def follows(self) -> bool:
+        """Whether every store of the other region follows the active one's."""
+        status = await self.status(self.other)
+        states = [store for group in status.groups for store in group.stores] if status else []
+        return bool(states) and all(store.role is StoreRole.STANDBY for store in states) and await self.streams()
 
     async def streams(self) -> bool:
         """Whether the other region's PostgreSQL follows the active one's."""
@@ -188,8 +194,8 @@ class GuardedSite:
             async with asyncio.timeout(PLAN_SECONDS):
                 return await operations.result(handle)
         except TimeoutError:
-            told = _told(await operations.latest(handle))
-            raise AssertionError(f"{handle.id} did not end in {PLAN_SECONDS:g} s: {told}\n{self.logs()}") from None
+            where = told(await operations.latest(handle))
+            raise AssertionError(f"{handle.id} did not end in {PLAN_SECONDS:g} s: {where}\n{self.logs()}") from None
 
     async def start_or_join(self, plan: str, **request: Any) -> Handle:
         """As ``start``; a run that goes on already is joined."""
@@ -225,8 +231,23 @@ class GuardedSite:
 
         handle = await self.eventually(begun, seconds, f"no failover began (epoch {epoch})")
         report = await self.ended(handle)
-        assert report.state is RunState.COMPLETED, f"{_told(report)}\n{self.logs()}"
+        assert report.state is RunState.COMPLETED, f"{told(report)}\n{self.logs()}"
         return report
+
+    async def failovers(self) -> list[RunReport]:
+        """The reports of the failovers that ran to their end since the last ``reset``, oldest first."""
+        await self.no_plans()
+        since = datetime.fromtimestamp(self.since, UTC)
+        ran = [line async for line in operations.runs(self.client, group=GROUP, limit=40) if line.plan == "Failover"]
+        handles = [await operations.find(self.client, line.run_id) for line in ran if line.started_at >= since]
+        reports = [await operations.latest(handle) for handle in handles]
+        return sorted((x for x in reports if x.state is RunState.COMPLETED), key=lambda report: report.started_at)
+
+    async def primaries(self, region: str) -> list[str]:
+        """The region's stores that accept writes, as its guard sees them; none while it does not answer."""
+        status = await self.status(region)
+        states = [store for group in status.groups for store in group.stores] if status else []
+        return [state.store for state in states if state.role is StoreRole.PRIMARY]
 
     async def no_plan(self, seconds: float) -> None:
         """For this long no plan starts and the owner stays. Raises AssertionError as soon as one does."""
@@ -243,7 +264,7 @@ class GuardedSite:
     async def eventually(self, question: Callable[[], Awaitable[Any]], seconds: float = 30.0, what: str = "") -> Any:
         """As ``waiting.eventually``, and tells the logs."""
         try:
-            return await eventually(question, seconds)
+            return await eventually(question, seconds, every=0.1)
         except TimeoutError:
             raise AssertionError(f"{what or 'it did not become true'} within {seconds:g} s\n{self.logs()}") from None
 
@@ -299,25 +320,9 @@ class GuardedSite:
     # -- back to a beginning ----------------------------------------------------------------------------------------
 
     async def reset(self) -> None:
-        """The network is whole, everything runs, one region is active and the other follows it."""
-        await self.lab.heal()
-        state = self.lab.describe()
-        for region in (*self.installation.regions, OUTSIDE):
-            if any(server.region == region and server.state == "frozen" for server in state.servers):
-                await self.lab.thaw(region)
-        await self._restart_what_ended()
-        await self._end_plans()
-        await self.became_active(await self.owner())
-        if not await self.streams():
-            await self._reprotect()
-        await self._steady()
+        """See ``guarded_reset``."""
+        await reset(self)
         self.since = time.time()
-
-    async def _restart_what_ended(self) -> None:
-        for server in self.lab.describe().servers:
-            load = server.service.startswith(("workload", "writers"))
-            if server.state in ("killed", "exited") and server.service not in ("postgres", COMPANION) and not load:
-                await self.lab.restart(server.region, server.service)
 
     async def no_plans(self) -> None:
         """Waits until no plan that moves the group runs."""
@@ -328,53 +333,8 @@ class GuardedSite:
 
         await self.eventually(idle, PLAN_SECONDS, "a plan did not end")
 
-    async def _end_plans(self) -> None:
-        """Plans that still work get the time to end; the monitor forgets earlier losses."""
-        with contextlib.suppress(AssertionError):
-            await self.no_plans()
-        async for run in self.client.list_workflows("ExecutionStatus = 'Running'"):
-            if run.id.startswith("monitor/"):
-                continue
-            with contextlib.suppress(RPCError):  # it may end meanwhile
-                await self.client.get_workflow_handle(run.id).terminate("the test is over")
 
-    async def _reprotect(self) -> None:
-        async def answers() -> bool:
-            status = await self.status(self.other)
-            states = [store for group in status.groups for store in group.stores] if status else []
-            return bool(states) and all(
-                store.role not in (StoreRole.UNREACHABLE, StoreRole.PRIMARY) for store in states
-            )
-
-        await self.eventually(answers, 60, f"the guard of {self.other} did not say what stands there")
-        if await self.streams():
-            return
-        await self.no_plans()
-        report = await self.run("Reprotect", region=self.other)
-        assert report.state is RunState.COMPLETED, f"{_told(report)}\n{self.logs()}"
-
-    async def _steady(self) -> None:
-        """Every vantage point votes, the standby follows, both leases are held, and the client buys."""
-
-        async def so() -> bool:
-            record, view = await self.record(), await self.health()
-            if record.phase is not Phase.STEADY or record.run is not None or record.fencing is not None:
-                return False
-            if view is None or view.votes is None or view.outage is not None:
-                return False
-            healthy = [ballot for ballot in view.votes.ballots if ballot.vote is Vote.HEALTHY]
-            statuses = [await self.status(region) for region in self.installation.regions]
-            return (
-                len(healthy) == len(self.installation.vantage_points)
-                and all(status is not None and status.holds_lease for status in statuses)
-                and await self.streams()
-            )
-
-        await self.eventually(so, 120, "the site did not become steady")
-        await self.service_back(time.time())
-
-
-def _told(report: RunReport) -> str:
+def told(report: RunReport) -> str:
     """What went wrong in a run, or where it stands."""
     steps = [
         f"{step.name} {step.state} {step.error or step.summary}" for step in report.steps if step.state != "pending"

@@ -18,6 +18,7 @@ from lab.writers import Writers
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.telemetry.metrics import RecoveryMetrics
+from tests.integration.armed_site import ArmedInstallation
 from tests.integration.guarded_site import GuardedSite
 from workers.client import connect
 from workers.wiring import Wiring
@@ -41,7 +42,7 @@ async def guarded_site(
             stack.push_async_callback(lab.stop)
             home = lab.describe().regions[0]
             await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
-            installation = await asyncio.to_thread(install_guarded, lab, folder, times)
+            installation = ArmedInstallation.of(await asyncio.to_thread(install_guarded, lab, folder, times))
             writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
             await writers.prepare(home)
             await lab.hand_over()

@@ -1,4 +1,4 @@
-"""What holds after every fault: one primary, one writer at any time, and a report that tells the counted truth."""
+"""What holds after every fault: one primary, one writer at any time, and reports that tell the counted truth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.integration.guarded_site import GuardedSite
 
 PROBE = 1.0  # seconds between two probes: how exact a report can be
 DEMOTION = 1.5  # seconds from the end of a lease to the end of the last write
+DETECTION = 15.0  # seconds, at most, from a fault to the start of the plan that answers it
 
 
 async def survived(site: GuardedSite, report: RunReport, lost_at: float) -> None:
@@ -23,11 +24,12 @@ async def survived(site: GuardedSite, report: RunReport, lost_at: float) -> None
     await assert_honest(site, report, lost_at)
 
 
-async def assert_honest(site: GuardedSite, report: RunReport, lost_at: float) -> None:
+async def assert_honest(site: GuardedSite, report: RunReport, lost_at: float, *, woken_at: float = 0.0) -> None:
     """The achieved RPO is the counted one within a probe.
 
     The checker also writes inside a region that nobody else reaches, until its lease ends: a report cannot know of
-    these, and they are bounded by that end.
+    these, and they are bounded by that end. ``woken_at``: when a host that was frozen went on; what it still accepted
+    then is bounded by one ttl.
     """
     lost = await site.lost_since(site.since)
     known = [moment for moment in lost if moment <= lost_at]
@@ -35,4 +37,36 @@ async def assert_honest(site: GuardedSite, report: RunReport, lost_at: float) ->
     assert report.achieved.rpo is not None, report.warnings
     reported = report.achieved.rpo.total_seconds()
     assert abs(reported - counted) <= PROBE, f"reported {reported:.2f} s, counted {counted:.2f} s: {len(known)} lost"
-    assert max(lost, default=lost_at) <= lost_at + site.times.ttl + DEMOTION
+    assert max(lost, default=lost_at) <= max(lost_at, woken_at) + site.times.ttl + DEMOTION
+
+
+async def accounted(site: GuardedSite, lost_at: float, *, woken_at: float = 0.0) -> list[RunReport]:
+    """After a fault that may be answered by a failover or not: what was lost is what the reports state, and no more.
+
+    Returns the reports of the failovers since the last ``reset``, oldest first.
+    """
+    reports = await site.failovers()
+    if not reports:
+        assert await site.lost_since(site.since) == [], "nobody reports a loss"
+    elif len(reports) == 1:
+        await assert_honest(site, reports[0], lost_at, woken_at=woken_at)
+    else:
+        await assert_stated(site, reports)
+    return reports
+
+
+async def unharmed(site: GuardedSite) -> None:
+    """A fault that nothing had to be done about: one writer, no failover, nothing lost."""
+    site.never_two_writers()
+    assert await accounted(site, time.time()) == []
+
+
+async def assert_stated(site: GuardedSite, reports: list[RunReport]) -> None:
+    """After several failovers: every loss lies in a time of which a report speaks."""
+    windows = []
+    for report in reports:
+        assert report.achieved.rpo is not None and report.fence is not None, report
+        began = report.started_at.timestamp() - DETECTION - report.achieved.rpo.total_seconds() - PROBE
+        windows.append((began, report.fence.at.timestamp() + DEMOTION))
+    unstated = [at for at in await site.lost_since(site.since) if not any(a <= at <= b for a, b in windows)]
+    assert unstated == [], windows

@@ -13,13 +13,13 @@ import psutil
 Value = TypeVar("Value")
 
 
-async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 30.0) -> Value:
+async def eventually(question: Callable[[], Awaitable[Value]], seconds: float = 30.0, *, every: float = 0.03) -> Value:
     """Asks until the answer is true; returns it. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (answer := await question()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s")
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(every)
     return answer
 
 

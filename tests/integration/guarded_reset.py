@@ -1,0 +1,97 @@
+"""Mends what a test broke: the network is whole, everything runs, one region is active and the other follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from temporalio.service import RPCError
+
+from lab.state import ATTENDANTS, COMPANION, GUARD, OUTSIDE, WORKER
+from recovery.domain.guarding import StoreRole
+from recovery.domain.ownership import Phase
+from recovery.domain.report import RunState
+from recovery.health.quorum import Vote
+from tests.integration.armed_site import go_on
+
+if TYPE_CHECKING:
+    from tests.integration.guarded_site import GuardedSite
+
+
+async def reset(site: GuardedSite) -> None:
+    await site.lab.heal()
+    site.installation.disarm()
+    state = site.lab.describe()
+    await go_on([server for server in state.servers if server.service in (GUARD, WORKER)])
+    for region in (*site.installation.regions, OUTSIDE):
+        if any(server.region == region and server.state == "frozen" for server in state.servers):
+            await site.lab.thaw(region)
+    await _restart_what_ended(site)
+    await _end_plans(site)
+    await site.became_active(await site.owner())
+    if not await site.follows():
+        await _reprotect(site)
+    await _steady(site)
+
+
+async def _restart_what_ended(site: GuardedSite) -> None:
+    """All at once; what attends to stores comes after them."""
+    ended = [server for server in site.lab.describe().servers if server.state in ("killed", "exited")]
+    ours = [
+        server
+        for server in ended
+        if server.service not in ("postgres", COMPANION) and not server.service.startswith(("workload", "writers"))
+    ]
+    late = [server for server in ours if server.service in ATTENDANTS]
+    for wave in ([server for server in ours if server not in late], late):
+        await asyncio.gather(*(site.lab.restart(server.region, server.service) for server in wave))
+
+
+async def _end_plans(site: GuardedSite) -> None:
+    """Plans that still work get the time to end; the monitor forgets earlier losses."""
+    with contextlib.suppress(AssertionError):
+        await site.no_plans()
+    async for run in site.client.list_workflows("ExecutionStatus = 'Running'"):
+        if run.id.startswith("monitor/"):
+            continue
+        with contextlib.suppress(RPCError):  # it may end meanwhile
+            await site.client.get_workflow_handle(run.id).terminate("the test is over")
+
+
+async def _reprotect(site: GuardedSite) -> None:
+    """Stores that are clean follow by themselves; what was a primary waits for a plan."""
+
+    async def answers() -> bool:
+        status = await site.status(site.other)
+        states = [store for group in status.groups for store in group.stores] if status else []
+        return bool(states) and all(store.role not in (StoreRole.UNREACHABLE, StoreRole.PRIMARY) for store in states)
+
+    await site.eventually(answers, 60, f"the guard of {site.other} did not say what stands there")
+    if await site.follows():
+        return
+    await site.no_plans()
+    report = await site.run("Reprotect", region=site.other)
+    assert report.state is RunState.COMPLETED, f"{report.error}\n{site.logs()}"
+
+
+async def _steady(site: GuardedSite) -> None:
+    """Every vantage point votes, the other region follows, both leases are held, and the client buys."""
+
+    async def so() -> bool:
+        record, view = await site.record(), await site.health()
+        if record.phase is not Phase.STEADY or record.run is not None or record.fencing is not None:
+            return False
+        if view is None or view.votes is None or view.outage is not None:
+            return False
+        healthy = [ballot for ballot in view.votes.ballots if ballot.vote is Vote.HEALTHY]
+        statuses = [await site.status(region) for region in site.installation.regions]
+        return (
+            len(healthy) == len(site.installation.vantage_points)
+            and all(status is not None and status.holds_lease for status in statuses)
+            and await site.follows()
+        )
+
+    await site.eventually(so, 120, "the site did not become steady")
+    await site.service_back(time.time())
