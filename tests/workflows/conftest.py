@@ -178,3 +178,13 @@ async def hosting(rigs: list[Rig], **options: object) -> AsyncIterator[None]:
         for rig in rigs:
             await stack.enter_async_context(rig.worker(**options))
         yield
+
+
+@pytest.fixture(scope="session")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    async with await WorkflowEnvironment.start_time_skipping_v2(
+        dev_server_existing_path=TEMPORAL,
+        data_converter=pydantic_data_converter,
+        dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
+    ) as environment:
+        yield environment

@@ -8,25 +8,14 @@ from datetime import timedelta
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from recovery.domain.report import RunState, StepState
 from recovery.errors import Refused, Unreachable
-from tests.workflows.conftest import TEMPORAL, Rig
+from tests.workflows.conftest import Rig
 from workflows.control import OperatorCommand
 
 ANA = OperatorCommand(actor="ana", reason="checked by hand")
-
-
-@pytest.fixture(scope="session")
-async def skipping() -> AsyncIterator[WorkflowEnvironment]:
-    async with await WorkflowEnvironment.start_time_skipping_v2(
-        dev_server_existing_path=TEMPORAL,
-        data_converter=pydantic_data_converter,
-        dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
-    ) as environment:
-        yield environment
 
 
 @pytest.fixture
