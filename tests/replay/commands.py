@@ -21,6 +21,8 @@ def commands(history: WorkflowHistory) -> list[str]:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
                 update = event.workflow_execution_update_accepted_event_attributes
                 found.append(f"accept {update.accepted_request.input.name}")
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
+                found.append("continue as new")
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
                 found.append("complete")
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:

@@ -1,4 +1,4 @@
-"""Records the histories that the replay tests replay: ``python -m tests.replay.record [plan ...]``.
+"""Records the histories that the replay tests replay: ``python -m tests.replay.record [plan or monitor ...]``.
 
 Run it, and commit what it wrote, whenever a table or the engine changes on purpose. A change that must not disturb
 runs in flight needs a patch or worker versioning instead, and leaves these files as they are.
@@ -23,6 +23,7 @@ from tests.chaos.stage import Stage
 from tests.chaos.temporal_server import TemporalServer
 from tests.chaos.world import Fault, World
 from tests.replay.commands import commands
+from tests.replay.monitors import SCENES
 from workflows.control import OperatorCommand
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -47,7 +48,10 @@ async def _record(stage: Stage, name: str, plan: str, faults: list[Fault], answe
     async with stage.pair() as pair:
         world, handle = await stage.start(plan, pair.queue, faults)
         await _play(stage, world, handle, faults, answers)
-        history = await handle.fetch_history()
+        _keep(name, await handle.fetch_history())
+
+
+def _keep(name: str, history: WorkflowHistory) -> None:
     (HISTORIES / f"{name}.json").write_text(json.dumps(_plain(json.loads(history.to_json())), indent=1) + "\n")
 
 
@@ -89,6 +93,9 @@ async def record(plans: Sequence[str]) -> None:
                 await _record(stage, f"{plan} cancelled", plan, [blocked], ["cancel"])
             if table.pivot is not None:
                 await _record_pivot(stage, plan, table.pivot.name)
+        for name, scene in SCENES.items():
+            if not plans or name.partition(" ")[0] in plans:
+                _keep(name, await scene(stage.client))
     FINGERPRINTS.write_text(json.dumps(fingerprints(), indent=2) + "\n")
 
 

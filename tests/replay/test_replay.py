@@ -13,7 +13,9 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from tests.chaos.cases import TABLES
 from tests.replay.commands import commands
+from tests.replay.monitors import SCENES
 from workflows.definitions import WORKFLOWS, FullRecovery
+from workflows.health_monitor import MONITORS
 from workflows.plans import PLANS
 from workflows.steps import Plan
 
@@ -22,12 +24,15 @@ HISTORIES = sorted((HERE / "histories").glob("*.json"))
 
 
 def history(path: Path) -> WorkflowHistory:
-    return WorkflowHistory.from_json(path.stem, path.read_text())
+    """Under the id that it had: a monitor knows its group by it."""
+    text = path.read_text()
+    started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
+    return WorkflowHistory.from_json(started["workflowId"], text)
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_a_recorded_run_replays(path: Path) -> None:
-    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
+    replayer = Replayer(workflows=[*WORKFLOWS, *MONITORS], data_converter=pydantic_data_converter)
     await replayer.replay_workflow(history(path))
 
 
@@ -39,6 +44,12 @@ def test_every_plan_has_its_recordings() -> None:
             assert {f"{name} rolled back", f"{name} cancelled"} <= recorded
         if any(step.pivot for step in plan.steps()):
             assert f"{name} stopped after its pivot" in recorded
+
+
+def test_every_scene_of_the_monitors_is_recorded() -> None:
+    names = {monitor.__name__ for monitor in MONITORS}
+    recorded = {path.stem for path in HISTORIES if path.stem.partition(" ")[0] in names}
+    assert recorded == set(SCENES)
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
