@@ -185,7 +185,7 @@ def test_a_fence_file_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pyte
     fence.write_text("allow")
     fence.chmod(0o640)
     seen: list[str] = []
-    monkeypatch.setattr(companion.os, "fsync", lambda _: seen.append(fence.read_text()))
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(fence.read_text()))
     companion._write_files({"files": {str(fence): "deny"}})
     assert seen == ["allow"]
     assert fence.read_text() == "deny"
