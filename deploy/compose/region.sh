@@ -166,8 +166,8 @@ PY
 
 # -- Running it all ----------------------------------------------------------------------------------------------------
 
-# Runs a command again whenever it ends, as a service manager would. SIGTERM ends both.
-again() (
+# Runs a command again whenever it ends, as a service manager would. For the background: SIGTERM ends both.
+again() {
     child=
     trap 'kill -TERM "$child" 2> /dev/null; wait "$child"; exit 0' TERM
     while :; do
@@ -178,7 +178,7 @@ again() (
         child=$!
         wait "$child"
     done
-)
+}
 
 stop() {
     trap '' TERM INT
