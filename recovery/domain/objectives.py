@@ -12,8 +12,8 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
     """Measured against the group's objectives.
 
     RTO runs from the moment the outage began (the run's start where nobody knows better) to the moment the service
-    answered again; RPO from the last commit that was recovered to the moment the outage began. None where the run
-    restored no service.
+    answered again; RPO, which is the database's, from the last commit that was recovered to the moment the outage
+    began. None where the run restored no service.
     """
     if facts.group is None:
         return Achieved()
@@ -21,8 +21,11 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
     outage = facts.outage_began_at or started_at
     rto = None if facts.service_restored_at is None else _not_negative(facts.service_restored_at - outage)
     recovered = facts.last_recovered_commit_at
-    if facts.losses and all(loss.proven_zero for loss in facts.losses):
-        recovered = outage  # both sides' final positions were equal: nothing that was acknowledged is missing
+    if (facts.fence is not None and facts.fence.zero_loss) or (
+        facts.losses and all(loss.proven_zero for loss in facts.losses)
+    ):
+        # The acknowledging set proves it, or both sides' final positions were equal: nothing acknowledged is missing.
+        recovered = outage
     rpo = None if recovered is None or rto is None else _not_negative(outage - recovered)
     return Achieved(rto=rto, rpo=rpo, rto_objective=goals.rto, rpo_objective=goals.rpo)
 
