@@ -263,7 +263,7 @@ def served_range(branch: Branch, timeline: int, segment: WalRange, until: int | 
     not read beyond this position on the newest timeline either.
     """
     stretch = branch.stretch_of(timeline)
-    if stretch is None:
+    if stretch is None or segment.end <= stretch.begin:  # a timeline has no files from before it began
         return None
     allowed = stretch.clip(segment)
     if allowed is None or until is None:

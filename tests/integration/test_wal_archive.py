@@ -25,6 +25,7 @@ from recovery.backup.signing import Signer, Verifier, generate_signing_key
 from recovery.backup.wal.reader import LineageReader, WalArchive
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, segment_file
+from recovery.errors import NotFound
 from recovery.ports.postgres import PostgresPlace
 from tests.integration.postgres_servers import MemoryPoint, Server, public_folder, running_source, take
 from tests.ports import free_port
@@ -32,7 +33,8 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("wal_process.py")
 FLUSH_SECONDS = 0.3
-SCHEMA = "CREATE TABLE commits (id bigint PRIMARY KEY, filler text)"
+SCHEMA = "CREATE TABLE commits (id bigint PRIMARY KEY, filler text); ALTER TABLE commits ALTER filler SET STORAGE PLAIN"
+FILLED = "INSERT INTO commits VALUES ($1, repeat(md5(($1::bigint)::text), 200))"
 
 
 @dataclass
@@ -41,15 +43,18 @@ class Ledger:
 
     server: Server
     commits: list[tuple[int, int, int]] = field(default_factory=list)
+    begun: list[tuple[int, int]] = field(default_factory=list)  # committed or not: nobody was left to hear it
 
-    async def write(self, pause: float = 0.0005) -> None:
+    async def write(self, pause: float = 0.002) -> None:
         connection = await self.server.connect()
         try:
             position = "SELECT pg_current_wal_insert_lsn()::text"
             before = lsn_order(await connection.fetchval(position))
+            number = await connection.fetchval("SELECT coalesce(max(id), 0) FROM commits")
             while True:
-                number = len(self.commits) + 1
-                await connection.execute("INSERT INTO commits VALUES ($1, repeat('x', 2000))", number)
+                number += 1
+                self.begun.append((number, before))
+                await connection.execute(FILLED, number)
                 after = lsn_order(await connection.fetchval(position))
                 self.commits.append((number, before, after))
                 before = after
@@ -57,11 +62,12 @@ class Ledger:
         finally:
             connection.terminate()
 
-    def bounds(self, position: int) -> tuple[int, int]:
-        """The last commit that is surely before ``position``, and the last that may be."""
+    def expect(self, ids: list[int], position: int) -> None:
+        """Fails unless these are exactly the commits up to ``position``."""
         sure = max((number for number, _, after in self.commits if after <= position), default=0)
-        possible = max((number for number, before, _ in self.commits if before < position), default=0)
-        return sure, possible
+        possible = max((number for number, before in self.begun if before < position), default=0)
+        assert ids == list(range(1, len(ids) + 1)), "one was left out"
+        assert sure <= len(ids) <= possible, f"{lsn_text(position)}: {sure} <= {len(ids)} <= {possible}"
 
 
 @contextlib.asynccontextmanager
@@ -161,19 +167,18 @@ def archive(folder: Path) -> Archive:
     return Archive(folder, generate_age_key(), Signer(SECRET), [folder / "near", folder / "far"])
 
 
-async def recovered(server: Server, point: MemoryPoint, reader: LineageReader, until: int) -> tuple[list[int], str]:
-    """The ids in a copy that was recovered from the archive up to ``until``, and its last replayed position."""
+async def recovered(server: Server, point: MemoryPoint, reader: LineageReader, until: int) -> list[int]:
+    """The ids in a copy that was recovered from the archive up to ``until``."""
     folder = server.folder / f"copy-{free_port()}"
     wal = server.folder / f"{folder.name}-wal"
     wal.mkdir(mode=0o755)
     start = lsn_order(point.manifest.source.start_lsn or "")
     size = reader.segment_bytes
-    for position in range(start - start % size, until, size):
-        name = segment_file(reader.branch.stretch_at(position).branch.timeline, position, size)
-        (wal / name).write_bytes(await reader.fetch(name, until=until))
-    if reader.branch.forks:
-        name = f"{reader.branch.timeline:08X}.history"
-        (wal / name).write_bytes(await reader.fetch(name))
+    numbers = [stretch.branch.timeline for stretch in reader.branch.stretches()]
+    names = [segment_file(number, at, size) for number in numbers for at in range(start - start % size, until, size)]
+    for name in [*names, *(f"{number:08X}.history" for number in numbers)]:
+        with contextlib.suppress(NotFound):
+            (wal / name).write_bytes(await reader.fetch(name, until=until))
     place = PostgresPlace("127.0.0.1", free_port(), folder)
     user = server.postgres.host.user_for(place)
     folder.mkdir(mode=0o700)
@@ -200,8 +205,7 @@ async def recovered(server: Server, point: MemoryPoint, reader: LineageReader, u
             rows = await connection.fetch("SELECT id FROM commits ORDER BY id")
         finally:
             await connection.close()
-        control = await copy.value("SELECT max(left_at) FROM (SELECT pg_last_wal_replay_lsn()::text AS left_at) p")
-        return [row["id"] for row in rows], str(control)
+        return [row["id"] for row in rows]
     finally:
         await stop_server(folder, gentle=False)
 
@@ -218,7 +222,7 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
         async with writing(ledger):
             await receiver.next_state()
             point = await take(server.postgres.physical_source(server.login, "base"))
-            for _ in range(4):
+            for _ in range(3):
                 await receiver.next_state()
                 await asyncio.sleep(choice.uniform(0, 1.5))
                 told += [lsn_order(state["archived"]) for state in await receiver.kill()]
@@ -237,7 +241,50 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
         reader = await archive.reader(identifier, opener).lineage(Branch(1))
         stop = lsn_order(point.manifest.source.stop_lsn or "")
         for position in {max(told), choice.choice([each for each in told if each > stop])}:
-            ids, _ = await recovered(server, point, reader, position)
-            sure, possible = ledger.bounds(position)
-            assert ids == list(range(1, len(ids) + 1)), "exactly the commits up to a position, none left out"
-            assert sure <= len(ids) <= possible, f"{lsn_text(position)}: {sure} <= {len(ids)} <= {possible}"
+            ledger.expect(await recovered(server, point, reader, position), position)
+
+
+async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(server: Server, archive: Archive) -> None:
+    identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
+    ledger = Ledger(server)
+    receiver = await Receiver.start(archive, SECRET, server, flush=3600)
+    other: Receiver | None = None
+    try:
+        async with writing(ledger):
+            await receiver.next_state()
+            point = await take(server.postgres.physical_source(server.login, "base"))
+            server.kill()
+        states = await receiver.rest()  # its last bytes were not archived: the new primary must have them
+        assert states[-1]["error"] == "Unreachable"
+        (server.place.data_directory / "standby.signal").touch()
+        give_to(server.place.data_directory / "standby.signal", server.postgres.host.user_for(server.place))
+        await server.postgres.host.start(server.place)
+        await server.execute("SELECT pg_promote(true, 30)", "postgres")
+        async with writing(ledger):
+            receiver = await Receiver.start(archive, SECRET, server)
+            while (await receiver.next_state())["timeline"] != 2:
+                pass
+            began = asyncio.get_running_loop().time()
+            other = await Receiver.start(archive, SECRET, server)
+            await other.next_state()
+            assert asyncio.get_running_loop().time() - began < 15, "a takeover does not wait for the holder"
+            assert (await receiver.rest())[-1]["error"] == "Unreachable", "the holder was ended"
+            await asyncio.sleep(0.5)
+        last = lsn_order(await server.value("SELECT pg_current_wal_insert_lsn()::text"))
+        state = await other.until(ledger.commits[-1][2])
+        assert state["timeline"] == 2 and state["gap"] is None
+        retained = await server.value(
+            "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = 'wal_archive'"
+        )
+        assert lsn_order(retained) <= lsn_order(state["archived"]), "the server keeps what is not archived"
+    finally:
+        for each in filter(None, [receiver, other]):
+            await each.kill()
+    async with Opener([archive.age.secret], processes=1) as opener:
+        found = await archive.reader(identifier, opener).timelines()
+        assert [each.branch.timeline for each in found] == [1, 2]
+        reader = await archive.reader(identifier, opener).lineage(found[1].branch)
+        position = lsn_order(state["archived"])
+        assert reader.reachable_from(lsn_order(point.manifest.source.start_lsn or "")) >= position
+        assert position <= last
+        ledger.expect(await recovered(server, point, reader, position), position)

@@ -17,7 +17,7 @@ from recovery.backup.wal.units import CutPiece, UnitCutter
 from recovery.backup.wal.writer import ArchiveKeys, ArchiveWriter
 from recovery.domain.timelines import lsn_text
 from recovery.domain.wal_archive import Branch, Stretch, WalPiece, WalRange, contiguous_end, merged, unit_bytes
-from recovery.errors import NotFound, NotOurs, SourceFailed
+from recovery.errors import BadInput, NotFound, NotOurs, SourceFailed
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.wal import WalBytes, WalEnd, WalEvent, WalIdle, WalServer, WalSource
 
@@ -71,6 +71,9 @@ class WalArchiver:
     Args:
         stores: the locations. A position is acknowledged when all of them have it, except the ``optional`` ones
             (names), which may miss pieces and are filled afterwards.
+
+    Raises:
+        BadInput: no location is left that must acknowledge.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class WalArchiver:
         self._keys = keys
         self._stores = list(stores)
         self._optional = frozenset(optional)
+        if all(store.name in self._optional for store in self._stores):
+            raise BadInput("no location must acknowledge the WAL: name at least one that is not optional")
         self._budget = budget or ArchiveBudget()
 
     async def run(self, source: WalSource, report: Report) -> None:

@@ -14,7 +14,7 @@ from recovery.backup.wal.location import ArchiveLocation, StorePatience
 from recovery.backup.wal.records import HistoryRecord, PieceRecord, sign_record
 from recovery.backup.wal.units import CutPiece
 from recovery.domain.wal_archive import Branch
-from recovery.errors import BadInput, RecoveryError
+from recovery.errors import RecoveryError
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.wal import WalServer
 
@@ -39,9 +39,6 @@ class ArchiveWriter:
 
     Args:
         optional: names of stores that nobody waits for. ``behind`` says what they missed; a fill mends it.
-
-    Raises:
-        BadInput: no location is left that must acknowledge.
     """
 
     def __init__(
@@ -64,8 +61,6 @@ class ArchiveWriter:
             for store in stores
             if store.name in optional
         ]
-        if not self.required:
-            raise BadInput("no location must acknowledge the WAL: name at least one that is not optional")
         self._in_flight = dict.fromkeys(optional, 0)
         self._side: set[asyncio.Task[None]] = set()
         self.behind: dict[str, str] = {}
