@@ -79,7 +79,7 @@ def show(group: GroupFilter = None, config: ConfigFile = None, output: Form = Ou
     out.print(table if found else "nothing was put aside on this machine")
 
 
-@app.command(epilog=examples("drctl diverged fetch 1a2b3c4d5e6f --into /root/diverged"))
+@app.command(epilog=examples("drctl diverged fetch 1a2b3c4d5e6f --into /var/tmp/diverged"))
 def fetch(
     name: Annotated[str, typer.Argument(metavar="ID", help="Which one, as drctl diverged list shows it.")],
     into: Annotated[Path, typer.Option("--into", file_okay=False, help="The folder that gets the WAL files.")],
