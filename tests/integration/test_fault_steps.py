@@ -1,0 +1,140 @@
+"""A worker, and Temporal, killed at every step of a failover on real stores; and calls that are paused past the ttl.
+
+`make test` lets one failover meet several of them, ``-m chaos`` takes each by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from lab.state import GUARD, OUTSIDE, WORKER
+from tests.integration.armed_site import Arms
+from tests.integration.guarded_site import GuardedSite
+from tests.integration.guarded_verdicts import survived
+from workflows.plans.failover import FAILOVER
+from workflows.steps import Step, Where
+
+NOT_HERE = {"confirm-fence", "route-clients", "drain-connections"}
+"""There are guards, and no poolers; and the worker of the lost region is gone already."""
+STEPS = [step for step in FAILOVER.steps() if step.name not in NOT_HERE]
+Strike = tuple[str, str, str]
+TAKEN: tuple[Strike, ...] = (
+    ("worker", "fence-primary", "before"),
+    ("temporal", "promote-postgres", "before"),
+    ("worker", "promote-postgres", "after"),
+    ("temporal", "switch-dns", "after"),
+)
+"""In `make test` one failover meets all of these."""
+PAUSES = {
+    "permit postgres": 2,  # the guard asks itself before it starts the server, and again on the open connection
+    "permit redis": 2,
+    "permit nats": 1,
+}
+
+
+def _cases() -> list[Any]:
+    single = itertools.product(("worker", "temporal"), (step.name for step in STEPS), ("before", "after"))
+    return [
+        pytest.param(TAKEN, id="at several steps"),
+        *(pytest.param((case,), marks=pytest.mark.chaos, id="-".join(case)) for case in single),
+    ]
+
+
+def _place_of(site: GuardedSite, step: Step) -> str:
+    return site.other if step.where is Where.TARGET else OUTSIDE
+
+
+@pytest.mark.parametrize("strikes", _cases())
+async def test_killed_at_steps_of_the_failover(guarded: GuardedSite, strikes: tuple[Strike, ...]) -> None:
+    armed = [_arm(guarded, *strikes[0])]
+    killed = await guarded.kill(guarded.active)
+    for number, (what, _, _) in enumerate(strikes):
+        worker = armed[number]
+        await worker.struck()
+        if number + 1 < len(strikes):
+            armed.append(_arm(guarded, *strikes[number + 1]))  # before anything goes on
+        if what == "worker":
+            await worker.restart()
+        else:
+            await guarded.kill("temporal")
+            await guarded.lab.restart("temporal")
+            worker.release()
+    await guarded.service_back(killed, 90)
+    await survived(guarded, await guarded.failover(90), killed)
+
+
+def _arm(site: GuardedSite, what: str, name: str, side: str) -> Arms:
+    worker = Arms(site, _place_of(site, next(step for step in STEPS if step.name == name)), WORKER)
+    worker.arm(f"activity {name}", side=side, action="kill" if what == "worker" else "hold")
+    return worker
+
+
+async def test_a_failover_whose_guard_and_worker_stand_still_past_the_ttl_makes_no_second_writer(
+    guarded: GuardedSite,
+) -> None:
+    """Each of the pauses below, one after the other: at a record, at a promotion, at a step that is no guard's."""
+    source, target = guarded.active, guarded.other
+    guard, worker = Arms(guarded, target, GUARD), Arms(guarded, OUTSIDE, WORKER)
+    guard.arm("write record", action="freeze", epoch=(await guarded.record()).epoch + 1)
+    worker.arm("activity switch-dns", action="freeze")
+    killed = await guarded.kill(source)
+    await guard.struck()
+    await asyncio.sleep(1.5 * guarded.times.ttl)
+    guard.arm("permit postgres", side="after", number=PAUSES["permit postgres"], action="freeze")
+    await guard.thaw()
+    for paused in (guard, worker):
+        await paused.struck()
+        await asyncio.sleep(1.5 * guarded.times.ttl)
+        await paused.thaw()
+    await guarded.service_back(killed, 90)
+    await survived(guarded, await guarded.failover(90), killed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("at", PAUSES)
+async def test_a_promotion_that_is_paused_past_the_ttl_makes_no_second_writer(guarded: GuardedSite, at: str) -> None:
+    """The whole guard stands still between the permission and the act; its companion ends what it may not keep."""
+    source, target = guarded.active, guarded.other
+    guard = Arms(guarded, target, GUARD)
+    guard.arm(at, side="after", number=PAUSES[at], action="freeze")
+    killed = await guarded.kill(source)
+    await guard.struck()
+    await asyncio.sleep(1.5 * guarded.times.ttl)
+    await guard.thaw()
+    await guarded.service_back(killed, 90)
+    await survived(guarded, await guarded.failover(90), killed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("side", ["before", "after"])
+async def test_a_record_that_is_written_past_the_ttl_makes_no_second_writer(guarded: GuardedSite, side: str) -> None:
+    """The guard that takes the group over stands still before or after its conditional write."""
+    source, target = guarded.active, guarded.other
+    guard = Arms(guarded, target, GUARD)
+    guard.arm("write record", side=side, action="freeze", epoch=(await guarded.record()).epoch + 1)
+    killed = await guarded.kill(source)
+    await guard.struck()
+    await asyncio.sleep(1.5 * guarded.times.ttl)
+    await guard.thaw()
+    await guarded.service_back(killed, 90)
+    await survived(guarded, await guarded.failover(90), killed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", ["switch-dns", "record promote-postgres", "promote-postgres", "repoint-standbys"])
+async def test_a_worker_that_stands_still_past_the_ttl_makes_no_second_writer(guarded: GuardedSite, name: str) -> None:
+    """Between the engine's question to the record and the step's effect."""
+    source = guarded.active
+    step = next(step for step in STEPS if name.endswith(step.name))
+    worker = Arms(guarded, OUTSIDE if name.startswith("record") else _place_of(guarded, step), WORKER)
+    worker.arm(f"activity {name}", action="freeze")
+    killed = await guarded.kill(source)
+    await worker.struck()
+    await asyncio.sleep(1.5 * guarded.times.ttl)
+    await worker.thaw()
+    await guarded.service_back(killed, 90)
+    await survived(guarded, await guarded.failover(90), killed)
