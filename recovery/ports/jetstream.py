@@ -79,7 +79,7 @@ class RestoredStream:
     messages: int
     first_seq: int
     last_seq: int
-    consumers: list[str]
+    consumers: list[str]  # durable ones
     archive_bytes: int
     notes: list[str] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A JetStream server as nats-py's client sees it, for the snapshot and restore APIs; what it sends can be made wrong."""
+"""A JetStream server as nats-py sees it, for the snapshot and restore APIs; what it sends can be made wrong."""
 
 from __future__ import annotations
 

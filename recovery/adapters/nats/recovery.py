@@ -21,6 +21,7 @@ from recovery.adapters.nats.restoring import (
     closing,
     mark_of,
     marked,
+    patiently,
     read_ahead,
     remove_marked,
     unmark,
@@ -104,7 +105,7 @@ class JetStreamSnapshots:
         if head is not None:
             source = stored.part.server_version if stored.part else None
             check_server(stored.config, head, source, version, int((info.get("api") or {}).get("level", 0)))
-        existing = await stream_info(client, stream)
+        existing = await patiently(lambda: stream_info(client, stream), options.consumers_seconds)
         if existing is None:
             return
         if mark_of(existing) != options.restore_id and not options.replace:
@@ -165,7 +166,7 @@ class _Restore:
                 raise Corrupt(f"The archive of stream {self._stream} is damaged: {error}.") from error
             state = await upload.finish(options.finish_seconds)
             consumers, notes = await self._compare(state)
-            await unmark(self._client, self._stream)
+            await unmark(self._client, self._stream, options.consumers_seconds)
         except BaseException:
             await asyncio.shield(self._undo(upload, owner))
             raise
@@ -196,7 +197,7 @@ class _Restore:
             first_after=part.first_seq_after if part else int(str(state["first_seq"])),
             expiring=expiring,
         )
-        names, missing = await self._consumers(part)
+        names, missing = await self._consumers(part, int(restored["first_seq"]))
         if differences + missing:
             raise RestoreFailed(
                 f"Stream {self._stream} was restored and differs from its backup: {'; '.join(differences + missing)}."
@@ -207,16 +208,17 @@ class _Restore:
             f"{fewer} messages of {self._stream} have expired, or were dropped by its limits"
         ] if fewer else []
 
-    async def _consumers(self, part: StreamPart | None) -> tuple[list[str], list[str]]:
+    async def _consumers(self, part: StreamPart | None, first: int) -> tuple[list[str], list[str]]:
         """In a cluster each has its own leader, which is elected first."""
         wanted = part.consumers if part else {}
         until = asyncio.get_running_loop().time() + self._options.consumers_seconds
         while True:
             try:
                 found = await positions(self._client, self._stream)
-                differences = consumer_differences(wanted, found)
-            except ApiError as error:
-                found, differences = [], [str(error)]
+                differences = consumer_differences(wanted, found, first)
+            except (ApiError, TimeoutError) as error:
+                found, differences = [], [f"its consumers cannot be listed: {error}"]
             if not differences or asyncio.get_running_loop().time() > until:
-                return sorted(position.name for position in found), differences
+                names = sorted(position.name for position in found if position.config.get("durable_name"))
+                return names, differences
             await asyncio.sleep(0.1)

@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
@@ -35,6 +35,7 @@ SEND_SECONDS = 60.0
 KEPT_BYTES = 64 << 10
 DRIP_BYTES = 512
 DRIP_SECONDS = 2.0
+T = TypeVar("T")
 _SETTLE_SECONDS = 12.0  # a server that was left alone gives up after 5
 
 
@@ -103,12 +104,16 @@ class Upload:
 
     async def _request(self, data: bytes, seconds: float) -> bytes:
         try:
-            return (await self._client.request(self._subject, data, timeout=seconds)).data
+            answer: bytes = (await self._client.request(self._subject, data, timeout=seconds)).data
         except LOST as error:
             raise Unreachable(
                 f"NATS gave up on the restore of stream {self._stream} after {self.sent} bytes, or was lost"
                 f" ({error!r}). Try it again."
             ) from error
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # nats-py loses a cancel that comes together with an answer
+            raise asyncio.CancelledError
+        return answer
 
     async def give_up(self) -> None:
         """Ends the restore at the server, which would wait for another 5 s."""
@@ -154,9 +159,20 @@ def marked(config: dict[str, Any], restore_id: str) -> dict[str, Any]:
     return config | {"metadata": {**(config.get("metadata") or {}), MARK: restore_id}}
 
 
-async def unmark(client: Client, stream: str) -> None:
+async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """In a cluster nobody answers for a stream that has no leader yet: asks again until ``seconds`` have passed."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return await ask()
+        except TimeoutError:
+            if time.monotonic() > until:
+                raise
+
+
+async def unmark(client: Client, stream: str, seconds: float) -> None:
     """The stream is whole: it becomes one like any other. Raises ApiError, and what a connection raises."""
-    info = await stream_info(client, stream)
+    info = await patiently(lambda: stream_info(client, stream), seconds)
     if info is None:
         raise RestoreFailed(f"Stream {stream} vanished as soon as it was restored.")
     if mark_of(info) is not None:
@@ -170,7 +186,7 @@ async def remove_marked(client: Client, stream: str, restore_id: str) -> bool:
 
     Raises NotOurs where the stream does not carry its mark, ApiError, and what a connection raises.
     """
-    info = await stream_info(client, stream)
+    info = await patiently(lambda: stream_info(client, stream), _SETTLE_SECONDS)
     if info is None:
         return False
     if mark_of(info) != restore_id:

@@ -67,20 +67,23 @@ def positions_between(before: Iterable[Position], after: Iterable[Position], las
     }
 
 
-def consumer_differences(wanted: Mapping[str, ConsumerPosition], found: Iterable[Position]) -> list[str]:
-    """Sentences; none where all durable consumers stand where the snapshot left them."""
+def consumer_differences(wanted: Mapping[str, ConsumerPosition], found: Iterable[Position], first: int) -> list[str]:
+    """Sentences; none where all durable consumers stand where the snapshot left them.
+
+    ``first``: the restored stream's first sequence. What was dropped before it counts as handled.
+    """
     standing = {position.name: position for position in found}
     differences = []
     for name, position in wanted.items():
         own = standing.get(name)
         if own is None:
             differences.append(f"consumer {name} is missing")
-        elif not position.handled <= own.handled <= position.handled_after:
+        elif not position.handled <= own.handled <= max(position.handled_after, first - 1):
             differences.append(
                 f"consumer {name} goes on after {own.handled}, and was between {position.handled} and"
                 f" {position.handled_after}"
             )
-        elif own.delivered > position.delivered_after:
+        elif own.delivered > max(position.delivered_after, first - 1):
             differences.append(f"consumer {name} is at {own.delivered}, beyond {position.delivered_after}")
     return differences
 
