@@ -20,14 +20,17 @@ from recovery.adapters.folder import FolderStore
 from recovery.adapters.postgres.folder import give_to
 from recovery.adapters.postgres.host import stop_server
 from recovery.adapters.postgres.process import Child
+from recovery.adapters.postgres.wal_slot import follow_archive
+from recovery.adapters.postgres.wal_stream import BATCH_BYTES, BUFFER_BYTES, WalStream
 from recovery.backup.sealing import AgeKey, Opener, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
 from recovery.backup.wal.reader import LineageReader, WalArchive
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, segment_file
-from recovery.errors import NotFound
+from recovery.errors import NotFound, Refused, Unreachable
 from recovery.ports.postgres import PostgresPlace
-from tests.integration.postgres_servers import MemoryPoint, Server, public_folder, running_source, take
+from recovery.ports.wal import WalBytes
+from tests.integration.postgres_servers import MemoryPoint, Server, eventually, public_folder, running_source, take
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -288,3 +291,61 @@ async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(ser
         assert reader.reachable_from(lsn_order(point.manifest.source.start_lsn or "")) >= position
         assert position <= last
         ledger.expect(await recovered(server, point, reader, position), position)
+
+
+async def test_the_server_keeps_what_is_not_acknowledged_and_memory_is_bounded(server: Server) -> None:
+    stream = WalStream(server.login, "held")
+    try:
+        found = await stream.identify()
+        begin = await stream.take_slot()
+        begin -= begin % found.segment_bytes
+        await stream.start(found.timeline, begin)
+        await server.execute("INSERT INTO commits SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 6000) i")
+        end = lsn_order(await server.value("SELECT pg_current_wal_flush_lsn()::text"))
+        assert end - begin > 2 * BUFFER_BYTES
+
+        async def full() -> bool:
+            return stream._buffered >= BUFFER_BYTES
+
+        await eventually(full)
+        restart = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = 'held' AND active"
+        position, largest = begin, 0
+        while position < end:
+            largest = max(largest, stream._buffered)
+            for event in await stream.receive(1.0):
+                if isinstance(event, WalBytes):
+                    assert event.start == position
+                    position += len(event.body)
+        assert largest < BUFFER_BYTES + 2 * BATCH_BYTES
+        assert lsn_order(await server.value(restart)) <= begin + found.segment_bytes, "nothing was acknowledged yet"
+        stream.acknowledge(position)
+
+        async def moved() -> bool:
+            return lsn_order(await server.value(restart)) >= position
+
+        await eventually(moved)
+        server.kill()
+        with pytest.raises(Unreachable, match="ended the WAL stream"):
+            while True:
+                await stream.receive(1.0)
+    finally:
+        await stream.close()
+
+
+async def test_a_slot_that_nobody_streams_from_follows_the_archive(server: Server) -> None:
+    first = await follow_archive(server.login, "waiting", "0/0")
+    await server.execute("INSERT INTO commits SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 100) i")
+    now = await server.value("SELECT pg_current_wal_flush_lsn()::text")
+    assert await follow_archive(server.login, "waiting", first) == first
+    assert await follow_archive(server.login, "waiting", now) == now
+    assert await follow_archive(server.login, "waiting", first) == now, "what was archived stays archived"
+    beyond = lsn_order(await follow_archive(server.login, "waiting", "FFFF/0"))
+    assert beyond <= lsn_order(await server.value("SELECT pg_current_wal_insert_lsn()::text"))
+    stream = WalStream(server.login, "waiting")
+    try:
+        found = await stream.identify()
+        await stream.start(found.timeline, await stream.take_slot())
+        with pytest.raises(Refused, match="in use"):
+            await follow_archive(server.login, "waiting", now)
+    finally:
+        await stream.close()

@@ -80,6 +80,11 @@ class ArchivedTimeline:
         )
 
 
+async def archived_servers(store: ObjectStore, group: str) -> list[str]:
+    """The system identifiers of all servers whose WAL a location has for a group."""
+    return [name for name in await store.folders(layout.archives_prefix(group)) if name.isdigit()]
+
+
 class WalArchive:
     """One server's archive at one location.
 

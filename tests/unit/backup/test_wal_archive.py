@@ -13,8 +13,9 @@ import pytest
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
 from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.filling import fill_archive
 from recovery.backup.wal.location import StorePatience
-from recovery.backup.wal.reader import LineageReader, WalArchive, fetch_from_any, readers_of
+from recovery.backup.wal.reader import LineageReader, WalArchive, archived_servers, fetch_from_any, readers_of
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, segment_file
@@ -365,3 +366,31 @@ async def test_listing_needs_no_key_and_fetching_does(sealer: Sealer) -> None:
         await reader.fetch(segment_file(1, FIRST, SEGMENT))
     with pytest.raises(NotFound, match="no WAL of the timelines"):
         await archive(store).lineage(Branch(9))
+
+
+async def test_a_location_that_missed_pieces_is_filled_from_another(sealer: Sealer, opener: Opener) -> None:
+    server, full, late = FakeServer(), MemoryStore("a"), MemoryStore("b")
+    verifier = Verifier([signer().public_key])
+    async with running(server, [full], sealer) as session:
+        await session.archived(server.write(SEGMENT + 100))
+        server.promote(2)
+    server.write(SEGMENT)
+    async with running(server, [full], sealer) as session:
+        await session.until(lambda state: state.timeline == 2 and state.lag_bytes == 0)
+    pieces = [key for key in full.objects if "/pieces/" in key]
+    assert await fill_archive(full, late, "shop", "7000", verifier) == len(pieces)
+    assert await fill_archive(full, late, "shop", "7000", verifier) == 0
+    assert late.objects == full.objects
+    assert await archived_servers(late, "shop") == ["7000"]
+    assert await archived_servers(late, "other") == []
+
+
+async def test_damage_is_not_spread_by_a_fill(sealer: Sealer) -> None:
+    server, full, late = FakeServer(), MemoryStore("a"), MemoryStore("b")
+    async with running(server, [full], sealer) as session:
+        await session.archived(server.write(SEGMENT))
+    key = next(key for key in full.objects if "/objects/" in key)
+    full.objects[key] = full.objects[key][:-1] + b"?"
+    with pytest.raises(Corrupt, match="differs from its record"):
+        await fill_archive(full, late, "shop", "7000", Verifier([signer().public_key]))
+    assert key not in late.objects
