@@ -41,12 +41,9 @@ class ArchiveCheck:
         self.bytes += len(data)
         self._frames.feed(data)
 
-    def head(self, *, complete: bool = False) -> ArchiveHead | None:
-        """None while too little has come.
-
-        Raises Corrupt: it is of neither format. ``complete``: no more will come, so that None cannot be.
-        """
-        return _head(bytes(self._frames.head), complete or len(self._frames.head) >= HEAD_BYTES)
+    def head(self) -> ArchiveHead | None:
+        """None while too little has come. Raises Corrupt: it is of neither format."""
+        return _head(bytes(self._frames.head), len(self._frames.head) >= HEAD_BYTES)
 
     def finish(self) -> ArchiveHead:
         """Raises Corrupt: the archive is truncated."""

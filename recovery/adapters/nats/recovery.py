@@ -92,7 +92,7 @@ class JetStreamSnapshots:
             except Corrupt as error:
                 raise Corrupt(f"The archive of stream {stream} is damaged: {error}.") from error
             async with self._translated(stream), self._connect(self._server) as client:
-                await self._prepare(client, stored, check.head(complete=True), options)
+                await self._prepare(client, stored, check.head(), options)
                 return await _Restore(client, stored, options, check).run(archive, first, progress, self)
 
     async def _prepare(

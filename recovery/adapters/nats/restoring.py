@@ -201,7 +201,7 @@ async def read_ahead(archive: AsyncIterator[bytes], check: ArchiveCheck) -> list
     while check.head() is None:
         data = await anext(archive, None)
         if data is None:
-            check.head(complete=True)
+            check.finish()  # says why not
             break
         if data:
             check.feed(data)
