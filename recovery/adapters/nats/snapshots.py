@@ -268,7 +268,9 @@ def _notes(parts: Sequence[StreamPart]) -> list[str]:
                 f" {part.messages}"
             )
         if part.storage == "memory":
-            notes.append(f"{part.stream} is a memory stream, which the nats command refuses: restore it with drctl")
+            notes.append(
+                f"{part.stream} is a memory stream: nats commands from before server 2.15 refuse to restore it"
+            )
         if part.replicas > 1:
             notes.append(
                 f"{part.stream} has {part.replicas} replicas: consumers with messages on the way go back to what they"

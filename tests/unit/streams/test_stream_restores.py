@@ -7,15 +7,17 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recovery.adapters.nats import restoring
+from recovery.adapters.nats.folder import read_folder
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
 from recovery.adapters.nats.restoring import MARK
 from recovery.domain.jetstream import ConsumerPosition, StreamPart
-from recovery.errors import Corrupt, NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StoredStream, StreamRestoreOptions
 from tests.fakes.jetstream import (
     CREATED,
@@ -264,3 +266,31 @@ def test_what_is_no_description(text: bytes) -> None:
 def test_the_description_of_the_nats_command_is_read() -> None:
     text = json.dumps({"config": config_of("events"), "state": state_of(3)}, indent=2)
     assert stored_stream(text.encode()) == StoredStream(config_of("events"), state_of(3))
+
+
+@pytest.mark.parametrize("name", ["stream.tar.s2", "stream.arc.s2"])
+async def test_a_folder_of_the_nats_command_is_restored(tmp_path: Path, name: str) -> None:
+    (tmp_path / "backup.json").write_text(json.dumps({"config": config_of("events"), "state": state_of(20)}))
+    (tmp_path / name).write_bytes(archive(state_of(20)))
+    server = FakeJetStream()
+    done = await _recovery(server).restore(*read_folder(tmp_path), OPTIONS)
+    assert (done.stream, done.messages) == ("events", 20)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        (["stream.tar.s2"], NotFound, "has no backup.json"),
+        (["backup.json"], NotFound, "has no stream.tar.s2 and no stream.arc.s2"),
+        (["backup.json", "stream.tar.s2", "stream.arc.s2"], BadInput, "has both"),
+        (["backup.json", "stream.tar.s2", "empty"], Corrupt, "no backup.json of a stream"),
+    ],
+)
+def test_what_is_no_folder_of_the_nats_command(
+    tmp_path: Path, names: list[str], error: type[Exception], words: str
+) -> None:
+    text = "" if "empty" in names else json.dumps({"config": config_of("events"), "state": state_of(3)})
+    for name in names:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=words):
+        read_folder(tmp_path)
