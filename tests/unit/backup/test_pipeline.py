@@ -19,7 +19,7 @@ from recovery.backup.upload import WriteBudget
 from recovery.errors import Contended, Refused, SourceFailed, Unreachable
 from recovery.ports.object_store import ObjectInfo
 from tests.fakes.object_store import FaultyStore, MemoryStore
-from tests.fakes.points import FakeSource, identity, signer, verifier
+from tests.fakes.points import FakeSource, FakeStream, identity, signer, verifier
 
 CHUNK = 1000
 QUICK = WriteBudget(
@@ -395,4 +395,46 @@ async def test_a_sealing_failure_fails_the_backup_and_cleans_up() -> None:
     store = NoHash("a")
     with pytest.raises(Unreachable, match="signal 9"):
         await _write(_source(), [store], Broken())  # type: ignore[arg-type]
+    assert store.objects == {}
+
+
+async def test_artefacts_are_read_at_the_same_time_where_their_source_allows_it(sealer: Sealer, opener: Opener) -> None:
+    """Each waits until another one has begun, and the manifest keeps the source's order."""
+    begun: list[str] = []
+
+    class Waiting(FakeStream):
+        async def chunks(self) -> AsyncIterator[bytes]:
+            begun.append(self.name)
+            while len(begun) < 2:
+                await asyncio.sleep(0.001)
+            yield self.name.encode()
+
+    class Several(FakeSource):
+        async def artefacts(self) -> AsyncIterator[FakeStream]:
+            for name in self.contents:
+                yield Waiting(name, [])
+
+    names = ["one", "two", "three", "four"]
+    store = MemoryStore("a")
+    async with asyncio.timeout(20):
+        written = await _write(Several(dict.fromkeys(names, ())), [store], sealer, at_once=2)
+    assert [artefact.name for artefact in written.manifest.artefacts] == names
+    assert await _read_all(store, opener) == {name: name.encode() for name in names}
+
+
+async def test_one_failing_artefact_ends_those_beside_it(sealer: Sealer) -> None:
+    stall = asyncio.Event()
+    made: list[FakeStream] = []
+
+    class Several(FakeSource):
+        async def artefacts(self) -> AsyncIterator[FakeStream]:
+            made.append(FakeStream("stuck", [b"x"], stall=stall))
+            yield made[0]
+            yield FakeStream("bad", [b"x"], SourceFailed("the server ended it"))
+
+    store = MemoryStore("a")
+    async with asyncio.timeout(20):
+        with pytest.raises(SourceFailed, match="the server ended it"):
+            await _write(Several({}), [store], sealer, at_once=2)
+    assert made[0].closed
     assert store.objects == {}
