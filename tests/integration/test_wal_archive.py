@@ -317,6 +317,12 @@ async def test_the_server_keeps_what_is_not_acknowledged_and_memory_is_bounded(s
                     assert event.start == position
                     position += len(event.body)
         assert largest < BUFFER_BYTES + 2 * BATCH_BYTES
+        written = "SELECT max(write_lsn)::text FROM pg_stat_replication WHERE application_name = 'recovery-plans'"
+
+        async def reported() -> bool:
+            return lsn_order(await server.value(written) or "0/0") >= position
+
+        await eventually(reported)
         assert lsn_order(await server.value(restart)) <= begin + found.segment_bytes, "nothing was acknowledged yet"
         stream.acknowledge(position)
 

@@ -278,8 +278,9 @@ async def test_what_the_old_primary_wrote_after_the_fork_is_never_served(sealer:
     async with running(old, [store], sealer, epoch=1) as session:
         await session.archived(old.write(3 * SEGMENT))
     async with running(new, [store], sealer, epoch=2) as session:
-        await session.until(lambda state: state.timeline == 2 and state.lag_bytes == 0)
+        await session.until(lambda state: state.timeline == 2 and state.archived == lsn_text(new.position))
     reader = await archive(store, opener).lineage(Branch(2, ((1, fork),)))
+    assert reader.reachable_from(FIRST) == new.position
     last = await reader.fetch(segment_file(1, fork, SEGMENT))
     assert last == new.slice(FIRST + SEGMENT, fork).ljust(SEGMENT, b"\0")
     for name in (segment_file(1, fork + SEGMENT, SEGMENT), "00000003.history", "00000001.history"):
