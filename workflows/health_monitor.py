@@ -25,7 +25,7 @@ from workflows.vantage_monitor import VantageMonitor
 with workflow.unsafe.imports_passed_through():
     from activities.monitoring import Monitoring, PlanEnd, Started, StartOrder
     from activities.notifications import Alert, Notifications
-    from recovery.domain.group import GroupSnapshot
+    from recovery.domain.group import FailoverRule, GroupSnapshot
     from recovery.domain.guarding import Unfenced
     from recovery.domain.health import Report
     from recovery.domain.words import duration, moment
@@ -218,7 +218,9 @@ class HealthMonitor:
         votes, now, outage = self._votes(), workflow.now(), self.state.outage
         if votes.agreed and (outage is None or (outage.region, outage.epoch) != (votes.owner, votes.epoch)):
             losses = [at for at in self.state.losses if now - at < REMEMBERED]
-            self._set(outage=outage_of(votes, now), losses=[*losses, now], question=None, told=[], refusals=0)
+            rule = self.state.snapshot.failover if self.state.snapshot is not None else FailoverRule()
+            found = outage_of(votes, now, rule.interval + rule.timeout)
+            self._set(outage=found, losses=[*losses, now], question=None, told=[], refusals=0)
         elif not votes.agreed and outage is not None:
             if (outage.region, outage.epoch) == (votes.owner, votes.epoch) and self.state.told:
                 after = duration(now - outage.began_at)

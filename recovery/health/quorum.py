@@ -45,7 +45,7 @@ class Outage(Recorded):
 
     region: str
     epoch: int
-    began_at: datetime  # first failed probe of those that voted
+    began_at: datetime  # first failed probe of those that voted, as a majority saw it
     agreed_at: datetime
     voters: list[str]
     failing: list[str] = Field(default_factory=list)
@@ -162,16 +162,21 @@ def _ballot(name: str, sources: dict[str, Heard], owner: str | None, epoch: int,
     return ballot.model_copy(update={"why": why})
 
 
-def outage_of(votes: Votes, now: datetime) -> Outage:
-    """Of votes that agree."""
+def outage_of(votes: Votes, now: datetime, apart: timedelta = timedelta()) -> Outage:
+    """Of votes that agree.
+
+    ``apart``: how far apart the first failed probes of one and the same loss may begin. A vantage point that was cut
+    off from the owner before that saw no outage: the others reached it, and what they were answered counts as lost.
+    """
     assert votes.owner is not None
     seen = [ballot.regions[votes.owner] for ballot in votes.lost]
-    began = [report.failing_since for report in seen if report.failing_since is not None]
+    began = sorted(report.failing_since for report in seen if report.failing_since is not None)
+    by_majority = began[min(votes.needed, len(began)) - 1] if began else now
     failing = list(dict.fromkeys(words for report in seen for words in report.failing))
     return Outage(
         region=votes.owner,
         epoch=votes.epoch,
-        began_at=min(began, default=now),
+        began_at=min((at for at in began if at >= by_majority - apart), default=now),
         agreed_at=now,
         voters=[ballot.vantage for ballot in votes.lost],
         failing=failing[:5],

@@ -70,6 +70,23 @@ def lost_case(rules: GroupSnapshot | None = None, **changes: Any) -> Case:
     return Case(group=rules, votes=votes, outage=outage, losses=[NOW]).model_copy(update=changes)
 
 
+def test_an_outage_begins_when_a_majority_begins_to_see_it() -> None:
+    """A vantage point that was cut off from the owner long before saw no outage: the others reached it."""
+
+    def since(name: str, seconds: float) -> Report:
+        seen = RegionReport(verdict=Verdict.LOST, failing_since=NOW - timedelta(seconds=seconds))
+        return report(name, Verdict.LOST, regions={"region-a": seen})
+
+    def began(*seconds: float) -> float:
+        ballots = heard(*(since(name, each) for name, each in zip(POINTS, seconds, strict=True)))
+        votes = count(ballots, POINTS, "region-a", 1, NOW)
+        return (NOW - outage_of(votes, NOW, timedelta(seconds=2)).began_at).total_seconds()
+
+    assert began(60, 5, 4.5) == 5
+    assert began(5, 4.5, 4) == 5, "one loss, and the first probe that failed"
+    assert began(60, 50, 4) == 50
+
+
 @pytest.mark.parametrize(("configured", "needed"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
 def test_a_majority_is_of_the_configured_ones(configured: int, needed: int) -> None:
     assert majority(configured) == needed
