@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.domain.jetstream import JetStreamSource
 from recovery.domain.recovery_point import BackupKind, PostgresSource
-from recovery.errors import Corrupt, NotFound, Refused, RestoreFailed
+from recovery.errors import Corrupt, NotFound, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StreamRestoreOptions, archive_name, description_name
 from tests.fakes.object_store import MemoryStore
 from tests.fakes.points import AGE, identity, pg_source, signer
@@ -285,6 +286,44 @@ async def test_a_cancelled_snapshot_ends_at_the_server(servers: tuple[OwnNats, O
     await _delete(a, "large")
 
 
+async def test_a_server_that_dies_is_noticed_and_what_it_kept_is_deleted(
+    servers: tuple[OwnNats, OwnNats], tmp_path: Path
+) -> None:
+    a = servers[0].server
+    await _fill(a, "events", longest=10_000)
+    read, taken = await _taken(a, "events")
+    stored = stored_stream(read["events/backup.json"], taken.part("events"))
+    archive = read["events/stream.tar.s2"]
+    mortal = _Plain(tmp_path / "mortal", "north")
+    recovery = JetStreamSnapshots(mortal.server)
+
+    async def deadly() -> AsyncIterator[bytes]:
+        async for piece in _pieces(archive[: len(archive) // 2]):
+            yield piece
+        async with connected(mortal.server) as client:
+            await until(lambda: _is_marked(client, "events", "restore-1"))
+        mortal.end()
+        yield archive[len(archive) // 2 :]
+
+    with own_nats(mortal):
+        await mortal.start()
+        async with asyncio.timeout(10):
+            with pytest.raises(Unreachable, match="gave up on the restore of stream events"):
+                await recovery.restore(stored, deadly(), OPTIONS)
+        await mortal.start()
+        await recovery.restore(stored, _pieces(archive), OPTIONS)
+        assert await _contents(mortal.server, "events") == await _contents(a, "events")
+        async with recovery.source() as source:
+            chunks = (await anext(source.artefacts())).chunks()
+            await anext(chunks)
+            mortal.end()
+            async with asyncio.timeout(10):
+                with pytest.raises(Unreachable, match="was lost during the snapshot|connection to stream"):
+                    while True:
+                        await anext(chunks)
+    await _delete(a, "events")
+
+
 async def test_a_cluster_takes_and_gets_back_its_streams(
     cluster: NatsCluster, servers: tuple[OwnNats, OwnNats]
 ) -> None:
@@ -315,7 +354,7 @@ async def test_a_cluster_takes_and_gets_back_its_streams(
                 )
             await _gone(node, name)
         single = servers[1].server
-        with pytest.raises(RestoreFailed, match="replicas"):
+        with pytest.raises(Refused, match="restore it with one replica"):
             await JetStreamSnapshots(single).restore(stored, _pieces(data), OPTIONS)
         await JetStreamSnapshots(single).restore(stored, _pieces(data), StreamRestoreOptions("restore-1", replicas=1))
         assert await _contents(single, name) == contents

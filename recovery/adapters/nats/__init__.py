@@ -21,4 +21,11 @@ What `workers/guard.py` builds::
 (NATS reads the path of an include as one below the folder of the file that includes it: a link helps.) The file's text
 is ``FENCED`` of ``recovery.adapters.nats.fence``, which stands on the disk but for the moment of a promotion.
 The server must have a JetStream domain (``jetstream { domain: ... }``) and a leaf node connection to the other region.
+
+Recovery points of streams need none of that, and no domain::
+
+    recovery = JetStreamSnapshots(server)                      # a JetStreamRecovery
+    async with recovery.source(["ORDERS"]) as source:          # None: all streams of the account
+        await write_point(source, ..., at_once=source.at_once)
+    await recovery.restore(stored_stream(text, part), archive, StreamRestoreOptions(restore_id))
 """

@@ -26,7 +26,7 @@ from recovery.adapters.nats.restoring import (
     remove_marked,
     unmark,
 )
-from recovery.adapters.nats.snapshots import AT_ONCE, Connect, SnapshotSource
+from recovery.adapters.nats.snapshots import AT_ONCE, TEMPORARY, Connect, SnapshotSource
 from recovery.adapters.nats.stream_state import check_server, consumer_differences, may_expire, state_differences
 from recovery.domain.jetstream import StreamPart
 from recovery.errors import Corrupt, RecoveryError, Refused, RestoreFailed, Unreachable
@@ -105,6 +105,12 @@ class JetStreamSnapshots:
         if head is not None:
             source = stored.part.server_version if stored.part else None
             check_server(stored.config, head, source, version, int((info.get("api") or {}).get("level", 0)))
+        replicas = options.replicas or int(str(stored.config.get("num_replicas") or 1))
+        if replicas > 1 and not client._server_info.get("cluster"):
+            raise Refused(
+                f"Stream {stream} had {replicas} replicas, and NATS {self._server} is a single server: restore it with"
+                " one replica."
+            )
         existing = await patiently(lambda: stream_info(client, stream), options.consumers_seconds)
         if existing is None:
             return
@@ -132,6 +138,8 @@ class JetStreamSnapshots:
         try:
             yield
         except ApiError as error:
+            if error.code in TEMPORARY:
+                raise Unreachable(f"NATS {self._server} cannot restore stream {stream} now: {error}.") from error
             raise RestoreFailed(f"NATS {self._server} refused to restore stream {stream}: {error}.") from error
         except LOST as error:
             raise Unreachable(f"NATS {self._server} was lost while stream {stream} was restored: {error!r}.") from error

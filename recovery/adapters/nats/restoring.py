@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+import nats.errors
 from nats.aio.client import Client
 
 from recovery.adapters.nats.archive import ArchiveCheck
@@ -35,6 +36,7 @@ SEND_SECONDS = 60.0
 KEPT_BYTES = 64 << 10
 DRIP_BYTES = 512
 DRIP_SECONDS = 2.0
+CONNECTION_LOOK_SECONDS = 1.0
 T = TypeVar("T")
 _SETTLE_SECONDS = 12.0  # a server that was left alone gives up after 5
 
@@ -103,17 +105,21 @@ class Upload:
         return state
 
     async def _request(self, data: bytes, seconds: float) -> bytes:
+        request = asyncio.ensure_future(self._client.request(self._subject, data, timeout=seconds))
         try:
-            answer: bytes = (await self._client.request(self._subject, data, timeout=seconds)).data
+            # nats-py does not tell a request that its connection was lost.
+            while not (await asyncio.wait({request}, timeout=CONNECTION_LOOK_SECONDS))[0]:
+                if not self._client.is_connected:
+                    raise nats.errors.ConnectionClosedError
+            return request.result().data
         except LOST as error:
             raise Unreachable(
                 f"NATS gave up on the restore of stream {self._stream} after {self.sent} bytes, or was lost"
                 f" ({error!r}). Try it again."
             ) from error
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # nats-py loses a cancel that comes together with an answer
-            raise asyncio.CancelledError
-        return answer
+        finally:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
 
     async def give_up(self) -> None:
         """Ends the restore at the server, which would wait for another 5 s."""

@@ -30,6 +30,9 @@ from recovery.errors import Corrupt, NotFound, SourceFailed, Unreachable
 from recovery.ports.jetstream import archive_name, description_name
 
 AT_ONCE = 4  # streams; each holds at most SnapshotLimits.buffer_bytes
+TEMPORARY = frozenset({10008, 10009})
+"""Error codes of JetStream: the cluster has no leader now, or another one."""
+
 _NO_SNAPSHOTS = 10064  # "no impl": memory streams before 2.15
 
 
@@ -47,6 +50,8 @@ async def translated(server: NatsServer, purpose: str) -> AsyncIterator[None]:
     except ApiError as error:
         if error.code in NOT_FOUND:
             raise NotFound(f"NATS {server} was asked to {purpose}: {error}.") from error
+        if error.code in TEMPORARY:
+            raise Unreachable(f"NATS {server} cannot {purpose} now: {error}.") from error
         hint = " Memory streams can be backed up from NATS 2.15 on." if error.code == _NO_SNAPSHOTS else ""
         raise SourceFailed(f"NATS {server} refused to {purpose}: {error}.{hint}") from error
     except LOST as error:

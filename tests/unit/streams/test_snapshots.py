@@ -181,6 +181,7 @@ async def test_a_reader_that_rests_keeps_the_servers_patience_and_little_memory(
         rest = [chunk async for chunk in chunks]
         assert sum(map(len, rest)) == len(archive(state_of(200))) - CHUNK
     assert server.most_unread <= 16
+    assert server.acknowledged == len(archive(state_of(200))) // CHUNK  # each once
 
 
 async def test_a_reader_that_rests_for_ever_is_told_so() -> None:

@@ -74,7 +74,13 @@ async def test_a_restored_stream_has_every_byte_and_no_mark() -> None:
 
 
 async def test_replicas_may_be_fewer_on_a_single_server() -> None:
-    server = FakeJetStream()
+    server = FakeJetStream({"events": _existing()})
+    with pytest.raises(Refused, match="had 3 replicas, and NATS 127.0.0.1:4222 is a single server"):
+        await _recovery(server).restore(
+            _stored(num_replicas=3), _pieces(archive(state_of(20))), replace(OPTIONS, replace=True)
+        )
+    assert server.streams["events"].state == state_of(4)
+    del server.streams["events"]
     await _recovery(server).restore(
         _stored(num_replicas=3), _pieces(archive(state_of(20))), replace(OPTIONS, replicas=1)
     )
@@ -216,6 +222,13 @@ async def test_an_older_server_is_refused_by_name(
     with pytest.raises(Refused, match=words):
         await _recovery(server).restore(_stored(part, **config), _pieces(data), replace(OPTIONS, replace=True))
     assert server.streams["events"].state == state_of(4)
+
+
+async def test_a_cluster_without_a_leader_is_worth_another_attempt() -> None:
+    answer = {"error": {"err_code": 10008, "description": "JetStream system temporarily unavailable"}}
+    server = FakeJetStream(answers={"STREAM.RESTORE.events": answer})
+    with pytest.raises(Unreachable, match="cannot restore stream events now"):
+        await _recovery(server).restore(_stored(), _pieces(archive(state_of(20))), OPTIONS)
 
 
 async def test_an_older_archive_goes_into_a_newer_server() -> None:
