@@ -232,23 +232,6 @@ def fence_step(
     return Wait(f"{record.region} neither confirmed its demotion nor let its lease end", max(0.0, left))
 
 
-def fence_by_person(
-    record: OwnershipRecord, order: GuardOrder, region: str, evidence: Evidence, *, reason: str
-) -> Write | Settled | Refusal:
-    """A person takes the responsibility: the source is off and stays off. ``evidence.by`` is the person's name.
-
-    The lease is left alone: a broken lease proves something about every group of that region, and this does not.
-    """
-    if not reason.strip():
-        return Refusal("a fence that a person confirms needs a reason")
-    if (refused := _not_the_orders(record, order, region)) is not None:
-        return refused
-    if record.fence is not None and record.fence.epoch == record.epoch and record.fence.run == order.run:
-        return Settled(record)
-    asked = _request(record, order, evidence.at).record
-    return _proven(asked, order, evidence, "person", reason=reason)
-
-
 def promotion(
     record: OwnershipRecord, order: GuardOrder, region: str, held: Held, now: float, given: Given, at: datetime
 ) -> Write | Settled | Wait | Refusal:
@@ -363,7 +346,6 @@ def _proven(
     *,
     positions: Mapping[str, str] | None = None,
     watched: Watched | None = None,
-    reason: str = "",
 ) -> Write:
     proof = FenceProof.model_validate(
         {
@@ -377,7 +359,7 @@ def _proven(
             "strengths": dict(evidence.strengths),
             "zero_loss": evidence.zero_loss,
             "positions": dict(positions or {}),
-            "reason": reason or order.reason,
+            "reason": order.reason,
         }
     )
     return Write(record.model_copy(update={"fence": proof, "changed_at": evidence.at}))

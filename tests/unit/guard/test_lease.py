@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 import pytest
 
 from recovery.domain.guarding import GuardOrder
-from recovery.domain.ownership import AcknowledgingSet, OwnershipRecord, Phase, RegionLease
+from recovery.domain.ownership import (
+    AcknowledgingSet,
+    FenceProof,
+    FenceRequest,
+    OwnershipRecord,
+    Phase,
+    RegionLease,
+)
 from recovery.guard import decisions, notes
 from recovery.guard.decisions import Evidence, Refusal, Settled, Wait, Write
 from recovery.guard.lease import Held, Watched, least_margin, may_take
@@ -163,10 +170,14 @@ def test_a_fence_goes_from_the_request_to_a_proof_and_a_late_attempt_changes_not
     )
 
 
+def fenced_record() -> OwnershipRecord:
+    asked = FenceRequest(epoch=3, target="B", run=order().run, planned=False, at=AT)
+    proof = FenceProof(epoch=3, region="A", how="lease-broken", by="B/1", at=AT, run=order().run)
+    return record(fencing=asked, fence=proof)
+
+
 def test_a_promotion_needs_the_proof_of_this_epoch_and_an_own_lease_and_forgets_the_old_set() -> None:
-    asked = decisions.fence_by_person(record(), order(), "B", Evidence("ann", AT), reason="pulled the plug")
-    assert isinstance(asked, Write)
-    fenced = asked.record.model_copy(update={"acknowledging": AcknowledgingSet(members=["b"])})
+    fenced = fenced_record().model_copy(update={"acknowledging": AcknowledgingSet(members=["b"])})
     mine = holding("B")
     taken = decisions.promotion(fenced, order(), "B", mine, 101.0, NEVER, AT)
     assert isinstance(taken, Write)
@@ -177,7 +188,6 @@ def test_a_promotion_needs_the_proof_of_this_epoch_and_an_own_lease_and_forgets_
     assert isinstance(decisions.promotion(record(), order(), "B", mine, 101.0, NEVER, AT), Refusal), "no proof"
     promised = Given(-math.inf, 5.0, 1.0).give("shop", "A/1", 5.0, 100.0)
     assert isinstance(decisions.promotion(fenced, order(), "B", mine, 101.0, promised, AT), Wait)
-    assert isinstance(decisions.fence_by_person(record(), order(), "B", Evidence("ann", AT), reason=" "), Refusal)
 
 
 def test_the_owners_guard_adopts_with_a_new_epoch_but_never_while_a_fence_is_asked_for() -> None:
@@ -185,7 +195,5 @@ def test_the_owners_guard_adopts_with_a_new_epoch_but_never_while_a_fence_is_ask
     again = decisions.adoption(record(guard="A/0"), "A", held, 101.0, NEVER, AT, anew=False)
     assert isinstance(again, Write) and (again.record.guard, again.record.epoch) == ("A/1", 4)
     assert isinstance(decisions.adoption(record(), "A", held, 101.0, NEVER, AT, anew=False), Settled)
-    asked = decisions.fence_by_person(record(), order(), "B", Evidence("ann", AT), reason="off")
-    assert isinstance(asked, Write)
-    assert isinstance(decisions.adoption(asked.record, "A", held, 101.0, NEVER, AT, anew=True), Refusal)
-    assert isinstance(notes.claim(asked.record, "A", "A/1", None, AT), Refusal)
+    assert isinstance(decisions.adoption(fenced_record(), "A", held, 101.0, NEVER, AT, anew=True), Refusal)
+    assert isinstance(notes.claim(fenced_record(), "A", "A/1", None, AT), Refusal)
