@@ -200,6 +200,16 @@ def contiguous_end(ranges: Iterable[WalRange], start: int) -> int:
     return next((each.end for each in merged(ranges) if each.start <= start <= each.end), start)
 
 
+def resume_position(ranges: Iterable[WalRange], restart: int) -> int:
+    """Where an archiver goes on: the end of the range that holds ``restart``, else of the last one before it.
+
+    ``restart`` is the LSN from which on the server surely has its WAL. Pieces are uploaded several at once, so an
+    archiver that was killed may leave a hole *after* it: what stands behind the hole must not be taken for the end.
+    """
+    before = [each for each in merged(ranges) if each.start <= restart]
+    return before[-1].end if before else restart
+
+
 def pieces_for(pieces: Iterable[WalPiece], wanted: WalRange) -> list[WalPiece]:
     """The fewest pieces, in order, that cover ``wanted`` from its start as far as it can be without a gap."""
     useful = [each for each in pieces if each.start < wanted.end and each.end > wanted.start]

@@ -16,12 +16,13 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeServer:
-    """WAL from ``FIRST`` on, on one timeline after the other. ``removed``: it has nothing before this position."""
+    """WAL from ``first`` on, on one timeline after the other. ``removed``: it has nothing before this position."""
 
     def __init__(self, identifier: str = "7000", seed: int = 1) -> None:
         self.identifier = identifier
         self.timeline = 1
         self.forks: list[tuple[int, int]] = []
+        self.first = FIRST
         self.wal = bytearray()
         self.removed = FIRST
         self.restart = FIRST
@@ -31,7 +32,7 @@ class FakeServer:
 
     @property
     def position(self) -> int:
-        return FIRST + len(self.wal)
+        return self.first + len(self.wal)
 
     def write(self, count: int) -> int:
         """Random WAL, half of it compressible. Returns the new position."""
@@ -42,12 +43,12 @@ class FakeServer:
     def promote(self, timeline: int, at: int | None = None) -> None:
         """Goes on with another timeline, from ``at`` on: what the old one had after that is lost."""
         at = self.position if at is None else at
-        del self.wal[at - FIRST :]
+        del self.wal[at - self.first :]
         self.forks.append((self.timeline, at))
         self.timeline = timeline
 
     def slice(self, start: int, end: int) -> bytes:
-        return bytes(self.wal[start - FIRST : end - FIRST])
+        return bytes(self.wal[start - self.first : end - self.first])
 
 
 class FakeWal:

@@ -16,7 +16,17 @@ from recovery.backup.wal.moments import Moments
 from recovery.backup.wal.units import CutPiece, UnitCutter
 from recovery.backup.wal.writer import ArchiveKeys, ArchiveWriter
 from recovery.domain.timelines import lsn_text
-from recovery.domain.wal_archive import Branch, Stretch, WalPiece, WalRange, contiguous_end, merged, unit_bytes
+from recovery.domain.wal_archive import (
+    Branch,
+    Stretch,
+    WalPiece,
+    WalRange,
+    contiguous_end,
+    lineage_ranges,
+    merged,
+    resume_position,
+    unit_bytes,
+)
 from recovery.errors import BadInput, NotFound, NotOurs, SourceFailed
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.wal import WalBytes, WalEnd, WalEvent, WalIdle, WalServer, WalSource
@@ -172,9 +182,9 @@ class _Session:
         return branch
 
     async def _resume(self, branch: Branch, restart: int) -> int:
-        """Where the archive of this lineage ends at the location that has least; the slot's position without any."""
-        ends = await asyncio.gather(*(_end_at(location, branch) for location in self._writer.required))
-        return min(restart if end is None else end for end in ends)
+        """Where the archive of this lineage ends, at the location that has least of it."""
+        found = await asyncio.gather(*(_resume_at(location, branch, restart) for location in self._writer.required))
+        return min(found)
 
     async def _follow(self, stretch: Stretch, position: int, restart: int) -> WalEnd:
         """Archives one timeline from ``position`` on, to its end."""
@@ -219,7 +229,7 @@ class _Session:
         return [
             (location, piece)
             for location in self._writer.required
-            for piece in await location.last_pieces(branch)
+            for piece in await location.pieces_since(branch, span.start)
             if span.start <= piece.start and piece.end <= span.end
         ]
 
@@ -282,13 +292,12 @@ class _Session:
         self._report(self._state)
 
 
-async def _end_at(location: ArchiveLocation, branch: Branch) -> int | None:
-    """Where a location's archive of a lineage ends; what an older timeline holds after its fork does not count."""
-    for stretch in reversed(branch.stretches()):
-        end = await location.archived_end(stretch.branch)
-        if end is not None and end > stretch.begin:
-            return end if stretch.left_at is None else min(end, stretch.left_at)
-    return None
+async def _resume_at(location: ArchiveLocation, branch: Branch, restart: int) -> int:
+    pieces = {
+        stretch.branch: [piece.range for piece in await location.pieces_since(stretch.branch, restart)]
+        for stretch in branch.stretches()
+    }
+    return resume_position(lineage_ranges(branch, pieces), restart)
 
 
 async def _refuse_other_wal(

@@ -13,7 +13,7 @@ from recovery.backup.sealing import SealedChunk
 from recovery.backup.signing import Verifier
 from recovery.backup.wal import layout
 from recovery.backup.wal.records import HistoryRecord, PieceRecord, read_history, read_piece
-from recovery.domain.wal_archive import Branch, WalPiece, WalRange, merged
+from recovery.domain.wal_archive import Branch, WalPiece
 from recovery.errors import Contended, NotOurs, RecoveryError, Unreachable
 from recovery.ports.object_store import ObjectStore
 
@@ -99,18 +99,18 @@ class ArchiveLocation:
         record = await self.piece_record(branch, piece)
         return record.plain_sha256 == await asyncio.to_thread(lambda: hashlib.sha256(plain).hexdigest())
 
-    async def last_pieces(self, branch: Branch) -> list[WalPiece]:
-        """Those of the last 4 GiB of a branch in which something is archived: where an archiver goes on."""
+    async def pieces_since(self, branch: Branch, position: int) -> list[WalPiece]:
+        """Those of a branch around ``position`` and after it: the folders of 4 GiB from the last one before it on."""
         prefix = layout.pieces_prefix(self._prefix, branch)
         folders = await self._persist(lambda: self.store.folders(prefix))
-        if not folders:
-            return []
-        return [layout.piece_of(info.key) async for info in self.store.list(f"{prefix}{folders[-1]}/")]
-
-    async def archived_end(self, branch: Branch) -> int | None:
-        """Where the last range of a branch without a gap ends; None when nothing is archived."""
-        found: list[WalRange] = merged(piece.range for piece in await self.last_pieces(branch))
-        return found[-1].end if found else None
+        reached = [name for name in folders if int(name, 16) <= position >> 32]
+        # A piece never crosses a folder's end, but the range that holds the position may begin where it does.
+        first = reached[-2:][0] if reached else ""
+        found: list[WalPiece] = []
+        for folder in folders:
+            if folder >= first:
+                found += [layout.piece_of(info.key) async for info in self.store.list(f"{prefix}{folder}/")]
+        return found
 
     async def _put_or_leave(self, key: str, body: bytes, sha256: str | None = None) -> bool:
         try:

@@ -182,6 +182,38 @@ async def test_a_takeover_goes_on_where_the_archive_ends(sealer: Sealer, opener:
     assert status.gaps == []
 
 
+async def test_a_hole_that_a_killed_archiver_left_is_filled(sealer: Sealer) -> None:
+    server = FakeServer()
+    late = f"{FIRST + SEGMENT:016X}-"
+    store = FaultyStore(hang=lambda number, key: "/objects/" in key and late in key)
+    async with running(server, [store], sealer, budget=NEVER) as session:
+        await session.until(lambda state: state.timeline == 1)
+        server.write(3 * SEGMENT)
+        await session.until(lambda state: state.pieces == 2)
+    assert server.acknowledged[-1] == FIRST + SEGMENT
+    assert (await archive(store).status())[0].gaps != []
+    store.hang = lambda number, key: False
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.position)
+    (status,) = await archive(store).status()
+    assert (status.gaps, status.last_contiguous) == ([], lsn_text(server.position))
+
+
+async def test_an_archive_goes_on_across_four_gibibytes(sealer: Sealer) -> None:
+    server, store = FakeServer(), MemoryStore()
+    server.first = server.removed = server.restart = (1 << 32) - 2 * SEGMENT
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.write(2 * SEGMENT))
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.write(SEGMENT))
+    source = FakeWal(server)
+    async with running(server, [store], sealer, source=source) as session:
+        await session.archived(server.write(SEGMENT))
+    assert source.started == [(1, (1 << 32) + SEGMENT)]
+    (status,) = await archive(store).status()
+    assert (status.gaps, status.last_contiguous) == ([], lsn_text(server.position))
+
+
 async def test_a_session_that_begins_anew_accepts_what_is_archived_already(sealer: Sealer) -> None:
     server, full, empty = FakeServer(), MemoryStore("a"), MemoryStore("b")
     server.write(SEGMENT + 40)

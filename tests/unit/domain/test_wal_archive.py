@@ -20,6 +20,7 @@ from recovery.domain.wal_archive import (
     lineage_ranges,
     merged,
     pieces_for,
+    resume_position,
     segment_file,
     segment_range,
     served_range,
@@ -60,6 +61,17 @@ def test_the_contiguous_end_has_everything_before_it_and_not_the_next(found: lis
     held = covered(found)
     assert set(range(start, end)) <= held
     assert end not in held
+
+
+@given(range_lists, positions)
+def test_an_archiver_goes_on_before_any_hole_that_the_server_can_still_fill(
+    found: list[WalRange], restart: int
+) -> None:
+    position = resume_position(found, restart)
+    held = covered(found)
+    assert set(range(restart, position)) <= held, "nothing that the server has is left out"
+    assert position not in held or position == restart
+    assert position >= restart or not set(range(position, restart)) & held
 
 
 @st.composite
