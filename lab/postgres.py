@@ -46,6 +46,8 @@ max_connections = 100
 shared_buffers = 64MB
 unix_socket_directories = ''
 password_encryption = scram-sha-256
+# Each new connection computes these rounds; passwords of a lab are random and last as long as it does.
+scram_iterations = 64
 # Nothing of a killed server stays in /dev/shm.
 dynamic_shared_memory_type = mmap
 wal_receiver_timeout = 10s
@@ -112,6 +114,7 @@ async def make_primary(supervised: Supervised, site: Site, place: PostgresPlace,
         "--locale": "C",
         "--auth-host": "scram-sha-256",
         "--auth-local": "scram-sha-256",
+        "--set": "scram_iterations=64",
     }
     await supervised.run(
         Launch(

@@ -27,7 +27,7 @@ from tests.chaos.world import Fault, SqliteOwnership, World
 from workflows.control import OperatorCommand
 from workflows.plans import PLANS
 
-PATIENCE = 90  # seconds for one case, on a machine that does much else
+PATIENCE = 180  # seconds for one case, on a machine that does much else
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["tests.chaos.worker_process"])
 ANA = OperatorCommand(actor="ana", reason="looked at both regions")

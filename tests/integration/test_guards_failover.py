@@ -89,6 +89,7 @@ async def _fail_over(guards: GuardedLab, order: GuardOrder) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.chaos  # whole sites do it in tests/integration/test_fault_*.py
 async def test_a_region_that_is_killed_is_replaced_and_stays_off_when_it_returns(tmp_path: Path) -> None:
     async with guarded_lab(tmp_path) as guards:
         await guards.steady()
@@ -121,6 +122,7 @@ async def test_a_region_that_is_killed_is_replaced_and_stays_off_when_it_returns
             assert (again.already, again.epoch) == (True, order.epoch + 1)
 
 
+@pytest.mark.chaos  # whole sites do it in tests/integration/test_fault_*.py
 async def test_a_primary_that_is_cut_off_ends_before_the_next_one_begins(tmp_path: Path) -> None:
     """No promise can be had: the guards do not hear each other, and A does not hear the witness."""
     async with guarded_lab(tmp_path, peers=False) as guards:
@@ -146,6 +148,7 @@ async def test_a_primary_that_is_cut_off_ends_before_the_next_one_begins(tmp_pat
             assert writers.last(A) < writers.first(B), "the old primary came back"
 
 
+@pytest.mark.chaos  # whole sites do it in tests/integration/test_fault_*.py
 async def test_the_targets_guard_dies_between_fence_and_promotion(tmp_path: Path) -> None:
     async with guarded_lab(tmp_path) as guards:
         await guards.steady()
@@ -186,7 +189,8 @@ async def test_a_guard_that_is_restarted_in_time_takes_the_primary_over_as_it_is
         assert (await guards.record()).epoch == record.epoch + 2  # each of them took it under an epoch of its own
 
 
-@pytest.mark.parametrize("ttls", [2])
+@pytest.mark.chaos  # whole sites do it in tests/integration/test_fault_*.py
+@pytest.mark.parametrize("ttls", [2, 5])
 async def test_a_whole_host_that_was_frozen_writes_for_one_ttl_at_most(tmp_path: Path, ttls: int) -> None:
     """Guard, companion and PostgreSQL together: the window of strength 3. It is bounded, and ends by the companion."""
     async with guarded_lab(tmp_path) as guards:
