@@ -12,7 +12,7 @@ from tests.chaos.cases import Case, pairwise
 from tests.chaos.stage import Played, Stage
 from tests.chaos.temporal_server import TemporalServer
 
-PAIRS = 6
+PAIRS = 4
 AHEAD = 200  # cases that are begun before they are asked for; those with a frozen worker wait long
 
 
