@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.domain.group import RetentionRule
-from recovery.domain.point_order import lsn_number, newest_first
+from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
+from recovery.errors import BadInput
 from recovery.domain.retention import plan_retention
 from tests.fakes.points import NOW, point
 
@@ -96,9 +97,52 @@ def test_reasons_are_said_for_all() -> None:
     }
 
 
-def test_a_negative_rule_is_refused() -> None:
+GRANDFATHERED = {
+    "point-0": "the newest validated point",
+    "point-1": "the last of the day 2026-11-21",
+    "point-2": "the last of the day 2026-11-20",
+    "point-7": "the last of the week 2026-W46",
+    "point-14": "the last of the week 2026-W45",
+    "point-22": "the last of the month 2026-10",
+    "point-53": "the last of the month 2026-09",
+    "point-326": "the last of the year 2025",
+}
+
+
+def test_grandfather_father_and_son() -> None:
+    """NOW is a Sunday, 2026-11-22 (see the fakes); a point for each day of two years."""
+    plan = plan_retention(
+        [_days(number) for number in range(730)], RetentionRule(daily=3, weekly=3, monthly=3, yearly=2), NOW
+    )
+    assert {point_id: plan.reasons[point_id] for point_id in plan.keep} == GRANDFATHERED
+
+
+def test_only_days_that_have_a_point_are_counted() -> None:
+    assert _kept([_days(number) for number in (0, 1, 40, 41, 42)], daily=4) == _named(0, 1, 40, 41)
+
+
+def test_a_days_last_validated_point_stands_for_it() -> None:
+    hours = [
+        point(number, age=timedelta(days=1, hours=number), lsn=f"0/{100 - number:X}", state=state)
+        for number, state in enumerate([CORRUPT, None, VALID, VALID], start=1)
+    ]
+    assert _kept([_days(0), *hours], daily=2) == _named(0, 2, 3)  # 2 is the newest that is not validated yet
+
+
+def test_a_period_of_bad_points_takes_no_place() -> None:
+    points = [_days(0), _days(1, state=CORRUPT), _days(2), _days(3)]
+    assert _kept(points, daily=2) == _named(0, 2)
+
+
+def test_what_no_period_keeps_is_said() -> None:
+    plan = plan_retention([_days(number) for number in range(3)], RetentionRule(count=1, daily=1, weekly=1), NOW)
+    assert plan.reasons["point-2"] == "not one of the last 1 and the last of no day or week that is kept"
+
+
+@pytest.mark.parametrize("part", RetentionRule.model_fields)
+def test_a_negative_rule_is_refused(part: str) -> None:
     with pytest.raises(ValueError, match="negative"):
-        plan_retention([], RetentionRule(count=-1), NOW)
+        plan_retention([], RetentionRule(**{part: -1}), NOW)
 
 
 POINTS = st.lists(
@@ -116,7 +160,15 @@ POINTS = st.lists(
         for number, (age, kind, source, state, lsn) in enumerate(rows)
     ]
 )
-RULES = st.builds(RetentionRule, count=st.none() | st.integers(0, 6), days=st.none() | st.integers(0, 40))
+RULES = st.builds(
+    RetentionRule,
+    count=st.none() | st.integers(0, 6),
+    days=st.none() | st.integers(0, 40),
+    daily=st.none() | st.integers(0, 5),
+    weekly=st.none() | st.integers(0, 5),
+    monthly=st.none() | st.integers(0, 3),
+    yearly=st.none() | st.integers(0, 2),
+)
 
 
 @given(POINTS, RULES, st.integers(-100, 1000))
@@ -128,7 +180,7 @@ def test_invariants(points: list[RecoveryPoint], rule: RetentionRule, clock_erro
     assert not set(plan.keep) & set(plan.remove)
     series: dict[tuple[str, BackupKind], list[RecoveryPoint]] = {}
     for entry in newest_first(points):
-        series.setdefault((entry.manifest.source.system_identifier, entry.manifest.kind), []).append(entry)
+        series.setdefault((entry.manifest.postgres.system_identifier, entry.manifest.kind), []).append(entry)
     for members in series.values():
         kept = [entry for entry in members if entry.point_id in plan.keep]
         assert kept[0] is members[0]
@@ -159,7 +211,7 @@ def test_dumps_stand_among_base_backups_by_the_lsn_of_their_snapshot() -> None:
     late = point(1, age=timedelta(days=1), kind=PHYSICAL, lsn="0/5000000")
     early = point(2, age=timedelta(), kind=PHYSICAL, lsn="0/3000000")  # its worker's clock runs ahead
     dump = point(3, age=timedelta(days=2), kind=LOGICAL, lsn=None)
-    source = dump.manifest.source.model_copy(update={"start_lsn": "0/4000000"})
+    source = dump.manifest.postgres.model_copy(update={"start_lsn": "0/4000000"})
     dump = dump.model_copy(update={"manifest": dump.manifest.model_copy(update={"source": source})})
     assert [entry.point_id for entry in newest_first([early, dump, late])] == ["point-1", "point-3", "point-2"]
 
@@ -178,7 +230,7 @@ def test_the_cluster_with_the_youngest_point_comes_first() -> None:
     assert [entry.point_id for entry in newest_first(points)] == ["point-2", "point-1"]
 
 
-@pytest.mark.parametrize("text", ["", "17", "x/y"])
+@pytest.mark.parametrize("text", ["17", "x/y"])
 def test_what_is_no_lsn_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match=r"LSN|invalid literal"):
-        lsn_number(text)
+    with pytest.raises(BadInput, match="is no WAL position"):
+        newest_first([point(1, lsn=text)])
