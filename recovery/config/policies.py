@@ -46,6 +46,47 @@ class BackupValidationPolicy(Section):
     )
 
 
+Periods = Annotated[int, Field(ge=1, le=10_000)] | None
+
+
+class WalPolicy(Section):
+    """The WAL archive: what PostgreSQL writes is kept at the locations while it is written."""
+
+    enabled: Switch = Field(False, description="Whether the group's WAL is archived continuously.", examples=[True])
+    flush_interval: Annotated[Duration, AfterValidator(between(timedelta(seconds=0.5), timedelta(hours=1)))] = Field(
+        timedelta(seconds=10),
+        description="How often the running segment is archived: the RPO of a server that writes little.",
+        examples=["10s"],
+    )
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = Field(
+        "recovery_plans_wal",
+        description="Physical replication slot, made where it is missing: the owner's holds WAL until it is archived, "
+        "a standby's follows it.",
+        examples=["recovery_plans_wal"],
+    )
+    optional_locations: list[Name] = Field(
+        default_factory=list,
+        description="Locations that the server's WAL does not wait for: one that fails misses pieces.",
+        examples=[["backup-secondary"]],
+    )
+    retained_warning: Annotated[Size, AfterValidator(size_between(64 * 1024**2, 1024**5))] = Field(
+        2 * 1024**3,
+        description="WAL that the slot holds at the owner, above which people are warned.",
+        examples=["2GiB"],
+    )
+    retained_critical: Annotated[Size, AfterValidator(size_between(64 * 1024**2, 1024**5))] = Field(
+        10 * 1024**3,
+        description="The same, above which the message is critical: the server's disk fills.",
+        examples=["10GiB"],
+    )
+
+    @model_validator(mode="after")
+    def _growing(self) -> WalPolicy:
+        if self.retained_critical < self.retained_warning:
+            raise expected("retained_critical of at least retained_warning")
+        return self
+
+
 class BackupPolicy(Section):
     """When, how and where recovery points are written, and how long they stay."""
 
@@ -67,6 +108,12 @@ class BackupPolicy(Section):
     retention_count: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="Points of each kind to keep at least, whatever their age.", examples=[8]
     )
+    retention_daily: Periods = Field(
+        None, description="Days (UTC) of which the last point stays, counted over days that have one.", examples=[7]
+    )
+    retention_weekly: Periods = Field(None, description="ISO weeks of which the last point stays.", examples=[5])
+    retention_monthly: Periods = Field(None, description="Months of which the last point stays.", examples=[12])
+    retention_yearly: Periods = Field(None, description="Years of which the last point stays.", examples=[7])
     retention_schedule: CronText = Field(
         "30 3 * * *", description="When retention runs (cron, or a word).", examples=["30 3 * * *"]
     )
@@ -90,6 +137,7 @@ class BackupPolicy(Section):
     validation: BackupValidationPolicy = Field(
         default_factory=BackupValidationPolicy, description="How recovery points are proven."
     )
+    wal: WalPolicy = Field(default_factory=WalPolicy, description="Continuous archive of PostgreSQL's WAL.")
 
 
 class Replica(Section):

@@ -109,8 +109,25 @@ class FailoverRule(Model):
 
 
 class RetentionRule(Model):
+    """A point stays while any of these keeps it: the last ``count``, those of the last ``days``, and one for each of
+    the last so many days, weeks, months and years (grandfather, father, son)."""
+
     count: int | None = None
     days: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    yearly: int | None = None
+
+
+class WalRule(Model):
+    """How the group's WAL is archived: ``retained_*`` are bytes that the owner's slot may hold."""
+
+    flush_interval: timedelta = timedelta(seconds=10)
+    slot: str = "recovery_plans_wal"
+    optional_locations: list[str] = Field(default_factory=list)
+    retained_warning: int = 2 * 1024**3
+    retained_critical: int = 10 * 1024**3
 
 
 class GroupSnapshot(Model):
@@ -128,6 +145,7 @@ class GroupSnapshot(Model):
     logical_databases: list[str] = Field(default_factory=list)
     critical_tables: list[str] = Field(default_factory=list)
     retention: RetentionRule = RetentionRule()
+    wal: WalRule | None = None  # None: the group's WAL is not archived
     replication: ReplicationRule = ReplicationRule()
     failover: FailoverRule = FailoverRule()
     streams: list[str] = Field(default_factory=list)  # of JetStream
