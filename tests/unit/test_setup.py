@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +21,24 @@ case "$2" in
 esac
 """
 
+# Makes an environment whose python notes what it is asked to install, and takes its time over it.
+WITH_VENV = """
+if [ "$1 $2" = "-m venv" ]; then
+    mkdir -p "$4/bin"
+    printf '#!/bin/bash\\nsleep 0.05; echo "$*" >> installed.txt\\n' > "$4/bin/python"
+    chmod +x "$4/bin/python"
+fi
+"""
+
+
+def pretended(folder: Path, programs: dict[str, str]) -> Path:
+    """A folder with these scripts as programs."""
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
 
 @pytest.mark.parametrize(
     ("programs", "sentence"),
@@ -34,11 +54,7 @@ esac
     ],
 )
 def test_what_is_missing_is_one_sentence(tmp_path: Path, programs: dict[str, str], sentence: str) -> None:
-    path = tmp_path / "bin"
-    path.mkdir()
-    for name, body in programs.items():
-        (path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (path / name).chmod(0o755)
+    path = pretended(tmp_path / "bin", programs)
     done = subprocess.run(
         ["/bin/bash", SETUP, tmp_path / ".venv"], env={"PATH": str(path)}, capture_output=True, text=True, check=False
     )
@@ -58,3 +74,27 @@ def test_requirements_are_pinned_and_hashed_and_name_no_host(path: Path) -> None
     assert [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry] == []
     assert "://" not in text
     assert not re.search(r"^\s*(--index-url|--extra-index-url|--find-links|-i|-f)\b", text, re.MULTILINE)
+
+
+def test_make_installs_once_and_again_when_the_requirements_change(tmp_path: Path) -> None:
+    (tmp_path / "requirements").mkdir()
+    for name in ("Makefile", "requirements/setup.sh", "requirements/development.txt"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    path = pretended(tmp_path / "bin", {"uname": LINUX, "python3.11": WITH_VENV})
+    environment = {"PATH": f"{path}:{os.defpath}"}
+    noted = tmp_path / "installed.txt"
+
+    def make(times: int) -> int:
+        """How often pip was called."""
+        noted.write_text("")
+        running = [
+            subprocess.Popen(["make", "-s", "setup"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+            for _ in range(times)
+        ]
+        assert [one.wait(timeout=30) for one in running] == [0] * times
+        return len(noted.read_text().splitlines())
+
+    assert make(2) == 2, "whoever comes second waits for the first, and installs nothing: requirements, then this tree"
+    assert make(1) == 0
+    os.utime(tmp_path / ".venv" / ".installed", (0, 0))  # older than the requirements
+    assert make(1) == 2
