@@ -70,10 +70,10 @@ def test_a_cell_never_breaks_its_row(name: str) -> None:
 def test_length_and_time_are_bounded() -> None:
     report = samples.thirty_steps()
     steps = [step.model_copy(update={"summary": "long " * 5_000}) for step in report.steps] * 10
-    began = time.perf_counter()
+    began = time.thread_time()  # the processor's time of this thread alone: what else the machine does is not in it
     text = markdown_table(report.model_copy(update={"steps": steps}))
     assert len(text) <= LONGEST_TABLE
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
