@@ -1,13 +1,18 @@
-"""The probe loop with pretended regions: what it tells, when it is frozen, when nobody can be told."""
+"""The probe loop with pretended regions: what it tells, when it is frozen, when nobody can be told.
+
+In virtual time, so that a busy machine cannot make a loop look frozen, and minutes cost nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, tzinfo
+from types import SimpleNamespace
+from typing import Any, ParamSpec
 
 import pytest
 
@@ -15,15 +20,47 @@ from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, Regio
 from recovery.domain.health import Finding, Part, ReplicaLag, Report, Sighting, Verdict
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.errors import Unreachable
-from recovery.health import pulse
+from recovery.health import loop as probing
+from recovery.health import outbox, pulse, watch
 from recovery.health.loop import MonitorLoop, Surroundings
-from recovery.health.pulse import boottime
 from recovery.health.watch import WatchedGroup
 from recovery.ports.notify import Severity
+from tests.fakes.guard import NOW, in_virtual_time
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
 
 INTERVAL = 0.1
+
+Parameters = ParamSpec("Parameters")
+
+
+def virtual() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def wall_clock() -> datetime:
+    return NOW + timedelta(seconds=virtual())
+
+
+class VirtualDatetime(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return wall_clock()
+
+
+@pytest.fixture(autouse=True)
+def virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (probing, watch):
+        monkeypatch.setattr(module, "datetime", VirtualDatetime)
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(monotonic=virtual))
+
+
+def in_no_time(test: Callable[Parameters, Coroutine[Any, Any, None]]) -> Callable[Parameters, None]:
+    @functools.wraps(test)
+    def run(*arguments: Parameters.args, **more: Parameters.kwargs) -> None:
+        in_virtual_time(test(*arguments, **more))
+
+    return run
 
 
 class PretendedRegion:
@@ -107,7 +144,7 @@ class Rig:
         self.skipped = 0.0
 
     def clock(self) -> float:
-        return boottime() + self.skipped
+        return virtual() + self.skipped
 
     @contextlib.asynccontextmanager
     async def running(self, patience: float = 60.0) -> AsyncIterator[MonitorLoop]:
@@ -127,7 +164,7 @@ class Rig:
 
     async def owned_by(self, region: str, epoch: int, **changes: Any) -> None:
         found = await self.ownership.read("shop")
-        record = OwnershipRecord(group="shop", region=region, epoch=epoch, changed_at=datetime.now(UTC), **changes)
+        record = OwnershipRecord(group="shop", region=region, epoch=epoch, changed_at=wall_clock(), **changes)
         await self.ownership.write(record, version=found[1] if found else None)
 
 
@@ -135,12 +172,13 @@ def owner_is(verdict: Verdict) -> Callable[[Report], bool]:
     return lambda report: report.owner is not None and report.regions[report.owner].verdict is verdict
 
 
+@in_no_time
 async def test_a_lost_owner_is_told_with_its_first_failed_probe_and_its_return_too() -> None:
     rig = Rig()
     async with rig.running():
         await rig.sink.until(owner_is(Verdict.HEALTHY))
         rig.regions["region-a"].answers = False
-        before = datetime.now(UTC)
+        before = wall_clock()
         report = await rig.sink.until(owner_is(Verdict.LOST))
         seen = report.regions["region-a"]
         assert seen.failing_since is not None and timedelta() <= seen.failing_since - before < timedelta(seconds=0.5)
@@ -151,6 +189,7 @@ async def test_a_lost_owner_is_told_with_its_first_failed_probe_and_its_return_t
     assert rig.sink.reports[-1].leaving
 
 
+@in_no_time
 async def test_only_changes_are_told_and_slowly_that_it_lives() -> None:
     rig = Rig()
     async with rig.running():
@@ -160,6 +199,7 @@ async def test_only_changes_are_told_and_slowly_that_it_lives() -> None:
         assert len(rig.sink.reports) == said <= 4
 
 
+@in_no_time
 async def test_a_loop_that_stood_still_says_so_and_starts_anew() -> None:
     rig = Rig()
     async with rig.running():
@@ -175,6 +215,7 @@ async def test_a_loop_that_stood_still_says_so_and_starts_anew() -> None:
         assert len(rig.counted.frozen) == 1
 
 
+@in_no_time
 async def test_probes_that_were_under_way_in_a_freeze_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where their ends are what a thawed loop meets first."""
     monkeypatch.setattr(pulse, "TICK", 3.0)
@@ -194,6 +235,7 @@ async def test_probes_that_were_under_way_in_a_freeze_do_not_count(monkeypatch: 
         assert loop.watches[0].owner_verdict is Verdict.HEALTHY
 
 
+@in_no_time
 async def test_a_stall_of_two_seconds_costs_what_was_under_way_and_not_the_streak() -> None:
     rig = Rig()
     async with rig.running() as loop:
@@ -218,6 +260,7 @@ async def test_a_stall_of_two_seconds_costs_what_was_under_way_and_not_the_strea
         assert len([report for report in rig.sink.reports if owner_is(Verdict.LOST)(report)]) == failing
 
 
+@in_no_time
 async def test_a_slow_region_is_no_lost_one_and_probes_overlap_only_so_far() -> None:
     rig = Rig()
     rig.regions["region-a"].takes = 0.9
@@ -228,6 +271,7 @@ async def test_a_slow_region_is_no_lost_one_and_probes_overlap_only_so_far() -> 
         assert 2 <= rig.regions["region-a"].most_in_flight <= 6
 
 
+@in_no_time
 async def test_a_mistake_in_a_probe_is_no_outage_and_ends_nothing() -> None:
     rig = Rig()
     async with rig.running() as loop:
@@ -241,6 +285,7 @@ async def test_a_mistake_in_a_probe_is_no_outage_and_ends_nothing() -> None:
         await rig.sink.until(lambda report: report.serial > blind.serial and owner_is(Verdict.LOST)(report))
 
 
+@in_no_time
 async def test_a_new_owner_is_judged_anew_and_more_often_for_a_while() -> None:
     rig = Rig(interval=timedelta(seconds=5), watch_for=timedelta(seconds=3))
     await rig.owned_by("region-a", 1)
@@ -257,15 +302,17 @@ async def test_a_new_owner_is_judged_anew_and_more_often_for_a_while() -> None:
         assert watch.interval("region-b") == 5.0
 
 
+@in_no_time
 async def test_a_loop_that_begins_after_a_failover_watches_its_new_owner_too() -> None:
     rig = Rig(interval=timedelta(seconds=5))
-    fence = FenceProof(epoch=1, region="region-a", how="lease-broken", by="region-b", at=datetime.now(UTC), run="1")
+    fence = FenceProof(epoch=1, region="region-a", how="lease-broken", by="region-b", at=wall_clock(), run="1")
     await rig.owned_by("region-b", 2, fence=fence)
     async with rig.running():
         report = await rig.sink.until(lambda report: report.epoch == 2)
         assert report.watched_until is not None and report.regions["region-b"].interval == 1.0
 
 
+@in_no_time
 async def test_nobody_can_be_told_people_are_and_nothing_else_happens() -> None:
     rig = Rig()
     async with rig.running(patience=1.0):
@@ -290,6 +337,7 @@ async def test_nobody_can_be_told_people_are_and_nothing_else_happens() -> None:
         assert rig.notifier.sent[-1].severity is Severity.INFO
 
 
+@in_no_time
 async def test_while_the_witness_is_silent_nothing_is_voted_on() -> None:
     rig = Rig()
 
