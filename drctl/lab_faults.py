@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drctl.lab_output import FolderOption, attached, done, fail, name_of, run
+from drctl.lab_output import FolderOption, act, attached, done, fail, name_of, run
 from drctl.output import Form, Output, examples
 from lab.errors import LabError
 from lab.state import OUTSIDE
@@ -44,13 +44,16 @@ def kill(
     output: Form = Output.TEXT,
 ) -> None:
     """Kill a service or a whole region at once, as a power cut would."""
-
-    async def work() -> None:
-        await attached(folder).kill(region, service, with_disks=with_disks)
-
-    run(work())
     disks = " with its disks" if with_disks else ""
-    done(output, done=f"Killed {name_of(region, service)}{disks}.", region=region, service=service)
+    said = f"Killed {name_of(region, service)}{disks}."
+    act(
+        lambda lab: lab.kill(region, service, with_disks=with_disks),
+        folder,
+        output,
+        said,
+        region=region,
+        service=service,
+    )
 
 
 @faults.command(epilog=examples("drctl lab freeze region-a postgres"))
@@ -61,12 +64,8 @@ def freeze(
     output: Form = Output.TEXT,
 ) -> None:
     """Freeze a service or a region: connections stay open and nothing answers."""
-
-    async def work() -> None:
-        await attached(folder).freeze(region, service)
-
-    run(work())
-    done(output, done=f"Froze {name_of(region, service)}.", region=region, service=service)
+    said = f"Froze {name_of(region, service)}."
+    act(lambda lab: lab.freeze(region, service), folder, output, said, region=region, service=service)
 
 
 @faults.command(epilog=examples("drctl lab thaw region-a"))
@@ -77,12 +76,8 @@ def thaw(
     output: Form = Output.TEXT,
 ) -> None:
     """Let what was frozen go on."""
-
-    async def work() -> None:
-        await attached(folder).thaw(region, service)
-
-    run(work())
-    done(output, done=f"Thawed {name_of(region, service)}.", region=region, service=service)
+    said = f"Thawed {name_of(region, service)}."
+    act(lambda lab: lab.thaw(region, service), folder, output, said, region=region, service=service)
 
 
 @faults.command(epilog=examples("drctl lab restart region-a redis", "drctl lab restart temporal"))
@@ -93,12 +88,8 @@ def restart(
     output: Form = Output.TEXT,
 ) -> None:
     """Start a service again on its data, ending it first if it runs."""
-
-    async def work() -> None:
-        await attached(folder).restart(region, service)
-
-    run(work())
-    done(output, done=f"Restarted {name_of(region, service)}.", region=region, service=service)
+    said = f"Restarted {name_of(region, service)}."
+    act(lambda lab: lab.restart(region, service), folder, output, said, region=region, service=service)
 
 
 @faults.command(
@@ -114,13 +105,16 @@ def partition(
     output: Form = Output.TEXT,
 ) -> None:
     """Cut the network between two places, without closing a connection."""
-
-    async def work() -> None:
-        await attached(folder).partition(one, other, one_way=one_way)
-
-    run(work())
-    sentence = f"{other} does not hear {one}." if one_way else f"{one} and {other} cannot hear each other."
-    done(output, done=sentence, one=one, other=other, one_way=one_way)
+    said = f"{other} does not hear {one}." if one_way else f"{one} and {other} cannot hear each other."
+    act(
+        lambda lab: lab.partition(one, other, one_way=one_way),
+        folder,
+        output,
+        said,
+        one=one,
+        other=other,
+        one_way=one_way,
+    )
 
 
 @faults.command(epilog=examples("drctl lab isolate region-a", "drctl lab isolate region-a --keep witness"))
@@ -133,13 +127,9 @@ def isolate(
     output: Form = Output.TEXT,
 ) -> None:
     """Cut a place off from all others: a region that is lost without a word."""
-
-    async def work() -> None:
-        await attached(folder).isolate(place, keep=keep or ())
-
-    run(work())
     left = f" but {', '.join(keep)}" if keep else ""
-    done(output, done=f"{place} hears nobody{left}, and nobody hears it.", place=place, keep=keep or [])
+    said = f"{place} hears nobody{left}, and nobody hears it."
+    act(lambda lab: lab.isolate(place, keep=keep or ()), folder, output, said, place=place, keep=keep or [])
 
 
 @faults.command(
@@ -155,24 +145,22 @@ def slow(
     output: Form = Output.TEXT,
 ) -> None:
     """Let what a place or a service sends and gets arrive late."""
-
-    async def work() -> None:
-        await attached(folder).slow(place, service, seconds=seconds)
-
-    run(work())
-    sentence = f"{name_of(place, service)} is {seconds:g} s late each way." if seconds else "It is as fast as before."
-    done(output, done=sentence, place=place, service=service, seconds=seconds)
+    said = f"{name_of(place, service)} is {seconds:g} s late each way." if seconds else "It is as fast as before."
+    act(
+        lambda lab: lab.slow(place, service, seconds=seconds),
+        folder,
+        output,
+        said,
+        place=place,
+        service=service,
+        seconds=seconds,
+    )
 
 
 @faults.command(epilog=examples("drctl lab heal"))
 def heal(folder: FolderOption = None, output: Form = Output.TEXT) -> None:
     """End every partition and every delay."""
-
-    async def work() -> None:
-        await attached(folder).heal()
-
-    run(work())
-    done(output, done="The network is whole.")
+    act(lambda lab: lab.heal(), folder, output, "The network is whole.")
 
 
 @faults.command(

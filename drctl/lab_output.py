@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -99,6 +99,18 @@ def done(output: Output, **facts: Any) -> None:
         print_json(facts)
     else:
         console().print(facts["done"], markup=False, soft_wrap=True)
+
+
+def act(
+    what: Callable[[Lab], Awaitable[None]], folder: Path | None, output: Output, sentence: str, **facts: Any
+) -> None:
+    """Do it to the running lab, and say so."""
+
+    async def work() -> None:
+        await what(attached(folder))
+
+    run(work())
+    done(output, done=sentence, **facts)
 
 
 def name_of(region: str, service: str | None) -> str:
