@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import structlog
+from typer.main import get_group
 from typer.testing import CliRunner, Result
 
 from drctl import backup, recoveries, retention
@@ -93,20 +96,29 @@ def test_help_imports_no_command() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-def test_every_command_has_help_with_examples_and_exit_codes() -> None:
-    for name, (_, is_family, _, _) in COMMANDS.items():
-        commands = [[name]]
-        if is_family:
-            from typer.main import get_group
+def every_command() -> list[list[str]]:
+    found = []
+    for name, (module, is_family, _, _) in COMMANDS.items():
+        group = get_group(importlib.import_module(module).app)
+        found += [[name, inner] for inner in group.commands] if is_family else [[name]]
+    return found
 
-            module = __import__(COMMANDS[name][0], fromlist=["app"])
-            commands = [[name, inner] for inner in get_group(module.app).commands]
-        for command in commands:
-            shown = drctl(*command, "--help")
-            assert shown.exit_code == 0, shown.output
-            assert "Examples:" in shown.output, command
-            assert f"drctl {' '.join(command)}" in shown.output.replace("  ", " "), command
-            assert "Exit codes: 0 done" in shown.output, command
+
+def test_every_command_has_help_with_examples_and_exit_codes() -> None:
+    for command in every_command():
+        shown = drctl(*command, "--help")
+        assert shown.exit_code == 0, shown.output
+        assert "Examples:" in shown.output, command
+        assert f"drctl {' '.join(command)}" in shown.output.replace("  ", " "), command
+        assert "Exit codes: 0 done" in shown.output, command
+
+
+def test_every_command_speaks_json() -> None:
+    """Also those that run until they are stopped: what they say at their start is JSON then."""
+    assert len(every_command()) > 50
+    for command in every_command():
+        option = re.search(r"--output,? +-o +\W*(\w+(?:\|\w+)+)", drctl(*command, "--help").output)
+        assert option is not None and "json" in option[1].split("|"), command
 
 
 def test_every_command_of_the_list_exists() -> None:
