@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.activities.test_handover_steps import Site
+from tests.unit.activities.moved import Site
 
 
 @pytest.mark.parametrize("accepted", [True, False])

@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from recovery.backup.sealing import Opener, Sealer
-from recovery.backup.signing import Signer, Verifier, generate_signing_key
-from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
-from recovery.backup.wal.filling import fill_archive
+from recovery.backup.signing import Verifier
+from recovery.backup.wal.archiver import WalArchiver
 from recovery.backup.wal.location import StorePatience
-from recovery.backup.wal.reader import LineageReader, WalArchive, archived_servers, fetch_from_any, readers_of
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, segment_file
-from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, RecoveryError, Unreachable
+from recovery.errors import BadInput, NotFound, NotOurs, Unreachable
 from tests.fakes.object_store import FaultyStore, MemoryStore
 from tests.fakes.points import signer
 from tests.fakes.wal import FIRST, MOMENT, SEGMENT, FakeServer, FakeWal
-
-PATIENCE = StorePatience(attempt_seconds=2.0, whole_seconds=2.0)
-QUICK = ArchiveBudget(flush_seconds=0.05, patience=PATIENCE)
-NEVER = ArchiveBudget(flush_seconds=3600.0, patience=PATIENCE)
-
-
-class Session:
-    """One running session and the states that it reported."""
-
-    def __init__(self, task: asyncio.Task[None], states: list[ArchiveState]) -> None:
-        self.task = task
-        self.states = states
-
-    async def until(self, condition: Callable[[ArchiveState], bool]) -> ArchiveState:
-        async with asyncio.timeout(20):
-            while not (self.states and condition(self.states[-1])):
-                if self.task.done():
-                    self.task.result()
-                await asyncio.sleep(0.005)
-        return self.states[-1]
-
-    async def archived(self, position: int) -> ArchiveState:
-        return await self.until(lambda state: lsn_order(state.archived) >= position)
-
-
-@contextlib.asynccontextmanager
-async def running(
-    server: FakeServer,
-    stores: Sequence[MemoryStore],
-    sealer: Sealer,
-    *,
-    optional: Sequence[str] = (),
-    budget: ArchiveBudget = QUICK,
-    epoch: int = 7,
-    source: FakeWal | None = None,
-) -> AsyncIterator[Session]:
-    keys = ArchiveKeys("shop", "run-1", epoch, sealer, signer(), Verifier([signer().public_key]))
-    states: list[ArchiveState] = []
-    archiver = WalArchiver(keys, stores, optional=optional, budget=budget)
-    source = source or FakeWal(server)
-    task = asyncio.create_task(archiver.run(source, states.append))
-    try:
-        yield Session(task, states)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        assert source.closed
-
-
-def archive(store: MemoryStore, opener: Opener | None = None) -> WalArchive:
-    return WalArchive(store, "shop", "7000", Verifier([signer().public_key]), opener)
-
-
-async def everything(reader: LineageReader, timeline: int, start: int, end: int) -> bytes:
-    """The segments from ``start`` to ``end`` as a recovery gets them."""
-    names = [segment_file(timeline, at, SEGMENT) for at in range(start, end, SEGMENT)]
-    return b"".join([await reader.fetch(name) for name in names])
+from tests.unit.backup.wal_session import NEVER, QUICK, archive, everything, running
 
 
 async def test_whole_units_and_the_running_partial_are_archived_and_read_back(sealer: Sealer, opener: Opener) -> None:
@@ -300,42 +239,6 @@ async def test_after_a_promotion_the_history_comes_first_and_the_old_timeline_is
         assert (await reader.fetch("00000002.history")).decode() == f"1\t{lsn_text(fork)}\tpromoted\n"
 
 
-async def test_what_the_old_primary_wrote_after_the_fork_is_never_served(sealer: Sealer, opener: Opener) -> None:
-    store, old, new = MemoryStore(), FakeServer(), FakeServer()
-    for server in (old, new):
-        server.write(SEGMENT + 5000)
-    fork = new.position
-    new.promote(2)
-    new.write(SEGMENT)
-    async with running(old, [store], sealer, epoch=1) as session:
-        await session.archived(old.write(3 * SEGMENT))
-    async with running(new, [store], sealer, epoch=2) as session:
-        await session.until(lambda state: state.timeline == 2 and state.archived == lsn_text(new.position))
-    reader = await archive(store, opener).lineage(Branch(2, ((1, fork),)))
-    assert reader.reachable_from(FIRST) == new.position
-    last = await reader.fetch(segment_file(1, fork, SEGMENT))
-    assert last == new.slice(FIRST + SEGMENT, fork).ljust(SEGMENT, b"\0")
-    for name in (segment_file(1, fork + SEGMENT, SEGMENT), "00000003.history", "00000001.history"):
-        with pytest.raises(NotFound):
-            await reader.fetch(name)
-    older = await archive(store, opener).lineage(Branch(1))
-    assert older.reachable_from(FIRST) == old.position, "who asks for the old timeline gets it"
-    assert [status.timeline for status in await archive(store).status()] == [1, 2]
-
-
-async def test_no_wal_from_a_position_on_is_served(sealer: Sealer, opener: Opener) -> None:
-    server, store = FakeServer(), MemoryStore()
-    async with running(server, [store], sealer) as session:
-        await session.archived(server.write(2 * SEGMENT))
-    reader = await archive(store, opener).lineage(Branch(1))
-    name = segment_file(1, FIRST, SEGMENT)
-    assert await reader.fetch(name, until=FIRST + 77) == server.slice(FIRST, FIRST + 77).ljust(SEGMENT, b"\0")
-    with pytest.raises(NotFound):
-        await reader.fetch(segment_file(1, FIRST + SEGMENT, SEGMENT), until=FIRST + 77)
-    with pytest.raises(BadInput):
-        await reader.fetch("../../etc/passwd")
-
-
 async def test_a_shutdown_does_not_wait_for_the_interval(sealer: Sealer) -> None:
     server = FakeServer()
     source = FakeWal(server)
@@ -345,85 +248,3 @@ async def test_a_shutdown_does_not_wait_for_the_interval(sealer: Sealer) -> None
         source.urgent = True
         await session.archived(server.position)
     assert server.acknowledged[-1] == server.position
-
-
-async def test_damage_at_one_location_is_made_good_by_another(sealer: Sealer, opener: Opener) -> None:
-    server, stores = FakeServer(), [MemoryStore("a"), MemoryStore("b")]
-    async with running(server, stores, sealer) as session:
-        await session.archived(server.write(SEGMENT))
-    name = segment_file(1, FIRST, SEGMENT)
-    for key in [key for key in stores[0].objects if "/objects/" in key]:
-        stores[0].objects[key] = b"x" + stores[0].objects[key][1:]
-    archives = [archive(store, opener) for store in stores]
-    with pytest.raises(Corrupt):
-        await (await archives[0].lineage(Branch(1))).fetch(name)
-    readers = await readers_of(archives, Branch(1))
-    assert await fetch_from_any(readers, name) == bytes(server.wal)
-    stores[1].objects = {}
-    with pytest.raises(Corrupt):
-        await fetch_from_any(await readers_of([archive(stores[0], opener)], Branch(1)), name)
-
-
-async def test_the_location_that_has_more_of_a_segment_is_asked(sealer: Sealer, opener: Opener) -> None:
-    server, near, far = FakeServer(), MemoryStore("a"), MemoryStore("b")
-    async with running(server, [near, far], sealer) as session:
-        await session.archived(server.write(1000))
-    async with running(server, [far], sealer) as session:
-        await session.archived(server.write(1000))
-    readers = await readers_of([archive(near, opener), archive(far, opener)], Branch(1))
-    found = await fetch_from_any(readers, segment_file(1, FIRST, SEGMENT))
-    assert found == bytes(server.wal).ljust(SEGMENT, b"\0")
-
-
-async def test_a_forged_or_misplaced_record_is_not_believed(sealer: Sealer, opener: Opener) -> None:
-    server, store = FakeServer(), MemoryStore()
-    async with running(server, [store], sealer) as session:
-        await session.archived(server.write(2 * SEGMENT))
-    first, second = sorted(key for key in store.objects if "/pieces/" in key and ".e" not in key)[:2]
-    kept = store.objects[first]
-    name = segment_file(1, FIRST, SEGMENT)
-    stranger = Signer(generate_signing_key().secret)
-    for body in (store.objects[second], stranger.sign(json.loads(kept)["payload"])):
-        store.objects[first] = body
-        with pytest.raises(RecoveryError) as caught:
-            await (await archive(store, opener).lineage(Branch(1))).fetch(name)
-        assert not isinstance(caught.value, NotFound)
-
-
-async def test_listing_needs_no_key_and_fetching_does(sealer: Sealer) -> None:
-    server, store = FakeServer(), MemoryStore()
-    async with running(server, [store], sealer) as session:
-        await session.archived(server.write(SEGMENT))
-    reader = await archive(store).lineage(Branch(1))
-    with pytest.raises(BadInput, match="an age identity is needed"):
-        await reader.fetch(segment_file(1, FIRST, SEGMENT))
-    with pytest.raises(NotFound, match="no WAL of the timelines"):
-        await archive(store).lineage(Branch(9))
-
-
-async def test_a_location_that_missed_pieces_is_filled_from_another(sealer: Sealer, opener: Opener) -> None:
-    server, full, late = FakeServer(), MemoryStore("a"), MemoryStore("b")
-    verifier = Verifier([signer().public_key])
-    async with running(server, [full], sealer) as session:
-        await session.archived(server.write(SEGMENT + 100))
-        server.promote(2)
-    server.write(SEGMENT)
-    async with running(server, [full], sealer) as session:
-        await session.until(lambda state: state.timeline == 2 and state.lag_bytes == 0)
-    pieces = [key for key in full.objects if "/pieces/" in key]
-    assert await fill_archive(full, late, "shop", "7000", verifier) == len(pieces)
-    assert await fill_archive(full, late, "shop", "7000", verifier) == 0
-    assert late.objects == full.objects
-    assert await archived_servers(late, "shop") == ["7000"]
-    assert await archived_servers(late, "other") == []
-
-
-async def test_damage_is_not_spread_by_a_fill(sealer: Sealer) -> None:
-    server, full, late = FakeServer(), MemoryStore("a"), MemoryStore("b")
-    async with running(server, [full], sealer) as session:
-        await session.archived(server.write(SEGMENT))
-    key = next(key for key in full.objects if "/objects/" in key)
-    full.objects[key] = full.objects[key][:-1] + b"?"
-    with pytest.raises(Corrupt, match="differs from its record"):
-        await fill_archive(full, late, "shop", "7000", Verifier([signer().public_key]))
-    assert key not in late.objects
