@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Unreachable
 from recovery.ports.object_store import ObjectInfo
@@ -105,15 +106,7 @@ class FaultyStore(MemoryStore):
         self.hanging = asyncio.Event()
         self.release = asyncio.Event()
 
-    async def put(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        sha256: str | None = None,
-    ) -> str:
+    async def put(self, key: str, body: bytes, **conditions: Any) -> str:
         self.writes += 1
         number = self.writes
         error = self.fault(number, key)
@@ -124,7 +117,7 @@ class FaultyStore(MemoryStore):
             await self.release.wait()
         if self.pace:
             await asyncio.sleep(self.pace)
-        etag = await super().put(key, body, if_absent=if_absent, if_match=if_match, sha256=sha256)
+        etag = await super().put(key, body, **conditions)
         if self.lose_answers:
             raise Unreachable(f"{self.name}: the connection was reset")
         return etag

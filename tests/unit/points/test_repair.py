@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,18 +63,10 @@ class Watched(CountingStore):
             raise Unreachable(f"{self.name} did not answer")
         return await super().get(key)
 
-    async def put(
-        self,
-        key: str,
-        body: bytes,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        sha256: str | None = None,
-    ) -> str:
+    async def put(self, key: str, body: bytes, **conditions: Any) -> str:
         self.before(key)
-        self.conditions.append((key, if_absent, if_match))
-        return await super().put(key, body, if_absent=if_absent, if_match=if_match, sha256=sha256)
+        self.conditions.append((key, conditions.get("if_absent", False), conditions.get("if_match")))
+        return await super().put(key, body, **conditions)
 
 
 def watched(rig: Rig, where: int) -> Watched:
