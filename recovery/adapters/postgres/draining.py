@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
-from recovery.adapters.postgres.connection import Connection, connected
-from recovery.adapters.postgres.refusal import let_clients_in, refuse_clients
+from recovery.adapters.postgres.connection import CONNECTION_FAILURES, Connection, connected
+from recovery.adapters.postgres.refusal import data_directory, let_clients_in, refuse_clients, take_down
 from recovery.domain.replication import Drained
 from recovery.errors import RecoveryError
 from recovery.ports.postgres import PostgresLogin
@@ -71,8 +72,18 @@ async def drain(
 async def _refusing(connection: Connection, *, wanted: bool, standby: bool) -> AsyncIterator[str]:
     """Why new clients are not refused; empty while they are. What was a standby lets them in again at the end."""
     why = await refuse_clients(connection) if wanted else "another manager writes its pg_hba.conf"
+    folder = await data_directory(connection) if standby and not why else None
     try:
         yield why
     finally:
-        if standby and not why:
-            await let_clients_in(connection)
+        if folder is not None:
+            await _let_in_again(connection, folder)
+
+
+async def _let_in_again(connection: Connection, folder: Path) -> None:
+    """A standby that went away meanwhile must not refuse its clients for good after its next start."""
+    try:
+        await let_clients_in(connection)
+    except CONNECTION_FAILURES:
+        await asyncio.to_thread(take_down, folder)
+        raise

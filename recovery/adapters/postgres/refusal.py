@@ -56,13 +56,18 @@ async def refuse_clients(connection: Connection) -> str:
 async def let_clients_in(connection: Connection) -> bool:
     """Takes our rules away, where there are any. True when there were. Who may not see the place put up none."""
     try:
-        folder = await connection.fetchval("SELECT current_setting('data_directory')")
+        folder = await data_directory(connection)
     except asyncpg.InsufficientPrivilegeError:
         return False
-    if not await asyncio.to_thread(take_down, Path(folder)):
+    if not await asyncio.to_thread(take_down, folder):
         return False
     await _reload(connection)
     return True
+
+
+async def data_directory(connection: Connection) -> Path:
+    """Of the server, by its own word."""
+    return Path(await connection.fetchval("SELECT current_setting('data_directory')"))
 
 
 def take_down(folder: Path) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
+import asyncpg
 import pytest
 
-from recovery.adapters.postgres import refusal
+from recovery.adapters.postgres import draining, refusal
 
 HBA = "# kept\nlocal all all peer\nhost all all 10.0.0.0/8 scram-sha-256\n"
 
@@ -68,3 +70,47 @@ def test_a_file_that_a_clone_replaced_is_no_hindrance(folder: Path) -> None:
     (folder.parent / "etc" / "pg_hba.conf").unlink()
     assert refusal.take_down(folder) is True
     assert not list(folder.iterdir())
+
+
+class Server:
+    """A standby that answers until it is ``lost``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.loads = 0
+        self.lost = False
+
+    def _answer(self, answer: Any) -> Any:
+        if self.lost:
+            raise asyncpg.InterfaceError("connection is closed")
+        return answer
+
+    async def fetchrow(self, query: str) -> Any:
+        return self._answer({"rules": str(self.folder.parent / "etc" / "pg_hba.conf"), "folder": str(self.folder)})
+
+    async def fetch(self, query: str) -> Any:
+        return self._answer([{"name": "app"}])
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:
+        if "pg_read_file" in query:
+            return self._answer(rules_of(self.folder))
+        return self._answer(self.loads if "pg_conf_load_time" in query else str(self.folder))
+
+    async def execute(self, query: str) -> None:
+        self.loads = self._answer(self.loads + 1)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["it answers", "it went away"])
+async def test_a_standby_lets_its_clients_in_again(folder: Path, lost: bool) -> None:
+    server = Server(folder)
+    refusing = draining._refusing(cast(Any, server), wanted=True, standby=True)
+    assert await refusing.__aenter__() == ""
+    assert rules_of(folder) != HBA and server.loads == 1
+    server.lost = lost
+    if lost:
+        with pytest.raises(asyncpg.InterfaceError):
+            await refusing.__aexit__(None, None, None)
+    else:
+        await refusing.__aexit__(None, None, None)
+        assert server.loads == 2, "it has read its files again"
+    assert rules_of(folder) == HBA, "else it would refuse them for good after its next start"
