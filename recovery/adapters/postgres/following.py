@@ -20,6 +20,7 @@ from recovery.ports.standby import Streaming
 
 STREAM_SECONDS = 10.0
 STOP_SECONDS = 5.0
+CONFIRM_SECONDS = 2 * STOP_SECONDS + 2.0  # for all that a running server is asked while its receiver is stopped
 
 _POLL_SECONDS = 0.02
 _AGREED_SECONDS = 1.5
@@ -226,22 +227,31 @@ async def stop_receiving(server: LocalServer) -> str:
             raise Unreachable(f"the end of the WAL in {server.folder} was not found in time")
         if not await server.runs():  # else it was started meanwhile, and may have read the file as it was
             return position
-    async with connected(server.login, "stop its receiver") as connection:
-        state = await read_running(connection)
-        if not state.in_recovery:
-            raise Refused(f"PostgreSQL in {server.folder} accepts writes: it is no standby")
-        if state.conninfo:
-            await asyncio.to_thread(files.write_last_source, server.folder, state.conninfo, state.slot)
-        await set_and_reload(connection, {"primary_conninfo": ""})
-        deadline = time.monotonic() + STOP_SECONDS
-        while (pid := await connection.fetchval("SELECT pid FROM pg_stat_wal_receiver")) is not None:
-            if time.monotonic() > deadline:
-                raise Unreachable(f"the receiver of PostgreSQL in {server.folder} (process {pid}) does not end")
-            await connection.execute("SELECT pg_terminate_backend($1)", pid)
-            await asyncio.sleep(_POLL_SECONDS)
-        state = await read_running(connection)
+    try:
+        async with asyncio.timeout(CONFIRM_SECONDS), connected(server.login, "stop its receiver") as connection:
+            state = await _without_receiver(connection, server.folder)
+    except TimeoutError:
+        raise Unreachable(
+            f"PostgreSQL in {server.folder} does not answer (it is frozen, say): whether it receives is not known"
+        ) from None
     # After its own restart it may have more on its disk, and acknowledged, than it has replayed yet.
     return state.position if state.received is not None else await _position_on_disk(server, state)
+
+
+async def _without_receiver(connection: Connection, folder: Path) -> Running:
+    state = await read_running(connection)
+    if not state.in_recovery:
+        raise Refused(f"PostgreSQL in {folder} accepts writes: it is no standby")
+    if state.conninfo:
+        await asyncio.to_thread(files.write_last_source, folder, state.conninfo, state.slot)
+    await set_and_reload(connection, {"primary_conninfo": ""})
+    deadline = time.monotonic() + STOP_SECONDS
+    while (pid := await connection.fetchval("SELECT pid FROM pg_stat_wal_receiver")) is not None:
+        if time.monotonic() > deadline:
+            raise Unreachable(f"the receiver of PostgreSQL in {folder} (process {pid}) does not end")
+        await connection.execute("SELECT pg_terminate_backend($1)", pid)
+        await asyncio.sleep(_POLL_SECONDS)
+    return await read_running(connection)
 
 
 def _detach(folder: Path) -> None:
