@@ -24,6 +24,7 @@ from recovery.config import Config
 from recovery.config.names import split_address
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.ownership import AcknowledgingSet, Strength
+from recovery.domain.replication import standby_slot
 from recovery.errors import BadInput
 from recovery.guard.gauges import Gauges
 from recovery.guard.guard import Guard, GuardPlan, guard_of, lock_folder
@@ -242,7 +243,7 @@ class _Wiring:
         if not (rule.synchronous and rule.streaming):
             return None
         others = [one.name for one in snapshot.regions if one.name != self.region and one.postgres is not None]
-        members = [_slot(name) for name in others if not rule.replicas or snapshot.replica_rule(name) is not None]
+        members = [standby_slot(one) for one in others if not rule.replicas or snapshot.replica_rule(one) is not None]
         wait_for = min(rule.acknowledgements or len(members), len(members))
         return AcknowledgingSet(members=members, wait_for=wait_for) if members else None
 
@@ -274,8 +275,8 @@ class _Wiring:
                 port=at.port,
                 user=user,
                 password=await self.secrets.resolve(reference) if reference else None,
-                slot=_slot(region),
-                application_name=_slot(region),
+                slot=standby_slot(region),
+                application_name=standby_slot(region),
                 sslmode=postgres.sslmode,
                 sslrootcert=postgres.ssl_root_certificate,
             )
@@ -318,11 +319,6 @@ class _Wiring:
             peers={region: upstream for region, upstream in peers.items() if region != self.region},
             strength=self._strength,
         )
-
-
-def _slot(region: str) -> str:
-    """Slot and application name of a region's standby: lower-case letters, digits and underscores."""
-    return "standby_" + "".join(letter if letter.isalnum() else "_" for letter in region.lower())
 
 
 def _postgres_upstreams(snapshot: GroupSnapshot) -> dict[str, Upstream]:

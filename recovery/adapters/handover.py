@@ -25,7 +25,7 @@ from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
 from recovery.domain.recovery_point import CheckResult
-from recovery.domain.replication import Drained
+from recovery.domain.replication import Drained, standby_slot
 from recovery.domain.timelines import lsn_order
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.handover import Progress, Rejoining
@@ -145,7 +145,9 @@ class PostgresHandover:
     async def make_slots(self, group: GroupSnapshot, owner: str, followers: list[str]) -> list[str]:
         """See the port."""
         login = await self._login(group, owner)
-        return await self.standbys(group.name, owner).create_slots(login, [slot_of(region) for region in followers])
+        return await self.standbys(group.name, owner).create_slots(
+            login, [standby_slot(region) for region in followers]
+        )
 
     async def drop_old_slots(self, group: GroupSnapshot, region: str, owner: str) -> list[str]:
         """See the port."""
@@ -156,7 +158,7 @@ class PostgresHandover:
         )
         if there.in_recovery or not here.in_recovery or not here.receiving:
             return []
-        others = {slot_of(each.name): each.name for each in group.regions if each.name != region}
+        others = {standby_slot(each.name): each.name for each in group.regions if each.name != region}
         streams = {slot.name for slot in there.slots if slot.active}
         useless = [
             slot.name
@@ -252,8 +254,8 @@ class PostgresHandover:
             port=login.port,
             user=login.user,
             password=login.password,
-            slot=slot_of(region),
-            application_name=slot_of(region),
+            slot=standby_slot(region),
+            application_name=standby_slot(region),
             sslmode=login.sslmode,
             sslrootcert=login.sslrootcert,
         )
@@ -262,11 +264,6 @@ class PostgresHandover:
     async def _session(self, group: GroupSnapshot, region: str, what: str) -> AsyncIterator[Connection]:
         async with connected(await self._login(group, region), what) as session:
             yield session
-
-
-def slot_of(region: str) -> str:
-    """Slot and application name of a region's standby, as its guard names them."""
-    return "standby_" + "".join(letter if letter.isalnum() else "_" for letter in region.lower())
 
 
 def place_of(group: GroupSnapshot, region: str) -> PostgresPlace:

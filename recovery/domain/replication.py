@@ -9,6 +9,11 @@ from pydantic import Field
 from recovery.domain.base import Model
 
 
+def standby_slot(region: str) -> str:
+    """Slot and application name of a region's standby: letters, digits and underscores, as PostgreSQL wants them."""
+    return "standby_" + "".join(letter if letter.isalnum() else "_" for letter in region.lower())
+
+
 class StandbyConnection(Model):
     """One row of ``pg_stat_replication``: a standby as its upstream sees it. Lags are None while PostgreSQL knows none.
 

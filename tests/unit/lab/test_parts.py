@@ -17,6 +17,7 @@ import pytest
 from lab import addresses, channel, packages
 from lab.elf import make_data_segments_writable
 from lab.errors import LabError
+from lab.postgres import slot_name
 from lab.processes import (
     drop_shared_memory,
     is_gone,
@@ -27,6 +28,7 @@ from lab.processes import (
     stop_all,
     trees,
 )
+from recovery.domain.replication import standby_slot
 
 REGIONS = ["region-a", "region-b"]
 
@@ -201,3 +203,8 @@ def test_a_folder_that_the_lab_did_not_make_is_emptied_only(tmp_path: Path) -> N
         assert folder.exists() is not made
         assert made or list(folder.iterdir()) == []
         assert not outer.exists()
+
+
+@pytest.mark.parametrize(("region", "name"), [("region-a", "standby_region_a"), ("EU.west-1", "standby_eu_west_1")])
+def test_a_standby_is_called_as_its_guard_calls_it(region: str, name: str) -> None:
+    assert slot_name(region) == standby_slot(region) == name

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from recovery.adapters.handover import PostgresHandover, slot_of
-from recovery.domain.replication import ReplicationState, SlotState
+from recovery.adapters.handover import PostgresHandover
+from recovery.domain.replication import ReplicationState, SlotState, standby_slot
 from recovery.ports.postgres import PostgresLogin
 from tests.fakes.handover import group_of
 
@@ -18,7 +18,7 @@ GROUP = group_of("a", "b", "c")
 
 
 def slot(region: str, *, active: bool = False, **more: Any) -> SlotState:
-    return SlotState(name=slot_of(region), active=active, **more)
+    return SlotState(name=standby_slot(region), active=active, **more)
 
 
 @dataclass
