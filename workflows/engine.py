@@ -139,12 +139,14 @@ class Engine(Amendable):
         for step in steps:
             task = asyncio.create_task(self._step(step), name=step.name)
             (self._beside if step.beside else tasks).append(task)
+        stopped = False
         try:
             await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            for task in tasks:
-                task.cancel()
-            stopped = await self._all_done(tasks)
+        except asyncio.CancelledError:  # no finally: what is thrown away by a worker that ends must not wait again
+            stopped = True
+        for task in tasks:
+            task.cancel()
+        stopped |= await self._all_done(tasks)
         failures = [task.exception() for task in tasks if not task.cancelled() and task.exception() is not None]
         if stopped:
             raise asyncio.CancelledError
