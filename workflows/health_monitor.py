@@ -169,6 +169,7 @@ class HealthMonitor:
         self._judge()
         if self.state.outage is not None:
             await self._fences.known()
+            self._judge()  # what was heard meanwhile counts: the region may be back
         snapshot, now = self.state.snapshot, workflow.now()
         assert snapshot is not None
         case = Case(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
-from recovery.domain.guarding import StoreRole
+from recovery.domain.guarding import GuardStatus, StoreRole
 from recovery.domain.ownership import Strength
 from recovery.ports.notify import Severity
 from tests.fakes.handover import state
@@ -71,6 +72,27 @@ async def test_a_loss_that_comes_first_waits_for_the_first_look_at_the_fences(te
         rig.guards.states = {"region-b": [state(StoreRole.STANDBY, store="redis", strength=Strength.MANUAL)]}
         await rig.hears(lost(*POINTS))
         await rig.until(lambda view: view.question is not None)
+        assert await rig.started() is None
+
+
+async def test_a_region_that_is_back_before_the_fences_are_known_is_left_alone(
+    temporal: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rigged(temporal) as rig:
+        asked, answers, status = asyncio.Event(), asyncio.Event(), rig.guards.status
+
+        async def late(region: str, group: str | None = None) -> GuardStatus:
+            asked.set()
+            await answers.wait()
+            return await status(region, group)
+
+        monkeypatch.setattr(rig.guards, "status", late)
+        await rig.hears(lost(*POINTS))
+        await asked.wait()
+        await rig.hears(well(*POINTS))
+        await rig.until(lambda view: view.votes is not None and not view.votes.agreed)
+        answers.set()
+        await rig.until(lambda view: view.outage is None)
         assert await rig.started() is None
 
 
