@@ -140,7 +140,7 @@ def _repeat(out: bytearray, offset: int, length: int) -> None:
     if not 0 < offset <= len(out):
         raise Corrupt("it has an S2 block that refers to what is before its beginning")
     start = len(out) - offset
-    while length > 0:  # what is copied may be what this very copy writes
-        piece = out[start : start + min(length, offset)]
+    while length > 0:  # what is copied may be what this very copy writes: twice as much each time
+        piece = out[start : start + length]
         out += piece
         length -= len(piece)
