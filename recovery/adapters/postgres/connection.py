@@ -19,6 +19,7 @@ else:
     Connection = asyncpg.Connection
 
 CONNECT_SECONDS = 10.0
+GOODBYE_SECONDS = 2.0
 
 # A row's text, and so its checksum, must be the same in every session of every server.
 STABLE_TEXT = """
@@ -111,7 +112,7 @@ async def open_connection(
 async def close_connection(connection: Connection) -> None:
     """Ends the session within two seconds, politely if the server still listens."""
     try:
-        await connection.close(timeout=2)
+        await connection.close(timeout=GOODBYE_SECONDS)
     except asyncio.CancelledError:
         connection.terminate()
         task = asyncio.current_task()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import struct
 from unittest.mock import AsyncMock, create_autospec
 
 import asyncpg
 import pytest
 
-from recovery.adapters.postgres.connection import DRIVER_FAILURES, close_connection, open_connection, translated
+from recovery.adapters.postgres.connection import (
+    DRIVER_FAILURES,
+    close_connection,
+    connected,
+    open_connection,
+    translated,
+)
 from recovery.adapters.postgres.replication_state import write_probe
 from recovery.adapters.probes.postgres import PostgresProbe
 from recovery.adapters.probes.reach import Limits
@@ -16,6 +24,7 @@ from recovery.domain.health import Part
 from recovery.errors import Unreachable
 from recovery.ports.postgres import PostgresLogin
 
+TLS, CANCEL = 80877103, 80877102  # requests in the place of a protocol's version
 CONFUSED = asyncpg.InternalClientError("got result for unknown protocol state 3")
 
 
@@ -95,3 +104,32 @@ async def test_a_session_that_does_not_get_ready_is_ended(
     with pytest.raises(asyncio.CancelledError if error is None else asyncpg.InternalClientError):
         await opening
     connection.terminate.assert_called_once()
+
+
+async def _frozen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that lets clients in and then stands still, as after SIGSTOP: its kernel goes on taking connections."""
+
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("!I", len(body) + 4) + body
+
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        while True:
+            size, code = struct.unpack("!II", await reader.readexactly(8))
+            await reader.readexactly(size - 8)
+            if code == TLS:
+                writer.write(b"N")
+            elif code != CANCEL:
+                let_in = message(b"R", struct.pack("!I", 0)) + message(b"S", b"server_version\x0018.4\x00")
+                writer.write(let_in + message(b"K", struct.pack("!II", 1, 2)) + message(b"Z", b"I"))
+                break
+
+
+async def test_a_frozen_server_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver asks it to cancel the statement first, and earlier versions waited for that without end."""
+    monkeypatch.setattr("recovery.adapters.postgres.connection.GOODBYE_SECONDS", 0.1)
+    async with await asyncio.start_server(_frozen, "127.0.0.1", 0) as server:
+        login = PostgresLogin("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with asyncio.timeout(5):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), connected(login, "look") as session:
+                    await session.fetchrow("SELECT 1")
