@@ -33,7 +33,7 @@ class Look:
     probe: HealthProbe
 
     async def everywhere(self, group: GroupSnapshot, owner: str) -> tuple[dict[str, Seen], float | None]:
-        """What every region says, and for how many seconds the owner's lease did not change."""
+        """What every region says, and for how many seconds the owner's lease was not renewed."""
         asked = {region.name: asyncio.create_task(self._ask(group, region.name)) for region in group.regions}
         others = [task for name, task in asked.items() if name != owner]
         try:

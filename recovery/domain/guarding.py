@@ -79,7 +79,7 @@ class GuardStatus(Model):
     holds_lease: bool
     lease_left: float = 0.0
     by_promise: bool = False  # the witness is silent, and every other guard promised not to promote
-    watched: dict[str, float] = Field(default_factory=dict)  # region -> seconds that its lease did not change
+    watched: dict[str, float] = Field(default_factory=dict)  # region -> seconds since its lease was renewed
     groups: list[GroupState] = Field(default_factory=list)
 
 

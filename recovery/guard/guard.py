@@ -207,7 +207,7 @@ class Guard:
         groups = [known_group(self.groups, name, self.plan.region)] if name else list(self.groups.values())
         await asyncio.gather(*(group.stores.look(STATUS) for group in groups))
         now, held = self.shared.clock(), self.shared.holding.held
-        watched = {region: seen.unchanged_for(now) for region, seen in self.watching.watched.items()}
+        silences = {region: seen.silent_for(now) for region, seen in self.watching.watched.items()}
         states = [group.state() for group in groups]
         if not self.shared.companion.lives:
             warning = "the companion process does not run: nothing new becomes primary"
@@ -219,7 +219,7 @@ class Guard:
             holds_lease=held.valid(now),
             lease_left=held.left(now),
             by_promise=any(group.by_promise for group in groups),
-            watched=watched,
+            watched={region: silence for region, silence in silences.items() if silence is not None},
             groups=states,
         )
 

@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from recovery.domain.ownership import RegionLease
@@ -190,7 +190,11 @@ def may_take(found: Found, watched: Watched, now: float, margin: float, dead: Co
 
 @dataclass(frozen=True)
 class Watched:
-    """The lease of a region as a watcher saw it. ``since``: when the first read returned this very version."""
+    """The lease of a region as a watcher saw it. ``since``: when the first read returned this very version.
+
+    ``renewed`` tells people and plans since when the holder is silent; nothing is broken by it. A witness that was
+    killed may know no lease for a moment, or an older one: that makes a new ``since``, and is no renewal.
+    """
 
     region: str
     lease: RegionLease | None = None
@@ -199,22 +203,33 @@ class Watched:
     began: float = -math.inf  # of the newest read
     break_sent: str | None = None  # the version that a break of ours names: it may arrive at any time
     stood_for: float = 0.0  # seconds that the lease had not changed when it was broken, as far as we saw
+    # When a read first returned the newest renewal that was ever seen, and that one's instance and serial. Nothing is
+    # decided by them, so they do not make two watchers different.
+    renewed: float = field(default=math.inf, compare=False)
+    newest: tuple[str, int] | None = field(default=None, compare=False)
 
     def read(self, found: Found, *, began: float, returned: float) -> Watched:
         """A read that began and returned at these times. One that began before the newest one we know says nothing."""
         if began < self.began:
             return self
         if found is None:
-            return Watched(self.region, began=began)
+            return Watched(self.region, began=began, renewed=self.renewed, newest=self.newest)
         lease, version = found
         if version == self.version:
             return replace(self, began=began)
         stood_for = began - self.since if lease.broken_by is not None and self.lease is not None else 0.0
-        return Watched(self.region, lease, version, since=returned, began=began, stood_for=max(0.0, stood_for))
+        seen = Watched(self.region, lease, version, since=returned, began=began, stood_for=max(0.0, stood_for))
+        if self.newest is not None and self.newest[0] == lease.instance and lease.serial <= self.newest[1]:
+            return replace(seen, renewed=self.renewed, newest=self.newest)
+        return replace(seen, renewed=returned, newest=(lease.instance, lease.serial))
 
     def unchanged_for(self, now: float) -> float:
         """Seconds that the lease has not changed as far as we know; 0.0 when it was never seen."""
         return max(0.0, now - self.since)
+
+    def silent_for(self, now: float) -> float | None:
+        """Seconds since the holder was last seen to renew; None when it never was."""
+        return None if self.newest is None else max(0.0, now - self.renewed)
 
     def over(self) -> bool:
         """The holder's lease has ended for good: broken, or given back. No time needs to pass any more."""

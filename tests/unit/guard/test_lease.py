@@ -92,6 +92,29 @@ def test_a_watcher_counts_from_after_its_first_reading_of_what_stands() -> None:
     assert renewed.unchanged_for(17.0) == 1.0
 
 
+def test_what_a_restarted_witness_says_is_no_renewal() -> None:
+    """Killed in its midst, it may know no lease for a moment, or an older one: the holder is as silent as before."""
+    lease = RegionLease(region="A", instance="A/1", serial=4, ttl=5.0, changed_at=AT)
+    older = lease.model_copy(update={"serial": 3})
+    watched = Watched("A")
+    assert watched.silent_for(9.0) is None
+    watched = watched.read((lease, "v4"), began=10.0, returned=10.0)
+    gone = watched.read(None, began=30.0, returned=30.0)
+    for forgetful in (
+        gone,
+        gone.read((lease, "v4"), began=31.0, returned=31.0),
+        gone.read((older, "v3"), began=31.0, returned=31.0),
+    ):
+        assert forgetful.silent_for(32.0) == 22.0
+        assert forgetful.unchanged_for(32.0) < 2.0, "a lease is broken only after it was watched anew"
+    broken = lease.model_copy(update={"broken_by": "B/1"})
+    assert watched.read((broken, "v4b"), began=31.0, returned=31.0).silent_for(32.0) == 22.0
+    renewed = gone.read((lease.model_copy(update={"serial": 5}), "v5"), began=31.0, returned=31.0)
+    assert renewed.silent_for(32.0) == 1.0
+    taken = gone.read((lease.model_copy(update={"instance": "A/2"}), "v6"), began=31.0, returned=31.0)
+    assert taken.silent_for(32.0) == 1.0
+
+
 def test_a_lease_is_taken_over_only_when_its_holder_cannot_be_at_work() -> None:
     lease = RegionLease(region="A", instance="A/1", serial=4, ttl=5.0, changed_at=AT)
     watched = Watched("A").read((lease, "v4"), began=10.0, returned=10.0)
