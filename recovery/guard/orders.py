@@ -28,7 +28,6 @@ log = structlog.get_logger("recovery.guard")
 
 LOOK = 0.1
 """Seconds between two looks at the record while an order waits."""
-FOLLOW = 300.0
 
 
 @dataclass
@@ -238,7 +237,7 @@ class Orders:
         names = [order.store] if order.store is not None else list(group.stores.all)
         states: list[StoreState] = []
         for name in names:
-            store = self._store(group, name)
+            self._store(group, name)
             upstream = group.group.upstreams.get(name, {}).get(record.region)
             if upstream is None:
                 raise BadInput(
@@ -247,7 +246,7 @@ class Orders:
             async with group.stores.receiving[name]:
                 if (why := against_following(await self._read(group), self.shared.region)) is not None:
                     raise Refused(why)
-                states.append(await store.follow(upstream))
+                states.append(await group.stores.follow(name, upstream))
         group.wake()
         return states[0]
 
