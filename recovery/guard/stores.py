@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
-from recovery.errors import RecoveryError, Refused, Unreachable
+from recovery.errors import Contended, RecoveryError, Unreachable
 from recovery.guard import companion
 from recovery.ports.guard import BoundPromotion, GuardedStore, Tended, Upstream
 
@@ -103,6 +103,7 @@ class Stores:
         stale either. A demotion cancels this.
 
         Raises:
+            Contended: it must not become primary now, or was demoted meanwhile. Whoever asks again is judged anew.
             Refused: it must not become primary. RecoveryError: it did not.
         """
         task = asyncio.create_task(self._make_primary(name, epoch, permitted, owner, since))
@@ -112,7 +113,7 @@ class Stores:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise Refused(f"{name} of {self.group} was demoted while it was being promoted") from None
+                raise Contended(f"{name} of {self.group} was demoted while it was being promoted") from None
             task.cancel()
             raise
 
@@ -127,7 +128,7 @@ class Stores:
             if state.role is StoreRole.STOPPED or (state.role is StoreRole.STALE and owner):
                 await store.start(owner=owner)  # else the store itself knows whether it was this very run's primary
             if (reason := permitted()) is not None:
-                raise Refused(f"{name} of {self.group} must not become primary: {reason}")
+                raise Contended(f"{name} of {self.group} must not become primary: {reason}")
             if isinstance(store, BoundPromotion):
                 promotion = await store.promote_if(epoch, permitted, owner=owner)
             else:

@@ -161,7 +161,7 @@ class BoundPromotion(Protocol):
         """As ``GuardedStore.promote``; ``permitted`` is asked after the connection is there, right before the act.
 
         Raises:
-            Refused: also with the reason that ``permitted`` gave.
+            Contended: with the reason that ``permitted`` gave. Refused: it must not become primary at all.
         """
         ...
 

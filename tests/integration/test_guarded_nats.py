@@ -15,7 +15,7 @@ from recovery.adapters.nats.connection import LOST, connected
 from recovery.adapters.nats.fence import FENCED, OPEN, Fence
 from recovery.adapters.nats.guarded import GuardedStreams
 from recovery.domain.guarding import StoreRole
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Contended, Refused, Unreachable
 from recovery.guard import companion
 from recovery.ports.guard import BoundPromotion, Catching, Tended
 from tests.integration.nats_pair import Pair, a_pair_with_events, accepts_writes, add_stream, guard_of, until
@@ -106,7 +106,7 @@ async def test_a_promotion_that_is_paused_past_its_lease_between_check_and_act_c
     await pair.a.start()
     assert pair.a.fence_file.read_text() == FENCED
     assert not await accepts_writes(pair.a)
-    with pytest.raises(Refused, match="must not become primary: the lease ended"):
+    with pytest.raises(Contended, match="must not become primary: the lease ended"):
         await pair.guard_a.promote_if(2, lambda: "the lease ended", owner=True)
     assert isinstance(pair.guard_a, BoundPromotion)
     assert not (await pair.guard_a.promote_if(2, lambda: None, owner=True)).already

@@ -17,7 +17,7 @@ from recovery.adapters.postgres.guarded import GuardedPostgres
 from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
 from recovery.domain.guarding import StoreRole
 from recovery.domain.timelines import lsn_order, lsn_text
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Contended, Refused, Unreachable
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from tests.integration.postgres_pair import Load, Node, busy, cluster, replayed, stop
 from tests.integration.postgres_servers import eventually, public_folder
@@ -340,7 +340,7 @@ async def test_a_promotion_that_is_held_up_past_its_permission_meets_no_server(p
 async def test_a_promotion_asks_for_permission_last(pair: tuple[Node, Node]) -> None:
     a, b = pair
     await a.guarded.demote()
-    with pytest.raises(Refused, match="the lease ended"):
+    with pytest.raises(Contended, match="the lease ended"):
         await b.guarded.promote_if(2, lambda: "the lease ended")
     assert not await b.accepts_writes()
     await b.guarded.promote_if(2, lambda: None)

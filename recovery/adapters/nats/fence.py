@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from recovery.adapters.listening import Listener, Processes, write_durably
 from recovery.adapters.nats.connection import LOST, NatsServer, connected
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Contended, Refused, Unreachable
 
 PROCESS_NAMES = frozenset({"nats-server"})
 PROBE_SUBJECT = "_recovery.probe"
@@ -95,7 +95,7 @@ class Fence:
 
         Raises:
             Unreachable: it does not become so within five seconds. It was told to read FENCED again.
-            Refused: it is not permitted.
+            Contended: it is not permitted now.
         """
         opened = False
         with Processes(await self._pids()) as server:
@@ -121,7 +121,7 @@ class Fence:
 
     def _demand(self, permitted: Callable[[], str | None]) -> None:
         if (reason := permitted()) is not None:
-            raise Refused(f"NATS {self._server} must not become primary: {reason}")
+            raise Contended(f"NATS {self._server} must not become primary: {reason}")
 
     async def is_open_meanwhile(self) -> bool:
         """As ``is_open``, while the server may be reading its configuration: it drops who is just logging in, does not

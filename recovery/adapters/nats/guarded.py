@@ -33,7 +33,7 @@ from recovery.adapters.nats.words import Infos, followed, position_of, state_wor
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
-from recovery.errors import RecoveryError, Refused, Unreachable
+from recovery.errors import Contended, RecoveryError, Refused, Unreachable
 from recovery.ports.guard import Emergency, Upstream
 
 ANSWER = 0.5  # seconds that a server has to refuse a publish
@@ -169,7 +169,7 @@ class GuardedStreams:
                     )
                 else:
                     if (reason := still()) is not None:
-                        raise Refused(f"NATS {self._server} must not become primary: {reason}")
+                        raise Contended(f"NATS {self._server} must not become primary: {reason}")
                     await self._memory.become("primary", epoch)
                     notes = await promote_streams(client, self._server, before, remembered, epoch)
                     await self._open(still)

@@ -52,7 +52,7 @@ from recovery.adapters.postgres.rejoin_folders import forget_old
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.ownership import Strength
 from recovery.domain.timelines import lsn_order
-from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.errors import Contended, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.guard import Emergency, Upstream
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from recovery.ports.standby import Streaming
@@ -288,7 +288,7 @@ class GuardedPostgres(Acknowledging):
         if (
             reason := permitted()
         ) is not None:  # the connection is there: a server that is killed from now on is not met
-            raise Refused(f"PostgreSQL in {self._folder} must not become primary: {reason}")
+            raise Contended(f"PostgreSQL in {self._folder} must not become primary: {reason}")
         with contextlib.suppress(asyncpg.ObjectNotInPrerequisiteStateError):  # promoted in this moment
             await connection.execute("SELECT pg_promote(false)")
         while await connection.fetchval("SELECT pg_is_in_recovery()"):

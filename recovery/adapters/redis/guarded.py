@@ -24,7 +24,7 @@ from recovery.adapters.redis.words import state_words
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import Strength
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Contended, Refused, Unreachable
 from recovery.ports.guard import Emergency, Upstream
 
 PROCESS_NAMES = frozenset({"redis-server", "valkey-server"})
@@ -161,9 +161,9 @@ class GuardedRedis:
                         self._must_be_fit(before, remembered, stale)
                     await self._memory.save(Remembered("primary", epoch, before.keys))
                     if self._demotions != demotions:
-                        raise Refused(f"Redis {self._server} was demoted while it was to be promoted.")
+                        raise Contended(f"Redis {self._server} was demoted while it was to be promoted.")
                     if (reason := permitted()) is not None:  # a server killed from now on is not met: see the port
-                        raise Refused(f"Redis {self._server} must not become primary: {reason}")
+                        raise Contended(f"Redis {self._server} must not become primary: {reason}")
                     await connection.pipeline([("REPLICAOF", "NO", "ONE"), ("CLIENT", "UNPAUSE")])
                 now = await replication(connection)
             finally:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
+
 from recovery.domain.guarding import Promotion, StoreRole, StoreState
 from recovery.domain.ownership import Strength
+from recovery.errors import Contended
 from recovery.guard.stores import Stores
 from recovery.ports.guard import Emergency, Upstream
 
@@ -71,3 +74,24 @@ async def test_a_look_that_began_before_a_promotion_does_not_hide_it() -> None:
     slow.go_on.set()
     await looking
     assert (stores.states["redis"].role, stores.served["redis"]) == (StoreRole.PRIMARY, 2)
+
+
+async def test_what_is_demoted_while_it_is_promoted_may_be_asked_for_again() -> None:
+    """A guard that stood still past its lease demotes everything first: the run's next attempt is judged anew. As a
+    refusal it would hold the run after its pivot, until a person said "retry"."""
+    slow = Slow()
+    stores = Stores("shop", [slow])
+    promoting = asyncio.create_task(stores.make_primary("redis", 2, lambda: None, owner=False))
+    await asyncio.sleep(0)
+    await stores.demote("the lease ended")
+    with pytest.raises(Contended, match="demoted while it was being promoted") as caught:
+        await promoting
+    assert caught.value.retryable
+
+
+async def test_what_may_not_become_primary_now_may_be_asked_for_again() -> None:
+    slow = Slow()
+    slow.go_on.set()
+    with pytest.raises(Contended, match="must not become primary: the lease ended"):
+        await Stores("shop", [slow]).make_primary("redis", 2, lambda: "the lease ended", owner=False)
+    assert slow.role is StoreRole.STANDBY

@@ -16,7 +16,7 @@ import pytest
 from recovery.adapters.listening import Processes
 from recovery.adapters.nats.connection import NatsServer
 from recovery.adapters.nats.fence import FENCED, OPEN, Fence
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Contended, Unreachable
 
 
 @dataclass
@@ -107,7 +107,7 @@ async def test_a_server_that_is_busy_with_its_configuration_is_asked_again(
 
 async def test_without_permission_nobody_is_told(fenced: tuple[Fence, Server]) -> None:
     fence, server = fenced
-    with pytest.raises(Refused, match="must not become primary: the lease ended"):
+    with pytest.raises(Contended, match="must not become primary: the lease ended"):
         await fence.open(lambda: "the lease ended")
     await asyncio.sleep(0.1)
     assert OPEN not in server.read and disk(server) == FENCED
@@ -123,7 +123,7 @@ async def test_a_permission_that_ends_on_the_way_is_taken_back(
         return False
 
     monkeypatch.setattr(fence, "is_open", never)
-    with pytest.raises(Refused, match="the lease ended"):
+    with pytest.raises(Contended, match="the lease ended"):
         await fence.open(lambda: answers.pop() if answers else "the lease ended")
     await asyncio.sleep(0.1)
     assert disk(server) == FENCED and server.read[-1] == FENCED
