@@ -14,6 +14,7 @@ Which region is active changes from test to test; ``reset`` mends what a test br
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -262,11 +263,23 @@ class GuardedSite:
     # -- service and losses -----------------------------------------------------------------------------------------
 
     async def eventually(self, question: Callable[[], Awaitable[Any]], seconds: float = 30.0, what: str = "") -> Any:
-        """As ``waiting.eventually``, and tells the logs."""
+        """As ``waiting.eventually``, and tells where plans stand, and the logs."""
         try:
             return await eventually(question, seconds, every=0.1)
         except TimeoutError:
-            raise AssertionError(f"{what or 'it did not become true'} within {seconds:g} s\n{self.logs()}") from None
+            pass
+        stand = "\n".join([what or "it did not become true", *[told(report) for report in await self._standing()]])
+        raise AssertionError(f"within {seconds:g} s: {stand}\n{self.logs()}")
+
+    async def _standing(self) -> list[RunReport]:
+        """What plans of this test have done so far, oldest first; nothing while Temporal is silent."""
+        since = datetime.fromtimestamp(self.since, UTC)
+        with contextlib.suppress(RPCError, RecoveryError, TimeoutError):
+            async with asyncio.timeout(10):
+                ran = [line async for line in operations.runs(self.client, group=GROUP, limit=10)]
+                handles = [await operations.find(self.client, x.run_id) for x in ran if x.started_at >= since]
+                return [await operations.latest(handle) for handle in reversed(handles)]
+        return []
 
     async def service_back(self, after: float, seconds: float = 40.0) -> float:
         """Waits for the first acknowledged commit through the name after a moment; returns its time."""
