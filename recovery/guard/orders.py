@@ -237,7 +237,7 @@ class Orders:
         names = [order.store] if order.store is not None else list(group.stores.all)
         states: list[StoreState] = []
         for name in names:
-            self._store(group, name)
+            store = self._store(group, name)
             upstream = group.group.upstreams.get(name, {}).get(record.region)
             if upstream is None:
                 raise BadInput(
@@ -246,7 +246,7 @@ class Orders:
             async with group.stores.receiving[name]:
                 if (why := against_following(await self._read(group), self.shared.region)) is not None:
                     raise Refused(why)
-                states.append(await group.stores.follow(name, upstream))
+                states.append(await store.follow(upstream))
         group.wake()
         return states[0]
 

@@ -125,7 +125,7 @@ class Resting:
                 if record is None or record.region != upstream.region or record.fencing is not None:
                     continue
                 log.warning("a standby follows again", group=here.name, store=name, region=upstream.region)
-                await here.stores.follow(name, upstream)
+                await store.follow(upstream)
 
     async def _confirm(self, record: OwnershipRecord) -> None:
         """A fence is asked for: ends what is left, and says so. Only the holder of the region's lease may say it."""

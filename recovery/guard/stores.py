@@ -19,8 +19,6 @@ DEMOTION = 1.4
 are over the emergency way follows."""
 OBSERVATION = 2.5
 TEND_PAUSE = 0.25
-FOLLOW = 300.0
-"""Seconds for a store to begin to follow: what only JetStream had may have to be saved first."""
 
 
 class Stores:
@@ -208,18 +206,6 @@ class Stores:
                 log.warning("a standby did not start", group=self.group, store=name, reason=str(result))
             elif isinstance(result, BaseException):
                 raise result
-
-    async def follow(self, name: str, upstream: Upstream) -> StoreState:
-        """Whoever calls it holds ``receiving``: a fence that is asked for meanwhile waits for this.
-
-        Raises:
-            Refused, Unreachable: as the store, and Unreachable where it does not begin in time (it is frozen, say).
-        """
-        try:
-            async with asyncio.timeout(FOLLOW):
-                return await self.all[name].follow(upstream)
-        except TimeoutError:
-            raise Unreachable(f"{name} of {self.group} did not begin to follow {upstream.region} in time") from None
 
     async def _start(self, name: str) -> None:
         async with self._locks[name]:

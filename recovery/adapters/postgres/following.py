@@ -20,6 +20,9 @@ from recovery.ports.standby import Streaming
 
 STREAM_SECONDS = 10.0
 STOP_SECONDS = 5.0
+FOLLOW_SECONDS = 120.0
+"""Beside its start, for all that is asked and compared before it streams: a server that stands still answers nothing,
+and a fence that is asked for meanwhile waits for the end of this."""
 CONFIRM_SECONDS = 2 * STOP_SECONDS + 2.0  # for all that a running server is asked while its receiver is stopped
 
 _POLL_SECONDS = 0.02
@@ -95,7 +98,18 @@ async def follow(
     Raises:
         Refused: see ``check_ancestry``; it accepts writes; or it is incomplete.
         NotStreaming: it does not stream within 10 s; with the end of its log.
+        Unreachable: it stands still.
     """
+    try:
+        async with asyncio.timeout(FOLLOW_SECONDS + start_seconds):
+            await _follow(server, host, port, streaming, start_seconds)
+    except TimeoutError:
+        raise Unreachable(
+            f"PostgreSQL in {server.folder} did not begin to follow {host}:{port} in time: is it frozen?"
+        ) from None
+
+
+async def _follow(server: LocalServer, host: str, port: int, streaming: Streaming | None, start_seconds: float) -> None:
     incomplete = await asyncio.to_thread(files.why_incomplete, server.folder)
     if incomplete is not None:
         raise Refused(incomplete)

@@ -9,7 +9,7 @@ import pytest
 
 from recovery.domain.guarding import GuardOrder, StoreRole
 from recovery.domain.ownership import AcknowledgingSet, Strength
-from recovery.errors import Refused, Unreachable
+from recovery.errors import Refused
 from recovery.guard import quorum
 from tests.fakes.guard import FakeStandby, FakeStore, Regions, until
 from tests.unit.guard.scenes import PRIMARY, now, played
@@ -147,20 +147,6 @@ def test_nobody_begins_to_follow_an_owner_that_is_being_fenced(tmp_path: Path) -
         with pytest.raises(Refused, match="asks for the fence of a: nobody begins to follow it"):
             await regions.guards["c"].follow(order)
         assert not c.receives
-
-    played(tmp_path, scene)
-
-
-def test_a_standby_that_never_begins_to_follow_holds_a_later_fence_up_for_a_while_only(tmp_path: Path) -> None:
-    async def scene(regions: Regions) -> None:
-        _, _, c = await three(regions)
-        order = regions.claim("run-1")
-        c.hang.add("follow a")
-        with pytest.raises(Unreachable, match="postgres of shop did not begin to follow a in time"):
-            async with asyncio.timeout(400):
-                await regions.guards["c"].follow(order)
-        proof = await regions.guards["b"].fence(order)
-        assert "standby_c" in proof.stopped
 
     played(tmp_path, scene)
 

@@ -1,4 +1,4 @@
-"""A standby that is to receive nothing more says so in time, or is said not to have."""
+"""A standby that stands still holds nobody who tells it whom to follow, or to receive nothing more."""
 
 from __future__ import annotations
 
@@ -28,15 +28,27 @@ class Frozen:
         await asyncio.Event().wait()
 
 
-async def test_a_frozen_standby_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Frozen()
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Frozen:
+    made = Frozen()
 
     @contextlib.asynccontextmanager
     async def connected(login: PostgresLogin, what: str) -> AsyncIterator[Frozen]:
-        yield server
+        yield made
 
     monkeypatch.setattr(following, "connected", connected)
     monkeypatch.setattr(following, "CONFIRM_SECONDS", 0.02)
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 0.02)
+    return made
+
+
+async def test_stopping_its_receiver_is_given_up(server: Frozen) -> None:
     async with asyncio.timeout(5):
         with pytest.raises(Unreachable, match="/data does not answer"):
             await following.stop_receiving(cast(Any, server))
+
+
+async def test_following_is_given_up(server: Frozen) -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises(Unreachable, match="/data did not begin to follow 10.0.0.1:5432 in time"):
+            await following.follow(cast(Any, server), "10.0.0.1", 5432, None, start_seconds=0.0)
