@@ -1,0 +1,169 @@
+"""The contract of ``SearchRecovery`` with real servers: two clusters of each product that share a repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from recovery.adapters.search.connection import SearchLimits
+from recovery.adapters.search.recovery import SearchSnapshots
+from recovery.domain.search import SearchProduct
+from recovery.ports.search import SearchRepository
+from tests.contract.search_contract import SearchContract, Site
+from tests.contract.search_restore_contract import DataStreams, SearchRestores
+from tests.system.search_servers import OwnSearch, installed, two_clusters
+
+pytestmark = pytest.mark.system
+LIMITS = SearchLimits(poll_seconds=0.1)
+SLOW = {"max_snapshot_bytes_per_sec": "20kb", "max_restore_bytes_per_sec": "20kb"}
+TEXT = "an order of something, in as many words as it takes to fill a shard, and none of them twice: "
+
+
+@dataclass
+class RealSite(Site):
+    servers: dict[str, OwnSearch]
+    east: SearchSnapshots
+    west: SearchSnapshots
+    product: SearchProduct
+    number: int
+    registered: set[str] = field(default_factory=set)
+
+    def repository(self, name: str = "recovery", *, slow: bool = False, **settings: Any) -> SearchRepository:
+        self.registered.add(name)
+        place = self.servers["east"].repository / f"{self.number}-{name}"
+        return SearchRepository(name, "fs", str(place), settings=SLOW if slow else {}, **settings)
+
+    async def make(
+        self,
+        cluster: str,
+        index: str,
+        docs: int = 40,
+        *,
+        shards: int = 1,
+        aliases: dict[str, dict[str, Any]] | None = None,
+        replicas: int = 0,
+        stream: bool = False,
+    ) -> None:
+        server = self.servers[cluster]
+        if stream:
+            template = {
+                "index_patterns": [f"{index}*"],
+                "data_stream": {},
+                "priority": 500,
+                "template": {"settings": {"number_of_replicas": 0}},
+            }
+            await server.ask("PUT", f"/_index_template/{index}", template)
+        else:
+            settings = {"number_of_shards": shards, "number_of_replicas": replicas}
+            kinds = {"properties": {"kind": {"type": "keyword"}}}
+            body = {"settings": settings, "mappings": kinds, "aliases": aliases or {}}
+            await server.ask("PUT", f"/{index}", body)
+        await self.write(cluster, index, docs)
+
+    async def write(self, cluster: str, index: str, docs: int) -> None:
+        lines = []
+        for number in range(docs):
+            body = {
+                "@timestamp": "2026-11-22T10:00:00Z",
+                "kind": "paid",
+                "text": f"{TEXT}{number} {hash((index, number))}",
+            }
+            lines += [json.dumps({"create": {}}), json.dumps(body)]
+        server = self.servers[cluster]
+        answer = await server.ask("POST", f"/{index}/_bulk?refresh=true", "\n".join([*lines, ""]))
+        assert not answer["errors"], answer
+
+    async def close(self, cluster: str, index: str) -> None:
+        await self.servers[cluster].ask("POST", f"/{index}/_close")
+
+    async def delete(self, cluster: str, index: str) -> None:
+        await self.servers[cluster].ask("DELETE", f"/{index}")
+
+    async def docs(self, cluster: str) -> dict[str, int]:
+        await self.servers[cluster].ask("POST", "/_refresh")
+        found = await self.servers[cluster].ask("GET", "/_stats/docs?expand_wildcards=open,hidden")
+        return {name: stats["primaries"]["docs"]["count"] for name, stats in found["indices"].items()}
+
+    async def aliases(self, cluster: str) -> dict[str, dict[str, dict[str, Any]]]:
+        found = await self.servers[cluster].ask("GET", "/_all/_alias")
+        return {index: each["aliases"] for index, each in found.items() if each["aliases"]}
+
+    async def settings(self, cluster: str, setting: str) -> dict[str, str]:
+        found = await self.servers[cluster].ask("GET", f"/_all/_settings/{setting}?flat_settings=true")
+        return {index: each["settings"][setting] for index, each in found.items() if each["settings"]}
+
+    async def foreign_snapshot(self, repository: str, name: str) -> None:
+        await self.servers["east"].ask("PUT", f"/_snapshot/{repository}/{name}?wait_for_completion=true")
+
+    def damage(self, repository: SearchRepository) -> None:
+        files = list((self.servers["east"].repository / repository.place).rglob("__*"))
+        assert files
+        for file in files:
+            file.write_bytes(b"")
+
+    def let_go(self) -> None:
+        """It is slow, and ends within seconds."""
+
+    async def clean(self) -> None:
+        for server in self.servers.values():
+            for name in self.registered:
+                running = await server.ask("GET", f"/_snapshot/{name}/_current", expect=None)
+                for one in running.get("snapshots", ()):
+                    await server.ask("DELETE", f"/_snapshot/{name}/{one['snapshot']}", expect=None)
+                await server.ask("DELETE", f"/_snapshot/{name}", expect=None)
+            if self.product is SearchProduct.OPENSEARCH:
+                await server.ask("DELETE", "/_data_stream/*")
+                await server.ask("DELETE", "/_index_template/logs-*", expect=None)
+            found = await server.ask("GET", "/_all/_settings/index.uuid?expand_wildcards=all")
+            for index in found:
+                await server.ask("DELETE", f"/{index}")
+
+
+_NUMBERS = iter(range(1 << 30))
+
+
+async def _site(product: SearchProduct) -> AsyncIterator[RealSite]:
+    """One pair of servers for all tests of a product; each test's site is emptied after it."""
+    programs = installed()
+    assert product in programs, f"{product.proper_name} is not installed: tests/system/get_search_servers"
+    async with two_clusters(product, programs[product]) as (east, west):
+        servers = {"east": east, "west": west}
+        async with (
+            SearchSnapshots(east.address, limits=LIMITS) as of_east,
+            SearchSnapshots(west.address, limits=LIMITS) as of_west,
+        ):
+            yield RealSite(servers, of_east, of_west, product, next(_NUMBERS))
+
+
+@pytest.fixture(scope="module")
+async def opensearch() -> AsyncIterator[RealSite]:
+    async for site in _site(SearchProduct.OPENSEARCH):
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def elasticsearch() -> AsyncIterator[RealSite]:
+    async for site in _site(SearchProduct.ELASTICSEARCH):
+        yield site
+
+
+class TestOpenSearch(SearchContract, SearchRestores, DataStreams):
+    @pytest.fixture
+    async def site(self, opensearch: RealSite) -> AsyncIterator[RealSite]:
+        opensearch.number = next(_NUMBERS)
+        yield opensearch
+        await opensearch.clean()
+
+
+class TestElasticsearch(SearchContract, SearchRestores):
+    """The archive has no module for data streams."""
+
+    @pytest.fixture
+    async def site(self, elasticsearch: RealSite) -> AsyncIterator[RealSite]:
+        elasticsearch.number = next(_NUMBERS)
+        yield elasticsearch
+        await elasticsearch.clean()
