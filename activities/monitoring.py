@@ -126,7 +126,7 @@ class Monitoring:
         """
         try:
             async with asyncio.timeout(WATCH_FOR.total_seconds()):
-                return await _while_worker_stays(self._watch(vantage))
+                return await while_worker_stays(self._watch(vantage))
         except TimeoutError:
             return True
 
@@ -202,7 +202,7 @@ class Monitoring:
             run.workflow_id, run_id=run.run_id, result_type=RunReport
         )
         try:
-            report = await _while_worker_stays(handle.result())
+            report = await while_worker_stays(handle.result())
         except WorkflowFailureError as failure:
             found = enclosed_report(failure)
             if found is None:
@@ -228,7 +228,7 @@ def was_told(report: RunReport) -> bool:
     return any(step.activity == ANNOUNCED and step.state is StepState.DONE for step in report.steps)
 
 
-async def _while_worker_stays(work: Awaitable[Result]) -> Result:
+async def while_worker_stays(work: Awaitable[Result]) -> Result:
     """A worker that stops hands long work over at once, instead of giving it the time that short steps get to end."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(activity.wait_for_worker_shutdown())

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from drctl.config import PLACES
 from recovery.config import Config
 from recovery.config.operations import COUNTED, TIMED
-from recovery.telemetry import health_metrics
+from recovery.telemetry import health_metrics, wal_metrics
 from recovery.telemetry import metrics as recovery_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -326,7 +326,7 @@ def test_alert_rules_say_what_to_do_and_have_a_severity(tmp_path: Path) -> None:
 
 def _our_metrics() -> dict[str, set[str]]:
     """Every metric that we create, by name, from the code that creates them."""
-    text = "".join(Path(str(module.__file__)).read_text() for module in (recovery_metrics, health_metrics))
+    text = "".join(Path(str(module.__file__)).read_text() for module in (recovery_metrics, health_metrics, wal_metrics))
     return {name: set() for name in re.findall(r'"(dr_[a-z_]+)"', text)}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from recovery.errors import NotFound
 from recovery.ports.postgres import PostgresLogin
 
 READ_BYTES = 1 << 20
@@ -69,6 +70,14 @@ def server_user() -> str | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise RuntimeError("this machine has neither a user postgres nor a user nobody")
+
+
+def user_id(name: str) -> int:
+    """Raises NotFound: this machine has no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise NotFound(f"this machine has no user {name!r}: create it or name another") from None
 
 
 @contextlib.asynccontextmanager

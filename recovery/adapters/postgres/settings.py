@@ -85,8 +85,27 @@ RECOVERY_SETTINGS = {
 }
 
 
-def write_configuration(folder: Path, settings: Mapping[str, str], *, read_only: bool, user: str | None) -> None:
-    """Puts the source's files aside, writes ours, and asks for recovery to the stop LSN at the next start."""
+def archive_settings(command: str, timeline: int, target: Mapping[str, str]) -> dict[str, str]:
+    """To go on with archived WAL along a timeline, which is named by its number: ``latest`` may change meanwhile."""
+    return {
+        "restore_command": command,
+        "recovery_target_timeline": str(timeline),
+        "recovery_target_action": "promote",
+        "hot_standby": "off",
+        **target,
+    }
+
+
+def write_configuration(
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    read_only: bool,
+    user: str | None,
+    recovery: Mapping[str, str] = RECOVERY_SETTINGS,
+) -> None:
+    """Puts the source's files aside, writes ours, and asks for recovery at the next start: to the stop LSN, unless
+    ``recovery`` says otherwise."""
     for name in ("postgresql.conf", "postgresql.auto.conf"):
         if (folder / name).exists():
             (folder / name).rename(folder / f"{name}.source")
@@ -96,12 +115,17 @@ def write_configuration(folder: Path, settings: Mapping[str, str], *, read_only:
     text += f"include = '{RECOVERY_FILE}'\ninclude = '{READ_ONLY_FILE}'\n"
     _write(folder / "postgresql.conf", text, user)
     _write(folder / "postgresql.auto.conf", "", user)
-    _write(folder / RECOVERY_FILE, _lines(RECOVERY_SETTINGS), user)
+    write_recovery(folder, recovery, user)
     _write(folder / "recovery.signal", "", user)
     for name, default in (("pg_hba.conf", _ACCESS), ("pg_ident.conf", "")):
         if not (folder / name).exists():
             _write(folder / name, default, user)
     write_read_only(folder, read_only, user)
+
+
+def write_recovery(folder: Path, recovery: Mapping[str, str], user: str | None) -> None:
+    """How the next start recovers."""
+    _write(folder / RECOVERY_FILE, _lines(recovery), user)
 
 
 def write_read_only(folder: Path, read_only: bool, user: str | None) -> None:

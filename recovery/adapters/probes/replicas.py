@@ -20,6 +20,7 @@ from recovery.errors import RecoveryError
 from recovery.ports.postgres import PostgresLogin
 
 ASK_SECONDS = 5.0
+OWN_NAME = "recovery-plans"  # application_name of our own sessions: base backups, and the WAL archive's
 
 # A standby that has replayed everything reports no lag at all while nothing is written.
 _STANDBYS = """
@@ -71,8 +72,14 @@ class Replicas:
                 rows = await connection.fetch(_STANDBYS)
         except (RecoveryError, TimeoutError) as error:
             return [_unknown("postgres", owner, owner, error)]
-        found = [self._standby(owner, dict(row)) for row in rows]
+        own = [self._archive(owner, dict(row)) for row in rows if row["name"] == OWN_NAME and row["slot"] is not None]
+        found = [*own, *(self._standby(owner, dict(row)) for row in rows if row["name"] != OWN_NAME)]
         return [*found, *self._missing(owner, found)]
+
+    def _archive(self, owner: str, row: dict[str, Any]) -> ReplicaLag:
+        """The session of our WAL archive is no standby: it replays nothing, and only what its slot keeps counts."""
+        shown = {key: row[key] for key in ("state", "slot", "slot_active", "slot_state", "retained_bytes")}
+        return ReplicaLag(store="postgres", source=owner, name=f"slot {row['slot']}", **shown)
 
     def _standby(self, owner: str, row: dict[str, Any]) -> ReplicaLag:
         is_connected = row["name"] is not None

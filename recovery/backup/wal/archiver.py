@@ -14,7 +14,7 @@ from datetime import datetime
 from recovery.backup.wal.location import ArchiveLocation, StorePatience
 from recovery.backup.wal.moments import Moments
 from recovery.backup.wal.units import CutPiece, UnitCutter
-from recovery.backup.wal.writer import ArchiveKeys, ArchiveWriter
+from recovery.backup.wal.writer import ArchiveKeys, ArchiveWriter, first_of
 from recovery.domain.timelines import lsn_text
 from recovery.domain.wal_archive import (
     Branch,
@@ -118,17 +118,11 @@ class WalArchiver:
                 async with asyncio.TaskGroup() as uploads:
                     await _Session(source, server, writer, self._budget, self._keys.epoch, report, uploads).run()
             except BaseExceptionGroup as group:
-                raise _first(group) from group
+                raise first_of(group) from group
             finally:
                 await asyncio.shield(writer.close())
         finally:
             await asyncio.shield(source.close())
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that ended the others."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class _Session:

@@ -100,7 +100,7 @@ class WalArchive:
         verifier: Verifier,
         opener: Opener | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self._prefix = layout.archive_prefix(group, system_identifier)
         self._verifier = verifier
         self._opener = opener
@@ -108,7 +108,7 @@ class WalArchive:
 
     @property
     def location(self) -> str:
-        return self._store.name
+        return self.store.name
 
     async def timelines(self) -> list[ArchivedTimeline]:
         """All that are archived, by number. Folders without a history are not: their first session never got so far.
@@ -117,11 +117,11 @@ class WalArchive:
             Corrupt, WrongKey: a history is damaged or forged.
         """
         found = []
-        for folder in await self._store.folders(self._prefix):
+        for folder in await self.store.folders(self._prefix):
             if folder_timeline(folder) is None:
                 continue
             try:
-                body, _ = await self._store.get(layout.history_key(self._prefix, folder))
+                body, _ = await self.store.get(layout.history_key(self._prefix, folder))
             except NotFound:
                 continue
             record = read_history(body, self._verifier, prefix=self._prefix, folder=folder)
@@ -134,7 +134,7 @@ class WalArchive:
 
     async def _pieces(self, branch: Branch) -> dict[WalPiece, datetime]:
         prefix = layout.pieces_prefix(self._prefix, branch)
-        return {layout.piece_of(info.key): info.modified async for info in self._store.list(prefix)}
+        return {layout.piece_of(info.key): info.modified async for info in self.store.list(prefix)}
 
     async def lineage(self, branch: Branch) -> LineageReader:
         """What a recovery along ``branch`` may read.
@@ -151,6 +151,11 @@ class WalArchive:
             raise Corrupt(f"location {self.location} names segments of different sizes in one history: {sorted(sizes)}")
         return LineageReader(self, branch, relevant, sizes.pop())
 
+    async def written_at(self, branch: Branch, piece: WalPiece) -> datetime:
+        """The source's clock when it sent the piece's last byte. Raises Corrupt, WrongKey, NotFound."""
+        body, _ = await self.store.get(layout.piece_key(self._prefix, branch, piece))
+        return read_piece(body, self._verifier, prefix=self._prefix, branch=branch, piece=piece).written_at
+
     async def plain(self, branch: Branch, piece: WalPiece) -> bytes:
         """The WAL of one piece, checked against its signed record.
 
@@ -163,7 +168,7 @@ class WalArchive:
             return self._plain[key]
         if self._opener is None:
             raise BadInput("to read archived WAL, not only to list it, an age identity is needed")
-        body, _ = await self._store.get(key)
+        body, _ = await self.store.get(key)
         record = read_piece(body, self._verifier, prefix=self._prefix, branch=branch, piece=piece)
         plain = await self._opened(record, self._opener)
         self._plain[key] = plain
@@ -173,7 +178,7 @@ class WalArchive:
 
     async def _opened(self, record: PieceRecord, opener: Opener) -> bytes:
         size = record.end - record.start
-        stored, _ = await self._store.get(record.object)
+        stored, _ = await self.store.get(record.object)
         entry = StoredObject(key=record.object, size=record.size, sha256=record.sha256, plain_size=size)
         plain = await opener.open(entry, stored)
         if await asyncio.to_thread(lambda: hashlib.sha256(plain).hexdigest()) != record.plain_sha256:

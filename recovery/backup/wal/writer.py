@@ -102,9 +102,12 @@ class ArchiveWriter:
             task = asyncio.ensure_future(self._tolerantly(location, put, what))
             self._side.add(task)
             task.add_done_callback(self._side.discard)
-        async with asyncio.TaskGroup() as uploads:
-            for location in self.required:
-                uploads.create_task(_awaited(put(location)))
+        try:
+            async with asyncio.TaskGroup() as uploads:
+                for location in self.required:
+                    uploads.create_task(_awaited(put(location)))
+        except BaseExceptionGroup as group:
+            raise first_of(group) from group
 
     async def _tolerantly(
         self, location: ArchiveLocation, put: Callable[[ArchiveLocation], Awaitable[None]], what: str
@@ -121,6 +124,12 @@ class ArchiveWriter:
         for task in list(self._side):
             task.cancel()
         await asyncio.gather(*self._side, return_exceptions=True)
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that ended the others."""
+    found = group.exceptions[0]
+    return first_of(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 async def _awaited(work: Awaitable[None]) -> None:

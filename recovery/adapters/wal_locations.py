@@ -1,0 +1,120 @@
+"""Which locations a session of the WAL archive waits for, and how one that was away is completed again.
+
+A server must not wait for the location of a region that is lost: its disk would fill, and what it writes would be
+archived nowhere. So a session begins with the locations that answer. The others are filled as soon as they do, and then
+waited for again, from the next session on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from recovery.backup.signing import Verifier
+from recovery.backup.wal.filling import fill_archive
+from recovery.backup.wal.reader import ArchivedTimeline, WalArchive, archived_servers
+from recovery.domain.wal_archive import Branch, WalRange, merged
+from recovery.domain.words import size
+from recovery.errors import RecoveryError, Unreachable
+from recovery.ports.object_store import ObjectStore
+
+ANSWER_SECONDS = 10.0
+LIST_SECONDS = 60.0  # for the names of all pieces
+FILLED_AT_ONCE = 64 << 20  # bytes that a location may lack to be filled before a session begins
+FILL_SECONDS = 60.0  # for that
+LOOK_AGAIN_SECONDS = 15.0
+NEARLY = 8  # pieces: a fill that copied no more has caught up
+
+log = structlog.get_logger("recovery.wal")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``waited``: the locations that must have the WAL; ``away``: those that cannot now, with the reason."""
+
+    waited: list[ObjectStore]
+    away: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ArchiveLocations:
+    """The required locations of one server's archive."""
+
+    stores: Sequence[ObjectStore]
+    group: str
+    system_identifier: str
+    verifier: Verifier
+
+    async def standing(self) -> Standing:
+        """Looks at all of them at once, and fills those that lack a little.
+
+        Raises:
+            Unreachable: none answers. Corrupt, WrongKey, NotOurs: what one holds cannot be believed.
+        """
+        away: dict[str, str] = {}
+
+        async def look(store: ObjectStore) -> tuple[ObjectStore, list[ArchivedTimeline]] | None:
+            archive = WalArchive(store, self.group, self.system_identifier, self.verifier)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await archived_servers(store, self.group)
+                async with asyncio.timeout(LIST_SECONDS):
+                    return store, await archive.timelines()
+            except (Unreachable, TimeoutError) as error:
+                away[store.name] = str(error) or "it did not answer in time"
+                return None
+
+        found = [each for each in await asyncio.gather(*map(look, self.stores)) if each is not None]
+        if not found:
+            raise Unreachable(f"no location of the WAL archive answers: {'; '.join(away.values())}")
+        everything = _held(timeline for _, timelines in found for timeline in timelines)
+        lacking = {store.name: everything - _held(timelines) for store, timelines in found}
+        best = min((store for store, _ in found), key=lambda store: lacking[store.name])
+        waited = [best]
+        for store, _ in found:
+            if store is best:
+                continue
+            why = await self._complete(best, store, lacking[store.name])
+            if why:
+                away[store.name] = why
+            else:
+                waited.append(store)
+        return Standing(waited, away)
+
+    async def _complete(self, best: ObjectStore, store: ObjectStore, lacking: int) -> str:
+        """Fills a location that lacks a little; why it cannot be waited for, empty when it can."""
+        if lacking > FILLED_AT_ONCE:
+            return f"it lacks {size(lacking)} of WAL, which is copied to it"
+        if lacking > 0:
+            try:
+                async with asyncio.timeout(FILL_SECONDS):
+                    await fill_archive(best, store, self.group, self.system_identifier, self.verifier)
+            except (Unreachable, TimeoutError) as error:
+                return str(error) or f"it could not be filled within {FILL_SECONDS:g} s"
+        return ""
+
+    async def returned(self, standing: Standing) -> str:
+        """Fills those that are away as soon as they answer; returns the name of the first that is complete again."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            for store in (each for each in self.stores if each.name in standing.away):
+                try:
+                    copied = await fill_archive(
+                        standing.waited[0], store, self.group, self.system_identifier, self.verifier
+                    )
+                except RecoveryError as error:
+                    log.info("a location of the WAL archive is still away", location=store.name, why=str(error))
+                    continue
+                if copied <= NEARLY:
+                    return store.name
+
+
+def _held(timelines: Iterable[ArchivedTimeline]) -> int:
+    """Bytes of all timelines, each position once."""
+    ranges: dict[Branch, list[WalRange]] = {}
+    for timeline in timelines:
+        ranges.setdefault(timeline.branch, []).extend(piece.range for piece in timeline.pieces)
+    return sum(each.size for pieces in ranges.values() for each in merged(pieces))
