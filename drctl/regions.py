@@ -54,29 +54,31 @@ def region_table(lines: list[RegionLine], *, unicode: bool | None = None) -> Tab
     """A row for each group and region. Colour is never the only sign."""
     unicode = words.is_unicode() if unicode is None else unicode
     columns = (
-        "Group", "Region", Column("Priority", justify="right"), "Owner", Column("Epoch", justify="right"),
-        Column("Lease", justify="right"), Column("Lag", justify="right"), "Stores",
-        Column("Health", ratio=1, overflow="fold"),
+        "Group", "Region", Column("Priority", justify="right"), "Owner", Column("Lease", justify="right"),
+        Column("Lag", justify="right"), Column("Health and stores", ratio=1),
     )  # fmt: skip
-    table = Table(*columns, expand=True, title="Who owns what", title_justify="left", title_style="bold")
+    table = Table(*columns, box=None, pad_edge=False, expand=True)
+    table.title, table.title_justify, table.title_style = "Who owns what", "left", "bold"
     for line in lines:
-        roles = ", ".join(_role(state) for state in line.stores) or words.NOTHING
         health = line.trouble or ("well" if line.stores else "unknown")
-        style = "bold red" if line.trouble else "green"
+        changing = f"; {line.run} is changing it" if line.owns and line.run else ""
+        state = Text(words.plain(health + changing, unicode), "bold red" if line.trouble else "green")
+        for store in line.stores:
+            state.append(f"\n{words.plain(_role(store), unicode)}", "default")
         table.add_row(
             line.group,
             line.region + (f" (at {line.site})" if line.site not in (None, line.region) else ""),
             str(line.priority),
-            Text("owner" if line.owns else "", "bold"),
-            str(line.epoch) if line.owns and line.epoch is not None else "",
+            Text(_owner(line), "bold"),
             _lease(line),
             _seconds(line.lag_seconds) if not line.owns else "",
-            words.plain(roles, unicode),
-            Text(
-                words.plain(health + (f"; {line.run} is changing it" if line.owns and line.run else ""), unicode), style
-            ),
+            state,
         )
     return table
+
+
+def _owner(line: RegionLine) -> str:
+    return "" if not line.owns else "owner" if line.epoch is None else f"epoch {line.epoch}"
 
 
 def _role(state: StoreState) -> str:

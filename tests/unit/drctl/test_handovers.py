@@ -72,8 +72,8 @@ def test_the_question_says_what_is_at_stake(started: list[tuple[str, PlanRequest
     assert "what only it holds was saved" in drctl("reprotect").output.replace("\n", " ")
 
 
-def shown(*lines: RegionLine) -> str:
-    console = Console(width=160, no_color=True)
+def shown(*lines: RegionLine, width: int = 160) -> str:
+    console = Console(width=width, no_color=True)
     with console.capture() as capture:
         console.print(region_table(list(lines), unicode=False))
     return capture.get()
@@ -87,8 +87,11 @@ def test_the_table_says_who_owns_and_what_is_wrong() -> None:
         "shop", "region-b", False, 7, None, "region-b/1", True, 0.8, [state(StoreRole.STANDBY, lag_seconds=2.0)], ""
     )  # fmt: skip
     lost = RegionLine("shop", "region-c", False, 7, None, None, None, 95.0, [], "the guard takes no connection")
-    lines = [line for line in shown(owner, follower, lost).splitlines() if "region-" in line]
-    assert "owner" in lines[0] and " 7 " in lines[0] and "postgres primary" in lines[0] and "well" in lines[0]
+    table = shown(owner, follower, lost)
+    lines = [line for line in table.splitlines() if "region-" in line]
+    assert "epoch 7" in lines[0] and "well" in lines[0] and "postgres primary" in table
+    narrow = shown(owner, follower, lost, width=80)
+    assert all(len(line) <= 80 for line in narrow.splitlines()) and "takes no" in narrow, "a terminal of 80 columns"
     held = RegionLine(
         "shop", "region-b", False, 7, None, "b/1", True, 0.8,
         [state(StoreRole.STANDBY, store="redis", strength=Strength.MANUAL)], "",
@@ -99,5 +102,5 @@ def test_the_table_says_who_owns_and_what_is_wrong() -> None:
         priority=95, site="region-a",
     )  # fmt: skip
     assert "region-a2 (at region-a)" in shown(near) and " 95 " in shown(near)
-    assert "owner" not in lines[1] and "2 s" in lines[1] and "0.8 s old" in lines[1]
+    assert "epoch" not in lines[1] and "2 s" in lines[1] and "0.8 s old" in lines[1]
     assert "none (1 m 35 s old)" in lines[2] and "the guard takes no connection" in lines[2]
