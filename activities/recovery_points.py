@@ -11,9 +11,17 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from activities.boundary import StepProgress, report_progress, step
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
-from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.recovery_point import (
+    BackupKind,
+    CheckResult,
+    DataStore,
+    RecoveryPoint,
+    Verdict,
+    VerdictState,
+    kinds_of,
+)
 from recovery.domain.words import duration, size
-from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, RestoreFailed
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, RestoreFailed, SourceFailed
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, TakenPoint
 
@@ -33,7 +41,13 @@ class RecoveryPointSteps:
     async def check_source(self, context: PlanContext) -> StepOutcome:
         """Connects, and says what stands in the way of a backup or weakens it."""
         region = context.facts.source_region or context.group.home_region
-        checks = await self._points.check_source(context.group, region)
+        stores = list(dict.fromkeys(kind.store for kind in BackupKind if context.wants(kind)))
+        if not stores:
+            raise BadInput(
+                f"nothing of group {context.group.name} is to be backed up: expected kinds of its stores in "
+                f"groups.{context.group.name}.backup.kinds"
+            )
+        checks = await self._points.check_source(context.group, region, stores)
         warnings = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
         return StepOutcome(
             summary=f"{region}: {len(checks) - len(warnings)} of {len(checks)} checks passed",
@@ -51,10 +65,27 @@ class RecoveryPointSteps:
         """Streams a dump in custom format, and the globals, to every location."""
         return await self._take(context, BackupKind.LOGICAL)
 
+    @step("points.take_streams_backup")
+    async def take_streams_backup(self, context: PlanContext) -> StepOutcome:
+        """Streams the snapshots of the group's JetStream streams to every location, several at once."""
+        return await self._take(context, BackupKind.STREAMS)
+
+    @step("points.judge_backup")
+    async def judge_backup(self, context: PlanContext) -> StepOutcome:
+        """Fails where a store has no new point. The points of the others stay."""
+        missing = context.kinds_missing
+        if missing:
+            kept = ", ".join(context.facts.points_written) or "none"
+            raise SourceFailed(
+                f"there is no new recovery point of kind {', '.join(missing)}: the step that takes it says why. "
+                f"Taken and kept: {kept}"
+            )
+        return StepOutcome(summary="every store has its point")
+
     @step("points.remove_unfinished")
     async def remove_unfinished(self, context: PlanContext) -> StepOutcome:
         """Undo of a backup: what has no manifest is removed. A point that was completed stays."""
-        kind = BackupKind.LOGICAL if "logical" in context.step else BackupKind.PHYSICAL
+        kind = next(kind for kind in BackupKind if f"-{kind}-" in context.step)
         removed = await self._points.remove_unfinished(context.group, _point_id(context, kind))
         return StepOutcome(summary=f"{removed} objects removed")
 
@@ -111,6 +142,11 @@ class RecoveryPointSteps:
             state = point.verdict.state if point.verdict else "never validated"
             warnings.append(f"{point.point_id} was named by the operator and is {state}")
         manifest = point.manifest
+        if context.plan != "Restore" and manifest.store != DataStore.POSTGRES:
+            raise Refused(
+                f"{context.plan} recovers PostgreSQL, and {point.point_id} is of {manifest.store}: put it back with "
+                f"drctl restore --point {point.point_id}"
+            )
         age = duration(datetime.now(UTC) - manifest.finished_at)
         return StepOutcome(
             summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {', '.join(point.locations)}",
@@ -118,7 +154,7 @@ class RecoveryPointSteps:
                 point_id=point.point_id,
                 point_finished_at=manifest.finished_at,
                 point_bytes=manifest.plain_bytes,
-                point_major=manifest.source.major,
+                point_major=manifest.postgres.major if manifest.store == DataStore.POSTGRES else None,
                 outage_began_at=context.request.outage_began_at or context.started_at,
             ),
             warnings=warnings,
@@ -276,7 +312,7 @@ def _listed(keys: list[str]) -> str:
 def _taken(taken: TakenPoint) -> StepOutcome:
     manifest = taken.manifest
     seconds = max((manifest.finished_at - manifest.started_at).total_seconds(), 0.001)
-    written = {"physical_point" if manifest.kind is BackupKind.PHYSICAL else "logical_point": manifest.point_id}
+    written = {f"{manifest.kind}_point": manifest.point_id}
     return StepOutcome(
         facts=Facts.model_validate(written),
         summary=(
@@ -287,11 +323,13 @@ def _taken(taken: TakenPoint) -> StepOutcome:
     )
 
 
-def _fitting_kind(context: PlanContext) -> BackupKind | None:
+def _fitting_kind(context: PlanContext) -> BackupKind:
     """The kind that was asked for; a physical one where the target is a place for a whole cluster."""
     request, region = context.request, context.facts.target_region
     if request.kind is not None:
         return request.kind
+    if request.store not in (None, DataStore.POSTGRES):
+        return kinds_of(request.store)[0]
     if request.target_database is not None:
         return BackupKind.LOGICAL
     place = context.group.region(region).postgres if region is not None else None

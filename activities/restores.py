@@ -7,7 +7,7 @@ import time
 from activities.boundary import StepProgress, report_progress, step
 from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
-from recovery.domain.recovery_point import BackupKind, CheckResult
+from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, store_of
 from recovery.domain.words import size
 from recovery.errors import NotFound, Refused, RestoreFailed
 from recovery.ports.measurements import Measurements
@@ -27,7 +27,8 @@ class RestoreSteps:
         """
         owner = context.facts.source_region
         wanted = context.request.region
-        candidates = [region for region in context.group.regions if region.postgres is not None]
+        store = _store(context)
+        candidates = [region for region in context.group.regions if region.has(store)]
         if wanted is not None:
             candidates = [region for region in candidates if region.name == wanted]
         elif context.plan == "Restore":
@@ -36,8 +37,8 @@ class RestoreSteps:
             candidates = _elsewhere(context.group, candidates, owner)
         if not candidates:
             raise NotFound(
-                f"group {context.group.name} has no region to restore into: give one a postgres place "
-                f"(groups.{context.group.name}.postgres) in the configuration"
+                f"group {context.group.name} has no region to restore into: give one a {store} place "
+                f"(groups.{context.group.name}.{store}) in the configuration"
             )
         chosen = max(candidates, key=_priority)
         return StepOutcome(
@@ -118,7 +119,21 @@ def _order(context: PlanContext) -> RestoreOrder:
         target_database=context.request.target_database,
         target_directory=context.request.target_directory,
         target_port=context.request.target_port,
+        streams=context.request.streams or (),
+        target_stream=context.request.target_stream,
+        replicas=context.request.replicas,
+        replace=context.request.replace,
     )
+
+
+def _store(context: PlanContext) -> DataStore:
+    """Of the point that is restored."""
+    request = context.request
+    if request.point_id is not None:
+        return store_of(request.point_id)
+    if request.kind is not None:
+        return request.kind.store
+    return request.store or DataStore.POSTGRES
 
 
 def _restored(context: PlanContext) -> RestoredServer:
@@ -128,8 +143,10 @@ def _restored(context: PlanContext) -> RestoredServer:
 
 
 def _named(restored: RestoredServer) -> str:
-    """Where the data are: a dump went into a database of a server, a base backup is the server."""
+    """Where the data are: a dump and streams went into a server, a base backup is the server."""
     at = f"{restored.host}:{restored.port}"
+    if restored.kind is BackupKind.STREAMS:
+        return f"streams {', '.join(restored.streams)} at {at}"
     return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at
 
 

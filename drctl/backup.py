@@ -11,16 +11,17 @@ import typer
 from rich.markup import escape
 
 from drctl import words
-from drctl.options import Actor, Reason, Wait
+from drctl.options import Actor, OfStore, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
 from drctl.session import Session, catalogue, chosen_group, load_config, operator, run
 from drctl.starting import run_plan
 from drctl.tables import checks_table, console, points_table
 from drctl.times import span
+from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, DataStore, PostgresSource, RecoveryPoint, kinds_of
 from recovery.domain.report import RunReport
-from recovery.errors import NotFound
+from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog=examples(
         "drctl backup run",
         "drctl backup run --group shop --kind logical --validate",
+        "drctl backup run --store nats",
         "drctl backup run --no-wait -o json",
     ),
 )
@@ -47,6 +49,7 @@ def take(
     kind: Annotated[
         BackupKind | None, typer.Option("--kind", "-k", help="Only this kind; else all that are configured.")
     ] = None,
+    store: OfStore = None,
     region: Annotated[
         str | None, typer.Option("--region", help="Back up this region's server; else the one that owns the group.")
     ] = None,
@@ -64,13 +67,26 @@ def take(
     Each one is validated afterwards by a run of its own, which restores it for real. A second backup of the same
     kind attaches to the one that is running.
     """
+    if kind is not None and store not in (None, kind.store):
+        raise BadInput(f"--kind {kind} is one of {kind.store}, and not of {store}: leave out --store")
     loaded = load_config(config)
     request = PlanRequest(
-        group=chosen_group(loaded, group), kind=kind, region=region, reason=reason, requested_by=operator(actor)
+        group=chosen_group(loaded, group),
+        kind=kind or _only_kind(store),
+        store=store,
+        region=region,
+        reason=reason,
+        requested_by=operator(actor),
     )
     run_plan(
         loaded, "Backup", request, wait=wait or validate, output=output, afterwards=validations if validate else None
     )
+
+
+def _only_kind(store: DataStore | None) -> BackupKind | None:
+    """A store with one kind of points is backed up by its name, whether or not the schedule takes it along."""
+    kinds = kinds_of(store) if store is not None else []
+    return kinds[0] if len(kinds) == 1 else None
 
 
 async def validations(ours: Session, report: RunReport) -> list[Handle]:
@@ -164,28 +180,50 @@ def show(
 
 
 def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
-    manifest, source, verdict = point.manifest, point.manifest.source, point.verdict
+    manifest, verdict = point.manifest, point.verdict
     said = "not yet validated"
     if verdict is not None:
         said = f"{verdict.state.value} at {words.moment(verdict.validated_at)}, read at {verdict.location}"
         said += f": {verdict.reason}" if verdict.reason else ""
-    position = f", {source.start_lsn or '?'} to {source.stop_lsn}" if source.stop_lsn else ""
     facts = [
         ("Recovery point", point.point_id),
         ("Group", manifest.group),
         ("Kind", manifest.kind.value),
         ("Verdict", said),
         ("Taken", f"{words.moment(manifest.started_at)} to {words.moment(manifest.finished_at)}"),
-        ("Source", f"{manifest.source_region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
-        ("Position", f"timeline {source.timeline}{position}"),
-        ("Databases", ", ".join(source.databases) or "all of the cluster"),
+        *_origin(manifest.source_region, manifest.source),
         ("Size", f"{words.size(manifest.plain_bytes)}, stored as {words.size(manifest.stored_bytes)}"),
         ("Artefacts", "; ".join(f"{a.name} ({words.plural(len(a.objects), 'object')})" for a in manifest.artefacts)),
         ("Locations", ", ".join(point.locations)),
         ("Opens with", ", ".join(manifest.recipients)),
         ("Run", f"{manifest.run_id}, attempt {manifest.attempt}"),
     ]
-    return facts + [("Note", text) for text in source.notes]
+    return facts + [("Note", text) for text in manifest.source.notes]
+
+
+def _origin(region: str, source: PostgresSource | JetStreamSource) -> list[tuple[str, str]]:
+    """What is particular to the point's store."""
+    if isinstance(source, JetStreamSource):
+        place = (
+            f", cluster {source.cluster}" if source.cluster else f", domain {source.domain}" if source.domain else ""
+        )
+        return [("Source", f"{region}, NATS {source.server_version}{place}"), *map(_stream_fact, source.streams)]
+    position = f", {source.start_lsn or '?'} to {source.stop_lsn}" if source.stop_lsn else ""
+    return [
+        ("Source", f"{region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
+        ("Position", f"timeline {source.timeline}{position}"),
+        ("Databases", ", ".join(source.databases) or "all of the cluster"),
+    ]
+
+
+def _stream_fact(part: StreamPart) -> tuple[str, str]:
+    consumers = f", consumers {', '.join(part.consumers)}" if part.consumers else ""
+    return (
+        "Stream",
+        f"{part.stream}: {part.messages} messages, sequences {part.first_seq} to {part.last_seq}, {part.storage},"
+        f" {words.plural(part.replicas, 'replica')}{consumers}; archive format {part.archive_format} of NATS"
+        f" {part.server_version}",
+    )
 
 
 def _survey_document(group: str, survey: Survey) -> dict[str, Any]:
@@ -205,6 +243,7 @@ def _point_document(point: RecoveryPoint) -> dict[str, Any]:
     return {
         "point_id": point.point_id,
         "kind": manifest.kind.value,
+        "store": manifest.store,
         "region": manifest.source_region,
         "started_at": manifest.started_at.isoformat(),
         "finished_at": manifest.finished_at.isoformat(),

@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from drctl.times import moment_or_span_ago
+from recovery.domain.recovery_point import DataStore
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the report.")]
 Actor = Annotated[str | None, typer.Option("--actor", help="Who; else your login name.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", "--watch", help="Follow it to its end.")]
 Approve = Annotated[
     bool, typer.Option("--approve", help="Consent beforehand, so that the plan does not wait for an approval.")
+]
+OfStore = Annotated[
+    DataStore | None, typer.Option("--store", "-s", help="Only recovery points of this store of the group.")
 ]
 OutageBegan = Annotated[
     datetime | None,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drctl.options import Actor, Approve, OutageBegan, Reason, Wait
+from drctl.options import Actor, Approve, OfStore, OutageBegan, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples, note
 from drctl.session import check_point, chosen_group, load_config, operator
 from drctl.starting import run_plan
 from drctl.times import span
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_point import BackupKind
+from recovery.domain.recovery_point import BackupKind, DataStore, store_of
 from recovery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ def validate(
         "drctl restore --to-region region-b",
         "drctl restore --point 20261122T101500Z-logical-1a2b3c4d --target-database shop_copy",
         "drctl restore --group shop --target-directory /var/lib/postgresql/copy --target-port 5440",
+        "drctl restore --store nats --stream orders --replace",
     )
 )
 def restore(
     group: GroupName = None,
     point: PointOption = None,
+    store: OfStore = None,
     to_region: Annotated[
         str | None, typer.Option("--to-region", help="The region whose worker restores; else the owner's.")
     ] = None,
@@ -85,6 +87,20 @@ def restore(
     target_database: Annotated[
         str | None, typer.Option("--target-database", help="Logical: the name of the new database.")
     ] = None,
+    stream: Annotated[
+        list[str] | None, typer.Option("--stream", help="JetStream: only this stream; may be given several times.")
+    ] = None,
+    target_stream: Annotated[
+        str | None, typer.Option("--target-stream", help="JetStream: the stream's name, which it must keep.")
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", min=1, max=5, help="JetStream: so many replicas; else as many as at the source."),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="JetStream: delete existing streams of these names. Undoing brings none back."),
+    ] = False,
     wait: Wait = True,
     reason: Reason = "asked for",
     actor: Actor = None,
@@ -93,7 +109,8 @@ def restore(
 ) -> None:
     """Restore a validated recovery point into an empty target, beside the running service.
 
-    It moves no clients and owns no group; a target that is not empty is refused. Without --point the newest validated
+    It moves no clients and owns no group; a target that is not empty is refused. Streams are restored under their own
+    names into the region's NATS, where clients see them at once. Without --point the newest validated
     point of the kind that fits the target is taken.
     """
     if target_database is not None and (target_directory is not None or target_port is not None):
@@ -101,6 +118,9 @@ def restore(
             "expected --target-database (a logical recovery point) or --target-directory and --target-port "
             "(a physical one), and not both"
         )
+    of = _of_store(store, point)
+    for_streams = bool(stream or target_stream or replicas or replace)
+    _fits(of, for_streams, bool(target_database or target_directory or target_port))
     if target_directory is not None and not target_directory.is_absolute():
         raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {target_directory}")
     loaded = load_config(config)
@@ -110,6 +130,11 @@ def restore(
         region=to_region,
         point_id=point,
         kind=_kind(target_database, target_directory, target_port) if point is None else None,
+        store=of,
+        streams=tuple(stream) if stream else None,
+        target_stream=target_stream,
+        replicas=replicas,
+        replace=replace,
         target_directory=str(target_directory) if target_directory is not None else None,
         target_port=target_port,
         target_database=target_database,
@@ -167,6 +192,24 @@ def recover(
     run_plan(
         loaded, "FullRecovery", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output)
     )
+
+
+def _of_store(store: DataStore | None, point: str | None) -> DataStore | None:
+    """Raises BadInput: the point is of another one."""
+    if point is None:
+        return store
+    its = store_of(point)
+    if store not in (None, its):
+        raise BadInput(f"recovery point {point} is of {its}, and not of {store}: leave out --store")
+    return its
+
+
+def _fits(store: DataStore | None, for_streams: bool, for_postgres: bool) -> None:
+    """Raises BadInput: an option is one of another store."""
+    if for_streams and store is not DataStore.NATS:
+        raise BadInput("--stream, --target-stream, --replicas and --replace go with --store nats, or a point of it")
+    if for_postgres and store is DataStore.NATS:
+        raise BadInput("streams are restored into the region's NATS: name it with --to-region, and nothing else")
 
 
 def _kind(database: str | None, directory: Path | None, port: int | None) -> BackupKind | None:

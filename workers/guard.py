@@ -299,20 +299,12 @@ class _Wiring:
         return GuardedRedis(server, self.folder, group=snapshot.name, peers=others, strength=self._strength)
 
     async def _nats(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
-        from recovery.adapters.nats.connection import NatsLogin, NatsServer
         from recovery.adapters.nats.guarded import GuardedStreams
-        from workers.tls import tls_context
+        from workers.jetstream import nats_server
 
-        nats = self.config.group(snapshot.name).nats
-        address = snapshot.region(self.region).nats
-        assert nats is not None and address is not None, "asked for a group with NATS"
-        host, port = _host_and_port(address)
-        password = await self.secrets.resolve(nats.password) if nats.password else None
-        tls = await tls_context(nats.tls, self.secrets, f"groups.{snapshot.name}.nats.tls")
-        server = NatsServer(host, port, NatsLogin(user=nats.user, password=password, tls=tls))
         return GuardedStreams(
-            server,
-            nats.streams,
+            await nats_server(self.config, self.secrets, snapshot.name, self.region),
+            snapshot.streams,
             fence_file=self.folder / f"nats-{snapshot.name}.conf",
             state_folder=self.folder,
             group=snapshot.name,

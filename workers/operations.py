@@ -45,7 +45,10 @@ OUTAGE_SECONDS = 60.0
 Handle = WorkflowHandle[object, RunReport]
 
 _SILENT = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-_WHAT_IS_ASKED = ("region", "point_id", "kind", "target_database", "target_directory", "target_port", "since")
+_WHAT_IS_ASKED = (
+    "region", "point_id", "kind", "store", "streams", "replicas", "target_database", "target_directory", "target_port",
+    "since", "target",
+)  # fmt: skip
 
 
 class EndedAbruptly(Permanent):
@@ -66,13 +69,15 @@ class RunLine:
 
 
 def workflow_id(plan: str, request: PlanRequest) -> str:
-    """The id is the first lock: plans that change a group share one, a backup has one per group and kind."""
+    """The id is the first lock: plans that change a group share one, a backup has one per group and kind or store."""
     table = PLANS[plan]
     if table.locks_group:
         return f"recovery/{request.group}"
     parts = ["validate" if plan == "BackupValidation" else table.key, request.group]
     if request.kind is not None:
         parts.append(request.kind)
+    elif request.store is not None:
+        parts.append(request.store)
     if request.point_id is not None:
         parts.append(request.point_id)
     return "/".join(parts)

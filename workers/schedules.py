@@ -80,7 +80,7 @@ def planned(config: Config) -> list[Planned]:
     """All schedules of the configuration."""
     found: list[Planned] = []
     for name, group in config.groups.items():
-        if group.postgres is None:
+        if not config.snapshot(name).backup_kinds:
             continue
         backup = group.backup
         if backup.enabled:

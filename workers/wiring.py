@@ -36,15 +36,20 @@ from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.managed_probe import SqlProbe
+from recovery.adapters.nats.points import StreamPoints
+from recovery.adapters.nats.recovery import JetStreamSnapshots
+from recovery.adapters.nats.restores import StreamRestores
 from recovery.adapters.patroni import PatroniPromotion
 from recovery.adapters.pgbouncer import PgBouncerRouting
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.postgres.standbys import LocalStandbys
-from recovery.adapters.recovery_points import BackupTuning, KeyRing, PostgresRecoveryPoints
+from recovery.adapters.postgres_points import PostgresPoints
+from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
+from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.adapters.s3 import S3Store
 from recovery.adapters.secrets import Secrets
 from recovery.adapters.unguarded import Unguarded
@@ -56,6 +61,7 @@ from recovery.backup.upload import WriteBudget
 from recovery.config import Config
 from recovery.config.installation import Location, Store
 from recovery.domain.group import GroupSnapshot, PostgresAt
+from recovery.domain.recovery_point import DataStore
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput, NotFound
 from recovery.ports.measurements import Measurements
@@ -63,8 +69,10 @@ from recovery.ports.notify import Severity
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresRecovery
 from recovery.ports.promotion import PostgresPromotion
+from recovery.ports.recovery_points import StorePoints
 from recovery.ports.standby import DivergenceSink, PostgresStandbys
 from workers.databases import ConfiguredDatabases
+from workers.jetstream import nats_server
 from workers.registry import activities_of
 from workers.routing import ConfiguredClusters, ConfiguredPoolers
 from workers.zones import ConfiguredZones
@@ -255,8 +263,8 @@ class Wiring:
         stores = await self.locations()
         witness = await self.witness()
         reports = await self.reports()
-        points = PostgresRecoveryPoints(stores, keys, self.postgres, self, witness, self.scratch_folder, self.tuning)
-        restores = PostgresRestores(points.catalogue, keys, self.postgres, self, self._postgres_at)
+        points = StoredRecoveryPoints(stores, keys, self.parts(), witness, self.scratch_folder, self.budget)
+        restores = self.restores(points.catalogue, keys)
         probe = HttpProbe()
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()
@@ -288,16 +296,39 @@ class Wiring:
             opens_points=keys.opener is not None,
         )
 
+    # What each store has of its own: one row for each.
+
+    def parts(self) -> dict[str, StorePoints]:
+        """How recovery points of each store are taken and proven."""
+        return {
+            DataStore.POSTGRES: PostgresPoints(
+                self.postgres, self, lambda group: self.config.group(group).backup.checkpoint
+            ),
+            DataStore.NATS: StreamPoints(self.streams),
+        }
+
+    def restores(self, catalogue: Callable[[GroupSnapshot], Catalogue], keys: KeyRing) -> RestoresByStore:
+        """How recovery points of each store are put back."""
+        return RestoresByStore(
+            {
+                DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at),
+                DataStore.NATS: StreamRestores(catalogue, keys, self.streams),
+            }
+        )
+
+    async def streams(self, group: str, region: str) -> JetStreamSnapshots:
+        """JetStream of a group in a region, as whoever may do everything there. Raises BadInput: it has none."""
+        return JetStreamSnapshots(await nats_server(self.config, self.secrets, group, region))
+
     async def catalogue(self, group: GroupSnapshot) -> Catalogue:
         """For reading only: what the command line lists."""
         return Catalogue((await self.locations())(group), Verifier(self.config.keys.trusted_signers))
 
-    def tuning(self, group: str) -> BackupTuning:
+    def budget(self, group: str) -> WriteBudget:
         backup = self.config.group(group).backup
-        budget = WriteBudget(
+        return WriteBudget(
             chunk_bytes=backup.chunk_size, uploads=backup.parallel_uploads, compression_level=backup.compression_level
         )
-        return BackupTuning(budget, backup.checkpoint)
 
     def scratch_folder(self, group: str) -> Path:
         configured = self.config.group(group).backup.validation.scratch_folder

@@ -1,18 +1,15 @@
-"""Recovery points of PostgreSQL at object stores: the pipeline, the catalogue and the servers put together."""
+"""Recovery points at object stores: the pipeline, the catalogue and the stores' own parts put together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from recovery.adapters.backup_lock import backup_lock
-from recovery.adapters.logins import Logins
-from recovery.adapters.postgres.connection import connected
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
 from recovery.backup.documents import read_manifest
 from recovery.backup.fill import fill_location
@@ -25,13 +22,12 @@ from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, RecoveryPoint, Verdict, VerdictState
 from recovery.domain.retention import plan_retention
-from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
-from recovery.ports.postgres import Checkpoint, PostgresRecovery
-from recovery.ports.recovery_points import BackupOrder, Expired, Progress, Repaired, TakenPoint
+from recovery.ports.recovery_points import BackupOrder, Expired, Progress, Repaired, StorePoints, TakenPoint
 
 log = structlog.get_logger("recovery.points")
 
@@ -62,38 +58,33 @@ class KeyRing:
         return self.opener
 
 
-@dataclass(frozen=True)
-class BackupTuning:
-    """How a group's backups are written."""
-
-    budget: WriteBudget
-    checkpoint: Checkpoint = "fast"
-
-
 @dataclass
-class PostgresRecoveryPoints:
-    """``recovery.ports.recovery_points.RecoveryPoints``."""
+class StoredRecoveryPoints:
+    """``recovery.ports.recovery_points.RecoveryPoints``. ``parts``: each store's own, by the store's name."""
 
     stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
     keys: KeyRing
-    postgres: Callable[[str, str], PostgresRecovery]  # (group, region)
-    logins: Logins
+    parts: Mapping[str, StorePoints]
     ownership: OwnershipStore
     scratch_folder: Callable[[str], Path]  # by group
-    tuning: Callable[[str], BackupTuning]  # by group
+    budget: Callable[[str], WriteBudget]  # by group
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
         return Catalogue(self.stores(group), self.keys.verifier)
 
-    async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
-        """See the port. A server that does not answer raises; a location that lacks something is a failed check."""
+    async def check_source(
+        self, group: GroupSnapshot, region: str, stores: Collection[DataStore] = (DataStore.POSTGRES,)
+    ) -> list[CheckResult]:
+        """See the port. The only store's silence raises; a location that lacks something is a failed check."""
         self.keys.signing()
-        login = await self.logins.backup(group.name, region)
-        async with connected(login, "connect") as session:
-            version = await session.fetchval("SHOW server_version")
-        checks = [
-            CheckResult(name=f"{region} postgres", passed=True, detail=f"{login.address} is PostgreSQL {version}")
-        ]
+        checks: list[CheckResult] = []
+        for store in stores:
+            try:
+                checks += await self.part(store).check_source(group, region)
+            except RecoveryError as error:
+                if len(stores) == 1:
+                    raise
+                checks.append(CheckResult(name=f"{region} {store}", passed=False, detail=str(error)))
         return checks + list(await asyncio.gather(*(_check_location(store) for store in self.stores(group))))
 
     async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint:
@@ -112,17 +103,12 @@ class PostgresRecoveryPoints:
             epoch=order.epoch,
         )
         await _remove_leftovers_soon(stores, order)
-        login = await self.logins.backup(order.group.name, order.region)
 
         def tell(state: TransferProgress) -> None:
             progress(state.plain_bytes, state.expected_bytes, state.artefact)
 
-        engine, tuning = self.postgres(order.group.name, order.region), self.tuning(order.group.name)
-        if order.kind is BackupKind.PHYSICAL:
-            opening = engine.physical_source(login, order.point_id, tuning.checkpoint)
-        else:
-            opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
-        async with backup_lock(login, order.point_id, order.kind), opening as source:
+        part = self.part(order.kind.store)
+        async with part.opened(order) as source:
             written = await write_point(
                 source,
                 identity=identity,
@@ -131,7 +117,8 @@ class PostgresRecoveryPoints:
                 signer=self.keys.signing(),
                 progress=tell,
                 check=lambda: self._same_epoch(order),
-                budget=tuning.budget,
+                budget=self.budget(order.group.name),
+                at_once=part.at_once,
             )
         return TakenPoint(written.manifest, written.complete_locations, written.dropped)
 
@@ -256,6 +243,12 @@ class PostgresRecoveryPoints:
 
     # Parts of the above.
 
+    def part(self, store: str) -> StorePoints:
+        """Raises BadInput: this version takes no recovery points of such a store."""
+        if store not in self.parts:
+            raise BadInput(f"there are no recovery points of {store}: expected one of {', '.join(self.parts)}")
+        return self.parts[store]
+
     async def _existing(self, order: BackupOrder) -> TakenPoint | None:
         try:
             point = await self.catalogue(order.group).point(order.group.name, order.point_id)
@@ -337,13 +330,12 @@ class PostgresRecoveryPoints:
     async def _restored(
         self, group: GroupSnapshot, point: RecoveryPoint, store: ObjectStore, progress: Progress
     ) -> tuple[VerdictState, str, list[CheckResult]]:
-        engine = self.postgres(group.name, point.manifest.source_region)
         scratch_folder = self.scratch_folder(group.name)
         scratch_folder.mkdir(parents=True, exist_ok=True)
-        return await engine.validate(
+        return await self.part(point.manifest.store).validate(
+            group,
             open_point(store, point.manifest, self.keys.opening()),
             scratch_folder,
-            group.critical_tables,
             noting(progress, f"restoring from {store.name}"),
         )
 

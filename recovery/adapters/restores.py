@@ -72,7 +72,7 @@ class PostgresRestores:
             return await _if_ours(engine.remove_restored(self._place(order), order.restore_id))
         login = await self.logins.admin(order.group.name, order.region)
         names = [order.target_database] if order.target_database else order.group.logical_databases
-        names = names or (await self._point(order)).manifest.source.databases
+        names = names or (await self._point(order)).manifest.postgres.databases
         removed = [await _if_ours(engine.remove_restored_database(login, name, order.restore_id)) for name in names]
         return any(removed)
 
@@ -148,7 +148,7 @@ class PostgresRestores:
         host = self.postgres(order.group.name, order.region).host
         place = self._place(order)
         majors = await host.majors()
-        wanted = point.manifest.source.major
+        wanted = point.manifest.postgres.major
         known = ", ".join(f"{major} ({version})" for major, version in sorted(majors.items())) or "none"
         free = await host.free_bytes(place.data_directory)
         needed = int(point.manifest.plain_bytes * HEADROOM)
@@ -176,14 +176,14 @@ class PostgresRestores:
 
     async def _check_server(self, order: RestoreOrder, point: RecoveryPoint) -> list[CheckResult]:
         login = await self.logins.admin(order.group.name, order.region)
-        wanted = point.manifest.source.major
+        wanted = point.manifest.postgres.major
         try:
             async with connected(login, "connect") as session:
                 version = str(await session.fetchval("SHOW server_version"))
                 major = session.get_server_version().major
                 there = {row["name"] for row in await session.fetch("SELECT datname::text AS name FROM pg_database")}
                 folder = await session.fetchval("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
-            names = [order.target_database] if order.target_database else point.manifest.source.databases
+            names = [order.target_database] if order.target_database else point.manifest.postgres.databases
             occupied = [name for name in names if name in there and await _is_occupied(login.at(name))]
         except RecoveryError as error:
             return [CheckResult(name="target server", passed=False, detail=str(error))]
@@ -214,7 +214,7 @@ class PostgresRestores:
                 name="disk space", passed=True, detail=f"not known: {login.address} has a disk of its own"
             )
         free = await self.postgres(order.group.name, order.region).host.free_bytes(Path(folder))
-        needed = int(point.manifest.source.cluster_bytes * HEADROOM)
+        needed = int(point.manifest.postgres.cluster_bytes * HEADROOM)
         enough = free >= needed
         advice = "" if enough else ": free some, or restore into a server with a larger disk"
         return CheckResult(
@@ -249,13 +249,13 @@ class PostgresRestores:
             run_as=place.run_as,
             point_id=order.point_id,
             restored_bytes=restored.restored_bytes,
-            last_commit_at=restored.last_commit_at or point.manifest.source.last_commit_at,
+            last_commit_at=restored.last_commit_at or point.manifest.postgres.last_commit_at,
             read_only=True,
         )
 
     async def _restore_logical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
         login = await self.logins.admin(order.group.name, order.region)
-        databases = point.manifest.source.databases
+        databases = point.manifest.postgres.databases
         if order.target_database is not None and len(databases) != 1:
             raise BadInput(
                 f"recovery point {point.point_id} holds {', '.join(databases) or 'no database'}: one target name fits "
@@ -281,7 +281,7 @@ class PostgresRestores:
             kind=BackupKind.LOGICAL,
             point_id=order.point_id,
             restored_bytes=total,
-            last_commit_at=point.manifest.source.last_commit_at,
+            last_commit_at=point.manifest.postgres.last_commit_at,
             read_only=True,
         )
 

@@ -26,7 +26,7 @@ from recovery.backup.layout import (
 from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_leftovers
 from recovery.backup.signing import Signer, Verifier
 from recovery.domain.point_order import newest_first
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 
@@ -223,7 +223,7 @@ class Catalogue:
             raise Unreachable(failures[store.name])
 
     async def _points_at(self, group: str, store: ObjectStore, rejected: list[Rejected]) -> list[_Found]:
-        ids = await _answered(store, store.folders(points_prefix(group)))
+        ids = await _point_ids(group, store)
         found = await for_each(ids, partial(self._point_at, group, store, rejected), PARALLEL_READS)
         return [entry for entry in found if entry is not None]
 
@@ -256,7 +256,7 @@ class Catalogue:
 
     async def _orphans_at(self, group: str, store: ObjectStore, rejected: list[Rejected]) -> list[Orphan]:
         orphans: list[Orphan] = []
-        for point_id in await _answered(store, store.folders(points_prefix(group))):
+        for point_id in await _point_ids(group, store):
             prefix = point_prefix(group, point_id)
             body = await _answered(store, existing_manifest(store, group, point_id))
             named = {f"{prefix}verdicts/"}
@@ -323,6 +323,16 @@ def _counting(verdicts: list[Verdict]) -> Verdict | None:
     judging = [verdict for verdict in verdicts if verdict.state is not VerdictState.FAILED]
     newest = (judging or verdicts)[-1:]
     return newest[0] if newest else None
+
+
+async def _point_ids(group: str, location: ObjectStore) -> list[str]:
+    """Of all stores of the group. What stands in another store's folder than its id says is no point."""
+
+    async def of(store: DataStore) -> list[str]:
+        names = await _answered(location, location.folders(points_prefix(group, store)))
+        return [name for name in names if store_of(name) == store]
+
+    return [name for names in await for_each(DataStore, of, len(DataStore)) for name in names]
 
 
 async def _measure(store: ObjectStore, point_id: str, folder: str) -> Orphan:

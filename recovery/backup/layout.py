@@ -1,8 +1,10 @@
 """Names of everything that a recovery point stores, relative to the location's root.
 
-<group>/postgres/<point id>/manifest.json
-<group>/postgres/<point id>/attempt-<n>-<run nonce>/<artefact>.<000000>.zst.age
-<group>/postgres/<point id>/verdicts/<validated at>-<run>.json
+<group>/<store>/<point id>/manifest.json
+<group>/<store>/<point id>/attempt-<n>-<run nonce>/<artefact>.<000000>.zst.age
+<group>/<store>/<point id>/verdicts/<validated at>-<run>.json
+
+The store (``postgres``, ``nats``) is that of the kind which the point's id names.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from recovery.domain.recovery_point import Manifest, Verdict
+from recovery.domain.recovery_point import Manifest, Verdict, store_of
 from recovery.errors import BadInput, Corrupt
 
-STORE = "postgres"
 MANIFEST = "manifest.json"
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -57,12 +58,12 @@ def safe_name(text: str, what: str) -> str:
     return text
 
 
-def points_prefix(group: str) -> str:
-    return f"{safe_name(group, 'group')}/{STORE}/"
+def points_prefix(group: str, store: str) -> str:
+    return f"{safe_name(group, 'group')}/{store}/"
 
 
 def point_prefix(group: str, point_id: str) -> str:
-    return f"{points_prefix(group)}{safe_name(point_id, 'recovery point')}/"
+    return f"{points_prefix(group, store_of(point_id))}{safe_name(point_id, 'recovery point')}/"
 
 
 def manifest_key(group: str, point_id: str) -> str:

@@ -264,6 +264,7 @@ class _Write:
         return Manifest(
             point_id=identity.point_id,
             group=identity.group,
+            store=self._source.kind.store,
             kind=self._source.kind,
             started_at=identity.started_at,
             source=await self._source.finish(),

@@ -99,8 +99,9 @@ class BackupPolicy(Section):
     kinds: list[BackupKind] = Field(
         default_factory=lambda: [BackupKind.PHYSICAL, BackupKind.LOGICAL],
         min_length=1,
-        description="physical: base backup of the cluster; logical: dump of the databases with all roles.",
-        examples=[["physical", "logical"]],
+        description="physical: base backup of the cluster; logical: dump of the databases with all roles; streams: "
+        "snapshots of the group's JetStream streams. Kinds of stores that a group does not have are left out.",
+        examples=[["physical", "logical", "streams"]],
     )
     retention_days: Annotated[int, Field(ge=1, le=36500)] | None = Field(
         30, description="Days after which a point goes (never the last validated one).", examples=[30]

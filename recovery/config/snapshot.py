@@ -45,7 +45,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         records=_records(group),
         validation_queue=config.validation_queue,
         locations=list(config.locations_of(name)),
-        backup_kinds=[kind.value for kind in group.backup.kinds] if group.postgres else [],
+        backup_kinds=[kind.value for kind in group.backup.kinds if getattr(group, kind.store) is not None],
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
         retention=RetentionRule(count=group.backup.retention_count, days=group.backup.retention_days),

@@ -53,6 +53,10 @@ class RegionPlan(Model):
     dns_ipv6: str | None = None  # the same for AAAA records
     dns_alias_zone: str | None = None  # Route 53: hosted zone of dns_value, which A and AAAA records alias then
 
+    def has(self, store: str) -> bool:
+        """Whether the group has this store here."""
+        return getattr(self, store, None) is not None
+
     @property
     def place(self) -> str:
         """Its site; its own name where it has none."""

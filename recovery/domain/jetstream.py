@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 
 from pydantic import Field
@@ -29,6 +30,7 @@ class StreamPart(Recorded):
     """
 
     stream: str
+    created_at: str = ""  # RFC 3339 with nanoseconds: a stream that was deleted and made anew has another
     storage: str  # file or memory
     replicas: int
     retention: str
@@ -60,6 +62,30 @@ class JetStreamSource(Recorded):
     domain: str | None = None
     streams: list[StreamPart]
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def identity(self) -> str:
+        """What retention and order keep apart. An account has no id that survives its server, so it is that of the
+        streams as they were made: one that was lost and made anew, empty, never pushes out what was saved before."""
+        made = sorted(f"{part.stream} {part.created_at}" for part in self.streams)
+        return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16]
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """The sum of the last sequences, which only grow."""
+        return (0, sum(part.last_seq for part in self.streams))
+
+    @property
+    def held_until(self) -> datetime | None:
+        """What was acknowledged before this moment is in the point; None where it has no stream."""
+        return min((part.began_at for part in self.streams), default=None)
+
+    @property
+    def window(self) -> tuple[datetime, datetime] | None:
+        """When the first of its snapshots began, and the last one ended."""
+        if not self.streams:
+            return None
+        return min(part.began_at for part in self.streams), max(part.finished_at for part in self.streams)
 
     def part(self, stream: str) -> StreamPart:
         """Raises KeyError."""

@@ -16,7 +16,7 @@ from recovery.domain.guarding import Promotion
 from recovery.domain.handover import StoreDivergence, StoreLoss
 from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
-from recovery.domain.recovery_point import BackupKind, CheckResult, Verdict
+from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Verdict
 
 MONITOR = "monitor"
 """Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
@@ -35,6 +35,11 @@ class PlanRequest(Model):
     region: str | None = None  # where to: the target of a recovery or restore, the source of a backup
     point_id: str | None = None  # a named recovery point instead of the newest validated one
     kind: BackupKind | None = None
+    store: DataStore | None = None  # only points of this store
+    streams: tuple[str, ...] | None = None  # of JetStream: only these
+    target_stream: str | None = None  # the name that a stream is to get
+    replicas: int | None = None  # of restored streams; None: as many as at the source
+    replace: bool = False  # what a restore finds under the same name is deleted first
     target_database: str | None = None  # logical restore into this database
     target_directory: str | None = None  # physical restore into this folder
     target_port: int | None = None
@@ -102,6 +107,8 @@ class RestoredServer(Model):
     database: str
     databases: list[str] = Field(default_factory=list)  # of a logical restore: all that it made
     kind: BackupKind
+    streams: list[str] = Field(default_factory=list)  # of a restore of streams
+    restore_id: str = ""  # by which restored streams are known until they are opened
     data_directory: str | None = None
     run_as: str | None = None
     point_id: str
@@ -131,6 +138,7 @@ class Facts(Model):
     service_restored_at: datetime | None = None
     physical_point: str | None = None  # what this run's backups wrote
     logical_point: str | None = None
+    streams_point: str | None = None
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None
@@ -167,7 +175,13 @@ class Facts(Model):
 
     @property
     def points_written(self) -> list[str]:
-        return [point for point in (self.physical_point, self.logical_point) if point is not None]
+        return list(self.written.values())
+
+    @property
+    def written(self) -> dict[BackupKind, str]:
+        """What this run's backups wrote, by kind."""
+        found = {kind: getattr(self, f"{kind}_point") for kind in BackupKind}
+        return {kind: point for kind, point in found.items() if point is not None}
 
     def merged(self, newer: Facts) -> Facts:
         """This, with every field that ``newer`` knows (is not None) put over it."""
@@ -215,6 +229,19 @@ class PlanContext(Model):
     def incident_id(self) -> str:
         """The incident's name in every message: as it was given, else minted from what a retry does not change."""
         return self.request.incident_id or f"INC-{self.started_at:%Y%m%d-%H%M%S}-{self.effect_id[:6]}"
+
+    def wants(self, kind: BackupKind) -> bool:
+        """Whether a backup takes a point of this kind: the one that was asked for, else all that are configured, of
+        the store that was asked for."""
+        if self.request.kind is not None:
+            return self.request.kind is kind
+        return kind in self.group.backup_kinds and self.request.store in (None, kind.store)
+
+    @property
+    def kinds_missing(self) -> list[BackupKind]:
+        """Of which this backup was to take a point, and has none."""
+        written = self.facts.written
+        return [kind for kind in BackupKind if self.wants(kind) and kind not in written]
 
     @property
     def group(self) -> GroupSnapshot:

@@ -5,14 +5,51 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from recovery.domain.base import Recorded
+from recovery.domain.jetstream import JetStreamSource
+from recovery.domain.timelines import lsn_order
+from recovery.errors import BadInput
+
+
+class DataStore(StrEnum):
+    """The stores of a group that have recovery points, as the configuration calls them."""
+
+    POSTGRES = "postgres"
+    NATS = "nats"
 
 
 class BackupKind(StrEnum):
+    """How a recovery point was taken; each kind is one store's."""
+
     PHYSICAL = "physical"
     LOGICAL = "logical"
+    STREAMS = "streams"
+
+    @property
+    def store(self) -> DataStore:
+        return STORE_OF[self]
+
+
+STORE_OF = {
+    BackupKind.PHYSICAL: DataStore.POSTGRES,
+    BackupKind.LOGICAL: DataStore.POSTGRES,
+    BackupKind.STREAMS: DataStore.NATS,
+}
+
+
+def kinds_of(store: DataStore) -> list[BackupKind]:
+    """The kinds of recovery points that a store has."""
+    return [kind for kind, owner in STORE_OF.items() if owner == store]
+
+
+def store_of(point_id: str) -> DataStore:
+    """The store whose points have such an id; PostgreSQL's where it names no kind."""
+    try:
+        return kind_of(point_id).store
+    except ValueError:
+        return DataStore.POSTGRES
 
 
 def kind_of(point_id: str) -> BackupKind:
@@ -117,6 +154,27 @@ class PostgresSource(Recorded):
     table_count: int = 0  # tables that hold data, in all databases of the point
     notes: list[str] = Field(default_factory=list)  # what this backup could not record, each with the reason
 
+    @property
+    def identity(self) -> str:
+        """What retention and order keep apart: points of different clusters say nothing of each other."""
+        return self.system_identifier
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """Where in the cluster's history the content ends; a later point has a greater one, whatever the clocks say.
+
+        A base backup is recovered to its stop, a dump is of the moment of its snapshot. Raises BadInput: no LSN.
+        """
+        lsn = self.stop_lsn or self.start_lsn
+        return (self.timeline, lsn_order(lsn)) if lsn else None
+
+
+SOURCES: dict[str, type[PostgresSource | JetStreamSource]] = {
+    DataStore.POSTGRES: PostgresSource,
+    DataStore.NATS: JetStreamSource,
+}
+"""What a manifest says of where its point came from, by store. Each has ``identity``, ``position`` and ``notes``."""
+
 
 class Manifest(Recorded):
     """What makes a recovery point exist. Written last, signed, never changed afterwards."""
@@ -124,11 +182,11 @@ class Manifest(Recorded):
     format: int = 1
     point_id: str
     group: str
-    store: str = "postgres"
+    store: str = DataStore.POSTGRES.value
     kind: BackupKind
     started_at: datetime
     finished_at: datetime
-    source: PostgresSource
+    source: PostgresSource | JetStreamSource
     source_region: str
     artefacts: list[Artefact]
     recipients: list[str]  # age public keys that can open it
@@ -136,6 +194,27 @@ class Manifest(Recorded):
     run_id: str
     attempt: int = 1
     epoch: int | None = None
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source_of_its_store(cls, value: object, info: ValidationInfo) -> object:
+        """The store says how the source is read, not which model its fields happen to fit."""
+        model = SOURCES.get(info.data.get("store", ""))
+        return model.model_validate(value) if model is not None and isinstance(value, dict) else value
+
+    @property
+    def postgres(self) -> PostgresSource:
+        """Raises BadInput: the point is of another store."""
+        if not isinstance(self.source, PostgresSource):
+            raise BadInput(f"recovery point {self.point_id} is of {self.store}, and not of PostgreSQL")
+        return self.source
+
+    @property
+    def jetstream(self) -> JetStreamSource:
+        """Raises BadInput: the point is of another store."""
+        if not isinstance(self.source, JetStreamSource):
+            raise BadInput(f"recovery point {self.point_id} is of {self.store}, and not of JetStream")
+        return self.source
 
     @property
     def stored_bytes(self) -> int:

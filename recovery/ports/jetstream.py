@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.domain.recovery_point import BackupKind
 from recovery.ports.postgres import ArtefactStream, Progress
 
 DESCRIPTION_NAME = "backup.json"
@@ -26,6 +27,9 @@ def archive_name(stream: str) -> str:
 
 class StreamsSource(Protocol):
     """One running backup of streams. An async context manager: leaving it ends the server's snapshots."""
+
+    @property
+    def kind(self) -> BackupKind: ...
 
     @property
     def expected_bytes(self) -> int:
@@ -59,6 +63,7 @@ class StreamRestoreOptions:
     replace: bool = False  # an existing stream is deleted first, once the archive's beginning was found sound
     stream: str | None = None
     replicas: int | None = None
+    keep_mark: bool = False  # until ``complete``: so that a restore of several streams can still be taken back whole
     finish_seconds: float = 3600.0  # for the server's own work after the last byte
     consumers_seconds: float = 15.0  # until the consumers of a cluster have their leaders
 
@@ -84,8 +89,40 @@ class RestoredStream:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class StreamSeen:
+    """``restore_id``: of the restore that made the stream and is not completed."""
+
+    messages: int
+    first_seq: int
+    last_seq: int
+    restore_id: str | None = None
+
+
+@dataclass(frozen=True)
+class AccountSeen:
+    """A server and the account as whose user we log in. ``room``: bytes that the account may still store; None:
+    nothing limits it but the servers' disks."""
+
+    host: str
+    port: int
+    version: str
+    api_level: int
+    clustered: bool
+    streams: dict[str, StreamSeen]
+    room: int | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
 class JetStreamRecovery(Protocol):
     """Everything that backup and restore activities do with the streams of one account."""
+
+    async def look(self) -> AccountSeen:
+        """What stands there now. Raises Unreachable, SourceFailed."""
+        ...
 
     def source(self, streams: Sequence[str] | None = None) -> AbstractAsyncContextManager[StreamsSource]:
         """Snapshots of these streams, or of all of the account's, consumers included.
@@ -112,6 +149,24 @@ class JetStreamRecovery(Protocol):
             RestoreFailed: the server refused it, or the restored stream differs.
             Unreachable: the server did not answer, or gave up waiting.
         On any of them, and when cancelled, what this restore made is deleted again.
+        """
+        ...
+
+    async def differences(self, part: StreamPart) -> list[str]:
+        """Sentences on what a restored stream lacks of its part; none where it has everything.
+
+        A stream is there for clients as soon as it is restored: what they published since is no difference.
+        Raises Unreachable, SourceFailed.
+        """
+        ...
+
+    async def complete(self, stream: str, restore_id: str) -> bool:
+        """Takes the mark away that ``keep_mark`` left; False where the stream carries none.
+
+        Raises:
+            NotOurs: it carries another restore's.
+            RestoreFailed: there is no such stream.
+            Unreachable: the server did not answer.
         """
         ...
 

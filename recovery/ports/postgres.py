@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from recovery.domain.jetstream import JetStreamSource
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
 
 Progress = Callable[[int, int], None]
@@ -31,9 +32,10 @@ class ArtefactStream(Protocol):
 
 
 class BackupSource(Protocol):
-    """One running backup of one PostgreSQL. An async context manager: leaving it releases slot, snapshot, sessions."""
+    """One running backup of one store. Leaving its context releases what it holds there: slot, snapshot, sessions."""
 
-    kind: BackupKind
+    @property
+    def kind(self) -> BackupKind: ...
 
     @property
     def expected_bytes(self) -> int:
@@ -41,11 +43,12 @@ class BackupSource(Protocol):
         ...
 
     def artefacts(self) -> AsyncIterator[ArtefactStream]:
-        """The streams, one after the other: each must be read to its end before the next is asked for."""
+        """The streams, one after the other: each must be read to its end before the next is asked for, unless the
+        store gives several at once."""
         ...
 
-    async def finish(self) -> PostgresSource:
-        """Identity, LSN range, fingerprints. Only after all streams were read."""
+    async def finish(self) -> PostgresSource | JetStreamSource:
+        """Identity, position, fingerprints. Only after all streams were read."""
         ...
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, RecoveryPoint, Verdict
+from recovery.domain.recovery_point import (
+    BackupKind,
+    CheckResult,
+    DataStore,
+    Manifest,
+    RecoveryPoint,
+    Verdict,
+    VerdictState,
+)
+from recovery.ports.postgres import BackupSource, PointReader
 
 Progress = Callable[[int, int, str], None]
 """Called with (bytes done, bytes expected or 0, what is being done)."""
@@ -66,13 +77,49 @@ class RestoreOrder:
     target_database: str | None = None
     target_directory: str | None = None
     target_port: int | None = None
+    streams: tuple[str, ...] = ()  # JetStream: only these; none: all of the point
+    target_stream: str | None = None  # JetStream: the name that was asked for
+    replicas: int | None = None  # JetStream: another number than the source's
+    replace: bool = False  # what is there under the same name is deleted first
+
+
+class StorePoints(Protocol):
+    """One store's part in taking and proving recovery points: all that PostgreSQL, JetStream and the others do in
+    their own ways. A store is added by one of these, and by one ``Restores``, in the worker's tables.
+
+    Raises NotFound, Unreachable, SourceFailed, Refused as the library's errors say.
+    """
+
+    @property
+    def at_once(self) -> int:
+        """So many artefacts of a backup may be read at the same time."""
+        ...
+
+    async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
+        """Whether the store can be backed up now. One that does not answer raises."""
+        ...
+
+    def opened(self, order: BackupOrder) -> AbstractAsyncContextManager[BackupSource]:
+        """The running backup, which ends with the context; no second one of its kind runs beside it."""
+        ...
+
+    async def validate(
+        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+    ) -> tuple[VerdictState, str, list[CheckResult]]:
+        """Restores into a scratch server, checks it and removes it. Raises nothing but cancellation and bugs."""
+        ...
 
 
 class RecoveryPoints(Protocol):
     """Raises NotFound, Unreachable, SourceFailed, Refused, WrongKey as the library's errors say."""
 
-    async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
-        """Whether the source can be backed up now, and what each location lacks."""
+    async def check_source(
+        self, group: GroupSnapshot, region: str, stores: Collection[DataStore] = (DataStore.POSTGRES,)
+    ) -> list[CheckResult]:
+        """Whether these stores can be backed up now, and what each location lacks.
+
+        One store of several that does not answer is a failed check: the others are backed up all the same.
+        """
         ...
 
     async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint: ...
@@ -117,7 +164,7 @@ class RecoveryPoints(Protocol):
 
 
 class Restores(Protocol):
-    """Restores into this host (physical points) or into a server that it reaches (logical points)."""
+    """Restores into this host (physical points) or into a server that it reaches (all others)."""
 
     async def verify_infrastructure(self, order: RestoreOrder) -> list[CheckResult]:
         """Everything a restore needs: binaries of the right major, space, an empty target, keys, a complete point.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.domain.recovery_point import BackupKind, VerdictState
+from recovery.domain.recovery_point import BackupKind, DataStore, VerdictState, kinds_of
 from recovery.errors import BadInput, Corrupt, Refused, Unreachable
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from tests.fakes.postgres import FakePostgres
@@ -56,11 +56,11 @@ async def test_a_source_gives_its_artefacts_and_then_its_identity(site: Site) ->
     physical, logical = site.points[BackupKind.PHYSICAL], site.points[BackupKind.LOGICAL]
     assert list(physical.content) == ["base.tar", "backup_manifest"]
     assert list(logical.content) == ["globals.sql", "shop.dump"]
-    assert physical.manifest.source.stop_lsn is not None
-    assert physical.manifest.source.canary is not None
-    assert logical.manifest.source.databases == ["shop"]
+    assert physical.manifest.postgres.stop_lsn is not None
+    assert physical.manifest.postgres.canary is not None
+    assert logical.manifest.postgres.databases == ["shop"]
     for point in site.points.values():
-        assert point.manifest.source.major in await site.postgres.host.majors()
+        assert point.manifest.postgres.major in await site.postgres.host.majors()
 
 
 async def test_finish_before_the_end_is_a_programming_error(site: Site) -> None:
@@ -145,7 +145,7 @@ async def test_read_only_is_set_only_on_what_was_restored(site: Site) -> None:
         await site.postgres.set_read_only(site.place(), True)
 
 
-@pytest.mark.parametrize("kind", list(BackupKind))
+@pytest.mark.parametrize("kind", kinds_of(DataStore.POSTGRES))
 async def test_verdicts(site: Site, kind: BackupKind) -> None:
     point = site.points[kind]
     outcomes: list[tuple[Callable[[], MemoryPoint], VerdictState]] = [

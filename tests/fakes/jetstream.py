@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import nats.errors
@@ -133,6 +133,13 @@ class FakeJetStream:
         self, server: NatsServer, on_error: Callable[[Exception], None] = lambda error: None
     ) -> AsyncIterator[Client]:
         yield self  # type: ignore[misc]
+
+    @contextlib.asynccontextmanager
+    async def connect_apart(
+        self, server: NatsServer, on_error: Callable[[Exception], None] = lambda error: None
+    ) -> AsyncIterator[Client]:
+        """Each connection with a snapshot or restore of its own, on the same streams."""
+        yield replace(self)  # type: ignore[misc]
 
     def new_inbox(self) -> str:
         return "_INBOX.test"

@@ -151,12 +151,12 @@ class FakePostgres:
         if earlier is not None and earlier.restore_id == options.restore_id:
             self.running.add(place.data_directory)
             return earlier.restored
-        if reader.manifest.source.major != MAJOR:
-            raise Refused(f"the point is of PostgreSQL {reader.manifest.source.major}, and this machine has {MAJOR}")
+        if reader.manifest.postgres.major != MAJOR:
+            raise Refused(f"the point is of PostgreSQL {reader.manifest.postgres.major}, and this machine has {MAJOR}")
         if earlier is not None:
             raise Refused(f"{place.data_directory} is not empty: a restore overwrites nothing")
         done = await _read(reader, progress)
-        restored = Restored(place, done, reader.manifest.source.last_commit_at)
+        restored = Restored(place, done, reader.manifest.postgres.last_commit_at)
         self.servers[place.data_directory] = FakeServer(options.restore_id, restored, options.read_only)
         self.running.add(place.data_directory)
         return restored
@@ -183,7 +183,7 @@ class FakePostgres:
     ) -> RestoredDatabase:
         _needs(reader.manifest, BackupKind.LOGICAL)
         name = database or source_database
-        if source_database not in reader.manifest.source.databases:
+        if source_database not in reader.manifest.postgres.databases:
             raise BadInput(f"the point holds no database {source_database!r}")
         if self.databases.get(name, ("", False))[0] == options.restore_id:
             return RestoredDatabase(name, reader.manifest.plain_bytes)

@@ -28,9 +28,10 @@ from temporalio import activity
 
 import recovery.errors
 from recovery.adapters import recovery_points
+from recovery.adapters.nats.restoring import Upload
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.postgres.restore import PhysicalRestore
-from recovery.adapters.recovery_points import PostgresRecoveryPoints
+from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
 from recovery.adapters.witness import WitnessStore
@@ -44,9 +45,10 @@ from workers.worker import WorkerPlan, run_worker
 from workers.zones import ConfiguredZones
 
 CALLS: dict[type, tuple[str, ...]] = {
-    PostgresRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
+    StoredRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
     PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
+    Upload: ("finish",),
     WitnessStore: ("write",),
     ConfiguredZones: ("replace",),
     LocalPostgresHost: ("launch",),

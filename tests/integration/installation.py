@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,10 @@ from workers.client import connect
 from workers.operations import Handle
 from workers.wiring import Wiring
 
-SERVICES = {"postgres", "s3", "app", "witness", "temporal", "dns", "webhook"}
+SERVICES = {"postgres", "nats", "s3", "app", "witness", "temporal", "dns", "webhook"}
+STREAMS = "messages"
+"""A second group: JetStream alone."""
+STREAM_NAMES = ["audit", "orders"]
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
 PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
@@ -279,8 +282,8 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def installed_site() -> AsyncIterator[Site]:
-    """Starts everything, and ends everything."""
+async def installed_site(amend: Callable[[dict[str, Any]], None] = lambda group: None) -> AsyncIterator[Site]:
+    """Starts everything, and ends everything. ``amend`` changes the group's configuration."""
     folder = _made_folder()
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -289,7 +292,7 @@ async def installed_site() -> AsyncIterator[Site]:
             place = lab.postgres(HOME)
             await load_shop(place.dsn(), SHOP_MEGABYTES)
             await _copy_home(lab, folder / "copies")
-            installation = _installed(lab, folder / "installation")
+            installation = _installed(lab, folder / "installation", amend)
             config = Config.load(installation.config_file)
             client = await connect(config, Secrets())
             wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
@@ -324,7 +327,7 @@ def _data(lab: Lab, service: str) -> Path:
     return folder
 
 
-def _installed(lab: Lab, folder: Path) -> Installation:
+def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) -> Installation:
     """As the demo's, but it waits only 3 s for a service that is down, and keeps one recovery point of each kind."""
     folder.mkdir(mode=0o711)
     installation = install(lab, folder)
@@ -333,15 +336,29 @@ def _installed(lab: Lab, folder: Path) -> Installation:
         document = yaml.load(file)
         document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
         document["groups"][GROUP]["backup"].update(retention_count=1, retention_days=None)
+        amend(document["groups"][GROUP])
+        document["groups"][STREAMS] = _streams_group(lab, document["groups"][GROUP])
         document["notifications"]["attempts"] = 1
         yaml.dump(document, file)
     return installation
+
+
+def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "tier": shop["tier"],
+        "home": HOME,
+        "regions": {region: {"nats": lab.nats(region).removeprefix("nats://")} for region in REGIONS},
+        "nats": {"streams": STREAM_NAMES},
+        "backup": {**shop["backup"], "kinds": ["streams"]},
+    }
 
 
 __all__ = [
     "AWAY",
     "HOME",
     "REGIONS",
+    "STREAMS",
+    "STREAM_NAMES",
     "Crew",
     "Site",
     "WorkerProcess",

@@ -211,7 +211,7 @@ class MemoryPoint:
 
     def changed(self, **source: object) -> MemoryPoint:
         """The same bytes under a manifest that says something else of its source."""
-        changed = self.manifest.source.model_copy(update=source)
+        changed = self.manifest.postgres.model_copy(update=source)
         return MemoryPoint(self.manifest.model_copy(update={"source": changed}), self.content)
 
 
@@ -222,6 +222,7 @@ async def take(source: AbstractAsyncContextManager[BackupSource], point_id: str 
         async for artefact in backup.artefacts():
             content[artefact.name] = b"".join([chunk async for chunk in artefact.chunks()])
         found = await backup.finish()
+        assert isinstance(found, PostgresSource)
         kind = backup.kind
     return MemoryPoint(manifest_of(found, kind, content, point_id), content)
 

@@ -165,7 +165,7 @@ async def test_one_location_is_slow_and_holds_neither_the_others_up_nor_memory(b
     handle = await held_backup(busy, PHYSICAL)
     await busy.lab.slow(AWAY, "s3", seconds=1)
     try:
-        busy.arm("PostgresRecoveryPoints.fill", action="hold", keep_held=True)
+        busy.arm("StoredRecoveryPoints.fill", action="hold", keep_held=True)
         began = time.monotonic()
         busy.release()
         await busy.held()

@@ -45,9 +45,7 @@ async def test_a_damaged_object_makes_a_validation_corrupt_and_somebody_hears_of
     point = await (await site.catalogue()).point(GROUP, point_id)
     entry = max((o for a in point.manifest.artefacts for o in a.objects), key=lambda entry: entry.size)
     await site.lab.corrupt(AWAY, "s3-object", key=f"points/{entry.key}", offset=entry.size // 3, missing=missing)
-    site.arm(
-        "PostgresRecoveryPoints.repair", action="fail", error="Refused", words="this location cannot be written to"
-    )
+    site.arm("StoredRecoveryPoints.repair", action="fail", error="Refused", words="this location cannot be written to")
     error = failed(await site.run("BackupValidation", point_id=point_id), "judge")
     assert f"{point_id} is CORRUPT: at store-region-b" in error
     assert entry.key in error

@@ -60,7 +60,7 @@ async def run_with_a_loss(site: Site, fault: FAULT, plan: str, **request: Any) -
 
 
 BACKUP_FAULTS = [
-    *both("PostgresRecoveryPoints.take"),
+    *both("StoredRecoveryPoints.take"),
     at("S3Store.put", "before", number=2),
     at("S3Store.put", "after", number=4),
     at("S3Store.put", "before", key="manifest.json"),  # everything but the manifest is stored
@@ -104,7 +104,7 @@ async def discard(site: Site, point_id: str) -> None:
 @pytest.mark.parametrize(
     "fault",
     cases(
-        at("PostgresRecoveryPoints.fill", "after"),
+        at("StoredRecoveryPoints.fill", "after"),
         at("S3Store.put", "before", number=1),
         at("S3Store.put", "after", number=2),
         at("S3Store.put", "before", key="manifest.json"),
@@ -113,7 +113,7 @@ async def discard(site: Site, point_id: str) -> None:
 )
 async def test_filling_a_location_survives_its_worker(site: Site, fault: FAULT) -> None:
     """One location lost everything of the point before it was filled."""
-    site.arm("PostgresRecoveryPoints.fill", step="fill-locations", action="hold")
+    site.arm("StoredRecoveryPoints.fill", step="fill-locations", action="hold")
     handle = await site.start("Backup", kind=BackupKind.LOGICAL)
     await site.held()
     (point_id,) = (await progress(site, handle)).point_ids
@@ -141,7 +141,7 @@ async def progress(site: Site, handle: Any) -> RunReport:
 @pytest.mark.parametrize(
     "fault",
     cases(
-        *both("PostgresRecoveryPoints.validate"),
+        *both("StoredRecoveryPoints.validate"),
         at("S3Store.get", "before", number=6),
         *both("LocalPostgres.validate"),
         *both("validation.observe"),  # the scratch server runs
@@ -167,9 +167,9 @@ async def test_a_validation_survives_its_worker(site: Site, kind: BackupKind, fa
 @pytest.mark.parametrize(
     "fault",
     cases(
-        *both("PostgresRecoveryPoints.repair", step="repair-copies"),
+        *both("StoredRecoveryPoints.repair", step="repair-copies"),
         *both("S3Store.put", step="repair-copies"),
-        *both("PostgresRecoveryPoints.validate", step="prove-again"),
+        *both("StoredRecoveryPoints.validate", step="prove-again"),
         quick=(3,),
     ),
 )
@@ -305,7 +305,7 @@ async def test_a_rollback_survives_its_worker(site: Site, fault: FAULT) -> None:
 @pytest.mark.parametrize(
     "fault",
     cases(
-        *both("PostgresRecoveryPoints.expire"),
+        *both("StoredRecoveryPoints.expire"),
         at("S3Store.delete", "before", number=1),
         at("S3Store.delete", "after", number=1),  # the manifest is gone at one location, its objects are not
         at("S3Store.delete", "after", number=2),

@@ -16,21 +16,20 @@ from recovery.adapters.nats.connection import NatsServer, api, connected, stream
 from recovery.adapters.nats.consumers import Position, positions
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
 from recovery.adapters.nats.restoring import MARK
-from recovery.adapters.nats.snapshots import SnapshotSource
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import open_point
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.domain.jetstream import JetStreamSource
-from recovery.domain.recovery_point import BackupKind, PostgresSource
 from recovery.errors import Corrupt, NotFound, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StreamRestoreOptions, archive_name, description_name
 from tests.fakes.object_store import MemoryStore
-from tests.fakes.points import AGE, identity, pg_source, signer
+from tests.fakes.points import AGE, identity, signer
 from tests.integration.nats_cluster import NatsCluster, a_cluster
 from tests.integration.nats_pair import until
 from tests.integration.nats_servers import OwnNats, own_nats
 
+POINT = "20261122T101500Z-streams-1a2b3c4d"
 OPTIONS = StreamRestoreOptions("restore-1")
 MESSAGES = 2000
 HANDLED = 60, 100
@@ -126,20 +125,6 @@ async def _delete(server: NatsServer, *streams: str) -> None:
             await api(client, f"STREAM.DELETE.{stream}", timeout=10.0)
 
 
-class _ForPostgresManifest:
-    """Until a manifest names JetStream as its source: all but the last word of a SnapshotSource."""
-
-    kind = BackupKind.LOGICAL
-
-    def __init__(self, source: SnapshotSource) -> None:
-        self._source = source
-        self.expected_bytes = source.expected_bytes
-        self.artefacts = source.artefacts
-
-    async def finish(self) -> PostgresSource:
-        return pg_source()
-
-
 @pytest.mark.parametrize("storage", ["file", "memory"])
 async def test_streams_come_back_through_the_pipeline(servers: tuple[OwnNats, OwnNats], storage: str) -> None:
     a, b = servers[0].server, servers[1].server
@@ -149,10 +134,10 @@ async def test_streams_come_back_through_the_pipeline(servers: tuple[OwnNats, Ow
     location = MemoryStore("a")
     async with Sealer([AGE.public]) as sealer, JetStreamSnapshots(a).source(names) as source:
         written = await write_point(
-            _ForPostgresManifest(source), identity=identity(), stores=[location], sealer=sealer, signer=signer(),
+            source, identity=identity(point_id=POINT), stores=[location], sealer=sealer, signer=signer(),
             budget=WriteBudget(chunk_bytes=50_000), at_once=source.at_once,
         )  # fmt: skip
-        taken = await source.finish()
+    taken = written.manifest.jetstream
     async with Opener([AGE.secret]) as opener:
         point = open_point(location, written.manifest, opener)
         for name in names:

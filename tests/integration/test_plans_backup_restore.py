@@ -97,7 +97,7 @@ async def test_a_restored_copy_equals_its_quiet_source(site: Site, kind: BackupK
 async def test_the_newest_validated_point_is_taken_and_not_a_newer_unproven_one(site: Site) -> None:
     await site.point(BackupKind.PHYSICAL)
     validated = (await (await site.catalogue()).newest_validated(GROUP, BackupKind.PHYSICAL)).point_id
-    site.arm("PostgresRecoveryPoints.validate", action="hold")
+    site.arm("StoredRecoveryPoints.validate", action="hold")
     unproven = (await site.run("Backup", kind=BackupKind.PHYSICAL)).point_ids[0]
     await site.held()
     try:

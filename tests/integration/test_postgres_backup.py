@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from recovery.adapters.postgres.physical import PhysicalSource
+from recovery.domain.recovery_point import PostgresSource
 from recovery.errors import BadInput, Refused, SourceFailed, Unreachable
 from recovery.ports.postgres import BackupSource, PostgresLogin
 from tests.integration.postgres_servers import Server, Writer, eventually, public_folder, running_source, take
@@ -44,7 +45,7 @@ async def victim() -> AsyncIterator[Server]:
 async def test_physical_point_is_complete_and_knows_its_source(source: Server) -> None:
     async with Writer(source):
         point = await take(source.postgres.physical_source(source.login, "point-1"))
-    found = point.manifest.source
+    found = point.manifest.postgres
     assert list(point.content) == ["base.tar", "backup_manifest"]
     with tarfile.open(fileobj=io.BytesIO(point.content["base.tar"])) as archive:
         members = archive.getnames()
@@ -87,6 +88,7 @@ async def test_a_row_that_came_and_went_during_the_backup_is_a_change(source: Se
             async for _ in artefact.chunks():
                 pass
         found = await backup.finish()
+    assert isinstance(found, PostgresSource)
     compared = {entry.table for entry in found.tables}
     assert "shop.public.customers" in compared
     assert "shop.public.empty_one" not in compared
@@ -236,7 +238,7 @@ async def test_logical_fingerprints_are_those_of_the_dump_under_load(source: Ser
         before = len(writer.acknowledged)
         point = await take(source.postgres.logical_source(source.login, "point-3", ["shop"]))
         assert len(writer.acknowledged) > before, "the load must have gone on during the backup"
-    found = point.manifest.source
+    found = point.manifest.postgres
     assert list(point.content) == ["globals.sql", "shop.dump"]
     assert point.content["shop.dump"].startswith(b"PGDMP")
     assert b"CREATE ROLE clerk" in point.content["globals.sql"]
@@ -263,7 +265,7 @@ async def test_globals_without_passwords_say_so(source: Server) -> None:
         login = PostgresLogin(source.place.host, source.place.port, "dumper", "shop", "p", sslmode="disable")
         point = await take(source.postgres.logical_source(login, "point-4", ["shop"]))
         assert b"PASSWORD" not in point.content["globals.sql"]
-        assert any("may not read pg_authid" in note for note in point.manifest.source.notes)
+        assert any("may not read pg_authid" in note for note in point.manifest.postgres.notes)
     finally:
         await source.execute("DROP OWNED BY dumper; DROP ROLE dumper")
 
@@ -307,5 +309,5 @@ async def test_a_source_that_cannot_be_written_to_has_no_canary_and_says_why(sou
         point = await take(source.postgres.physical_source(source.login, "point-6"))
     finally:
         await source.execute("ALTER DATABASE shop RESET default_transaction_read_only", "postgres")
-    assert point.manifest.source.canary is None
-    assert any("no canary" in note and "read-only" in note for note in point.manifest.source.notes)
+    assert point.manifest.postgres.canary is None
+    assert any("no canary" in note and "read-only" in note for note in point.manifest.postgres.notes)

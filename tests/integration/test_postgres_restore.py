@@ -81,13 +81,13 @@ async def test_restored_server_is_a_primary_of_its_own_that_ends_at_the_stop_lsn
     assert await server.value("SELECT pg_is_in_recovery()") is False
     assert await server.value("SELECT timeline_id FROM pg_control_checkpoint()") == 2
     history = (server.place.data_directory / "pg_wal" / "00000002.history").read_text()
-    assert str(point.manifest.source.stop_lsn) in history
+    assert str(point.manifest.postgres.stop_lsn) in history
     assert done.restored_bytes == point.manifest.plain_bytes
     assert done.last_commit_at is not None
-    assert point.manifest.source.last_commit_at is not None
-    assert done.last_commit_at >= point.manifest.source.last_commit_at - timedelta(seconds=1)
+    assert point.manifest.postgres.last_commit_at is not None
+    assert done.last_commit_at >= point.manifest.postgres.last_commit_at - timedelta(seconds=1)
     present = await server.value("SELECT array_agg(id) FROM events")
-    promised = {number for number, at in writer.acknowledged.items() if at <= point.manifest.source.last_commit_at}
+    promised = {number for number, at in writer.acknowledged.items() if at <= point.manifest.postgres.last_commit_at}
     assert promised, "the load must have run before the last promised commit"
     assert promised <= set(present), "every commit acknowledged by last_commit_at is in the point"
     assert set(writer.acknowledged) - set(present), "and the load went on after it"
@@ -151,7 +151,7 @@ async def test_a_missing_canary_is_noticed(
     restored: tuple[Server, Restored], physical: tuple[MemoryPoint, Writer]
 ) -> None:
     server, _ = restored
-    value = physical[0].manifest.source.canary
+    value = physical[0].manifest.postgres.canary
     await server.execute(f"DELETE FROM recovery_plans.canary WHERE value = '{value}'")
     results = await server.postgres.verify_restored(physical[0].manifest, server.login, [])
     assert [result.name for result in results if not result.passed] == ["canary"]

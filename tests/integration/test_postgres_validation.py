@@ -63,7 +63,7 @@ async def test_a_good_point_is_valid(source: Server, points: dict[str, MemoryPoi
     assert names >= {"tables-readable", "critical-tables", "fingerprints", "sequences", "large-objects", "roles"}
     assert ("pg_verifybackup" in names and "canary" in names) == (kind == "physical")
     compared = next(check.detail for check in checks if check.name == "fingerprints")
-    total = points[kind].manifest.source.table_count
+    total = points[kind].manifest.postgres.table_count
     if kind == "logical":
         assert compared.startswith(f"{total} of {total} tables are equal"), "every table, exactly"
     else:
@@ -174,7 +174,7 @@ async def test_points_of_the_newest_version_are_valid() -> None:
                     await take(newest.postgres.logical_source(newest.login, "logical-18", ["shop"]), "logical-18"),
                 ]
             for point in taken:
-                assert point.manifest.source.major == 18
+                assert point.manifest.postgres.major == 18
                 state, reason, _ = await newest.postgres.validate(point, folder / "scratch", CRITICAL)
                 assert state is VerdictState.VALID, reason
 
@@ -192,7 +192,7 @@ async def test_the_labs_backup_role_makes_valid_points_under_load(lab: Lab, fold
             await take(postgres.physical_source(login, "lab-physical"), "lab-physical"),
             await take(postgres.logical_source(login, "lab-logical", [place.database]), "lab-logical"),
         ]
-    assert any("the source is a standby" in note for note in taken[0].manifest.source.notes)
+    assert any("the source is a standby" in note for note in taken[0].manifest.postgres.notes)
     for point in taken:
         state, reason, _ = await postgres.validate(point, scratch, ["orders", "customers"])
         assert state is VerdictState.VALID, reason

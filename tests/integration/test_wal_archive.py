@@ -175,7 +175,7 @@ async def recovered(server: Server, point: MemoryPoint, reader: LineageReader, u
     folder = server.folder / f"copy-{free_port()}"
     wal = server.folder / f"{folder.name}-wal"
     wal.mkdir(mode=0o755)
-    start = lsn_order(point.manifest.source.start_lsn or "")
+    start = lsn_order(point.manifest.postgres.start_lsn or "")
     size = reader.segment_bytes
     numbers = [stretch.branch.timeline for stretch in reader.branch.stretches()]
     names = [segment_file(number, at, size) for number in numbers for at in range(start - start % size, until, size)]
@@ -242,7 +242,7 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
             assert [(each.timeline, each.gaps, len(each.ranges)) for each in status] == [(1, [], 1)]
             assert lsn_order(status[0].last_contiguous or "") >= max(told)
         reader = await archive.reader(identifier, opener).lineage(Branch(1))
-        stop = lsn_order(point.manifest.source.stop_lsn or "")
+        stop = lsn_order(point.manifest.postgres.stop_lsn or "")
         for position in {max(told), choice.choice([each for each in told if each > stop])}:
             ledger.expect(await recovered(server, point, reader, position), position)
 
@@ -288,7 +288,7 @@ async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(ser
         assert [each.branch.timeline for each in found] == [1, 2]
         reader = await archive.reader(identifier, opener).lineage(found[1].branch)
         position = lsn_order(state["archived"])
-        assert reader.reachable_from(lsn_order(point.manifest.source.start_lsn or "")) >= position
+        assert reader.reachable_from(lsn_order(point.manifest.postgres.start_lsn or "")) >= position
         assert position <= last
         ledger.expect(await recovered(server, point, reader, position), position)
 

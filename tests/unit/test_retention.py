@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
-from recovery.errors import BadInput
 from recovery.domain.retention import plan_retention
+from recovery.errors import BadInput
 from tests.fakes.points import NOW, point
 
 LOGICAL, PHYSICAL = BackupKind.LOGICAL, BackupKind.PHYSICAL

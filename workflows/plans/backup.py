@@ -13,19 +13,24 @@ with workflow.unsafe.imports_passed_through():
 
 
 def wants_physical(context: PlanContext) -> bool:
-    return _wants(context, BackupKind.PHYSICAL)
+    return context.wants(BackupKind.PHYSICAL)
 
 
 def wants_logical(context: PlanContext) -> bool:
-    return _wants(context, BackupKind.LOGICAL)
+    return context.wants(BackupKind.LOGICAL)
+
+
+def wants_streams(context: PlanContext) -> bool:
+    return context.wants(BackupKind.STREAMS)
+
+
+def lacks_a_point(context: PlanContext) -> bool:
+    """A store whose backup failed did not keep the others from theirs, and yet the run has failed."""
+    return bool(context.kinds_missing)
 
 
 def validates_at_once(context: PlanContext) -> bool:
     return context.group.validate_after_backup
-
-
-def _wants(context: PlanContext, kind: BackupKind) -> bool:
-    return context.request.kind is kind or (context.request.kind is None and kind in context.group.backup_kinds)
 
 
 # fmt: off
@@ -38,8 +43,10 @@ BACKUP = plan(
     parallel(
     Step("take-physical-backup", Points.take_physical_backup,   SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_physical),
     Step("take-logical-backup",  Points.take_logical_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_logical),
+    Step("take-streams-backup",  Points.take_streams_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_streams, on_failure=WARN),
     ),
     Step("fill-locations",       Points.fill_locations,         SOURCE,  h(2),    h(4),   PERSIST, on_failure=WARN),
     Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN, when=validates_at_once),
+    Step("judge",                Points.judge_backup,           CONTROL, s(20),   m(1),   PROBE,   when=lacks_a_point),
 )
 # fmt: on

@@ -26,14 +26,22 @@ from recovery.adapters.nats.restoring import (
     remove_marked,
     unmark,
 )
-from recovery.adapters.nats.snapshots import AT_ONCE, TEMPORARY, Connect, SnapshotSource
+from recovery.adapters.nats.snapshots import (
+    AT_ONCE,
+    TEMPORARY,
+    Connect,
+    SnapshotSource,
+    stream_list,
+    translated,
+)
 from recovery.adapters.nats.stream_state import check_server, consumer_differences, may_expire, state_differences
 from recovery.domain.jetstream import StreamPart
-from recovery.errors import Corrupt, RecoveryError, Refused, RestoreFailed, Unreachable
-from recovery.ports.jetstream import RestoredStream, StoredStream, StreamRestoreOptions
+from recovery.errors import Corrupt, NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.ports.jetstream import AccountSeen, RestoredStream, StoredStream, StreamRestoreOptions, StreamSeen
 from recovery.ports.postgres import Progress
 
 CLEANUP_SECONDS = 30.0
+CONSUMERS_SECONDS = 15.0  # until a stream or consumer of a cluster has its leader
 
 
 def stored_stream(description: bytes, part: StreamPart | None = None) -> StoredStream:
@@ -104,7 +112,7 @@ class JetStreamSnapshots:
         version = str(client._server_info.get("version", ""))
         if head is not None:
             source = stored.part.server_version if stored.part else None
-            check_server(stored.config, head, source, version, int((info.get("api") or {}).get("level", 0)))
+            check_server(stored.config, head, source, version, _api_level(info))
         replicas = options.replicas or int(str(stored.config.get("num_replicas") or 1))
         if replicas > 1 and not client._server_info.get("cluster"):
             raise Refused(
@@ -122,6 +130,52 @@ class JetStreamSnapshots:
                 f" {state['last_seq']}.{half} Say --replace to delete it and restore this point in its place."
             )
         await api(client, f"STREAM.DELETE.{stream}", timeout=10.0)
+
+    async def look(self) -> AccountSeen:
+        """See the port."""
+        async with translated(self._server, "list its streams"), self._connect(self._server) as client:
+            info = await api(client, "INFO")
+            return AccountSeen(
+                host=self._server.host,
+                port=self._server.port,
+                version=str(client._server_info.get("version", "")),
+                api_level=_api_level(info),
+                clustered=bool(client._server_info.get("cluster")),
+                streams={str(entry["config"]["name"]): _seen(entry) for entry in await stream_list(client)},
+                room=_room(info),
+            )
+
+    async def differences(self, part: StreamPart) -> list[str]:
+        """See the port."""
+        purpose = f"compare stream {part.stream}"
+        async with translated(self._server, purpose), self._connect(self._server) as client:
+            info = await patiently(lambda: stream_info(client, part.stream), CONSUMERS_SECONDS)
+            if info is None:
+                return [f"stream {part.stream} is not there"]
+            stored = {"messages": part.messages, "first_seq": part.first_seq, "last_seq": part.last_seq}
+            state = dict(info["state"])
+            written = int(state["last_seq"]) - part.last_seq
+            if written > 0:  # by clients, since
+                state |= {"last_seq": part.last_seq, "messages": max(0, int(state["messages"]) - written)}
+            ages = bool(info["config"].get("max_age") or info["config"].get("allow_msg_ttl"))
+            found = state_differences(
+                stored, state, at_least=part.at_least, first_after=part.first_seq_after, expiring=ages or written > 0
+            )
+            standing = {position.name for position in await positions(client, part.stream)}
+            return found + [f"consumer {name} is missing" for name in part.consumers if name not in standing]
+
+    async def complete(self, stream: str, restore_id: str) -> bool:
+        """See the port."""
+        async with self._translated(stream), self._connect(self._server) as client:
+            info = await patiently(lambda: stream_info(client, stream), CONSUMERS_SECONDS)
+            if info is None:
+                raise RestoreFailed(f"Stream {stream} is not there any more: somebody deleted it after its restore.")
+            if mark_of(info) is None:
+                return False
+            if mark_of(info) != restore_id:
+                raise NotOurs(f"Stream {stream} carries the mark of another restore: it was not touched.")
+            await unmark(client, stream, CONSUMERS_SECONDS)
+            return True
 
     async def remove_restored(self, stream: str, restore_id: str) -> bool:
         async with self._translated(stream), self._connect(self._server) as client:
@@ -143,6 +197,20 @@ class JetStreamSnapshots:
             raise RestoreFailed(f"NATS {self._server} refused to restore stream {stream}: {error}.") from error
         except LOST as error:
             raise Unreachable(f"NATS {self._server} was lost while stream {stream} was restored: {error!r}.") from error
+
+
+def _api_level(info: dict[str, Any]) -> int:
+    return int((info.get("api") or {}).get("level", 0))
+
+
+def _seen(entry: dict[str, Any]) -> StreamSeen:
+    state = entry["state"]
+    return StreamSeen(int(state["messages"]), int(state["first_seq"]), int(state["last_seq"]), mark_of(entry))
+
+
+def _room(info: dict[str, Any]) -> int | None:
+    limit = int((info.get("limits") or {}).get("max_storage", -1))
+    return None if limit < 0 else max(0, limit - int(info.get("storage", 0)))
 
 
 class _Restore:
@@ -174,7 +242,8 @@ class _Restore:
                 raise Corrupt(f"The archive of stream {self._stream} is damaged: {error}.") from error
             state = await upload.finish(options.finish_seconds)
             consumers, notes = await self._compare(state)
-            await unmark(self._client, self._stream, options.consumers_seconds)
+            if not options.keep_mark:
+                await unmark(self._client, self._stream, options.consumers_seconds)
         except BaseException:
             await asyncio.shield(self._undo(upload, owner))
             raise

@@ -26,6 +26,7 @@ from recovery.adapters.nats.consumers import Position, positions
 from recovery.adapters.nats.receiving import ChunkReceiver, SnapshotLimits
 from recovery.adapters.nats.stream_state import check_snapshot_state, positions_between, surely_kept, version_of
 from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.domain.recovery_point import BackupKind
 from recovery.errors import Corrupt, NotFound, SourceFailed, Unreachable
 from recovery.ports.jetstream import archive_name, description_name
 
@@ -96,6 +97,8 @@ def description(answer: dict[str, Any]) -> bytes:
 class SnapshotSource:
     """``StreamsSource`` of chosen streams, or of all in the account."""
 
+    kind = BackupKind.STREAMS
+
     def __init__(
         self,
         server: NatsServer,
@@ -126,7 +129,8 @@ class SnapshotSource:
             self._version = str(client._server_info.get("version", ""))  # nats-py's own property drops parts of it
             self._cluster = client._server_info.get("cluster") or None
             self._info = await api(client, "INFO")
-            self._sizes = await stream_sizes(client)
+            streams = await stream_list(client)
+            self._sizes = {str(entry["config"]["name"]): int(entry["state"]["bytes"]) for entry in streams}
         self._streams = sorted(self._sizes) if self._chosen is None else self._chosen
         if missing := [name for name in self._streams if name not in self._sizes]:
             known = ", ".join(sorted(self._sizes)) or "none"
@@ -196,6 +200,7 @@ class SnapshotSource:
         last = int(state["last_seq"])
         part = StreamPart(
             stream=stream,
+            created_at=str(before["created"]),
             storage=str(config.get("storage", "file")),
             replicas=int(config.get("num_replicas") or 1),
             retention=str(config.get("retention", "limits")),
@@ -236,16 +241,14 @@ class SnapshotSource:
             taken.cancel()
 
 
-async def stream_sizes(client: Client) -> dict[str, int]:
-    """All streams of the account and the bytes in their stores. Raises ApiError, and what a connection raises."""
-    found: dict[str, int] = {}
-    seen = 0
+async def stream_list(client: Client) -> list[dict[str, Any]]:
+    """All streams of the account, with ``config`` and ``state``. Raises ApiError, and what a connection raises."""
+    found: list[dict[str, Any]] = []
     while True:
-        answer = await api(client, "STREAM.LIST", {"offset": seen})
+        answer = await api(client, "STREAM.LIST", {"offset": len(found)})
         entries = answer.get("streams") or []
-        found |= {str(entry["config"]["name"]): int(entry["state"]["bytes"]) for entry in entries}
-        seen += len(entries)
-        if not entries or seen >= int(answer.get("total", 0)):
+        found += entries
+        if not entries or len(found) >= int(answer.get("total", 0)):
             return found
 
 

@@ -50,7 +50,7 @@ def check_critical(manifest: Manifest, seen: Observation, critical_tables: Seque
 
     A name may be ``table``, ``schema.table`` or ``database.schema.table``.
     """
-    recorded = {entry.table: entry.rows for entry in manifest.source.tables}
+    recorded = {entry.table: entry.rows for entry in manifest.postgres.tables}
     bad: list[str] = []
     for name in critical_tables:
         keys = [key for key in sorted(seen.tables) if matches(key, name)]
@@ -77,14 +77,14 @@ def check_fingerprints(manifest: Manifest, seen: Observation) -> CheckResult:
     """Rows and checksums are exactly those recorded, for every table that has a record and was read."""
     bad: list[str] = []
     compared = 0
-    for entry in manifest.source.tables:
+    for entry in manifest.postgres.tables:
         if entry.table not in seen.tables:
             bad.append(f"{entry.table} is missing")
         elif entry.table in seen.contents:
             compared += 1
             bad += _difference(entry, seen)
-    how = _HOW.get(manifest.source.fingerprints_taken or "", "")
-    total = manifest.source.table_count or len(seen.tables)
+    how = _HOW.get(manifest.postgres.fingerprints_taken or "", "")
+    total = manifest.postgres.table_count or len(seen.tables)
     detail = f"{compared} of {total} tables are equal in rows and checksum to records {how}".strip()
     if bad:
         detail = _named("differ from the source", bad)
@@ -102,7 +102,7 @@ def _difference(entry: TableFingerprint, seen: Observation) -> list[str]:
 
 def check_sequences(manifest: Manifest, seen: Observation) -> CheckResult:
     """Each sequence stands between its values before and after the backup."""
-    source = manifest.source
+    source = manifest.postgres
     bad: list[str] = []
     compared = 0
     for key, before in sorted(source.sequences.items()):
@@ -125,7 +125,7 @@ def check_sequences(manifest: Manifest, seen: Observation) -> CheckResult:
 
 def check_large_objects(manifest: Manifest, seen: Observation) -> CheckResult:
     """As many as were recorded, with the same content, wherever that is known."""
-    source = manifest.source
+    source = manifest.postgres
     bad: list[str] = []
     for database, checksum in sorted(source.large_object_checksums.items()):
         found = seen.large_objects.get(database)
@@ -146,8 +146,8 @@ def check_large_objects(manifest: Manifest, seen: Observation) -> CheckResult:
 
 def check_roles(manifest: Manifest, seen: Observation) -> CheckResult:
     """Every role of the source exists."""
-    missing = [role for role in manifest.source.roles if role not in seen.roles]
-    detail = _named("missing", missing) if missing else f"all {len(manifest.source.roles)} roles are there"
+    missing = [role for role in manifest.postgres.roles if role not in seen.roles]
+    detail = _named("missing", missing) if missing else f"all {len(manifest.postgres.roles)} roles are there"
     return CheckResult(name="roles", passed=not missing, detail=detail)
 
 
@@ -158,8 +158,8 @@ def check_extensions(manifest: Manifest, seen: Observation) -> CheckResult:
     def shown(entries: Sequence[str]) -> set[str]:
         return set(entries) if exact else {entry.rpartition(" ")[0] for entry in entries}
 
-    missing = sorted(shown(manifest.source.extensions) - shown(seen.extensions))
-    count = len(manifest.source.extensions)
+    missing = sorted(shown(manifest.postgres.extensions) - shown(seen.extensions))
+    count = len(manifest.postgres.extensions)
     detail = _named("missing", missing) if missing else f"all {count} extensions are there"
     return CheckResult(name="extensions", passed=not missing, detail=detail)
 
@@ -177,9 +177,9 @@ def check_indexes(seen: Observation) -> CheckResult:
 
 def check_canary(manifest: Manifest, seen: Observation) -> CheckResult:
     """The row that was written before the stop LSN is there. A point without one says why."""
-    value = manifest.source.canary
+    value = manifest.postgres.canary
     if value is None:
-        why = "; ".join(note for note in manifest.source.notes if "canary" in note) or "the source gave no reason"
+        why = "; ".join(note for note in manifest.postgres.notes if "canary" in note) or "the source gave no reason"
         return CheckResult(name="canary", passed=True, detail=f"{NOT_AVAILABLE}: {why}")
     there = value in seen.canaries
     detail = f"{value!r} is there" if there else f"{value!r}, written before the backup ended, is not there"

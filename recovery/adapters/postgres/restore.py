@@ -129,14 +129,14 @@ class PhysicalRestore:
         *,
         libraries: list[str] | None = None,
     ) -> None:
-        self._libraries = reader.manifest.source.preload_libraries if libraries is None else libraries
+        self._libraries = reader.manifest.postgres.preload_libraries if libraries is None else libraries
         self._host = host
         self._reader = reader
         self._place = place
         self._options = options
         self._progress = progress
         self._manifest = reader.manifest
-        self._major = reader.manifest.source.major
+        self._major = reader.manifest.postgres.major
         self._done = 0
         self._notes: list[str] = []
 
@@ -229,7 +229,8 @@ class PhysicalRestore:
         chosen = self._options.tablespaces
         beside = self._folder.with_name(self._folder.name + ".tablespaces")
         return {
-            oid: Path(chosen.get(location, beside / oid)) for oid, location in self._manifest.source.tablespaces.items()
+            oid: Path(chosen.get(location, beside / oid))
+            for oid, location in self._manifest.postgres.tablespaces.items()
         }
 
     async def unpack(self) -> None:
@@ -341,7 +342,7 @@ class PhysicalRestore:
 
     async def configure(self) -> None:
         """Our configuration files, and the request to recover to the stop LSN."""
-        binaries, source, folder = self._host.binaries, self._manifest.source, self._folder
+        binaries, source, folder = self._host.binaries, self._manifest.postgres, self._folder
         user = self._host.user_for(self._place)
         control = await control_data(binaries, self._major, folder, user)
         if control.get("Database system identifier", source.system_identifier) != source.system_identifier:

@@ -143,16 +143,16 @@ def _refuse_unsuitable(reader: PointReader, database: str) -> DatabaseProperties
     if manifest.kind is not BackupKind.LOGICAL:
         raise BadInput(f"{manifest.point_id} is a {manifest.kind} point: it is restored into a folder, not a database")
     names = {artefact.name for artefact in manifest.artefacts}
-    properties = manifest.source.database_properties.get(database)
+    properties = manifest.postgres.database_properties.get(database)
     if dump_name(database) not in names or properties is None:
         raise BadInput(
-            f"{manifest.point_id} holds no database {database!r}: it has {', '.join(manifest.source.databases)}"
+            f"{manifest.point_id} holds no database {database!r}: it has {', '.join(manifest.postgres.databases)}"
         )
     return properties
 
 
 def _refuse_older(reader: PointReader, login: PostgresLogin, major: int) -> None:
-    needed = reader.manifest.source.major
+    needed = reader.manifest.postgres.major
     if major < needed:
         raise Refused(
             f"{reader.manifest.point_id} is of PostgreSQL {needed}, and the server at {login.address} is PostgreSQL "

@@ -21,7 +21,7 @@ from recovery.ports.postgres import PostgresLogin, PostgresPlace
 PORT = 5432  # only a part of the socket's name
 LONGEST_SOCKET_FOLDER = 90
 
-_PREFIX = "scratch-"
+PREFIX = "scratch-"
 _LOCK = "lock"
 
 # Nothing in a scratch server is worth keeping, and nothing in it may act on the outside world.
@@ -91,10 +91,10 @@ async def scratch_space(host: LocalPostgresHost, parent: Path) -> AsyncIterator[
 
 
 async def sweep(parent: Path) -> list[Path]:
-    """Removes scratch folders (and their servers) whose worker is gone."""
+    """Removes scratch folders of any store (and their servers) whose worker is gone."""
     removed = []
-    for folder in await asyncio.to_thread(lambda: sorted(parent.glob(f"{_PREFIX}*"))):
-        lock = await asyncio.to_thread(_try_lock, folder)
+    for folder in await asyncio.to_thread(lambda: sorted(parent.glob(f"{PREFIX}*"))):
+        lock = await asyncio.to_thread(try_lock, folder)
         if lock is not None:
             await stop_server(folder / "data", gentle=False)
             await asyncio.to_thread(shutil.rmtree, folder, True)
@@ -108,8 +108,8 @@ def _make(parent: Path, user: str | None) -> tuple[ScratchSpace, int]:
         parent.mkdir(parents=True, exist_ok=True)
         lock = None
         while lock is None:  # another validation's sweep may take a new folder for a forgotten one
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
-            lock = _try_lock(folder, os.O_CREAT)
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
+            lock = try_lock(folder, os.O_CREAT)
         sockets = folder / "s"
         if len(str(sockets)) > LONGEST_SOCKET_FOLDER:
             sockets = Path(tempfile.mkdtemp(prefix="recovery-plans-"))
@@ -136,7 +136,8 @@ def _check_reachable(folder: Path, user: str | None) -> None:
             raise PermissionError(13, f"user {user} cannot enter {above}: allow it (chmod o+x) or name another folder")
 
 
-def _try_lock(folder: Path, flags: int = 0) -> int | None:
+def try_lock(folder: Path, flags: int = 0) -> int | None:
+    """Descriptor of the lock of a scratch folder, held as long as its worker lives; None where somebody holds it."""
     try:
         descriptor = os.open(folder / _LOCK, flags | os.O_RDWR, 0o600)
     except OSError:

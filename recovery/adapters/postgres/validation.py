@@ -91,7 +91,7 @@ async def verify_restored(
     Raises:
         Unreachable, Refused, RestoreFailed: a database cannot be opened.
     """
-    names = {name: name for name in manifest.source.databases}
+    names = {name: name for name in manifest.postgres.databases}
     if database is not None:
         names = {name: database for name in names if name == database or len(names) == 1}
     scope = Scope(
@@ -118,14 +118,14 @@ class _Validation:
         self._critical_tables = critical_tables
         self._progress = progress
         self._checks = checks
-        self._superuser = reader.manifest.source.superuser or "postgres"
+        self._superuser = reader.manifest.postgres.superuser or "postgres"
 
     async def run(self) -> None:
         physical = self._manifest.kind is BackupKind.PHYSICAL
         async with AsyncExitStack() as stack:
             await (self._restore_physical(stack) if physical else self._restore_logical(stack))
             await self._read_the_rest()
-            source = self._manifest.source
+            source = self._manifest.postgres
             scope = Scope(
                 catalogue=physical,
                 indexes=physical,
@@ -154,9 +154,9 @@ class _Validation:
         self._checks.append(CheckResult(name=name, passed=passed, detail=detail, seconds=seconds))
 
     async def _restore_physical(self, stack: AsyncExitStack) -> None:
-        space, major = self._space, self._manifest.source.major
+        space, major = self._space, self._manifest.postgres.major
         place = PostgresPlace("", PORT, space.data, space.user)
-        source = self._manifest.source
+        source = self._manifest.postgres
         libraries = [name for name in source.preload_libraries if name not in ACTING_LIBRARIES]
         options = RestoreOptions(
             restore_id="validation", read_only=False, settings=space.settings(), durable=False, start=False
@@ -175,7 +175,7 @@ class _Validation:
             await stack.enter_async_context(running_server(self._host, space, major, timeout=START_SECONDS))
 
     async def _restore_logical(self, stack: AsyncExitStack) -> None:
-        space, source = self._space, self._manifest.source
+        space, source = self._space, self._manifest.postgres
         await self._prepare_server(stack)
         login = space.login(self._superuser)
         async with self._step("restore", f"roles and {len(source.databases)} databases were restored"):
@@ -192,7 +192,7 @@ class _Validation:
                 )
 
     async def _prepare_server(self, stack: AsyncExitStack) -> None:
-        space, source = self._space, self._manifest.source
+        space, source = self._space, self._manifest.postgres
         needed, free = int(source.cluster_bytes * DATABASE_GROWTH), await self._host.free_bytes(space.folder)
         if needed > free:
             raise NoSpace(
@@ -213,10 +213,10 @@ class _Validation:
         async with connected(login, "list extensions", failure=RestoreFailed) as connection:
             rows = await connection.fetch("SELECT name::text AS name FROM pg_available_extensions")
         available = {row["name"] for row in rows}
-        wanted = {entry.partition(".")[2].rpartition(" ")[0] for entry in self._manifest.source.extensions}
+        wanted = {entry.partition(".")[2].rpartition(" ")[0] for entry in self._manifest.postgres.extensions}
         if missing := sorted(wanted - available):
             raise NotFound(
-                f"PostgreSQL {self._manifest.source.major} on this machine lacks extensions of the point: "
+                f"PostgreSQL {self._manifest.postgres.major} on this machine lacks extensions of the point: "
                 f"{', '.join(missing)}. Install their packages."
             )
 
@@ -225,7 +225,7 @@ class _Validation:
         if self._manifest.kind is BackupKind.PHYSICAL:
             used = {name for artefact in self._manifest.artefacts if is_restored(name := artefact.name)}
         else:
-            used = {GLOBALS_NAME, *(dump_name(database) for database in self._manifest.source.databases)}
+            used = {GLOBALS_NAME, *(dump_name(database) for database in self._manifest.postgres.databases)}
         for artefact in self._manifest.artefacts:
             if artefact.name not in used:
                 async with closing(self._reader.stream(artefact.name)) as chunks:

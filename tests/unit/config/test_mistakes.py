@@ -101,7 +101,8 @@ KINDS = [
     ),
     pytest.param(
         "backup:\n", "backup:\n      kinds: [fysical]\n", "groups.shop.backup.kinds[0]",
-        "expected 'physical' or 'logical', for example [physical, logical] (did you mean 'physical'?); got 'fysical'",
+        "expected 'physical', 'logical' or 'streams', for example [physical, logical, streams]"
+        " (did you mean 'physical'?); got 'fysical'",
         id="wrong entry of a list",
     ),
     pytest.param(

@@ -1,4 +1,4 @@
-"""``PostgresRecoveryPoints`` over stores in memory and a PostgreSQL that finds every restored point in order.
+"""``StoredRecoveryPoints`` over stores in memory and a PostgreSQL that finds every restored point in order.
 
 Whatever is wrong with stored bytes must be found before that PostgreSQL is asked: its restores never fail.
 """
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from recovery.adapters.logins import Logins
-from recovery.adapters.recovery_points import BackupTuning, KeyRing, PostgresRecoveryPoints
+from recovery.adapters.postgres_points import PostgresPoints
+from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
 from recovery.backup.layout import PointIdentity, verdicts_prefix
 from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionPlan
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Manifest, VerdictState
 from recovery.ports.postgres import BackupSource, PostgresLogin, PostgresRecovery
 from tests.fakes.object_store import MemoryStore
 from tests.fakes.ownership import FakeOwnershipStore
@@ -92,7 +93,7 @@ def group_at(stores: Sequence[MemoryStore]) -> GroupSnapshot:
 @dataclass
 class Rig:
     stores: list[CountingStore]
-    points: PostgresRecoveryPoints
+    points: StoredRecoveryPoints
     group: GroupSnapshot
     postgres: ContentPostgres
     ownership: FakeOwnershipStore
@@ -119,21 +120,24 @@ class Rig:
             prefix = verdicts_prefix(self.group.name, self.point_id)
             await store.delete([key for key in store.objects if key.startswith(prefix)])
 
-    def with_keys(self, **keys: Any) -> PostgresRecoveryPoints:
+    def with_keys(self, **keys: Any) -> StoredRecoveryPoints:
         return replace(self.points, keys=replace(self.points.keys, **keys))
 
 
 async def make_rig(sealer: Sealer, opener: Opener) -> Rig:
     stores = [CountingStore("a"), CountingStore("b")]
     postgres, ownership = ContentPostgres(), FakeOwnershipStore()
-    points = PostgresRecoveryPoints(
+    points = StoredRecoveryPoints(
         stores=lambda group: stores,
         keys=KeyRing(sealer, verifier(), signer(), opener),
-        postgres=lambda group, region: cast(PostgresRecovery, postgres),
-        logins=cast(Logins, NoLogins()),
+        parts={
+            DataStore.POSTGRES: PostgresPoints(
+                lambda group, region: cast(PostgresRecovery, postgres), cast(Logins, NoLogins()), lambda group: "fast"
+            )
+        },
         ownership=ownership,
         scratch_folder=lambda group: Path(tempfile.gettempdir()),
-        tuning=lambda group: BackupTuning(BUDGET),
+        budget=lambda group: BUDGET,
     )
     manifest = await add_point(stores, sealer, NOW)
     return Rig(stores, points, group_at(stores), postgres, ownership, manifest)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import recovery.adapters.recovery_points as adapter
+import recovery.adapters.postgres_points as adapter
 from recovery.backup.documents import sign_manifest
 from recovery.backup.layout import manifest_key
 from recovery.backup.sealing import Opener, Sealer, generate_age_key
