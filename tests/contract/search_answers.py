@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 USER, PASSWORD = "recovery", "search-password"
 BYTES = 1000  # of a shard's files for each operation
@@ -172,3 +172,7 @@ def filtered(value: Any, paths: list[str]) -> Any:
         elif rests and isinstance(inner, (dict, list)) and (kept := filtered(inner, rests)):
             found[name] = kept
     return found
+
+
+def no_json() -> Response:
+    return PlainTextResponse("<html>a proxy's page</html>")

@@ -13,11 +13,12 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from recovery.adapters.search.restoring import MARK
@@ -60,6 +61,7 @@ class Cluster:
     answers: dict[str, Response] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # "METHOD path" done and not answered, once
     protected: bool = False
+    has_s3: bool = False
     unwanted: str | None = None  # why no node takes what is restored
     asked: list[str] = field(default_factory=list)
     bodies: dict[str, Any] = field(default_factory=dict)
@@ -168,6 +170,9 @@ class Cluster:
             if name not in self.repositories:
                 raise Said(404, "repository_missing_exception", f"[{name}] missing")
             return {name: self.repositories[name]}
+        if body["type"] == "s3" and self.has_s3:
+            self.repositories[name] = body
+            return {"acknowledged": True}
         if body["type"] != "fs":
             raise Said(500, "repository_exception", f"[{name}] repository type [{body['type']}] does not exist")
         if not body["settings"]["location"].startswith("/repository/"):
@@ -182,7 +187,8 @@ class Cluster:
     def _place(self, repository: str) -> dict[str, Snapshot]:
         if repository not in self.repositories:
             raise Said(404, "repository_missing_exception", f"[{repository}] missing")
-        return self.disk.places.setdefault(self.repositories[repository]["settings"]["location"], {})
+        settings = self.repositories[repository]["settings"]
+        return self.disk.places.setdefault(settings.get("location") or settings["bucket"], {})
 
     def _snapshot(self, repository: str, name: str) -> Snapshot:
         found = self._place(repository).get(name)
@@ -229,6 +235,9 @@ class Cluster:
                 wanted[match] = None
                 if pattern != text:
                     del wanted[match]
+        lost = [one for one in wanted if one in self.indices and self.indices[one].failed]
+        if lost:
+            raise Said(500, "snapshot_exception", f"[{name}] Indices don't have primary shards {lost}")
         streams = {one: list(self.data_streams[one]) for one in wanted if one in self.data_streams}
         indices = {*(one for one in wanted if one in self.indices), *(i for each in streams.values() for i in each)}
         snapshot = Snapshot(
@@ -385,12 +394,9 @@ class Door:
 
 
 @asynccontextmanager
-async def a_door() -> AsyncIterator[Door]:
+async def a_door(certificate: Path | None = None, key: Path | None = None) -> AsyncIterator[Door]:
     door = Door()
     methods = ["GET", "PUT", "POST", "DELETE"]
-    async with serving(Starlette(routes=[Route("/{path:path}", door.handle, methods=methods)])) as door.address:
+    application = Starlette(routes=[Route("/{path:path}", door.handle, methods=methods)])
+    async with serving(application, certificate=certificate, key=key) as door.address:
         yield door
-
-
-def no_json() -> Response:
-    return PlainTextResponse("<html>a proxy's page</html>")

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from recovery.domain.search import SearchProduct, SearchSource, SnapshotState, number, patterns_digest, snapshot_name
+from recovery.domain.search import (
+    SearchProduct,
+    SearchSource,
+    SnapshotState,
+    number,
+    patterns_digest,
+    plan_snapshot_retention,
+    snapshot_name,
+)
 from recovery.errors import BadInput, NotFound, NotOurs, Refused, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchRecovery, SearchRepository, SearchRestoreOptions, SnapshotRequest
 
@@ -65,6 +73,10 @@ class Site(ABC):
     @abstractmethod
     async def foreign_snapshot(self, repository: str, name: str) -> None:
         """Somebody else's, of all indices."""
+
+    @abstractmethod
+    async def strand(self, cluster: str, index: str) -> None:
+        """An index whose primary no node may take."""
 
     @abstractmethod
     def damage(self, repository: SearchRepository) -> None:
@@ -230,6 +242,33 @@ class SearchContract:
             await site.east.snapshot(SnapshotRequest("recovery", new_point(), ["nothing"]))
         with pytest.raises(NotFound, match="no snapshot repository unknown: register it first"):
             await site.east.snapshot(SnapshotRequest("unknown", new_point()))
+
+    async def test_an_index_whose_primary_does_not_serve_fails_the_snapshot(self, site: Site) -> None:
+        await site.make("east", "orders")
+        await site.strand("east", "stranded")
+        await site.east.register(site.repository())
+        request = SnapshotRequest("recovery", new_point())
+        for _ in range(2):
+            with pytest.raises(SourceFailed, match="stranded|primary shards"):
+                await site.east.snapshot(request)
+        await site.east.delete_snapshot("recovery", request.point)
+        assert await site.east.snapshots("recovery") == []
+        await site.east.snapshot(SnapshotRequest("recovery", new_point(), ["*", "-stranded"]))
+
+    async def test_retention_deletes_what_is_superseded_and_the_rest_can_be_restored(self, site: Site) -> None:
+        await site.make("east", "orders", 20)
+        first = await site.point()
+        await site.write("east", "orders", 20)
+        second = await site.point()
+        await site.foreign_snapshot("recovery", "by-hand")
+        points = {one.name: one.mark.point for one in await site.east.snapshots("recovery") if one.mark}
+        expired, validated = set(points.values()), {points[second.snapshot]}
+        plan = plan_snapshot_retention(await site.east.snapshots("recovery"), expired, validated)
+        assert plan.remove == [first.snapshot]
+        for name in plan.remove:
+            assert await site.east.delete_snapshot("recovery", points[name])
+        assert {one.name for one in await site.east.snapshots("recovery")} == {"by-hand", second.snapshot}
+        assert (await site.west.restore(second, options())).docs == 40
 
     async def test_what_others_made_is_not_touched(self, site: Site) -> None:
         await site.make("east", "orders")

@@ -76,6 +76,9 @@ class FakeSite(Site):
         east = self.clusters["east"]
         place[name] = Snapshot(name, dict(east.indices), {}, east.version, False, None, 0)
 
+    async def strand(self, cluster: str, index: str) -> None:
+        self.clusters[cluster].indices[index] = Index([0], failed=True)
+
     def damage(self, repository: SearchRepository) -> None:
         self.disk.damaged.add(repository.place)
 

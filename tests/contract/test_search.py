@@ -14,8 +14,7 @@ from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.domain.search import SearchProduct, snapshot_name
 from recovery.errors import BadInput, Contended, NoSpace, NotOurs, Refused, RestoreFailed, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchRepository, SnapshotRequest
-from tests.contract.search_answers import PASSWORD, USER, Index, Snapshot
-from tests.contract.search_api import no_json
+from tests.contract.search_answers import PASSWORD, USER, Index, Snapshot, no_json
 from tests.contract.search_contract import MARK, SearchContract, new_point, options
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.contract.search_site import FAST, Doors, FakeSite, doors

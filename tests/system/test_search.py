@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -12,13 +13,14 @@ import pytest
 from recovery.adapters.search.connection import SearchLimits
 from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.domain.search import SearchProduct
-from recovery.ports.search import SearchRepository
-from tests.contract.search_contract import SearchContract, Site
+from recovery.errors import Unreachable
+from recovery.ports.search import SearchRepository, SnapshotRequest
+from tests.contract.search_contract import MARK, SearchContract, Site, new_point, options, until_begun, until_marked
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.system.search_servers import OwnSearch, installed, two_clusters
 
 pytestmark = pytest.mark.system
-LIMITS = SearchLimits(poll_seconds=0.1)
+LIMITS = SearchLimits(poll_seconds=0.1, unplaced_seconds=3)
 SLOW = {"max_snapshot_bytes_per_sec": "20kb", "max_restore_bytes_per_sec": "20kb"}
 TEXT = "an order of something, in as many words as it takes to fill a shard, and none of them twice: "
 
@@ -99,6 +101,11 @@ class RealSite(Site):
     async def foreign_snapshot(self, repository: str, name: str) -> None:
         await self.servers["east"].ask("PUT", f"/_snapshot/{repository}/{name}?wait_for_completion=true")
 
+    async def strand(self, cluster: str, index: str) -> None:
+        settings = {"number_of_replicas": 0, "index.routing.allocation.require.zone": "nowhere"}
+        path = f"/{index}?wait_for_active_shards=0"
+        await self.servers[cluster].ask("PUT", path, {"settings": settings})
+
     def damage(self, repository: SearchRepository) -> None:
         files = list((self.servers["east"].repository / repository.place).rglob("__*"))
         assert files
@@ -151,7 +158,36 @@ async def elasticsearch() -> AsyncIterator[RealSite]:
         yield site
 
 
-class TestOpenSearch(SearchContract, SearchRestores, DataStreams):
+class Killed:
+    async def test_clusters_that_died_meanwhile_do_it_again(self, site: RealSite) -> None:
+        """Both forget what they were doing; the indices of the restore are there without their data, and marked."""
+        await site.make("east", "orders", 400, aliases={"current": {}})
+        source = await site.point()
+        await site.east.register(site.repository("slowly", slow=True))
+        await site.west.register(site.repository(slow=True, readonly=True), replace=True)
+        request, chosen = SnapshotRequest("slowly", new_point()), options()
+        running = [
+            asyncio.create_task(site.east.snapshot(request)),
+            asyncio.create_task(site.west.restore(source, chosen)),
+        ]
+        await until_begun(site.east, "slowly")
+        await until_marked(site)
+        for server in site.servers.values():
+            server.end()
+        for task in running:
+            with pytest.raises(Unreachable):
+                await task
+        for server in site.servers.values():
+            server.begin()
+        await asyncio.gather(*(server.ready() for server in site.servers.values()))
+        await site.east.wait_for("yellow", within_seconds=60)
+        again, restored = await asyncio.gather(site.east.snapshot(request), site.west.restore(source, chosen))
+        assert (again.shards, again.indices[0].docs, restored.docs) == (1, 400, 400)
+        assert await site.aliases("west") == {"orders": {"current": {}}}
+        assert await site.settings("west", MARK) == {}
+
+
+class TestOpenSearch(SearchContract, SearchRestores, DataStreams, Killed):
     @pytest.fixture
     async def site(self, opensearch: RealSite) -> AsyncIterator[RealSite]:
         opensearch.number = next(_NUMBERS)
@@ -159,7 +195,7 @@ class TestOpenSearch(SearchContract, SearchRestores, DataStreams):
         await opensearch.clean()
 
 
-class TestElasticsearch(SearchContract, SearchRestores):
+class TestElasticsearch(SearchContract, SearchRestores, Killed):
     """The archive has no module for data streams."""
 
     @pytest.fixture

@@ -7,6 +7,7 @@ interrupted attempt left behind is known by it, on both products.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -100,20 +101,28 @@ class Restore:
     async def run(self, progress: SearchProgress | None) -> RestoredIndices:
         server = await self._connection.server()
         await self._check_snapshot(server)
-        replaced = [] if await self._goes_on() else await self._begin(server)
+        if await self._goes_on():
+            # What an earlier attempt began cannot always end: a cluster that was restarted has forgotten the restore.
+            with contextlib.suppress(RestoreFailed):
+                return await self._finish([], progress)
+        return await self._finish(await self._begin(server), progress)
+
+    async def _finish(self, replaced: list[str], progress: SearchProgress | None) -> RestoredIndices:
+        """Waits, compares and goes live; what failed is deleted again."""
+        options = self._options
         try:
             status = await await_status(
                 self._connection,
-                self._options.wait_for,
+                options.wait_for,
                 self._choice.targets,
-                self._options.within_seconds,
+                options.within_seconds,
                 restoring=True,
                 progress=progress,
             )
             docs, notes = await self._compared()
-            moved, staying = await self._move_aliases() if self._options.aliases else ({}, [])
+            moved, staying = await self._move_aliases() if options.aliases else ({}, [])
         except RestoreFailed as error:
-            await remove_marked(self._connection, self._options.restore_id)
+            await remove_marked(self._connection, options.restore_id)
             raise RestoreFailed(f"{error} What was restored was deleted again.") from error
         await unmark(self._connection, self._choice.targets)
         return RestoredIndices(

@@ -57,7 +57,7 @@ async def health(connection: SearchConnection, indices: Collection[str]) -> Heal
 
 @dataclass(frozen=True)
 class Unplaced:
-    """A shard that no node serves. ``failed``: its restore. ``unwanted``: no node may take it as things are."""
+    """A shard that no node serves. ``failed``: its restore. ``unwanted``: no node can take it as things are."""
 
     name: str
     failed: bool
@@ -156,7 +156,7 @@ async def _explain(connection: SearchConnection, shard: dict[str, Any]) -> Unpla
     return Unplaced(
         name=f"{shard['index']}[{shard['shard']}]",
         failed=failure is not None,
-        unwanted=primary and found.get("can_allocate") == "no",
+        unwanted=primary and found.get("can_allocate") in ("no", "no_valid_shard_copy"),
         words=f"{_shortened(said)}: {details}" if details else _shortened(said),
     )
 
