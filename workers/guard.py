@@ -13,7 +13,6 @@ from pathlib import Path
 
 import structlog
 
-from recovery.adapters.folder import FolderStore
 from recovery.adapters.guard_client import GuardClient
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.guarded import GuardedPostgres
@@ -35,6 +34,7 @@ from recovery.ports.guard import GuardedGroup, GuardedStore, Upstream
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 from recovery.ports.standby import Streaming
+from workers.object_stores import object_store
 
 log = structlog.get_logger("recovery.guard")
 
@@ -181,34 +181,16 @@ class _Wiring:
 
     async def witness(self, pace: Pace) -> ObjectStore:
         """The witness with a guard's patience: a request that hangs frees its thread within the same time."""
-        place = self.config.witness
-        if place.bucket is None:
-            return FolderStore("witness", Path(place.prefix))
-        credentials = place.credentials
-        resolved = [
-            await self.secrets.resolve(reference) if reference is not None else None
-            for reference in (
-                (credentials.access_key, credentials.secret_key, credentials.session_token)
-                if credentials
-                else (None, None, None)
-            )
-        ]
-        store = S3Store(
+        store = await object_store(
             "witness",
-            place.bucket,
-            prefix=place.prefix,
-            endpoint_url=place.endpoint,
-            region=place.region,
-            access_key=resolved[0],
-            secret_key=resolved[1],
-            session_token=resolved[2],
-            ca_file=place.ca_file,
-            versioning_required=False,
+            self.config.witness,
+            self.secrets,
             connections=WITNESS_CONNECTIONS,
             connect_timeout=pace.request,
             read_timeout=pace.request,
         )
-        await store.open()
+        if isinstance(store, S3Store):
+            await store.open()
         return store
 
     async def group(self, name: str) -> GuardedGroup:

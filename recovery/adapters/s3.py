@@ -12,11 +12,13 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
 
+from recovery.adapters.s3_bucket import Expected, ObjectSettings, ReplicaRule
 from recovery.adapters.s3_errors import FAILURES, UNKNOWN_OUTCOME, explain
 from recovery.errors import BadInput, Contended, NotFound, Refused, Unreachable
 from recovery.ports.object_store import ObjectInfo
@@ -33,6 +35,7 @@ READABLE_CLASSES = {
 DELETE_BATCH = 1000  # the protocol's limit
 TRIES = 3  # of requests that may be repeated without harm
 PAUSE = 0.15
+PLAIN = ObjectSettings()
 
 
 class S3Store:
@@ -42,7 +45,9 @@ class S3Store:
         name: the location's name in the configuration.
         endpoint_url: of a server other than AWS; it is addressed in path style.
         access_key, secret_key, session_token: None leaves them to boto3's own chain (environment, profile, role).
-        storage_class: for example ``GLACIER_IR``; must be readable at once.
+        objects: what new objects are written with; their storage class must be readable at once.
+        replica: the bucket's own replication, as it is expected to be.
+        remover: the same bucket with other credentials, which may delete; it is closed with this one.
         connections: parallel requests.
         connect_timeout, read_timeout: seconds.
 
@@ -61,23 +66,27 @@ class S3Store:
         access_key: str | None = None,
         secret_key: str | None = None,
         session_token: str | None = None,
-        storage_class: str | None = None,
+        objects: ObjectSettings = PLAIN,
+        replica: ReplicaRule | None = None,
+        remover: S3Store | None = None,
         connections: int = 8,
         ca_file: str | None = None,
         versioning_required: bool = True,
         connect_timeout: float = 3.0,
         read_timeout: float = 20.0,
     ) -> None:
-        if storage_class is not None and storage_class not in READABLE_CLASSES:
+        if objects.storage_class is not None and objects.storage_class not in READABLE_CLASSES:
             raise BadInput(
-                f"location {name}: storage class {storage_class!r} cannot be used, because a recovery point must be "
-                f"readable at once; expected one of {', '.join(sorted(READABLE_CLASSES))}, for example GLACIER_IR"
+                f"location {name}: storage class {objects.storage_class!r} cannot be used, because a recovery point "
+                f"must be readable at once; expected one of {', '.join(sorted(READABLE_CLASSES))}, "
+                "for example GLACIER_IR"
             )
         self._name = name
         self._bucket = bucket
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._storage_class = storage_class
-        self._versioning_required = versioning_required
+        self._objects = objects
+        self._remover = remover
+        self._expected = Expected(bucket, self._root, objects, versioning_required, replica)
         self._secrets = [text for text in (access_key, secret_key, session_token) if text]
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix=f"s3-{name}")
         self._making: asyncio.Task[S3Client] | None = None
@@ -130,15 +139,13 @@ class S3Store:
         if sha256 is None:
             sha256 = await self._run(lambda: hashlib.sha256(body).hexdigest())
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        request: dict[str, Any] = {
+        return {
             "Bucket": self._bucket,
             "Key": self._root + key,
             "Body": body,
             "ChecksumSHA256": checksum,
+            **self._objects.request(datetime.now(UTC)),
         }
-        if self._storage_class is not None:
-            request["StorageClass"] = self._storage_class
-        return request
 
     async def _put_conditionally(self, key: str, body: bytes, request: dict[str, Any]) -> str:
         """After an unknown outcome a refused condition may be the trace of our own earlier try: the body decides."""
@@ -208,6 +215,9 @@ class S3Store:
             request = {**request, "ContinuationToken": page["NextContinuationToken"]}
 
     async def delete(self, keys: Sequence[str]) -> None:
+        if self._remover is not None:
+            await self._remover.delete(keys)
+            return
         for start in range(0, len(keys), DELETE_BATCH):
             batch: Any = [{"Key": self._root + key} for key in keys[start : start + DELETE_BATCH]]
             request: Any = {"Objects": batch, "Quiet": True}
@@ -221,15 +231,14 @@ class S3Store:
                 raise Refused(message) if first.get("Code") == "AccessDenied" else Unreachable(message)
 
     async def shortcomings(self) -> Sequence[str]:
-        if not self._versioning_required:
-            return []
-        answer = await self._repeat(lambda client: client.get_bucket_versioning(Bucket=self._bucket))
-        if answer.get("Status") == "Enabled":
-            return []
-        return [
-            f"bucket {self._bucket} has versioning off, so an overwritten or deleted object is lost: "
-            f"aws s3api put-bucket-versioning --bucket {self._bucket} --versioning-configuration Status=Enabled"
-        ]
+        """See the port. Where objects are to be locked, one small object is written and tried: it goes later."""
+        found: list[str] = []
+        for check in self._expected.checks():
+            try:
+                found += await self._repeat(lambda client, check=check: list(check(client)))  # type: ignore[misc]
+            except Refused as error:
+                found.append(f"it is unknown whether bucket {self._bucket} is as configured: {error}")
+        return found
 
     async def open(self) -> None:
         """Makes the client now, so that the first request does not wait for it. Nothing is sent."""
@@ -237,6 +246,8 @@ class S3Store:
 
     async def close(self) -> None:
         """Does not wait for requests on their way; their time-outs end them."""
+        if self._remover is not None:
+            await self._remover.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._made is not None:
             await asyncio.to_thread(self._made.close)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from recovery.backup.bounded import for_each
 from recovery.backup.layout import manifest_key, verdicts_prefix
 from recovery.backup.leftovers import existing_manifest
+from recovery.backup.once import put_once
 from recovery.domain.recovery_point import RecoveryPoint, StoredObject
 from recovery.errors import Contended, Corrupt, NotFound, RecoveryError
 from recovery.ports.object_store import ObjectStore
@@ -42,7 +43,7 @@ async def fill_location(
     copied = await _copy_objects(point, from_store, to_store, progress)
     async for info in from_store.list(verdicts_prefix(manifest.group, manifest.point_id)):
         verdict, _ = await from_store.get(info.key)
-        await to_store.put(info.key, verdict)
+        await put_once(to_store, info.key, verdict)
     if there is None:
         await to_store.put(key, body, if_absent=True)
     return copied

@@ -31,7 +31,7 @@ async def delete_prefix(store: ObjectStore, prefix: str, keep: Sequence[str] = (
 
 async def remove_leftovers(
     stores: Sequence[ObjectStore], group: str, point_id: str, keep_attempt: str | None = None
-) -> dict[str, str]:
+) -> dict[str, RecoveryError]:
     """Removes the objects of all attempts of a point except ``keep_attempt`` and those that its manifest names.
 
     Idempotent; meant for what a killed worker left behind. A manifest that is there, signed by whomever, protects its
@@ -41,15 +41,15 @@ async def remove_leftovers(
         keep_attempt: a folder name (``PointIdentity.folder``), or None to keep only what a manifest names.
 
     Returns:
-        What could not be cleaned: location and reason. Empty when all is done.
+        What could not be cleaned: location and reason (Refused: it may not delete). Empty when all is done.
     """
     outcomes = await asyncio.gather(
         *(_clean_location(store, group, point_id, keep_attempt) for store in stores), return_exceptions=True
     )
-    failed: dict[str, str] = {}
+    failed: dict[str, RecoveryError] = {}
     for store, outcome in zip(stores, outcomes, strict=True):
         if isinstance(outcome, RecoveryError):
-            failed[store.name] = str(outcome)
+            failed[store.name] = outcome
         elif isinstance(outcome, BaseException):
             raise outcome
     return failed

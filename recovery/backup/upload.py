@@ -68,12 +68,23 @@ class LocationUpload:
             self._drop.set_result(reason)
 
     async def put(self, key: str, body: bytes, sha256: str) -> None:
-        """Returns when the object is stored or the location is dropped."""
+        """Returns when the object is stored or the location is dropped.
+
+        It is written only where there is none: credentials that may not overwrite are enough. An equal one is an
+        earlier try of ours whose answer was lost.
+
+        Raises:
+            Contended: another object is there already.
+        """
         self.waiting += 1
         try:
             async with self._slots:
                 if await self._persist(key, body, sha256):
                     self.uploaded_bytes += len(body)
+        except Contended:
+            if not await self._holds(key, body):
+                raise
+            self.uploaded_bytes += len(body)
         finally:
             self.waiting -= 1
 
@@ -83,18 +94,25 @@ class LocationUpload:
         Raises:
             Contended: another manifest is there already.
         """
-        await self._persist(key, body, None, if_absent=True)
+        await self._persist(key, body, None)
 
-    async def _persist(self, key: str, body: bytes, sha256: str | None, *, if_absent: bool = False) -> bool:
+    async def _holds(self, key: str, body: bytes) -> bool:
+        try:
+            async with asyncio.timeout(self._budget.attempt_seconds):
+                return (await self.store.get(key))[0] == body
+        except TimeoutError:
+            raise Unreachable(f"{self.name} did not give {key} back in time") from None
+
+    async def _persist(self, key: str, body: bytes, sha256: str | None) -> bool:
         deadline = _now() + self._budget.object_seconds
         pause, attempt = FIRST_PAUSE, 0
         while self.dropped is None:
             attempt += 1
             limit = min(self._budget.attempt_seconds, max(deadline - _now(), 0.01))
             try:
-                return await self._try(key, body, sha256, if_absent, limit)
+                return await self._try(key, body, sha256, limit)
             except RecoveryError as error:
-                if isinstance(error, Contended) and if_absent:
+                if isinstance(error, Contended):
                     raise
                 if not error.retryable and attempt >= PERMANENT_ATTEMPTS:
                     self.drop(str(error))
@@ -105,13 +123,13 @@ class LocationUpload:
             pause = min(2 * pause, LONGEST_PAUSE)
         return False
 
-    async def _try(self, key: str, body: bytes, sha256: str | None, if_absent: bool, limit: float) -> bool:
+    async def _try(self, key: str, body: bytes, sha256: str | None, limit: float) -> bool:
         """One attempt. False when the location was dropped meanwhile.
 
         The upload runs in a task of its own that our caller's cancellation does not reach, so that ``settle`` can wait
         for its end before the attempt's objects are removed.
         """
-        task = asyncio.ensure_future(self.store.put(key, body, if_absent=if_absent, sha256=sha256))
+        task = asyncio.ensure_future(self.store.put(key, body, if_absent=True, sha256=sha256))
         self._in_flight.add(task)
         task.add_done_callback(self._landed)
         await asyncio.wait({task, self._drop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError
 
 from recovery.config.base import Section
 from recovery.config.group import Group
-from recovery.config.installation import Guards, Keys, Location, Region, Reports, Targets, Temporal, Tier, Witness
+from recovery.config.installation import Guards, Keys, Region, Targets, Temporal, Tier
 from recovery.config.later import set_for_later
+from recovery.config.locations import Location, Reports, Witness
 from recovery.config.mistakes import ConfigurationInvalid, KeyPath, Mistake, explain, suggestion
 from recovery.config.names import Name
 from recovery.config.operations import Monitoring, Notifications

@@ -16,6 +16,7 @@ from recovery.config.names import (
     Address,
     Host,
     Name,
+    OwnFile,
     OwnPort,
     Port,
     SqlName,
@@ -48,6 +49,12 @@ class PostgresPlaceAt(Section):
     )
     run_as: Name | None = Field(
         None, description="Operating-system user of the server, when the worker runs as root.", examples=["postgres"]
+    )
+    wal_socket: OwnFile | None = Field(
+        None,
+        description="Socket at which this region's worker takes WAL files from archive_command and gives them to "
+        "restore_command (recovery-wal), where the server archives by files as well.",
+        examples=["/run/recovery/shop-wal.sock"],
     )
     replication_user: SqlName | None = Field(
         None,
@@ -186,6 +193,12 @@ class Group(Inheritable):
         for manager, section in (("patroni", self.patroni), ("rds", self.rds)):
             if by == manager and section is None:
                 raise expected(f"the key {manager} beside postgres.managed_by {manager}")
+        return self
+
+    @model_validator(mode="after")
+    def _wal_can_be_had(self) -> Group:
+        if self.backup.wal.enabled and self.postgres is not None and self.postgres.managed_by == "rds":
+            raise expected("backup.wal.enabled false where postgres.managed_by is rds: the provider archives the WAL")
         return self
 
     @model_validator(mode="before")

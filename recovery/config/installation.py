@@ -1,4 +1,4 @@
-"""Sections that an installation has once: Temporal, keys, witness, locations, regions, tiers, targets."""
+"""Sections that an installation has once: Temporal, keys, guards, regions, tiers, targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from recovery.config.names import (
     PlanName,
     Recipient,
     Signer,
-    StoreUrl,
     WebAddress,
 )
 from recovery.config.values import Duration, Percentage, Switch, between, expected
@@ -124,101 +123,6 @@ class Keys(Section):
     )
 
 
-class Credentials(Section):
-    """Credentials of an object store; without them the machine's own (instance role, AWS profile)."""
-
-    access_key: SecretRef = Field(description="Access key id.", examples=["env:BACKUP_ACCESS_KEY_ID"])
-    secret_key: SecretRef = Field(description="Secret access key.", examples=["env:BACKUP_SECRET_ACCESS_KEY"])
-    session_token: SecretRef | None = Field(
-        None, description="Session token of temporary credentials.", examples=["env:BACKUP_SESSION_TOKEN"]
-    )
-
-
-class Store(Section):
-    """An S3 bucket or a folder, below a prefix."""
-
-    url: StoreUrl = Field(description="s3://bucket/prefix or file:///folder.", examples=["s3://backup-primary/shop"])
-    endpoint: WebAddress | None = Field(
-        None, description="Address of an S3 server other than AWS.", examples=["https://s3.eu-west-1.example.com"]
-    )
-    region: str | None = Field(None, min_length=1, description="AWS region of the bucket.", examples=["us-east-1"])
-    credentials: Credentials | None = Field(
-        None, description="Credentials; without them the machine's own (instance role, profile)."
-    )
-    ca_file: OwnFile | None = Field(
-        None,
-        description="PEM file of the authorities to trust for this endpoint.",
-        examples=["/etc/recovery/tls/ca.pem"],
-    )
-
-    @model_validator(mode="after")
-    def _folder_needs_no_server(self) -> Store:
-        given = [key for key in ("endpoint", "region", "credentials", "ca_file") if getattr(self, key) is not None]
-        if self.is_folder and given:
-            raise expected(f"no {', '.join(given)} beside a file:// url: a folder has none of it")
-        return self
-
-    @property
-    def is_folder(self) -> bool:
-        return self.url.startswith("file://")
-
-    @property
-    def bucket(self) -> str | None:
-        """Name of the S3 bucket, None for a folder."""
-        return None if self.is_folder else self.url.removeprefix("s3://").partition("/")[0]
-
-    @property
-    def prefix(self) -> str:
-        """Prefix in the bucket, or the folder itself (absolute)."""
-        if self.is_folder:
-            return self.url.removeprefix("file://")
-        return self.url.removeprefix("s3://").partition("/")[2]
-
-
-class BucketReplication(Section):
-    """What the bucket's own replication is expected to be; `drctl locations check` compares."""
-
-    bucket: str = Field(
-        min_length=3, description="Bucket that receives the copies.", examples=["shop-backups-eu-west-1"]
-    )
-    storage_class: str = Field("STANDARD", description="Storage class of the copies.", examples=["STANDARD"])
-    kms_key: str | None = Field(
-        None,
-        description="KMS key (ARN) that encrypts the copies in their region.",
-        examples=["arn:aws:kms:eu-west-1:111122223333:key/dr"],
-    )
-
-
-class Location(Store):
-    """One place where recovery points are kept. Name at least two, in different regions."""
-
-    in_region: Name | None = Field(
-        None, description="Region (of this file) that is lost together with this location.", examples=["us-east-1"]
-    )
-    storage_class: (
-        Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "EXPRESS_ONEZONE"] | None
-    ) = Field(
-        None,
-        description="Storage class of new objects, one that is readable without thawing.",
-        examples=["GLACIER_IR"],
-    )
-    versioning: Literal["required", "ignored"] = Field(
-        "required",
-        description="Whether a bucket without versioning is reported as a shortcoming.",
-        examples=["required"],
-    )
-    replication: BucketReplication | None = Field(
-        None, description="The bucket's own cross-region replication, as it is expected to be."
-    )
-    max_connections: Annotated[int, Field(ge=1, le=256)] = Field(
-        16, description="Connections at once to this location.", examples=[16]
-    )
-
-
-class Witness(Store):
-    """Where ownership records live: outside all data regions, with conditional writes."""
-
-
 class Guards(Section):
     """The guards of all regions: small processes beside the stores, which alone make a primary."""
 
@@ -247,10 +151,6 @@ class Guards(Section):
         None, description="PEM file of the guard's own certificate, where its address is https."
     )
     key_file: OwnFile | None = Field(None, description="PEM file of that certificate's private key.")
-
-
-class Reports(Store):
-    """Where the reports of runs are kept as evidence."""
 
 
 class Endpoints(Section):

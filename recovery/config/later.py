@@ -27,7 +27,6 @@ LATER = (
     "groups.<name>.nats.credentials",
     "groups.<name>.nats.domain",
     "groups.<name>.regions.<name>.kubernetes_context",
-    "locations.<name>.replication",
     "targets.availability",
     "targets.mttr",
     "monitoring.alerts",

@@ -13,6 +13,7 @@ from recovery.config.installation import Region
 from recovery.config.mistakes import KeyPath
 from recovery.config.names import split_address
 from recovery.config.plain import plain
+from recovery.config.policies import BackupPolicy
 from recovery.domain.group import (
     DnsRecord,
     FailoverRule,
@@ -23,6 +24,7 @@ from recovery.domain.group import (
     ReplicaRule,
     ReplicationRule,
     RetentionRule,
+    WalRule,
 )
 from recovery.domain.managed import ManagedRule
 
@@ -48,7 +50,8 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         backup_kinds=[kind.value for kind in group.backup.kinds if getattr(group, kind.store) is not None],
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
-        retention=RetentionRule(count=group.backup.retention_count, days=group.backup.retention_days),
+        retention=_retention(group.backup),
+        wal=_wal(group),
         replication=_replication(group),
         failover=_failover(config, group),
         streams=group.nats.streams if group.nats else [],
@@ -126,6 +129,17 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
     )
 
 
+def _retention(backup: BackupPolicy) -> RetentionRule:
+    return RetentionRule(
+        count=backup.retention_count,
+        days=backup.retention_days,
+        daily=backup.retention_daily,
+        weekly=backup.retention_weekly,
+        monthly=backup.retention_monthly,
+        yearly=backup.retention_yearly,
+    )
+
+
 def _replication(group: Group) -> ReplicationRule:
     policy = group.replication
     limit = timedelta(seconds=policy.max_lag_seconds)
@@ -144,6 +158,19 @@ def _replication(group: Group) -> ReplicationRule:
             )
             for replica in policy.replicas
         ],
+    )
+
+
+def _wal(group: Group) -> WalRule | None:
+    policy = group.backup.wal
+    if not policy.enabled or group.postgres is None:
+        return None
+    return WalRule(
+        flush_interval=policy.flush_interval,
+        slot=policy.slot,
+        optional_locations=policy.optional_locations,
+        retained_warning=policy.retained_warning,
+        retained_critical=policy.retained_critical,
     )
 
 
@@ -260,6 +287,7 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                     _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
                 )
             yield from (((*path, key), said) for key, said in _unpointed(group, own))
+        yield from _wal_locations(name, group, list(config.locations_of(name)))
         for region in sorted(group.patroni.members if group.patroni else ()):
             if region not in group.regions:
                 yield ("groups", name, "patroni", "members"), f"expected the group's regions only, not {region}"
@@ -274,6 +302,15 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 )
         if not (group.postgres or group.nats or group.redis or group.elasticsearch):
             yield ("groups", name), "expected at least one store (postgres, nats, redis or elasticsearch) in the group"
+
+
+def _wal_locations(name: str, group: Group, known: list[str]) -> Iterator[tuple[KeyPath, str]]:
+    path: KeyPath = ("groups", name, "backup", "wal", "optional_locations")
+    optional = group.backup.wal.optional_locations
+    for location in sorted(set(optional) - set(known)):
+        yield path, f"expected some of the group's locations ({', '.join(known)}), and {location} is none of them"
+    if group.backup.wal.enabled and set(known) <= set(optional):
+        yield path, "expected a location that is not optional: the server must not forget WAL that is nowhere"
 
 
 def _unpointed(group: Group, own: GroupRegion) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from recovery.config.cron import Cron
 from recovery.config.group import Group
-from recovery.config.installation import Store
+from recovery.config.locations import Store
 from recovery.config.references import region_of
 from recovery.config.snapshot import budgets_of
 from recovery.domain.words import duration

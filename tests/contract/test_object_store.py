@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from lab.state import S3Place
 from recovery.adapters.folder import FolderStore
 from recovery.adapters.s3 import S3Store
+from recovery.adapters.s3_bucket import ObjectLock, ObjectSettings
+from recovery.backup.once import put_once
 from recovery.errors import BadInput, Contended, NotFound, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
 from tests.contract.stores import KINDS, opened, s3_store
@@ -164,16 +169,87 @@ async def test_versioning_off_is_said_with_what_mends_it(s3_place: S3Place) -> N
 
 
 async def test_the_storage_class_reaches_the_server(s3_place: S3Place) -> None:
-    store = s3_store(s3_place, prefix="classes", storage_class="GLACIER_IR")
+    store = s3_store(s3_place, prefix="classes", objects=ObjectSettings(storage_class="GLACIER_IR"))
     await store.put("x", b"1")
     head = await asyncio.to_thread((await store._client()).head_object, Bucket=s3_place.bucket, Key="classes/x")
     assert head["StorageClass"] == "GLACIER_IR"
     await store.close()
 
 
+async def _locking(place: S3Place, bucket: str) -> tuple[S3Store, Any]:
+    store = s3_store(place, bucket=bucket, objects=ObjectSettings(lock=ObjectLock("COMPLIANCE", 1)))
+    client: Any = await store._client()
+    await asyncio.to_thread(client.create_bucket, Bucket=bucket, ObjectLockEnabledForBucket=True)
+    return store, client
+
+
+async def test_a_lock_is_tried_and_withstands(s3_place: S3Place) -> None:
+    store, client = await _locking(s3_place, "locked")
+    assert await store.shortcomings() == []
+    await store.put("manifest.json", b"{}", if_absent=True)
+    (version,) = (await asyncio.to_thread(client.list_object_versions, Bucket="locked", Prefix=store._root + "m"))[
+        "Versions"
+    ]
+    with pytest.raises(ClientError, match="AccessDenied|denied"):
+        await asyncio.to_thread(
+            client.delete_object, Bucket="locked", Key=version["Key"], VersionId=version["VersionId"]
+        )
+    await store.close()
+
+
+async def test_a_server_that_only_says_that_it_locks_is_found_out(
+    s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the header, and deletes the object all the same."""
+    store, client = await _locking(s3_place, "says-that-it-locks")
+    put = client.put_object
+
+    def without_lock(**request: Any) -> Any:
+        return put(**{name: value for name, value in request.items() if not name.startswith("ObjectLock")})
+
+    monkeypatch.setattr(client, "put_object", without_lock)
+    (shortcoming,) = await store.shortcomings()
+    assert "could be deleted" in shortcoming
+    await store.close()
+
+
+async def test_objects_are_added_where_a_policy_forbids_to_delete(s3_place: S3Place) -> None:
+    """SeaweedFS keeps such a policy for single deletions; a condition on ``If-None-Match`` it does not know."""
+    bucket = "add-only"
+    store = s3_store(s3_place, bucket=bucket)
+    client: Any = await store._client()
+    await asyncio.to_thread(client.create_bucket, Bucket=bucket)
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+    await asyncio.to_thread(client.put_bucket_policy, Bucket=bucket, Policy=policy)
+    await put_once(store, "shop/x", b"1")
+    await put_once(store, "shop/x", b"1")
+    with pytest.raises(Contended):
+        await put_once(store, "shop/x", b"2")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        await asyncio.to_thread(client.delete_object, Bucket=bucket, Key=store._root + "shop/x")
+    assert await store.get("shop/x") == (b"1", (await store.get("shop/x"))[1])
+    await store.close()
+
+
+async def test_deletions_go_by_credentials_of_their_own(s3_place: S3Place) -> None:
+    prefix = "removed-by-another"
+    remover = s3_store(s3_place, prefix=prefix)
+    store = s3_store(s3_place, prefix=prefix, remover=remover)
+    await store.put("a", b"1")
+    wrong = s3_store(s3_place, prefix=prefix, remover=s3_store(s3_place, prefix=prefix, secret_key="another"))
+    with pytest.raises(Refused):
+        await wrong.delete(["a"])
+    assert await store.head("a") is not None
+    await store.delete(["a"])
+    assert await store.head("a") is None
+    await wrong.close()
+    await store.close()
+
+
 def test_a_storage_class_that_cannot_be_read_at_once_is_refused() -> None:
     with pytest.raises(BadInput, match="GLACIER_IR"):
-        S3Store("archive", "bucket", storage_class="DEEP_ARCHIVE")
+        S3Store("archive", "bucket", objects=ObjectSettings(storage_class="DEEP_ARCHIVE"))
 
 
 async def test_a_wrong_secret_is_refused_and_not_repeated_in_the_error(s3_place: S3Place) -> None:

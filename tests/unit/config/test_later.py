@@ -17,9 +17,8 @@ def _keys() -> list[str]:
 
 
 def _code() -> str:
-    files = [
-        ROOT / "recovery" / "config" / name for name in ("config.py", "snapshot.py", "installation.py", "warnings.py")
-    ]
+    names = ("config.py", "snapshot.py", "installation.py", "locations.py", "warnings.py")
+    files = [ROOT / "recovery" / "config" / name for name in names]
     for folder in ("workers", "drctl"):
         files += [file for file in (ROOT / folder).rglob("*.py") if not file.name.startswith("config")]
     return "\n".join(file.read_text() for file in files)

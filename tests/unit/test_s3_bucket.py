@@ -1,0 +1,120 @@
+"""What a bucket gives its objects, and what it lacks, with what mends it. The object lock is tried in tests/contract.
+
+The API is moto's, which keeps less of a replication rule than Amazon does: rules are answered by the tests themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from recovery.adapters.s3 import S3Store
+from recovery.adapters.s3_bucket import ObjectLock, ObjectSettings, ReplicaRule
+
+BUCKET, REPLICAS = "backup-primary", "backup-primary-eu-west-1"
+KEY = "arn:aws:kms:eu-west-1:111122223333:key/dr"
+LOCK = ObjectSettings(lock=ObjectLock("COMPLIANCE", 14))
+KMS = ObjectSettings(encryption="aws:kms")
+SETTINGS = ObjectSettings(
+    storage_class="STANDARD_IA",
+    encryption="aws:kms",
+    kms_key="arn:aws:kms:us-east-1:111122223333:key/dr",
+    tags={"retention": "disaster recovery", "team": "platform"},
+    lock=ObjectLock("GOVERNANCE", 3),
+)
+
+
+@pytest.fixture(autouse=True)
+async def aws(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        yield
+
+
+async def _store(**settings: Any) -> tuple[S3Store, Any]:
+    store = S3Store("primary", BUCKET, prefix="dr/shop", **settings)
+    return store, await store._client()
+
+
+async def _bucket(client: Any, *, lock: bool = False, versioning: bool = True) -> None:
+    await asyncio.to_thread(client.create_bucket, Bucket=BUCKET, ObjectLockEnabledForBucket=lock)
+    if versioning and not lock:
+        enabled = {"Status": "Enabled"}
+        await asyncio.to_thread(client.put_bucket_versioning, Bucket=BUCKET, VersioningConfiguration=enabled)
+
+
+def _replicate(
+    client: Any, status: str = "Enabled", prefix: str = "dr/", kms: str = "Enabled", **destination: Any
+) -> None:
+    """The form is that of GetBucketReplication's documentation."""
+    rule = {
+        "ID": "dr", "Status": status, "Priority": 1, "Filter": {"Prefix": prefix},
+        "SourceSelectionCriteria": {"SseKmsEncryptedObjects": {"Status": kms}},
+        "DeleteMarkerReplication": {"Status": "Disabled"},
+        "Destination": {"Bucket": f"arn:aws:s3:::{REPLICAS}", **destination},
+    }  # fmt: skip
+    answer = {"ReplicationConfiguration": {"Role": "arn:aws:iam::111122223333:role/replication", "Rules": [rule]}}
+    client.get_bucket_replication = lambda Bucket: answer  # noqa: N803
+
+
+async def test_objects_are_written_as_configured() -> None:
+    store, client = await _store(objects=SETTINGS)
+    await _bucket(client, lock=True)
+    await store.put("manifest.json", b"{}", if_absent=True)
+    head = await asyncio.to_thread(client.head_object, Bucket=BUCKET, Key="dr/shop/manifest.json")
+    assert (head["StorageClass"], head["ServerSideEncryption"]) == ("STANDARD_IA", "aws:kms")
+    assert head["SSEKMSKeyId"] == SETTINGS.kms_key
+    assert head["ObjectLockMode"] == "GOVERNANCE"
+    assert abs(head["ObjectLockRetainUntilDate"] - datetime.now(UTC) - timedelta(days=3)) < timedelta(minutes=5)
+    tags = await asyncio.to_thread(client.get_object_tagging, Bucket=BUCKET, Key="dr/shop/manifest.json")
+    assert {tag["Key"]: tag["Value"] for tag in tags["TagSet"]} == SETTINGS.tags
+
+
+async def test_a_bucket_without_object_lock_is_said_with_what_mends_it() -> None:
+    store, client = await _store(objects=LOCK)
+    await _bucket(client)
+    (shortcoming,) = await store.shortcomings()
+    assert f"put-object-lock-configuration --bucket {BUCKET}" in shortcoming
+
+
+async def test_a_replication_that_is_as_expected_is_no_shortcoming() -> None:
+    store, client = await _store(replica=ReplicaRule(REPLICAS, "STANDARD", KEY), objects=KMS)
+    await _bucket(client)
+    _replicate(client, StorageClass="STANDARD", EncryptionConfiguration={"ReplicaKmsKeyID": KEY})
+    assert await store.shortcomings() == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (None, f"the replication of dr/shop/ to {REPLICAS} does not exist"),
+        ({"kms": "Disabled"}, "misses what is encrypted with a KMS key here"),
+        ({"status": "Disabled"}, f"to {REPLICAS} is disabled"),
+        ({"prefix": "dr/shop/physical/"}, "does not exist"),
+        ({"StorageClass": "GLACIER"}, "gets storage class GLACIER, expected STANDARD"),
+        ({"EncryptionConfiguration": {"ReplicaKmsKeyID": "arn:aws:kms:eu-west-1:1:key/x"}}, f"expected {KEY}"),
+        ({"EncryptionConfiguration": None}, f"encrypted with no KMS key, expected {KEY}"),
+    ],
+)
+async def test_what_a_replication_lacks_is_said_with_what_mends_it(rule: dict[str, Any] | None, words: str) -> None:
+    store, client = await _store(replica=ReplicaRule(REPLICAS, "STANDARD", KEY), objects=KMS)
+    await _bucket(client)
+    if rule is not None:
+        settings = {"StorageClass": "STANDARD", "EncryptionConfiguration": {"ReplicaKmsKeyID": KEY}, **rule}
+        _replicate(client, **{name: value for name, value in settings.items() if value is not None})
+    (shortcoming,) = await store.shortcomings()
+    assert words in shortcoming
+    assert f"put-bucket-replication --bucket {BUCKET}" in shortcoming
+
+
+async def test_a_bucket_without_versioning_replicates_nothing() -> None:
+    store, client = await _store(versioning_required=False, replica=ReplicaRule(REPLICAS, "STANDARD"))
+    await _bucket(client, versioning=False)
+    first, _ = await store.shortcomings()
+    assert "put-bucket-versioning" in first
