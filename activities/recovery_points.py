@@ -20,10 +20,11 @@ from recovery.domain.recovery_point import (
     VerdictState,
     kinds_of,
 )
+from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
 from recovery.domain.words import duration, size
 from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, RestoreFailed, SourceFailed
 from recovery.ports.measurements import Measurements
-from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, TakenPoint
+from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, RecoveryTargets, TakenPoint
 
 log = structlog.get_logger("recovery.points")
 
@@ -33,9 +34,12 @@ GROUP_MEMO = "recovery-plans.group"
 
 
 class RecoveryPointSteps:
-    def __init__(self, points: RecoveryPoints, measurements: Measurements) -> None:
+    def __init__(
+        self, points: RecoveryPoints, measurements: Measurements, targets: RecoveryTargets | None = None
+    ) -> None:
         self._points = points
         self._measurements = measurements
+        self._targets = targets  # None: recoveries end where their recovery points do
 
     @step("points.check_source")
     async def check_source(self, context: PlanContext) -> StepOutcome:
@@ -131,13 +135,18 @@ class RecoveryPointSteps:
 
     @step("points.choose_validated")
     async def choose_validated(self, context: PlanContext) -> StepOutcome:
-        """The named recovery point, or the newest one that was restored and found VALID."""
+        """The named recovery point, or the newest one that was restored and found VALID. Where WAL is archived, also
+        the way on: to the moment that was asked for, or, of a recovery, to its end."""
         wanted, kind = context.request.point_id, _fitting_kind(context)
-        if wanted is not None:
+        recovery: ChosenRecovery | None = None
+        warnings: list[str] = []
+        if context.request.target is not None:
+            point, recovery = await self._chosen(context, context.request.target, kind)
+        elif wanted is not None:
             point = await self._points.point(context.group, wanted)
         else:
-            point = await self._points.newest_validated(context.group, kind)
-        warnings = []
+            found = await self._at_the_end(context, kind, warnings)
+            point, recovery = found or (await self._points.newest_validated(context.group, kind), None)
         if not point.is_valid:
             state = point.verdict.state if point.verdict else "never validated"
             warnings.append(f"{point.point_id} was named by the operator and is {state}")
@@ -148,13 +157,16 @@ class RecoveryPointSteps:
                 f"drctl restore --point {point.point_id}"
             )
         age = duration(datetime.now(UTC) - manifest.finished_at)
+        places = ", ".join(point.locations)
+        along = "" if recovery is None else f"; WAL to {recovery.until} on timeline {recovery.timeline}"
         return StepOutcome(
-            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {', '.join(point.locations)}",
+            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {places}{along}",
             facts=Facts(
                 point_id=point.point_id,
                 point_finished_at=manifest.finished_at,
                 point_bytes=manifest.plain_bytes,
                 point_major=manifest.postgres.major if manifest.store == DataStore.POSTGRES else None,
+                recovery=recovery,
                 outage_began_at=context.request.outage_began_at or context.started_at,
             ),
             warnings=warnings,
@@ -255,12 +267,40 @@ class RecoveryPointSteps:
 
     @step("points.expire")
     async def expire(self, context: PlanContext) -> StepOutcome:
-        """Removes the points that the group's retention does not keep, and what unfinished backups left behind."""
+        """Removes the points that the group's retention does not keep, what unfinished backups left behind, and the
+        archived WAL that only removed points needed."""
         expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
+        summary = f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed"
+        if self._targets is not None and context.group.wal is not None:
+            summary += f"; {await self._targets.expire(context.group)} pieces of WAL removed"
         return StepOutcome(
-            summary=f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed",
+            summary=summary,
             facts=Facts(points_removed=sorted(expired.removed)),
         )
+
+    async def _chosen(
+        self, context: PlanContext, target: RecoveryTarget, kind: BackupKind | None
+    ) -> tuple[RecoveryPoint, ChosenRecovery]:
+        if kind is not BackupKind.PHYSICAL:
+            raise BadInput(
+                f"a recovery to {target} needs a physical recovery point and a folder for it: set the region's "
+                "postgres.data_directory, or name one with --target-directory"
+            )
+        if self._targets is None:
+            raise BadInput("this worker reads no WAL archive: a recovery ends where its recovery point does")
+        return await self._targets.choose(context.group, target, context.request.point_id)
+
+    async def _at_the_end(
+        self, context: PlanContext, kind: BackupKind | None, warnings: list[str]
+    ) -> tuple[RecoveryPoint, ChosenRecovery] | None:
+        """The way to the end of the archived WAL: a lost region's group is to lose no more than it must."""
+        if context.plan == "Restore" or context.group.wal is None or kind is not BackupKind.PHYSICAL:
+            return None
+        try:
+            return await self._chosen(context, RecoveryTarget(latest=True), kind)
+        except NotFound as error:
+            warnings.append(f"the recovery ends with its recovery point: {error}")
+            return None
 
     async def _known(self, context: PlanContext, point_id: str) -> RecoveryPoint | None:
         """None for a point that is there and whose manifest is not believed."""

@@ -63,8 +63,10 @@ class RestoreSteps:
 
         restored = await self._restores.restore(_order(context), tell)
         rate = size(int(restored.restored_bytes / max(time.monotonic() - began, 0.001)))
+        reached = [] if restored.reached is None else [f"recovered to {restored.reached}"]
         return StepOutcome(
-            summary=f"{size(restored.restored_bytes)} at {rate}/s into {_named(restored)}",
+            summary="; ".join([f"{size(restored.restored_bytes)} at {rate}/s into {_named(restored)}", *reached]),
+            checks=[CheckResult(name="recovery target", passed=True, detail=words) for words in reached],
             facts=Facts(restored=restored, last_recovered_commit_at=restored.last_commit_at),
         )
 
@@ -119,6 +121,7 @@ def _order(context: PlanContext) -> RestoreOrder:
         target_database=context.request.target_database,
         target_directory=context.request.target_directory,
         target_port=context.request.target_port,
+        recovery=context.facts.recovery,
         streams=context.request.streams or (),
         target_stream=context.request.target_stream,
         replicas=context.request.replicas,

@@ -1,4 +1,4 @@
-"""``drctl backup run | list | show``."""
+"""``drctl backup run | list | show | sets``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from rich.markup import escape
 from drctl import words
 from drctl.options import Actor, OfStore, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
-from drctl.session import Session, catalogue, chosen_group, load_config, operator, run
+from drctl.session import Session, catalogue, chosen_group, load_config, operator, run, stores
 from drctl.starting import run_plan
-from drctl.tables import checks_table, console, points_table
+from drctl.tables import checks_table, console, points_table, sets_table
 from drctl.times import span
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, PostgresSource, RecoveryPoint, kinds_of
+from recovery.domain.recovery_set import SetState, state_of
 from recovery.domain.report import RunReport
 from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
+    from recovery.backup.sets import ListedSets
     from workers.operations import Handle
 
 VALIDATION_APPEARS_SECONDS = 10.0
@@ -177,6 +179,50 @@ def show(
         out.print(f"[bold]{label:<18}[/] {escape(value)}", markup=True, soft_wrap=True)
     if found.verdict is not None and found.verdict.checks:
         out.print(checks_table(found.verdict.checks))
+
+
+@app.command(epilog=examples("drctl backup sets", "drctl backup sets --group shop -o json"))
+def sets(group: GroupName = None, config: ConfigFile = None, output: Form = Output.TEXT) -> None:
+    """List recovery sets, newest first: the points of a group's stores that one backup took together.
+
+    All points of a set were read within its window; between the stores they agree only as far as that.
+    """
+    loaded = load_config(config)
+    name = chosen_group(loaded, group)
+
+    async def work() -> tuple[ListedSets, Survey]:
+        async with stores(loaded) as wiring:
+            found = await wiring.catalogue(loaded.snapshot(name))
+            return await found.sets(name), await found.survey(name)
+
+    listed, survey = run(work())
+    states = {found.set_id: state_of(found, survey.points) for found in listed.sets}
+    if output is Output.JSON:
+        print_json(_sets_document(name, listed, states))
+        return
+    out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    out.print(sets_table(listed.sets, states))
+    for key, reason in listed.rejected.items():
+        note(f"not believed: {key} at {reason}", output, "red")
+    for location, reason in listed.unreachable.items():
+        note(f"no answer from {location}: {reason}", output)
+
+
+def _sets_document(group: str, listed: ListedSets, states: dict[str, SetState]) -> dict[str, Any]:
+    return {
+        "group": group,
+        "sets": [
+            {
+                **found.model_dump(mode="json", exclude={"group", "format"}),
+                "began_at": found.window[0].isoformat(),
+                "finished_at": found.window[1].isoformat(),
+                "state": states[found.set_id].value,
+            }
+            for found in listed.sets
+        ],
+        "rejected": listed.rejected,
+        "unreachable": listed.unreachable,
+    }
 
 
 def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:

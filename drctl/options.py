@@ -19,6 +19,30 @@ Approve = Annotated[
 OfStore = Annotated[
     DataStore | None, typer.Option("--store", "-s", help="Only recovery points of this store of the group.")
 ]
+ToTime = Annotated[
+    datetime | None,
+    typer.Option(
+        "--to-time",
+        parser=moment_or_span_ago,
+        metavar="TIME",
+        help="With archived WAL: every commit until then, by the server's clock (2026-11-22T10:15:00Z, or 12m ago).",
+    ),
+]
+ToLsn = Annotated[
+    str | None, typer.Option("--to-lsn", metavar="LSN", help="With archived WAL: all of it before this position.")
+]
+ToXid = Annotated[
+    int | None, typer.Option("--to-xid", min=3, help="With archived WAL: to the commit of this transaction.")
+]
+ToName = Annotated[
+    str | None,
+    typer.Option("--to-name", metavar="NAME", help="With archived WAL: to what pg_create_restore_point named."),
+]
+Latest = Annotated[bool, typer.Option("--latest", help="With archived WAL: to its end.")]
+Timeline = Annotated[
+    int | None,
+    typer.Option("--timeline", min=1, help="The timeline by its number; else the only one that leads there."),
+]
 OutageBegan = Annotated[
     datetime | None,
     typer.Option(

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drctl.options import Actor, Approve, OfStore, OutageBegan, Reason, Wait
+from drctl.options import (
+    Actor,
+    Approve,
+    Latest,
+    OfStore,
+    OutageBegan,
+    Reason,
+    Timeline,
+    ToLsn,
+    ToName,
+    ToTime,
+    ToXid,
+    Wait,
+)
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples, note
 from drctl.session import check_point, chosen_group, load_config, operator
 from drctl.starting import run_plan
 from drctl.times import span
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, store_of
+from recovery.domain.recovery_target import RecoveryTarget
+from recovery.domain.timelines import lsn_order
 from recovery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -101,6 +116,12 @@ def restore(
         bool,
         typer.Option("--replace", help="JetStream: delete existing streams of these names. Undoing brings none back."),
     ] = False,
+    to_time: ToTime = None,
+    to_lsn: ToLsn = None,
+    to_xid: ToXid = None,
+    to_name: ToName = None,
+    latest: Latest = False,
+    timeline: Timeline = None,
     wait: Wait = True,
     reason: Reason = "asked for",
     actor: Actor = None,
@@ -111,8 +132,11 @@ def restore(
 
     It moves no clients and owns no group; a target that is not empty is refused. Streams are restored under their own
     names into the region's NATS, where clients see them at once. Without --point the newest validated
-    point of the kind that fits the target is taken.
+    point of the kind that fits the target is taken, or the one that leads to the moment that was asked for.
     """
+    moment = _target(to_time, to_lsn, to_xid, to_name, latest, timeline)
+    if moment is not None and target_database is not None:
+        raise BadInput("a dump has no WAL: leave out --target-database, and name a --target-directory")
     if target_database is not None and (target_directory is not None or target_port is not None):
         raise BadInput(
             "expected --target-database (a logical recovery point) or --target-directory and --target-port "
@@ -120,7 +144,7 @@ def restore(
         )
     of = _of_store(store, point)
     for_streams = bool(stream or target_stream or replicas or replace)
-    _fits(of, for_streams, bool(target_database or target_directory or target_port))
+    _fits(of, for_streams, moment is not None or bool(target_database or target_directory or target_port))
     if target_directory is not None and not target_directory.is_absolute():
         raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {target_directory}")
     loaded = load_config(config)
@@ -130,7 +154,7 @@ def restore(
         region=to_region,
         point_id=point,
         kind=_kind(target_database, target_directory, target_port) if point is None else None,
-        store=of,
+        store=store,
         streams=tuple(stream) if stream else None,
         target_stream=target_stream,
         replicas=replicas,
@@ -138,6 +162,7 @@ def restore(
         target_directory=str(target_directory) if target_directory is not None else None,
         target_port=target_port,
         target_database=target_database,
+        target=moment,
         reason=reason,
         requested_by=operator(actor),
     )
@@ -147,7 +172,8 @@ def restore(
 @app.command(
     epilog=examples(
         "drctl recover --group shop --reason 'region-a burnt down' --outage-began 12m",
-        "drctl recover --to region-b --approve --yes",
+        "drctl recover --to region-b --latest --approve --yes",
+        "drctl recover --to-time 2026-11-22T10:14:30Z --reason 'orders were deleted at 10:15'",
         "drctl recover --point 20261122T101500Z-physical-1a2b3c4d --outage-began 2026-11-22T10:15:00Z",
     )
 )
@@ -157,6 +183,12 @@ def recover(
         str | None, typer.Option("--to", help="The region that takes over; else the one of highest priority.")
     ] = None,
     point: PointOption = None,
+    to_time: ToTime = None,
+    to_lsn: ToLsn = None,
+    to_xid: ToXid = None,
+    to_name: ToName = None,
+    latest: Latest = False,
+    timeline: Timeline = None,
     reason: Reason = "asked for",
     approve: Approve = False,
     outage_began: OutageBegan = None,
@@ -168,9 +200,11 @@ def recover(
 ) -> None:
     """Recover a group in another region from its newest validated recovery point, because its own region is lost.
 
-    What was committed after that point is lost. The plan restores, verifies, takes ownership, switches DNS and lets
-    clients in; until clients are let in, a failure or an abort undoes everything.
+    What was committed after that point is lost; where the group's WAL is archived, a later moment may be chosen. The
+    plan restores, verifies, takes ownership, switches DNS and lets clients in; until clients are let in, a failure or
+    an abort undoes everything.
     """
+    target = _target(to_time, to_lsn, to_xid, to_name, latest, timeline)
     loaded = load_config(config)
     name = chosen_group(loaded, group)
     request = PlanRequest(
@@ -181,17 +215,35 @@ def recover(
         requested_by=operator(actor),
         approve=approve,
         outage_began_at=outage_began,
+        target=target,
     )
-    target = f"in {to}" if to is not None else "in another region"
+    where = f"in {to}" if to is not None else "in another region"
+    until = "a recovery point" if target is None else f"a recovery point and archived WAL, to {target}"
     confirm_group(
         name,
-        f"This recovers {name} {target} from a recovery point: what was committed after it is lost.",
+        f"This recovers {name} {where} from {until}: what was committed after it is lost.",
         yes=yes,
         output=output,
     )
     run_plan(
         loaded, "FullRecovery", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output)
     )
+
+
+def _target(
+    time: datetime | None, lsn: str | None, xid: int | None, name: str | None, latest: bool, timeline: int | None
+) -> RecoveryTarget | None:
+    """The moment that was asked for; None: the recovery point's own end. Raises BadInput."""
+    given = [time is not None, lsn is not None, xid is not None, name is not None, latest]
+    if not any(given):
+        if timeline is not None:
+            raise BadInput("--timeline goes with --to-time, --to-lsn, --to-xid, --to-name or --latest")
+        return None
+    if sum(given) > 1:
+        raise BadInput("expected one of --to-time, --to-lsn, --to-xid, --to-name and --latest, and not several")
+    if lsn is not None:
+        lsn_order(lsn)
+    return RecoveryTarget(time=time, lsn=lsn, xid=xid, name=name, latest=latest, timeline=timeline)
 
 
 def _of_store(store: DataStore | None, point: str | None) -> DataStore | None:

@@ -7,7 +7,7 @@ Colour is never the only sign. Rich drops colours by itself for ``NO_COLOR`` and
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TextIO, TypedDict
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from drctl import words
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
+from recovery.domain.recovery_set import RecoverySet, SetState
 from recovery.domain.report import RunReport, StepRecord, StepState
 from recovery.domain.report_text import budget_left, elapsed, is_finished, remaining
 
@@ -156,6 +157,24 @@ def points_table(
         )
     if not table.rows:
         table.caption = "no recovery points"
+    return table
+
+
+def sets_table(sets: Iterable[RecoverySet], states: Mapping[str, SetState], *, unicode: bool | None = None) -> Table:
+    """Recovery sets, in the order given: when their points were read, which they are, and what is known of them."""
+    unicode = words.is_unicode() if unicode is None else unicode
+    table = Table("Recovery set", "Read", "Within", "Points", "State", **_look(unicode))
+    for found in sets:
+        lacking = f", without {', '.join(found.missing)}" if found.missing else ""
+        table.add_row(
+            found.set_id,
+            words.moment(found.window[0]),
+            words.duration(found.width),
+            words.plain("\n".join(each.point_id for each in found.members), unicode),
+            f"{states[found.set_id].value}{lacking}",
+        )
+    if not table.rows:
+        table.caption = "no recovery sets: a backup of several stores writes one"
     return table
 
 

@@ -22,6 +22,7 @@ from activities.managed_postgres import ManagedPostgresSteps
 from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.recovery_points import RecoveryPointSteps
+from activities.recovery_sets import RecoverySetSteps
 from activities.reports import Reports
 from activities.reprotecting import ReprotectSteps
 from activities.restores import RestoreSteps
@@ -30,7 +31,6 @@ from activities.runs import RunSteps
 from activities.services import ServiceSteps
 from activities.standbys import StandbySteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
-from recovery.adapters.folder import FolderStore
 from recovery.adapters.guard_client import GuardClient
 from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
@@ -50,16 +50,16 @@ from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.restores_by_store import RestoresByStore
-from recovery.adapters.s3 import S3Store
 from recovery.adapters.secrets import Secrets
 from recovery.adapters.unguarded import Unguarded
+from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.witness import WitnessStore
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
 from recovery.config import Config
-from recovery.config.installation import Location, Store
+from recovery.config.locations import Store
 from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.recovery_point import DataStore
 from recovery.domain.secret import SecretRef
@@ -73,6 +73,7 @@ from recovery.ports.recovery_points import StorePoints
 from recovery.ports.standby import DivergenceSink, PostgresStandbys
 from workers.databases import ConfiguredDatabases
 from workers.jetstream import nats_server
+from workers.object_stores import object_store
 from workers.registry import activities_of
 from workers.routing import ConfiguredClusters, ConfiguredPoolers
 from workers.zones import ConfiguredZones
@@ -119,25 +120,9 @@ class Wiring:
 
     async def _store(self, name: str, place: Store) -> ObjectStore:
         if name not in self._stores:
-            store: ObjectStore = await self._s3(name, place) if place.bucket else FolderStore(name, Path(place.prefix))
-            self._stores[name] = store
+            self._stores[name] = store = await object_store(name, place, self.secrets)
             self._open.push_async_callback(store.close)
         return self._stores[name]
-
-    async def _s3(self, name: str, place: Store) -> S3Store:
-        credentials = place.credentials
-        return S3Store(
-            name,
-            place.bucket or "",
-            prefix=place.prefix,
-            endpoint_url=place.endpoint,
-            region=place.region,
-            access_key=await self._secret(credentials.access_key if credentials else None),
-            secret_key=await self._secret(credentials.secret_key if credentials else None),
-            session_token=await self._secret(credentials.session_token if credentials else None),
-            ca_file=place.ca_file,
-            **_location_options(place),
-        )
 
     # Keys.
 
@@ -264,7 +249,8 @@ class Wiring:
         witness = await self.witness()
         reports = await self.reports()
         points = StoredRecoveryPoints(stores, keys, self.parts(), witness, self.scratch_folder, self.budget)
-        restores = self.restores(points.catalogue, keys)
+        archives = PostgresWalArchives(stores, keys, self)
+        restores = self.restores(points.catalogue, keys, archives)
         probe = HttpProbe()
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()
@@ -278,7 +264,8 @@ class Wiring:
                 Ownership(witness),
                 Notifications(await self.notifier(), self.incident_writer()),
                 Reports(reports, self.measurements),
-                RecoveryPointSteps(points, self.measurements),
+                RecoveryPointSteps(points, self.measurements, archives),
+                RecoverySetSteps(points),
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(zones),
                 ServiceSteps(probe),
@@ -294,6 +281,7 @@ class Wiring:
                 RunSteps(),
             ),
             opens_points=keys.opener is not None,
+            archives=archives,
         )
 
     # What each store has of its own: one row for each.
@@ -307,11 +295,13 @@ class Wiring:
             DataStore.NATS: StreamPoints(self.streams),
         }
 
-    def restores(self, catalogue: Callable[[GroupSnapshot], Catalogue], keys: KeyRing) -> RestoresByStore:
+    def restores(
+        self, catalogue: Callable[[GroupSnapshot], Catalogue], keys: KeyRing, archives: PostgresWalArchives
+    ) -> RestoresByStore:
         """How recovery points of each store are put back."""
         return RestoresByStore(
             {
-                DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at),
+                DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at, archives),
                 DataStore.NATS: StreamRestores(catalogue, keys, self.streams),
             }
         )
@@ -341,14 +331,4 @@ class Activities:
 
     methods: Sequence[Callable[..., Any]]
     opens_points: bool
-
-
-def _location_options(place: Store) -> dict[str, Any]:
-    """What a location says beyond any other store."""
-    if not isinstance(place, Location):
-        return {"versioning_required": False}
-    return {
-        "storage_class": place.storage_class,
-        "connections": place.max_connections,
-        "versioning_required": place.versioning == "required",
-    }
+    archives: PostgresWalArchives

@@ -27,9 +27,11 @@ from workers.metrics import SdkTelemetry
 from workers.monitor import WorkerWatch, keep_watching
 from workers.options import worker_options
 from workers.registry import activities_of
-from workers.wiring import Wiring
+from workers.wal import archived_groups, keep_archiving, wal_archiving, wal_sockets
+from workers.wiring import Activities, Wiring
 from workflows.definitions import WORKFLOWS
 from workflows.health_monitor import MONITORS
+from workflows.wal_archive import WalArchive
 
 log = structlog.get_logger("recovery.workers")
 
@@ -37,6 +39,9 @@ GRACE = timedelta(seconds=5)
 """A step that is running when its worker is told to stop gets this long to end; then it goes on elsewhere."""
 
 REPORTS_TO_LEARN_FROM = 50
+
+STEPS_AT_ONCE = 100
+"""Besides the sessions of WAL archives, each of which takes a place for hours."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,14 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
         await stack.enter_async_context(telemetry)
         wiring = await stack.enter_async_context(Wiring(plan.config, secrets, metrics))
         endpoint = stack.enter_context(metrics.serve(plan.metrics_host, plan.metrics_port))
-        for worker in await _workers(client, plan, wiring):
+        activities = await wiring.activities()
+        for worker in await _workers(client, plan, wiring, activities):
             await stack.enter_async_context(worker)
         await keep_watching(client, plan.config, plan.regions)
+        await keep_archiving(client, plan.config, plan.regions)
+        for socket in await wal_sockets(plan.config, activities.archives, plan.regions):
+            await socket.open()
+            stack.push_async_callback(socket.close)
         learning = asyncio.create_task(_learn(plan.config, wiring, metrics))
         stack.callback(learning.cancel)
         regions = ", ".join(plan.regions) or "no region"
@@ -108,17 +118,17 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
         log.warning("earlier measurements could not be read", error=str(error))
 
 
-async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Worker]:
+async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring, activities: Activities) -> list[Worker]:
     """One for workflows and control steps, and one for each region.
 
     Where the keys that open recovery points are here, also one for validations, and one for each region's restores.
     """
-    activities = await wiring.activities()
     witness = await wiring.witness()
     monitoring = Monitoring(plan.config, witness, WorkerWatch(plan.config, wiring, client), await wiring.guards())
+    archiving = await wal_archiving(plan.config, wiring, activities.archives)
     interceptors = [Masking(), LockGuard(witness), ConfigurationDrift(plan.config)]
     control = plan.config.temporal.control_queue
-    queues: dict[str, list[type]] = {control: [*WORKFLOWS, *MONITORS]} if plan.control else {}
+    queues: dict[str, list[type]] = {control: [*WORKFLOWS, *MONITORS, WalArchive]} if plan.control else {}
     queues |= {plan.config.region_queue(region): [] for region in plan.regions}
     if activities.opens_points:
         queues[plan.config.validation_queue] = []
@@ -128,9 +138,10 @@ async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring) -> list[Wor
             client,
             task_queue=queue,
             workflows=workflows,
-            activities=[*activities.methods, *activities_of(monitoring)],
+            activities=[*activities.methods, *activities_of(monitoring, archiving)],
             interceptors=interceptors,
             graceful_shutdown_timeout=GRACE,
+            max_concurrent_activities=STEPS_AT_ONCE + len(archived_groups(plan.config)),
             **worker_options(),
         )
         for queue, workflows in queues.items()

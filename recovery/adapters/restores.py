@@ -12,14 +12,16 @@ from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.canary import OWN_SCHEMA
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.recovery_points import KeyRing, noting
+from recovery.adapters.wal_archives import PostgresWalArchives
+from recovery.adapters.wal_recovery import WalRecovery, comparable, open_recovery
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.reader import check_key, open_point
 from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, kind_of
 from recovery.domain.words import size
-from recovery.errors import BadInput, NotOurs, RecoveryError
-from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
+from recovery.errors import BadInput, NotOurs, RecoveryError, RestoreFailed
+from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, Restored, RestoreOptions
 from recovery.ports.recovery_points import Progress, RestoreOrder
 
 PROBE_TABLE = f"""
@@ -33,6 +35,7 @@ HOLDS_OBJECTS = """
                                          AND d.objid = c.oid AND d.deptype = 'e'))
         OR EXISTS (SELECT FROM pg_largeobject_metadata)
 """
+DATABASES = "SELECT datname::text AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
 HEADROOM = 1.1  # a restored cluster grows a little while it replays its WAL
 
 
@@ -46,6 +49,7 @@ class PostgresRestores:
     logins: Logins
     here: Callable[[str, str], PostgresAt | None] | None = None
     """(group, region) -> where this worker reaches it: the run's snapshot may name another vantage point's address."""
+    archives: PostgresWalArchives | None = None  # for recoveries that go on with archived WAL
 
     async def verify_infrastructure(self, order: RestoreOrder) -> list[CheckResult]:
         """See the port."""
@@ -54,6 +58,8 @@ class PostgresRestores:
             CheckResult(name="recovery point", passed=True, detail=f"{point.point_id} at {', '.join(point.locations)}"),
             await self._checked("key", self._check_key(order, point)),
         ]
+        if order.recovery is not None:
+            checks.append(await self._checked("archived WAL", self._check_wal(order)))
         if point.manifest.kind is BackupKind.PHYSICAL:
             return checks + await self._check_host(order, point)
         return checks + await self._check_server(order, point)
@@ -80,9 +86,13 @@ class PostgresRestores:
         """See the port."""
         point = await self.catalogue(group).point(group.name, restored.point_id)
         renamed = restored.kind is BackupKind.LOGICAL and len(restored.databases) == 1
+        login, manifest = await self._login(group, restored), point.manifest
+        if restored.reached is not None:
+            async with connected(login, "list its databases") as session:
+                manifest = comparable(manifest, [row["name"] for row in await session.fetch(DATABASES)])
         return await self.postgres(group.name, restored.region).verify_restored(
-            point.manifest,
-            await self._login(group, restored),
+            manifest,
+            login,
             group.critical_tables,
             database=restored.database if renamed else None,
         )
@@ -143,6 +153,12 @@ class PostgresRestores:
     async def _check_key(self, order: RestoreOrder, point: RecoveryPoint) -> str:
         await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))
         return "opens the recovery point"
+
+    async def _check_wal(self, order: RestoreOrder) -> str:
+        """That the recovery's first segment is there, and opens."""
+        recovery = await self._recovery(order)
+        assert recovery is not None, "only asked where there is one"
+        return f"{recovery.chosen.target}: {await recovery.first_segment()} opens"
 
     async def _check_host(self, order: RestoreOrder, point: RecoveryPoint) -> list[CheckResult]:
         host = self.postgres(order.group.name, order.region).host
@@ -233,12 +249,15 @@ class PostgresRestores:
     async def _restore_physical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
         place = self._place(order)
         catalogue = self.catalogue(order.group)
+        recovery = await self._recovery(order)
         restored = await self.postgres(order.group.name, order.region).restore_physical(
             open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
             place,
-            RestoreOptions(restore_id=order.restore_id),
+            RestoreOptions(restore_id=order.restore_id, recovery=recovery.options if recovery is not None else None),
             noting(progress, "restoring the cluster"),
         )
+        if recovery is not None:
+            await _demand_target(recovery, restored)
         return RestoredServer(
             region=order.region,
             host=place.host,
@@ -251,7 +270,15 @@ class PostgresRestores:
             restored_bytes=restored.restored_bytes,
             last_commit_at=restored.last_commit_at or point.manifest.postgres.last_commit_at,
             read_only=True,
+            reached=restored.reached,
         )
+
+    async def _recovery(self, order: RestoreOrder) -> WalRecovery | None:
+        if order.recovery is None:
+            return None
+        if self.archives is None:
+            raise BadInput("this worker has no WAL archive to recover from")
+        return await open_recovery(self.archives, order.group, order.recovery)
 
     async def _restore_logical(self, order: RestoreOrder, point: RecoveryPoint, progress: Progress) -> RestoredServer:
         login = await self.logins.admin(order.group.name, order.region)
@@ -288,6 +315,15 @@ class PostgresRestores:
     async def _login(self, group: GroupSnapshot, restored: RestoredServer) -> PostgresLogin:
         login = await self.logins.admin(group.name, restored.region)
         return replace(login, host=restored.host, port=restored.port, database=restored.database)
+
+
+async def _demand_target(recovery: WalRecovery, restored: Restored) -> None:
+    """Raises RestoreFailed where the recovery did not end at its target: nobody is let in there."""
+    if restored.reached is None:
+        raise RestoreFailed("the restored server went on with archived WAL and does not say where it ended")
+    check = await recovery.check(restored.reached)
+    if not check.passed:
+        raise RestoreFailed(f"the recovery did not end at its target: {check.detail}")
 
 
 def _serves_here(folder: Path, port: int) -> bool:

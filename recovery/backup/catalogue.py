@@ -24,6 +24,8 @@ from recovery.backup.layout import (
     verdicts_prefix,
 )
 from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_leftovers
+from recovery.backup.once import put_once
+from recovery.backup.sets import ListedSets, list_sets, remove_set
 from recovery.backup.signing import Signer, Verifier
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
@@ -142,6 +144,14 @@ class Catalogue:
         silent = f"; no answer from {', '.join(survey.unreachable)}" if survey.unreachable else ""
         raise NotFound(f"group {group} has no validated {wanted}recovery point. {there}{extra}{silent}.")
 
+    async def sets(self, group: str) -> ListedSets:
+        """The group's recovery sets, newest first. Raises Unreachable: no location answers."""
+        return await list_sets(list(self._stores.values()), self._verifier, group)
+
+    async def remove_set(self, group: str, set_id: str) -> None:
+        """Idempotent. Raises Unreachable, Refused."""
+        await remove_set(list(self._stores.values()), group, set_id)
+
     async def write_verdict(self, verdict: Verdict, signer: Signer) -> list[str]:
         """Stores the verdict at every location that holds the point; returns the names of those that took it.
 
@@ -157,7 +167,7 @@ class Catalogue:
         async def put(store: ObjectStore, rejected: list[Rejected]) -> list[str]:
             if await _answered(store, existing_manifest(store, verdict.group, verdict.point_id)) is None:
                 return []
-            await _answered(store, store.put(verdict_key(verdict), body))
+            await _answered(store, put_once(store, verdict_key(verdict), body))
             return [store.name]
 
         taken, _, unreachable = await self._ask_locations(put)
@@ -220,7 +230,7 @@ class Catalogue:
         store = self._stores[orphan.location]
         failures = await remove_leftovers([store], group, orphan.point_id)  # looks for a manifest again
         if failures:
-            raise Unreachable(failures[store.name])
+            raise failures[store.name]
 
     async def _points_at(self, group: str, store: ObjectStore, rejected: list[Rejected]) -> list[_Found]:
         ids = await _point_ids(group, store)

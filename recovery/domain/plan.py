@@ -17,6 +17,7 @@ from recovery.domain.handover import StoreDivergence, StoreLoss
 from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Verdict
+from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
 
 MONITOR = "monitor"
 """Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
@@ -43,6 +44,7 @@ class PlanRequest(Model):
     target_database: str | None = None  # logical restore into this database
     target_directory: str | None = None  # physical restore into this folder
     target_port: int | None = None
+    target: RecoveryTarget | None = None  # a moment to recover to, with archived WAL; None: the point's own end
     reason: str = ""
     requested_by: str = ""
     outage_began_at: datetime | None = None  # what RTO and RPO are measured from; the run's start when not given
@@ -115,6 +117,7 @@ class RestoredServer(Model):
     restored_bytes: int = 0
     last_commit_at: datetime | None = None
     read_only: bool = False
+    reached: ReachedPoint | None = None  # of a recovery that went on with archived WAL
 
 
 class Facts(Model):
@@ -128,6 +131,7 @@ class Facts(Model):
     point_finished_at: datetime | None = None
     point_bytes: int | None = None
     point_major: int | None = None
+    recovery: ChosenRecovery | None = None  # how it goes on with archived WAL
     location: str | None = None
     ownership_before: OwnershipRecord | None = None
     ownership: OwnershipRecord | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from recovery.domain.jetstream import JetStreamSource
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
+from recovery.domain.recovery_target import ReachedPoint
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes expected; 0 when unknown)."""
@@ -86,6 +87,30 @@ class PostgresPlace:
     run_as: str | None = None
 
 
+FetchWal = Callable[[str], Awaitable[bytes]]
+"""A segment or ``.history`` file by its name, as archived.
+
+Raises NotFound where nothing of that name may be read: PostgreSQL takes that for the end of the WAL. Any other error
+stops the recovery.
+"""
+
+
+@dataclass(frozen=True)
+class ArchiveRecovery:
+    """How a restored copy goes on after the point's own end.
+
+    ``timeline``: the number of the one to follow. ``settings``: PostgreSQL's ``recovery_target_*``; without one the
+    recovery ends where ``fetch`` gives no more. ``end_is_enough``: that end is also right where a target was set and
+    nothing that was fetched lies beyond it.
+    """
+
+    timeline: int
+    fetch: FetchWal
+    segment_bytes: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+    end_is_enough: bool = False
+
+
 @dataclass(frozen=True)
 class RestoreOptions:
     """How a recovery point is put back.
@@ -102,16 +127,21 @@ class RestoreOptions:
     start_timeout: float = 3600.0
     durable: bool = True  # wait until everything is on the disk
     start: bool = True
+    recovery: ArchiveRecovery | None = None  # None: the copy ends exactly at the point's stop LSN
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a physical restore made: a running primary on a timeline of its own that ends at the point's stop LSN."""
+    """What a physical restore made: a running primary on a timeline of its own.
+
+    It ends at the point's stop LSN, or, with ``reached``, where its recovery from archived WAL ended.
+    """
 
     place: PostgresPlace
     restored_bytes: int
     last_commit_at: datetime | None = None  # of the newest transaction that was replayed
     notes: list[str] = field(default_factory=list)
+    reached: ReachedPoint | None = None
 
 
 @dataclass(frozen=True)

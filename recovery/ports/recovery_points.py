@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +20,8 @@ from recovery.domain.recovery_point import (
     Verdict,
     VerdictState,
 )
+from recovery.domain.recovery_set import RecoverySet
+from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
 from recovery.ports.postgres import BackupSource, PointReader
 
 Progress = Callable[[int, int, str], None]
@@ -77,6 +79,7 @@ class RestoreOrder:
     target_database: str | None = None
     target_directory: str | None = None
     target_port: int | None = None
+    recovery: ChosenRecovery | None = None  # PostgreSQL: goes on with archived WAL after the point's own end
     streams: tuple[str, ...] = ()  # JetStream: only these; none: all of the point
     target_stream: str | None = None  # JetStream: the name that was asked for
     replicas: int | None = None  # JetStream: another number than the source's
@@ -162,6 +165,13 @@ class RecoveryPoints(Protocol):
 
     async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired: ...
 
+    async def write_set(
+        self, group: GroupSnapshot, point_ids: Sequence[str], *, set_id: str, run_id: str, missing: Sequence[str] = ()
+    ) -> tuple[RecoverySet, dict[str, str]]:
+        """Signs and stores which points belong together; the same for every attempt. Also the locations that did not
+        take it, with the reason. Raises NotFound where one of the points is not complete, Unreachable."""
+        ...
+
 
 class Restores(Protocol):
     """Restores into this host (physical points) or into a server that it reaches (all others)."""
@@ -193,4 +203,27 @@ class Restores(Protocol):
 
     async def write_probe(self, group: GroupSnapshot, restored: RestoredServer, run_id: str) -> datetime:
         """Commits one row as a client would and returns the server's time of the commit."""
+        ...
+
+
+class RecoveryTargets(Protocol):
+    """Moments between and after recovery points, where the group's WAL is archived."""
+
+    async def choose(
+        self, group: GroupSnapshot, target: RecoveryTarget, point_id: str | None = None
+    ) -> tuple[RecoveryPoint, ChosenRecovery]:
+        """The recovery point to begin with, and the way from it to the target. A named point need not be validated.
+
+        Raises:
+            Refused: the target lies outside of what can be reached, which the message names.
+            NotFound: there is no such point, or none from which archived WAL leads on.
+            Unreachable: no location answers.
+        """
+        ...
+
+    async def expire(self, group: GroupSnapshot) -> int:
+        """Removes archived WAL that no recovery point needs any more, and partials of whole units; how many pieces.
+
+        WAL of a server without any recovery point stays.
+        """
         ...

@@ -84,6 +84,7 @@ class FakeSource:
     stall: asyncio.Event | None = None
     finished: bool = False
     streams: list[FakeStream] = field(default_factory=list)
+    source: PostgresSource = field(default_factory=pg_source)
 
     async def artefacts(self) -> AsyncIterator[FakeStream]:
         for name, buffers in self.contents.items():
@@ -93,7 +94,7 @@ class FakeSource:
 
     async def finish(self) -> PostgresSource:
         self.finished = True
-        return pg_source()
+        return self.source
 
 
 def point(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import shutil
 import tempfile
 import time
@@ -44,7 +45,7 @@ from workers.wiring import Wiring
 
 SERVICES = {"postgres", "nats", "s3", "app", "witness", "temporal", "dns", "webhook"}
 STREAMS = "messages"
-"""A second group: JetStream alone."""
+"""A second group: the shop's database, and streams of JetStream."""
 STREAM_NAMES = ["audit", "orders"]
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
@@ -344,13 +345,11 @@ def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) 
 
 
 def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "tier": shop["tier"],
-        "home": HOME,
-        "regions": {region: {"nats": lab.nats(region).removeprefix("nats://")} for region in REGIONS},
-        "nats": {"streams": STREAM_NAMES},
-        "backup": {**shop["backup"], "kinds": ["streams"]},
-    }
+    own = copy.deepcopy({key: shop[key] for key in ("tier", "home", "regions", "postgres", "backup")})
+    for region in REGIONS:
+        own["regions"][region]["nats"] = lab.nats(region).removeprefix("nats://")
+    own["backup"]["kinds"] = ["logical", "streams"]
+    return {**own, "nats": {"streams": STREAM_NAMES}}
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from recovery.adapters.nats.connection import NatsServer, api, connected, stream
 from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.restoring import MARK
 from recovery.backup.catalogue import Catalogue
-from recovery.domain.recovery_point import RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.recovery_set import SetState, state_of
 from recovery.domain.report import RunReport, RunState
-from tests.integration.installation import AWAY, HOME, REGIONS, STREAM_NAMES, STREAMS, Site
+from tests.integration.installation import AWAY, HOME, PLAN_SECONDS, REGIONS, STREAM_NAMES, STREAMS, Site
 from workers import operations
 
 MESSAGES = 3000
@@ -75,23 +77,29 @@ async def run(site: Site, plan: str, **request: Any) -> RunReport:
     return await site.run(plan, group=STREAMS, **request)
 
 
-async def taken(site: Site) -> RecoveryPoint:
-    """A point of the streams, validated by the run that its backup began."""
-    report = await run(site, "Backup")
+async def taken(site: Site, **request: Any) -> list[RecoveryPoint]:
+    """Points of a backup, validated by the runs that it began."""
+    report = await run(site, "Backup", **request)
     assert report.state is RunState.COMPLETED, report.error
-    (point_id,) = report.point_ids
-    validation = await site.ended(await operations.find(site.client, f"validate/{STREAMS}/{point_id}"))
-    assert validation.state is RunState.COMPLETED, validation.error
-    return await (await catalogue(site)).point(STREAMS, point_id)
+    for point_id in report.point_ids:
+        validation = await site.ended(await operations.find(site.client, f"validate/{STREAMS}/{point_id}"))
+        assert validation.state is RunState.COMPLETED, validation.error
+    return [await (await catalogue(site)).point(STREAMS, point_id) for point_id in report.point_ids]
 
 
 async def catalogue(site: Site) -> Catalogue:
     return await site.wiring.catalogue(site.config.snapshot(STREAMS))
 
 
-async def test_streams_are_taken_proven_and_put_back(filled: Site) -> None:
+async def test_streams_are_taken_beside_the_database_proven_and_put_back(filled: Site) -> None:
     site = filled
-    point = await taken(site)
+    points = await taken(site)
+    assert [point.manifest.kind for point in points] == [BackupKind.LOGICAL, BackupKind.STREAMS]
+    (together,) = (await (await catalogue(site)).sets(STREAMS)).sets
+    assert [each.point_id for each in together.members] == [point.point_id for point in points]
+    assert state_of(together, points) is SetState.VALID
+    assert timedelta() < together.width < timedelta(seconds=PLAN_SECONDS)
+    point = points[1]
     assert point.is_valid
     assert point.verdict is not None
     assert sorted(point.locations) == ["store-region-a", "store-region-b"]
@@ -122,7 +130,7 @@ async def test_streams_are_taken_proven_and_put_back(filled: Site) -> None:
 
 async def test_a_worker_that_dies_in_the_middle_of_a_restore_leaves_no_half_stream(filled: Site) -> None:
     site = filled
-    point = await taken(site)
+    (point,) = await taken(site, store="nats")
     expected = await everything(site, HOME)
     site.arm("Upload.finish", step="restore-database", number=2)  # one stream is whole, the other has all but its end
     handle = await site.start("Restore", group=STREAMS, point_id=point.point_id, region=AWAY)

@@ -9,11 +9,10 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from recovery.adapters.folder import FolderStore
@@ -25,63 +24,18 @@ from recovery.adapters.postgres.wal_stream import BATCH_BYTES, BUFFER_BYTES, Wal
 from recovery.backup.sealing import AgeKey, Opener, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
 from recovery.backup.wal.reader import LineageReader, WalArchive
-from recovery.domain.timelines import lsn_order, lsn_text
+from recovery.domain.timelines import lsn_order
 from recovery.domain.wal_archive import Branch, segment_file
 from recovery.errors import NotFound, Refused, Unreachable
 from recovery.ports.postgres import PostgresPlace
 from recovery.ports.wal import WalBytes
+from tests.integration.ledger import SCHEMA, Ledger, writing
 from tests.integration.postgres_servers import MemoryPoint, Server, eventually, public_folder, running_source, take
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("wal_process.py")
 FLUSH_SECONDS = 0.3
-SCHEMA = "CREATE TABLE commits (id bigint PRIMARY KEY, filler text); ALTER TABLE commits ALTER filler SET STORAGE PLAIN"
-FILLED = "INSERT INTO commits VALUES ($1, repeat(md5(($1::bigint)::text), 200))"
-
-
-@dataclass
-class Ledger:
-    """What one writer committed, in order: id, with the server's insert positions before and after the commit."""
-
-    server: Server
-    commits: list[tuple[int, int, int]] = field(default_factory=list)
-    begun: list[tuple[int, int]] = field(default_factory=list)  # committed or not: nobody was left to hear it
-
-    async def write(self, pause: float = 0.002) -> None:
-        connection = await self.server.connect()
-        try:
-            position = "SELECT pg_current_wal_insert_lsn()::text"
-            before = lsn_order(await connection.fetchval(position))
-            number = await connection.fetchval("SELECT coalesce(max(id), 0) FROM commits")
-            while True:
-                number += 1
-                self.begun.append((number, before))
-                await connection.execute(FILLED, number)
-                after = lsn_order(await connection.fetchval(position))
-                self.commits.append((number, before, after))
-                before = after
-                await asyncio.sleep(pause)
-        finally:
-            connection.terminate()
-
-    def expect(self, ids: list[int], position: int) -> None:
-        """Fails unless these are exactly the commits up to ``position``."""
-        sure = max((number for number, _, after in self.commits if after <= position), default=0)
-        possible = max((number for number, before in self.begun if before < position), default=0)
-        assert ids == list(range(1, len(ids) + 1)), "one was left out"
-        assert sure <= len(ids) <= possible, f"{lsn_text(position)}: {sure} <= {len(ids)} <= {possible}"
-
-
-@contextlib.asynccontextmanager
-async def writing(ledger: Ledger) -> AsyncIterator[None]:
-    task = asyncio.create_task(ledger.write())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            await task
 
 
 @dataclass
@@ -218,7 +172,7 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
 ) -> None:
     choice = random.Random()
     identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
-    ledger = Ledger(server)
+    ledger = Ledger(server.connect)
     told: list[int] = []
     receiver = await Receiver.start(archive, SECRET, server)
     try:
@@ -249,7 +203,7 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
 
 async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(server: Server, archive: Archive) -> None:
     identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
-    ledger = Ledger(server)
+    ledger = Ledger(server.connect)
     receiver = await Receiver.start(archive, SECRET, server, flush=3600)
     other: Receiver | None = None
     try:

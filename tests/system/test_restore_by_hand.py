@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
+from recovery.backup.sets import write_set
+from recovery.backup.signing import Signer
 from recovery.domain.recovery_point import BackupKind
+from recovery.domain.recovery_set import set_of
 from recovery.ports.postgres import PostgresPlace
 from tests.integration.installation import HOME, Site, installed_site, value_of
 
@@ -24,8 +27,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
 
 def paragraphs() -> dict[str, str]:
     """The page's commands, by the number of their comment."""
-    (block,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    parts = re.split(r"^# (\d)\. .*\n", block, flags=re.MULTILINE)[1:]
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    parts = re.split(r"^# (\d)\. .*\n", blocks, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -95,6 +98,33 @@ async def test_a_physical_point_opens_with_age_zstd_and_tar(site: Site, tmp_path
         assert await value_of(dsn, "SELECT count(*) FROM orders") > 0
     finally:
         await host.stop(server)
+
+
+async def test_the_page_beside_a_set_restores_its_points(site: Site, tmp_path: Path) -> None:
+    """Its commands as they stand, in one shell; only the download is a copy from a folder."""
+    points = [await site.point(kind) for kind in (BackupKind.PHYSICAL, BackupKind.LOGICAL)]
+    catalogue = await site.catalogue()
+    members = [await catalogue.point("shop", point_id) for point_id in points]
+    (store, *_) = await site.stores()
+    signer = Signer((site.installation.folder / "secrets" / "signing.key").read_text().strip())
+    found = set_of(members, set_id="20261122T101500Z-set-1a2b3c4d", run_id="by-hand")
+    assert await write_set([store], found, [member.manifest for member in members], signer) == {}
+    location = tmp_path / "location"
+    async for info in store.list("shop/"):
+        target = location / info.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((await store.get(info.key))[0])
+    shutil.copy(site.installation.folder / "secrets" / "operator.agekey", tmp_path / "key.txt")
+    page = sorted((location / "shop" / "sets").glob("*.RESTORE-BY-HAND.md"))[-1].read_text()
+    commands = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    commands = commands.replace("aws s3 cp --recursive", "cp -r").replace("psql postgres", "cat > globals.sql")
+    commands = commands.replace("pg_restore --create -d postgres", "pg_restore -f dump.sql")
+    path = f"{site.lab.postgres(HOME).bin_directory}:{os.environ['PATH']}"
+    said = await shell(commands, tmp_path, PATH=path, LOCATION=str(location))
+    assert "backup successfully verified" in said
+    assert (tmp_path / "data" / "PG_VERSION").exists()
+    assert "CREATE ROLE" in (tmp_path / "globals.sql").read_text()
+    assert "COPY public.orders" in (tmp_path / "dump.sql").read_text()
 
 
 async def test_a_logical_point_opens_with_pg_restore(site: Site, tmp_path: Path):

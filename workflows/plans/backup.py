@@ -8,6 +8,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
     from activities.ownership import Ownership
     from activities.recovery_points import RecoveryPointSteps as Points
+    from activities.recovery_sets import RecoverySetSteps as Sets
     from recovery.domain.plan import PlanContext
     from recovery.domain.recovery_point import BackupKind
 
@@ -22,6 +23,11 @@ def wants_logical(context: PlanContext) -> bool:
 
 def wants_streams(context: PlanContext) -> bool:
     return context.wants(BackupKind.STREAMS)
+
+
+def takes_a_set(context: PlanContext) -> bool:
+    """Points of several stores belong together."""
+    return len({kind.store for kind in context.facts.written}) > 1
 
 
 def lacks_a_point(context: PlanContext) -> bool:
@@ -46,6 +52,7 @@ BACKUP = plan(
     Step("take-streams-backup",  Points.take_streams_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_streams, on_failure=WARN),
     ),
     Step("fill-locations",       Points.fill_locations,         SOURCE,  h(2),    h(4),   PERSIST, on_failure=WARN),
+    Step("write-recovery-set",   Sets.write,                    SOURCE,  s(30),   m(5),   PROBE,   on_failure=WARN, when=takes_a_set),
     Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN, when=validates_at_once),
     Step("judge",                Points.judge_backup,           CONTROL, s(20),   m(1),   PROBE,   when=lacks_a_point),
 )

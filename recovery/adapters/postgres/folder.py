@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from recovery.adapters.postgres.host import INCOMPLETE
 from recovery.errors import Contended, NoSpace, NotOurs, Refused
@@ -32,6 +32,7 @@ class RestoreMark:
     restored_bytes: int = 0
     last_commit_at: str | None = None
     notes: list[str] = field(default_factory=list)
+    reached: dict[str, Any] | None = None  # ReachedPoint, of a recovery from archived WAL
 
 
 def read_mark(folder: Path) -> RestoreMark | None:

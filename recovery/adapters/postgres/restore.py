@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
+from recovery.adapters.postgres.archive_recovery import reached_point, recover_from_archive
 from recovery.adapters.postgres.folder import (
     MARKER,
     ClaimedFolder,
@@ -31,6 +32,7 @@ from recovery.adapters.postgres.settings import (
     write_read_only,
 )
 from recovery.domain.recovery_point import BackupKind, Manifest
+from recovery.domain.recovery_target import ReachedPoint
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotFound, Refused, RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresPlace, Progress, Restored, RestoreOptions
 
@@ -161,6 +163,8 @@ class PhysicalRestore:
             mark.restored_bytes = self._done
             mark.last_commit_at = last_commit.isoformat() if last_commit else None
             mark.notes = self._notes
+            reached = await asyncio.to_thread(self._reached, last_commit)
+            mark.reached = reached.model_dump(mode="json") if reached is not None else None
             await asyncio.to_thread(claimed.complete)
         except Contended:
             raise
@@ -169,7 +173,7 @@ class PhysicalRestore:
             raise
         finally:
             claimed.__exit__(None, None, None)
-        return Restored(self._place, self._done, last_commit, self._notes)
+        return Restored(self._place, self._done, last_commit, self._notes, reached)
 
     async def _earlier_work(self) -> Restored | None:
         mark = await asyncio.to_thread(read_mark, self._folder)
@@ -186,7 +190,8 @@ class PhysicalRestore:
         if self._options.start:
             await self._host.start(self._place, timeout=self._options.start_timeout)
         last_commit = datetime.fromisoformat(mark.last_commit_at) if mark.last_commit_at else None
-        return Restored(self._place, mark.restored_bytes, last_commit, mark.notes)
+        reached = ReachedPoint.model_validate(mark.reached) if mark.reached is not None else None
+        return Restored(self._place, mark.restored_bytes, last_commit, mark.notes, reached)
 
     async def refuse_unsuitable(self) -> None:
         """Everything that can be known before the first byte is fetched."""
@@ -362,15 +367,23 @@ class PhysicalRestore:
             await asyncio.to_thread(write_configuration, folder, settings, read_only=self._options.read_only, user=user)
 
     async def _start(self) -> datetime | None:
-        user = self._host.user_for(self._place)
+        user, recovery = self._host.user_for(self._place), self._options.recovery
         if self._options.durable:
             tool = await self._host.binaries.tool(self._major, "initdb")
             done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
             if done.code != 0:
                 raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
-        await self._host.launch(self._place, timeout=self._options.start_timeout)
+        if recovery is None:
+            await self._host.launch(self._place, timeout=self._options.start_timeout)
+        else:
+            await recover_from_archive(self._host, self._place, recovery, self._options.start_timeout)
         await asyncio.to_thread(end_recovery, self._folder, user)
         return await asyncio.to_thread(last_replayed_commit, self._folder / LOG)
+
+    def _reached(self, last_commit: datetime | None) -> ReachedPoint | None:
+        if self._options.recovery is None or not self._options.start:
+            return None
+        return reached_point(self._folder, last_commit)
 
     async def _clear(self, claimed: ClaimedFolder) -> None:
         await stop_server(self._folder, gentle=False)

@@ -42,6 +42,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _WAL = struct.Struct(">cQQQ")
 _KEEPALIVE = struct.Struct(">cQQ?")
 _STATUS = struct.Struct(">cQQQQ?")
+_REPLAYS_NOTHING = 0  # so that nobody takes this session for a standby
 _SLICE_MILLISECONDS = 100
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _SIZE = re.compile(r"(\d+)(MB|GB|kB|B)?")
@@ -274,7 +275,7 @@ class WalStream(ReplicationSession):
         """Asks for an answer each time: it says up to where, and at what time, the server has sent everything."""
         safe = self._acknowledged
         clock = int((datetime.now(UTC) - _EPOCH) / timedelta(microseconds=1))
-        message = _STATUS.pack(b"r", self._received, safe, safe, clock, True)
+        message = _STATUS.pack(b"r", self._received, safe, _REPLAYS_NOTHING, clock, True)
         try:
             self._pgconn.put_copy_data(message)
             self._pgconn.flush()

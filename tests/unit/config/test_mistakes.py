@@ -26,7 +26,7 @@ KINDS = [
     pytest.param(
         "port: 54320", "prot: 54320", "groups.shop.regions.region-a.postgres.prot",
         "unknown key (did you mean 'port'?): expected one of bin_directories, data_directory, host, port, "
-        "replication_password, replication_user, run_as",
+        "replication_password, replication_user, run_as, wal_socket",
         id="unknown key",
     ),
     pytest.param(

@@ -175,7 +175,7 @@ def test_every_valid_change_of_a_group_changes_the_hash(example: str) -> None:
         "members",
         "endpoint",
     }
-    files = {"ca_file", "certificate_file", "ssl_root_certificate", "scratch_folder"}
+    files = {"ca_file", "certificate_file", "ssl_root_certificate", "scratch_folder", "wal_socket"}
     each_process = references | addresses | files
     assert [path for path in same if not each_process & set(path[-3:])] == []
     assert all(path[0] != "checks" for path in same)  # a port that is a part of what is checked

@@ -27,7 +27,7 @@ from recovery.backup.sealing import Opener
 from recovery.backup.signing import Signer
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_point import BackupKind
+from recovery.domain.recovery_point import BackupKind, DataStore
 from recovery.errors import (
     BadInput,
     Contended,
@@ -215,6 +215,49 @@ def test_backup_asks_for_what_was_said(asked: list[Any]) -> None:
     drctl("backup", "run", "--no-wait", "--validate")
     assert asked[1][2]["wait"] is True, "who waits for the validation waits for the backup, too"
     assert asked[1][2]["afterwards"] is backup.validations
+
+
+def test_a_store_is_backed_up_by_its_name(asked: list[Any]) -> None:
+    assert drctl("backup", "run", "--store", "nats").exit_code == 0
+    assert drctl("backup", "run", "--store", "postgres").exit_code == 0
+    assert [(request.kind, request.store) for _, request, _ in asked] == [
+        (BackupKind.STREAMS, DataStore.NATS),  # whether or not backup.kinds has it
+        (None, DataStore.POSTGRES),  # the configured ones of its kinds
+    ]
+    assert drctl("backup", "run", "--store", "postgres", "--kind", "streams").exit_code == 2
+
+
+def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
+    point = "20261122T101500Z-streams-1a2b3c4d"
+    said = drctl("restore", "-s", "nats", "--stream", "orders", "--stream", "audit", "--replicas", "1", "--replace")
+    assert said.exit_code == 0, said.stderr
+    assert drctl("restore", "--point", point, "--stream", "orders", "--target-stream", "copy").exit_code == 0
+    first, second = (request for _, request, _ in asked)
+    assert (first.store, first.streams, first.replicas, first.replace) == (
+        DataStore.NATS, ("orders", "audit"), 1, True,
+    )  # fmt: skip
+    assert (second.point_id, second.streams, second.target_stream, second.replace) == (
+        point,
+        ("orders",),
+        "copy",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--replace"], "--replace go with --store nats, or a point of it"),
+        (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "go with --store nats"),
+        (["--point", "20261122T101500Z-streams-1a2b3c4d", "--store", "postgres"], "is of nats, and not of postgres"),
+        (["--store", "nats", "--target-port", "5440"], "streams are restored into the region's NATS"),
+    ],
+)
+def test_options_of_another_store_are_refused(asked: list[Any], arguments: list[str], said: str) -> None:
+    refused = drctl("restore", *arguments)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert asked == []
 
 
 def test_validate_takes_a_point_or_a_span(asked: list[Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from recovery.backup.sealing import Opener, Sealer
 from tests.fakes.points import AGE
 from tests.unit.points.rig import Rig, make_rig
+from tests.unit.points.stream_rig import Streams, make_streams
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,9 @@ async def opener() -> AsyncIterator[Opener]:
 async def rig(sealer: Sealer, opener: Opener) -> Rig:
     """Two locations that hold one recovery point of several objects, not yet validated."""
     return await make_rig(sealer, opener)
+
+
+@pytest.fixture
+def streams(rig: Rig) -> Streams:
+    """The same, and two streams to back up."""
+    return make_streams(rig)

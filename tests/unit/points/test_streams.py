@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from recovery.adapters.nats.points import StreamPoints
-from recovery.adapters.nats.recovery import JetStreamSnapshots
-from recovery.adapters.nats.restores import StreamRestores
 from recovery.adapters.nats.restoring import MARK, marked
 from recovery.adapters.nats.validation import validate_streams
-from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.backup.layout import manifest_key
 from recovery.backup.pipeline import write_point
@@ -23,16 +19,14 @@ from recovery.backup.reader import open_point
 from recovery.domain.group import RetentionRule
 from recovery.domain.jetstream import ConsumerPosition, JetStreamSource, StreamPart
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import BackupKind, DataStore, Manifest, RecoveryPoint, VerdictState
+from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, VerdictState
 from recovery.domain.retention import plan_retention
 from recovery.errors import BadInput, NotFound, NotOurs, Refused
 from recovery.ports.jetstream import archive_name, description_name
 from recovery.ports.postgres import BackupSource
-from recovery.ports.recovery_points import BackupOrder, RestoreOrder, Restores
+from recovery.ports.recovery_points import Restores
 from tests.fakes.jetstream import (
     CREATED,
-    SERVER,
-    FakeJetStream,
     FakeStream,
     archive,
     config_of,
@@ -42,57 +36,7 @@ from tests.fakes.jetstream import (
 )
 from tests.fakes.points import NOW, FakeSource, identity, signer
 from tests.unit.points.rig import BUDGET, REGION, Rig
-
-POINT = "20261122T101500Z-streams-1a2b3c4d"
-
-
-def nothing(done: int, expected: int, what: str) -> None:
-    pass
-
-
-@dataclass
-class Streams:
-    """A group with JetStream in both regions: ``server`` is the home region's, ``target`` the other's."""
-
-    rig: Rig
-    server: FakeJetStream
-    target: FakeJetStream
-    points: StoredRecoveryPoints = field(init=False)
-    restores: StreamRestores = field(init=False)
-
-    def __post_init__(self) -> None:
-        regions = [region.model_copy(update={"nats": str(SERVER)}) for region in self.rig.group.regions]
-        streams = ["events", "orders"]
-        self.rig.group = self.rig.group.model_copy(update={"regions": regions, "streams": streams})
-        parts = {**self.rig.points.parts, DataStore.NATS: StreamPoints(self.jetstream, find_program=lambda: None)}
-        self.points = replace(self.rig.points, parts=parts)
-        self.restores = StreamRestores(self.points.catalogue, self.points.keys, self.jetstream)
-
-    async def jetstream(self, group: str, region: str) -> JetStreamSnapshots:
-        server = self.server if region == REGION else self.target
-        return JetStreamSnapshots(SERVER, connect=server.connect_apart)
-
-    def backup(self, point_id: str = POINT) -> BackupOrder:
-        return BackupOrder(self.rig.group, REGION, BackupKind.STREAMS, point_id, "run-1", 1, NOW)
-
-    async def take(self) -> Manifest:
-        return (await self.points.take(self.backup(), nothing)).manifest
-
-    def order(self, **wanted: Any) -> RestoreOrder:
-        return RestoreOrder(self.rig.group, "region-b", POINT, "restore-1", **wanted)
-
-    async def refusals(self, **wanted: Any) -> dict[str, str]:
-        checks = await self.restores.verify_infrastructure(self.order(**wanted))
-        return {check.name: check.detail for check in checks if not check.passed}
-
-
-@pytest.fixture
-def streams(rig: Rig) -> Streams:
-    held = {
-        "events": FakeStream(config_of("events"), state_of(20)),
-        "orders": FakeStream(config_of("orders"), state_of(7, first=3)),
-    }
-    return Streams(rig, FakeJetStream(held), FakeJetStream())
+from tests.unit.points.stream_rig import POINT, Streams, nothing
 
 
 async def test_a_point_of_streams_stands_beside_those_of_postgresql(streams: Streams) -> None:

@@ -1,0 +1,326 @@
+"""The WAL archives of groups: PostgreSQL's replication protocol, the object stores and the keys put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.connection import connected
+from recovery.adapters.postgres.wal_slot import follow_archive
+from recovery.adapters.postgres.wal_stream import WalStream
+from recovery.adapters.recovery_points import KeyRing
+from recovery.adapters.wal_locations import ArchiveLocations
+from recovery.backup.catalogue import Catalogue
+from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.expiry import expire_branch
+from recovery.backup.wal.handing import WalIntake
+from recovery.backup.wal.location import StorePatience
+from recovery.backup.wal.reader import ArchivedTimeline, WalArchive, archived_servers
+from recovery.backup.wal.writer import ArchiveKeys
+from recovery.domain.group import GroupSnapshot, WalRule
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose, farthest
+from recovery.domain.timelines import lsn_order, lsn_text
+from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges, tips
+from recovery.domain.wal_progress import HeldWal, WalOrder, WalProgress
+from recovery.errors import BadInput, NotFound, Refused, Transient, Unreachable
+from recovery.ports.object_store import ObjectStore
+from recovery.ports.postgres import PostgresLogin
+
+LIST_SECONDS = 15.0  # for the names of one server's archive at one location
+
+_HELD = """
+SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
+                       restart_lsn)::bigint AS retained, wal_status, safe_wal_size
+FROM pg_replication_slots WHERE slot_name = $1
+"""
+
+log = structlog.get_logger("recovery.wal")
+
+
+PATIENCE = StorePatience(attempt_seconds=20.0, whole_seconds=60.0)
+"""For one piece at a location that a session waits for; then the session ends, and the next begins without it."""
+
+
+@dataclass
+class PostgresWalArchives:
+    """``recovery.ports.wal_archives.WalArchives``."""
+
+    stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
+    keys: KeyRing
+    logins: Logins
+
+    # The archiver.
+
+    async def archive(self, group: GroupSnapshot, order: WalOrder, report: Callable[[WalProgress], None]) -> None:
+        """See the port."""
+        rule, region = _rule(group), order.region
+        if region is None:
+            raise BadInput(f"group {group.name} has no region whose WAL could be archived")
+        keys = ArchiveKeys(
+            group.name, order.run_id, order.epoch, self.keys.sealer, self.keys.signing(), self.keys.verifier
+        )
+        login, stores = await self.logins.backup(group.name, region), self.stores(group)
+        required = [store for store in stores if store.name not in rule.optional_locations]
+        identifier = await _identifier(login, rule.slot)
+        locations = ArchiveLocations(required, group.name, identifier, self.keys.verifier)
+        standing = await locations.standing()
+        budget = ArchiveBudget(flush_seconds=rule.flush_interval.total_seconds(), patience=PATIENCE)
+        archiver = WalArchiver(keys, stores, optional=[*rule.optional_locations, *standing.away], budget=budget)
+
+        def told(state: ArchiveState) -> None:
+            report(_progress(region, order.epoch, replace(state, behind={**standing.away, **state.behind})))
+
+        await _first_of(
+            archiver.run(WalStream(login, rule.slot), told),
+            locations.returned(standing) if standing.away else None,
+        )
+
+    async def follow(self, group: GroupSnapshot, region: str, archived: str) -> str:
+        """See the port."""
+        return await follow_archive(await self.logins.backup(group.name, region), _rule(group).slot, archived)
+
+    async def held(self, group: GroupSnapshot, region: str) -> HeldWal | None:
+        """See the port."""
+        login = await self.logins.backup(group.name, region)
+        async with connected(login, "look at the archive's slot") as session:
+            row = await session.fetchrow(_HELD, _rule(group).slot)
+        if row is None or row["retained"] is None:
+            return None
+        return HeldWal(
+            retained_bytes=max(row["retained"], 0), state=row["wal_status"] or "", safe_bytes=row["safe_wal_size"]
+        )
+
+    async def lacks_base(self, group: GroupSnapshot, system_identifier: str, timeline: int) -> str | None:
+        """See the port."""
+        points = [
+            each for each in await self._points(group) if each.manifest.postgres.system_identifier == system_identifier
+        ]
+        held = await self._held(group, system_identifier)
+        branches = [each for each in held.branches if each.timeline == timeline]
+        if not branches:
+            return None  # nothing is archived yet
+        branch = branches[-1]
+        ranges = [each for location in held.ranges_of(branch) for each in location]
+        if not ranges:
+            return None
+        end = max(each.end for each in ranges)
+        reached = [held.reach(branch, point) for point in points]
+        if any(position is not None and position >= end for position in reached):
+            return None
+        return f"no recovery point leads to the WAL before {lsn_text(end)} on timeline {timeline} without a gap"
+
+    def intake(self, group: GroupSnapshot, region: str) -> WalIntake:
+        """Takes WAL files of the region's server. Raises WrongKey: this worker cannot sign."""
+        rule = _rule(group)
+
+        async def source() -> WalStream:
+            return WalStream(await self.logins.backup(group.name, region), rule.slot)
+
+        keys = ArchiveKeys(group.name, "archive_command", 0, self.keys.sealer, self.keys.signing(), self.keys.verifier)
+        return WalIntake(keys, self.stores(group), source, rule.optional_locations)
+
+    # Recoveries.
+
+    async def choose(
+        self, group: GroupSnapshot, target: RecoveryTarget, point_id: str | None = None
+    ) -> tuple[RecoveryPoint, ChosenRecovery]:
+        """See ``recovery.ports.recovery_points.RecoveryTargets``. The configuration need not archive any more."""
+        points = await self._points(group)
+        if point_id is not None:
+            points = [each for each in points if each.point_id == point_id]
+            if not points:
+                raise NotFound(f"group {group.name} has no physical recovery point {point_id!r}")
+        else:
+            points = [each for each in points if each.is_valid]
+        window, chosen = choose(target, await self.windows(group, points, target.timeline))
+        return next(each for each in points if each.point_id == window.point_id), chosen
+
+    async def all_windows(self, group: GroupSnapshot) -> list[Window]:
+        """What can be reached from each physical point, validated or not. Raises as ``choose``."""
+        return await self.windows(group, await self._points(group))
+
+    async def windows(
+        self, group: GroupSnapshot, points: Sequence[RecoveryPoint], timeline: int | None = None
+    ) -> list[Window]:
+        """What can be reached from each point, the newest server's first.
+
+        Args:
+            timeline: along this one, instead of along those that no other one descends from.
+        """
+        found: list[Window] = []
+        for identifier in dict.fromkeys(each.manifest.postgres.system_identifier for each in points):
+            held = await self._held(group, identifier)
+            branches = [each for each in held.branches if each.timeline == timeline] or tips(held.branches)
+            own = [each for each in points if each.manifest.postgres.system_identifier == identifier]
+            found += [
+                await held.window(branch, point, end)
+                for branch in branches
+                for point in own
+                if (end := held.reach(branch, point)) is not None
+            ]
+        return found
+
+    async def expire(self, group: GroupSnapshot) -> int:
+        """See ``recovery.ports.recovery_points.RecoveryTargets``."""
+        points = await self._points(group)
+        removed = 0
+        for identifier in await self.servers(group):
+            starts = [
+                lsn_order(each.manifest.postgres.start_lsn or "")
+                for each in points
+                if each.manifest.postgres.system_identifier == identifier
+            ]
+            if not starts:
+                continue  # the first base backup may be under way, and of a lost server somebody may want everything
+            for archive, timelines in await listed(await self.archives(group, identifier)):
+                for each in timelines:
+                    keep_from = min(starts) - min(starts) % each.record.segment_bytes
+                    removed += await expire_branch(
+                        archive.store, group.name, identifier, each.branch, each.pieces, keep_from
+                    )
+        return removed
+
+    async def archives(self, group: GroupSnapshot, system_identifier: str, *, opened: bool = False) -> list[WalArchive]:
+        """One server's archive at each location; ``opened``: to read WAL, not only to list it."""
+        opener = self.keys.opening() if opened else None
+        return [
+            WalArchive(store, group.name, system_identifier, self.keys.verifier, opener) for store in self.stores(group)
+        ]
+
+    async def servers(self, group: GroupSnapshot) -> list[str]:
+        """System identifiers of all servers whose WAL any location has."""
+        found: set[str] = set()
+        for store in self.stores(group):
+            found |= set(await archived_servers(store, group.name))
+        return sorted(found)
+
+    async def _points(self, group: GroupSnapshot) -> list[RecoveryPoint]:
+        points = await Catalogue(self.stores(group), self.keys.verifier).points(group.name)
+        return [
+            each
+            for each in points
+            if each.manifest.kind is BackupKind.PHYSICAL
+            and each.manifest.postgres.start_lsn
+            and each.manifest.postgres.stop_lsn
+        ]
+
+    async def _held(self, group: GroupSnapshot, system_identifier: str) -> _Held:
+        return _Held(system_identifier, await listed(await self.archives(group, system_identifier)))
+
+
+async def _identifier(login: PostgresLogin, slot: str) -> str:
+    stream = WalStream(login, slot)
+    try:
+        return (await stream.identify()).system_identifier
+    finally:
+        await stream.close()
+
+
+async def _first_of(archiving: Coroutine[Any, Any, None], returning: Coroutine[Any, Any, str] | None) -> None:
+    """Ends with the archiver's error, or when a location that was away is complete again."""
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in (archiving, returning) if each is not None]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def listed(archives: Sequence[WalArchive]) -> list[tuple[WalArchive, list[ArchivedTimeline]]]:
+    """What each location that answers has. Raises Unreachable when none does, Corrupt and WrongKey of damage."""
+    silent: list[str] = []
+
+    async def one(archive: WalArchive) -> tuple[WalArchive, list[ArchivedTimeline]] | None:
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return archive, await archive.timelines()
+        except (Transient, TimeoutError) as error:
+            log.warning("a location's WAL archive could not be listed", location=archive.location, why=str(error))
+            silent.append(f"{archive.location}: {error or 'no answer in time'}")
+            return None
+
+    found = [each for each in await asyncio.gather(*map(one, archives)) if each is not None]
+    if not found:
+        raise Unreachable(f"no location's WAL archive could be listed: {'; '.join(silent) or 'none is configured'}")
+    return found
+
+
+class _Held:
+    """What the locations hold of one server."""
+
+    def __init__(self, system_identifier: str, found: list[tuple[WalArchive, list[ArchivedTimeline]]]) -> None:
+        self._system_identifier = system_identifier
+        self._found = found
+        timelines = {each.branch: each for _, timelines in found for each in timelines}
+        self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
+        self._segment_bytes = max((each.record.segment_bytes for each in timelines.values()), default=1)
+
+    def ranges_of(self, branch: Branch) -> list[list[WalRange]]:
+        """Of a lineage, for each location."""
+        return [
+            lineage_ranges(branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines})
+            for _, timelines in self._found
+        ]
+
+    def reach(self, branch: Branch, point: RecoveryPoint) -> int | None:
+        """How far a recovery gets from the point along the lineage; None: not even to its own end."""
+        source = point.manifest.postgres
+        start, stop = lsn_order(source.start_lsn or ""), lsn_order(source.stop_lsn or "")
+        stretch = branch.stretch_of(source.timeline)
+        if stretch is None or start < stretch.begin or (stretch.left_at is not None and stop > stretch.left_at):
+            return None
+        end = farthest(self.ranges_of(branch), start, self._segment_bytes)
+        return end if end >= stop else None
+
+    async def window(self, branch: Branch, point: RecoveryPoint, end: int) -> Window:
+        source = point.manifest.postgres
+        return Window(
+            system_identifier=self._system_identifier,
+            point_id=point.point_id,
+            point_timeline=source.timeline,
+            timeline=branch.timeline,
+            forks=[(number, lsn_text(left)) for number, left in branch.forks],
+            fork_times=[await self._written(branch, left) for _, left in branch.forks],
+            first=source.stop_lsn or "",
+            first_time=point.manifest.finished_at,
+            last=lsn_text(end),
+            last_time=await self._written(branch, end),
+            validated=point.is_valid,
+        )
+
+    async def _written(self, branch: Branch, end: int) -> datetime | None:
+        """The server's clock when it had sent everything before ``end``."""
+        stretch = branch.stretch_at(end - 1)
+        for archive, timelines in self._found:
+            for each in timelines:
+                pieces = [piece for piece in each.pieces if piece.start < end <= piece.end]
+                if each.branch == stretch.branch and pieces:
+                    return await archive.written_at(each.branch, min(pieces, key=lambda piece: piece.end))
+        return None
+
+
+def _rule(group: GroupSnapshot) -> WalRule:
+    if group.wal is None:
+        raise Refused(
+            f"group {group.name} has no WAL archive: set groups.{group.name}.backup.wal.enabled in the configuration"
+        )
+    return group.wal
+
+
+def _progress(region: str, epoch: int, state: ArchiveState) -> WalProgress:
+    return WalProgress(
+        region=region, epoch=epoch, system_identifier=state.system_identifier, timeline=state.timeline,
+        archived=state.archived, server_position=state.server_position, lag_bytes=state.lag_bytes,
+        current_at=state.current_at, gap=state.gap, behind=state.behind, pieces=state.pieces,
+        archived_bytes=state.archived_bytes,
+    )  # fmt: skip

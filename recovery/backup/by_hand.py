@@ -1,0 +1,41 @@
+"""The page beside a recovery set that says how it is restored without this software: ``RESTORE-BY-HAND.md``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from recovery.domain.recovery_point import Manifest
+from recovery.domain.recovery_set import RecoverySet
+
+_TEMPLATE = Path(__file__).with_name("restore-by-hand.md.j2")
+
+
+def by_hand(found: RecoverySet, manifests: Sequence[Manifest]) -> str:
+    """Markdown with the exact commands, for the set's members in their order.
+
+    Args:
+        manifests: of the members; one that is missing here is left out.
+
+    Raises:
+        KeyError: a manifest lacks an artefact that its kind has.
+    """
+    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # text
+    environment.filters["quoted"] = shlex.quote
+    known = {manifest.point_id: manifest for manifest in manifests}
+    members = [known[member.point_id] for member in found.members if member.point_id in known]
+    recipients = list(dict.fromkeys(key for manifest in members for key in manifest.recipients))
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        found=found, group=found.group, manifests=members, recipients=recipients, attempt=_artefact_file
+    )
+
+
+def _artefact_file(manifest: Manifest, name: str) -> str:
+    """The objects' common beginning within the point's folder, quoted: ``attempt-1-0a1b2c3d/base.tar``."""
+    first = manifest.artefact(name).objects[0].key
+    within = first.split("/", 3)[3]
+    return shlex.quote(within.rsplit(".", 3)[0])

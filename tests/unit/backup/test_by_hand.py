@@ -1,0 +1,78 @@
+"""RESTORE-BY-HAND.md: its commands name what is there. They are run as they stand in tests/system."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from datetime import timedelta
+
+from recovery.backup.by_hand import by_hand
+from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.domain.recovery_point import Artefact, BackupKind, Manifest, RecoveryPoint, StoredObject
+from recovery.domain.recovery_set import set_of
+from tests.fakes.points import NOW, pg_source
+
+
+def _artefact(point_id: str, store: str, name: str) -> Artefact:
+    keys = [f"shop/{store}/{point_id}/attempt-1-0a1b2c3d/{name}.{index:06d}.zst.age" for index in range(2)]
+    return Artefact(name=name, objects=[StoredObject(key=k, size=1, sha256="0" * 64, plain_size=1) for k in keys])
+
+
+def _point(kind: BackupKind, names: list[str], **fields: object) -> RecoveryPoint:
+    point_id = f"20261122T101500Z-{kind.value}-1a2b3c4d"
+    manifest = Manifest.model_validate(
+        {
+            "point_id": point_id, "group": "shop", "kind": kind, "store": kind.store.value, "started_at": NOW,
+            "finished_at": NOW + timedelta(seconds=9), "source_region": "region-a",
+            "recipients": ["age1one", "age1two"],
+            "run_id": "run-1", "artefacts": [_artefact(point_id, kind.store.value, name) for name in names], **fields,
+        }
+    )  # fmt: skip
+    return RecoveryPoint(manifest=manifest, locations=["a"], manifest_sha256="digest")
+
+
+PHYSICAL = _point(
+    BackupKind.PHYSICAL,
+    ["base.tar", "16401.tar", "backup_manifest"],
+    source=pg_source(tablespaces={"16401": "/srv/fast disk"}),
+)
+LOGICAL = _point(BackupKind.LOGICAL, ["globals.sql", "shop.dump"], source=pg_source(databases=["shop"]))
+PART = StreamPart(
+    stream="orders", storage="file", replicas=1, retention="limits", archive_format=1, server_version="2.12.0",
+    messages=1, at_least=1, bytes=1, archive_bytes=1, first_seq=1, first_seq_after=1, last_seq=1, began_at=NOW,
+    finished_at=NOW,
+)  # fmt: skip
+STREAMS = _point(
+    BackupKind.STREAMS, ["orders/backup.json", "orders/stream.tar.s2"],
+    source=JetStreamSource(server_version="2.12.0", api_level=1, streams=[PART]),
+)  # fmt: skip
+
+
+def _page(*points: RecoveryPoint) -> str:
+    found = set_of(points, set_id="20261122T101500Z-set", run_id="run-1")
+    return by_hand(found, [point.manifest for point in points])
+
+
+def test_every_member_has_its_commands() -> None:
+    page = _page(PHYSICAL, LOGICAL, STREAMS)
+    for point in (PHYSICAL, LOGICAL, STREAMS):
+        assert f"check {point.point_id}\n" in page
+        assert f'"$LOCATION/shop/{point.manifest.store}/{point.point_id}"' in page
+    assert f"open_all {PHYSICAL.point_id}/attempt-1-0a1b2c3d/base.tar | tar -x -C data\n" in page
+    assert "mkdir -p '/srv/fast disk' && open_all" in page
+    assert "pg_verifybackup" not in page, "it knows nothing of tablespaces that were put elsewhere"
+    assert f"open_all {LOGICAL.point_id}/attempt-1-0a1b2c3d/shop.dump | pg_restore --create -d postgres\n" in page
+    assert "nats stream restore ./orders\n" in page
+    assert page.count("- `age1") == 2
+
+
+def test_what_is_shell_is_valid_shell() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", _page(PHYSICAL, LOGICAL, STREAMS), re.DOTALL)
+    assert len(blocks) == 7
+    checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_point_without_tablespaces_is_verified() -> None:
+    page = _page(_point(BackupKind.PHYSICAL, ["base.tar", "backup_manifest"], source=pg_source()))
+    assert "pg_verifybackup data\n" in page

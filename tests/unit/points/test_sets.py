@@ -1,0 +1,155 @@
+"""Recovery sets: which points belong together, and what is said of them later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.recovery_points import RecoveryPointSteps
+from activities.recovery_sets import RecoverySetSteps
+from recovery.backup.sets import page_key, set_key
+from recovery.domain.group import RetentionRule
+from recovery.domain.plan import Facts, PlanContext, PlanRequest
+from recovery.domain.recovery_point import BackupKind, VerdictState
+from recovery.domain.recovery_set import SetState, set_of, state_of
+from recovery.errors import NotFound, Unreachable
+from tests.fakes.measurements import FakeMeasurements
+from tests.fakes.points import NOW, point, verdict_on
+from tests.unit.points.stream_rig import POINT, Streams
+from workflows.plans.backup import BACKUP, lacks_a_point, takes_a_set
+
+
+def context(streams: Streams, *, kinds: list[str] | None = None, **facts: Any) -> PlanContext:
+    kinds = kinds or ["physical", "streams"]
+    group = streams.rig.group.model_copy(update={"backup_kinds": kinds})
+    return PlanContext(
+        plan="Backup", run_id="run-7", workflow_id="backup/shop", step="write-recovery-set",
+        request=PlanRequest(group="shop"), facts=Facts(group=group, **facts), started_at=NOW,
+    )  # fmt: skip
+
+
+async def written(streams: Streams, **facts: Any) -> str:
+    """The id of a set of the rig's physical point and a new one of streams."""
+    await streams.take()
+    about = context(streams, physical_point=streams.rig.point_id, streams_point=POINT, **facts)
+    outcome = await ActivityEnvironment().run(RecoverySetSteps(streams.points).write, about)
+    assert "2 points of postgres and nats, read within" in outcome.summary
+    return str(outcome.summary.partition(":")[0])
+
+
+async def test_a_set_says_which_points_belong_together_and_when_they_were_read(streams: Streams) -> None:
+    set_id = await written(streams)
+    catalogue = streams.points.catalogue(streams.rig.group)
+    (found,) = (await catalogue.sets("shop")).sets
+    assert (found.set_id, found.source_region, found.missing) == (set_id, "region-a", [])
+    assert [(each.store, each.point_id) for each in found.members] == [
+        ("postgres", streams.rig.point_id), ("nats", POINT),
+    ]  # fmt: skip
+    snapshots = (await catalogue.point("shop", POINT)).manifest.jetstream.window
+    assert snapshots is not None
+    assert found.window == (NOW, max(snapshots[1], streams.rig.manifest.finished_at))
+    for store in streams.rig.stores:
+        page = store.objects[page_key("shop", set_id)].decode()
+        assert f"check {POINT}\n" in page and f"check {streams.rig.point_id}\n" in page
+    again = await written(streams)  # another attempt writes the same
+    assert again == set_id
+    assert (await catalogue.sets("shop")).sets == [found]
+
+
+async def test_a_point_that_is_not_there_makes_no_set(streams: Streams) -> None:
+    with pytest.raises(NotFound):
+        await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+    assert (await streams.points.catalogue(streams.rig.group).sets("shop")).sets == []
+
+
+async def test_what_nobody_signed_is_no_set(streams: Streams) -> None:
+    set_id = await written(streams)
+    a, b = streams.rig.stores
+    a.objects[set_key("shop", set_id)] = a.objects[set_key("shop", set_id)].replace(b"region-a", b"region-b")
+    await b.put(set_key("shop", "another"), b.objects[set_key("shop", set_id)])
+    listed = await streams.points.catalogue(streams.rig.group).sets("shop")
+    assert [found.set_id for found in listed.sets] == [set_id]  # as the other location has it
+    assert "signature does not fit" in listed.rejected[set_key("shop", set_id)]
+    assert "it belongs to shop/sets/" in listed.rejected[set_key("shop", "another")]
+
+
+async def test_a_location_that_does_not_take_it_is_named(streams: Streams) -> None:
+    await streams.take()
+    a, b = streams.rig.stores
+
+    async def refuse(*arguments: object, **options: object) -> str:
+        raise Unreachable("b is down")
+
+    b.put = refuse  # type: ignore[method-assign]
+    _, failed = await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+    assert failed == {"b": "b is down"}
+    a.put = refuse  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="no location took recovery set set-1"):
+        await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+
+
+async def test_a_set_goes_when_the_last_of_its_points_went(streams: Streams) -> None:
+    await written(streams)
+    catalogue = streams.points.catalogue(streams.rig.group)
+    group = streams.rig.group.model_copy(update={"retention": RetentionRule(count=1)})
+    await streams.points.expire(group, NOW, dry_run=False)
+    assert len((await catalogue.sets("shop")).sets) == 1  # the newest of each store stays
+    await catalogue.delete_point("shop", POINT)
+    await streams.points.expire(group, NOW, dry_run=False)
+    assert len((await catalogue.sets("shop")).sets) == 1
+    await catalogue.delete_point("shop", streams.rig.point_id)
+    await streams.points.expire(group, NOW, dry_run=False)
+    assert (await catalogue.sets("shop")).sets == []
+
+
+def test_a_set_is_worth_what_its_worst_point_is() -> None:
+    valid = [point(number, state=VerdictState.VALID) for number in (1, 2)]
+    found = set_of(valid, set_id="set-1", run_id="run")
+    unproven = valid[1].model_copy(update={"verdict": None})
+    bad = valid[1].model_copy(update={"verdict": verdict_on(valid[1].manifest, "digest", state=VerdictState.CORRUPT)})
+    other = valid[1].model_copy(update={"manifest_sha256": "another"})
+    assert state_of(found, valid) is SetState.VALID
+    assert state_of(found, [valid[0], unproven]) is SetState.UNPROVEN
+    assert {state_of(found, [valid[0], *rest]) for rest in ([bad], [other], [])} == {SetState.BROKEN}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "facts", "a_set", "lacking"),
+    [
+        (["physical", "logical"], {"physical_point": "p", "logical_point": "l"}, False, False),
+        (["physical", "streams"], {"physical_point": "p", "streams_point": "s"}, True, False),
+        (["physical", "streams"], {"physical_point": "p"}, False, True),
+        (["physical", "logical", "streams"], {"physical_point": "p", "streams_point": "s"}, True, True),
+    ],
+)
+def test_a_backup_of_several_stores_writes_a_set_and_is_judged(
+    streams: Streams, kinds: list[str], facts: dict[str, str], a_set: bool, lacking: bool
+) -> None:
+    about = context(streams, kinds=kinds, **facts)
+    assert (takes_a_set(about), lacks_a_point(about)) == (a_set, lacking)
+    assert {step.name for step in BACKUP.steps() if step.when is not None and step.when(about)} >= (
+        {"write-recovery-set"} if a_set else set()
+    ) | ({"judge"} if lacking else set())
+
+
+async def test_a_store_without_a_new_point_fails_the_backup_and_names_what_is_kept(streams: Streams) -> None:
+    steps = RecoveryPointSteps(streams.points, FakeMeasurements())
+    with pytest.raises(Exception, match="no new recovery point of kind streams.*Taken and kept: point-1"):
+        await ActivityEnvironment().run(steps.judge_backup, context(streams, physical_point="point-1"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "wanted"),
+    [
+        ({}, {"physical", "streams"}),
+        ({"kind": "logical"}, {"logical"}),
+        ({"store": "nats"}, {"streams"}),
+        ({"store": "postgres"}, {"physical"}),
+        ({"store": "nats", "kind": "streams"}, {"streams"}),
+    ],
+)
+def test_what_a_backup_takes(streams: Streams, request_: dict[str, str], wanted: set[str]) -> None:
+    about = context(streams).model_copy(update={"request": PlanRequest.model_validate({"group": "shop", **request_})})
+    assert {kind.value for kind in BackupKind if about.wants(kind)} == wanted

@@ -1,0 +1,106 @@
+"""Which locations an archiver waits for, and how one that was away is completed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from recovery.adapters import wal_locations
+from recovery.adapters.wal_locations import ArchiveLocations, Standing
+from recovery.backup.sealing import Opener, Sealer
+from recovery.backup.wal.reader import WalArchive
+from recovery.domain.wal_archive import merged
+from recovery.errors import Unreachable
+from tests.fakes.object_store import MemoryStore
+from tests.fakes.points import verifier
+from tests.fakes.wal import SEGMENT
+from tests.unit.wal.test_recoveries import Rig, made_rig
+
+
+class Switched(MemoryStore):
+    """Answers while ``up``."""
+
+    up = True
+
+    async def folders(self, prefix: str) -> list[str]:
+        if not self.up:
+            raise Unreachable(f"{self.name} does not answer")
+        return list(await super().folders(prefix))
+
+
+@pytest.fixture
+def stores() -> list[Switched]:
+    return [Switched("near"), Switched("far")]
+
+
+@pytest.fixture
+def rig(sealer: Sealer, opener: Opener, stores: list[Switched]) -> Rig:
+    return made_rig(sealer, opener, list(stores))
+
+
+def locations(stores: list[Switched]) -> ArchiveLocations:
+    return ArchiveLocations(stores, "shop", "7000", verifier())
+
+
+def names(standing: Standing) -> list[str]:
+    return sorted(store.name for store in standing.waited)
+
+
+async def archived_bytes(store: MemoryStore) -> int:
+    (timeline,) = await WalArchive(store, "shop", "7000", verifier()).timelines()
+    return sum(each.size for each in merged(piece.range for piece in timeline.pieces))
+
+
+async def test_all_that_answer_are_waited_for(rig: Rig, stores: list[Switched]) -> None:
+    assert names(await locations(stores).standing()) == ["far", "near"], "nothing is archived yet"
+    rig.server.write(SEGMENT + 500)
+    await rig.archive()
+    found = await locations(stores).standing()
+    assert (names(found), found.away) == (["far", "near"], {})
+
+
+async def test_a_lost_location_is_not_waited_for_and_filled_when_it_answers(
+    rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = stores
+    rig.server.write(SEGMENT + 500)
+    await rig.archive()
+    far.up = False
+    found = await locations(stores).standing()
+    assert names(found) == ["near"] and "far does not answer" in found.away["far"]
+    rig.server.write(2 * SEGMENT)
+    await rig.archive([near])
+    monkeypatch.setattr(wal_locations, "LOOK_AGAIN_SECONDS", 0.01)
+    returning = asyncio.create_task(locations(stores).returned(found))
+    await asyncio.sleep(0.1)
+    assert not returning.done()
+    far.up = True
+    async with asyncio.timeout(10):
+        assert await returning == "far"
+    assert await archived_bytes(far) == await archived_bytes(near)
+    assert names(await locations(stores).standing()) == ["far", "near"]
+
+
+async def test_one_that_lacks_a_little_is_filled_before_it_is_waited_for(
+    rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the session would begin where the least of them ends, which the server may have forgotten."""
+    near, far = stores
+    rig.server.write(SEGMENT)
+    await rig.archive()
+    rig.server.write(SEGMENT)
+    await rig.archive([near])
+    monkeypatch.setattr(wal_locations, "FILLED_AT_ONCE", SEGMENT // 2)
+    found = await locations(stores).standing()
+    assert names(found) == ["near"] and "it lacks 1 MiB of WAL" in found.away["far"]
+    monkeypatch.setattr(wal_locations, "FILLED_AT_ONCE", 2 * SEGMENT)
+    assert names(await locations(stores).standing()) == ["far", "near"]
+    assert await archived_bytes(far) == await archived_bytes(near)
+
+
+async def test_without_any_location_there_is_no_session(stores: list[Switched]) -> None:
+    for store in stores:
+        store.up = False
+    with pytest.raises(Unreachable, match="no location of the WAL archive answers"):
+        await locations(stores).standing()
