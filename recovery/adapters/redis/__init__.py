@@ -1,4 +1,4 @@
-"""Redis 6.2 and later (and Valkey) under guard.
+"""Redis 6.2 and later (and Valkey): under guard, backed up and restored.
 
 What `workers/guard.py` builds::
 
@@ -10,4 +10,9 @@ It is a GuardedStore, Tended (the guard calls ``tend`` between orders) and Catch
 ``redis.conf`` says ``replicaof 127.0.0.1 1``: whatever starts the server gets a replica of nowhere, which keeps its
 data and refuses writes. The guard runs on the server's host: it ends a frozen server by the port it listens at.
 ``state_folder`` is the region's (below ``guards.state_folder``); what it holds is named after ``group``.
+
+Recovery points are ``RedisDumps(server)`` (``recovery.py``), the port ``RedisRecovery``. What its user may do there
+(ACL): for a backup ``+psync +replconf +ping +info`` and, from 7.0 on, ``+function|list``, on the replicas too; for a
+restore by replication also ``+get +set +del +flushall +config|get +config|set +replicaof +function`` and the key
+``~recovery-restoring``; key by key ``+restore +select +multi +exec`` instead of ``+config +replicaof``, and all keys.
 """

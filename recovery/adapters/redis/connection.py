@@ -38,6 +38,8 @@ class RedisLogin:
 
 @dataclass(frozen=True)
 class RedisServer:
+    """``host``: a name, an address, or the path of a socket."""
+
     host: str
     port: int
     login: RedisLogin = RedisLogin()
@@ -52,16 +54,16 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def run(self, *words: str | int) -> Any:
+    async def run(self, *words: str | int | bytes) -> Any:
         """The reply: text, int, list or None. Raises ServerSaid, OSError (lost), ValueError (no Redis)."""
         (reply,) = await self.pipeline([words])
         if isinstance(reply, ServerSaid):
             raise reply
         return reply
 
-    async def pipeline(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
         """All commands in one packet; error replies are returned in their places."""
-        self._writer.write(b"".join(_encoded(words) for words in commands))
+        self._writer.write(b"".join(encoded(words) for words in commands))
         await self._writer.drain()
         return [await self._reply() for _ in commands]
 
@@ -96,31 +98,46 @@ class Connection:
             size = int(rest)
             if size > LONGEST_REPLY:
                 raise ValueError(f"a reply of {size} bytes")
-            return None if size < 0 else (await self._reader.readexactly(size + 2))[:-2].decode(errors="replace")
+            return None if size < 0 else self._content((await self._reader.readexactly(size + 2))[:-2])
         if kind == b"*":
             return None if int(rest) < 0 else [await self._reply() for _ in range(int(rest))]
         raise ValueError("what answers there is no Redis")
 
+    def _content(self, data: bytes) -> Any:
+        return data.decode(errors="replace")
 
-def _encoded(words: Sequence[str | int]) -> bytes:
-    parts = [str(word).encode() for word in words]
+
+def encoded(words: Sequence[str | int | bytes]) -> bytes:
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+async def opened(server: RedisServer, limit: int = 64 << 10) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Not logged in. ``limit``: bytes that are read ahead. Raises OSError."""
+    login = server.login
+    if server.host.startswith("/"):
+        return await asyncio.open_unix_connection(server.host, limit=limit)
+    return await asyncio.open_connection(
+        server.host,
+        server.port,
+        limit=limit,
+        ssl=login.tls,
+        server_hostname=(login.server_name or server.host) if login.tls else None,
+    )
+
+
+async def log_in(connection: Connection, login: RedisLogin) -> None:
+    """Raises what the connection raises."""
+    if login.password is not None:
+        await connection.run("AUTH", *([login.user] if login.user else []), login.password)
 
 
 @contextlib.asynccontextmanager
 async def connected(server: RedisServer) -> AsyncIterator[Connection]:
     """Connected and logged in; bounded by the caller's ``asyncio.timeout``. Raises OSError, ServerSaid, ValueError."""
-    login = server.login
-    reader, writer = await asyncio.open_connection(
-        server.host,
-        server.port,
-        ssl=login.tls,
-        server_hostname=(login.server_name or server.host) if login.tls else None,
-    )
-    connection = Connection(reader, writer)
+    connection = Connection(*await opened(server))
     try:
-        if login.password is not None:
-            await connection.run("AUTH", *([login.user] if login.user else []), login.password)
+        await log_in(connection, server.login)
         yield connection
     finally:
         connection.abort()

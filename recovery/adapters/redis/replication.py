@@ -72,15 +72,19 @@ async def replication(connection: Connection) -> Replication:
         replid2=info["master_replid2"],
         second_offset=int(info["second_repl_offset"]),
         counts=info.get("repl_backlog_active") == "1",
-        keys=sum(_keys(value) for name, value in info.items() if name.startswith("db") and name[2:].isdigit()),
+        keys=sum(keys_in(info).values()),
         run_id=info.get("run_id", ""),
         replicas=tuple(_replica(value) for name, value in info.items() if _names_replica(name)),
     )
 
 
-def _keys(value: str) -> int:
-    """Of ``keys=20,expires=0,avg_ttl=0``."""
-    return int(_pairs(value).get("keys", 0))
+def keys_in(info: dict[str, str]) -> dict[int, int]:
+    """By number of the database, of INFO keyspace: ``db0:keys=20,expires=0,avg_ttl=0``."""
+    return {
+        int(name[2:]): int(_pairs(value).get("keys", 0))
+        for name, value in info.items()
+        if name.startswith("db") and name[2:].isdigit()
+    }
 
 
 def _names_replica(name: str) -> bool:

@@ -1,0 +1,150 @@
+"""A dump into a running server as a replica's data: a scratch server loads it, and the target replicates from there.
+
+The target takes all of it at once, with its own memory as the only bound, keeps every expiry and function, and is a
+primary with a history of its own afterwards. Until it has received everything it keeps what it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+from recovery.adapters.redis.connection import Connection, RedisServer, asking
+from recovery.adapters.redis.replication import Replication, replication
+from recovery.adapters.redis.scratch import ReplicaLogin, ScratchServer
+from recovery.adapters.redis.server_info import MARK_KEY, functions, server_info
+from recovery.adapters.redis.target import ANSWER_SECONDS, ReplicaMark, Target, TargetState, detach
+from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.ports.redis import RedisRestoreOptions
+
+POLL = 0.1
+_PROGRESS = ("master_link_status", "master_sync_left_bytes", "master_sync_read_bytes", "loading_loaded_bytes")
+_SETTINGS = ("masteruser", "masterauth", "tls-replication", "replica-read-only")
+COMPARE_SECONDS = 10.0  # keys expire meanwhile, on the replica a moment later
+
+
+async def replica_mark(target: Target, state: TargetState, options: RedisRestoreOptions, tls: bool) -> ReplicaMark:
+    """Before anything is changed. ``tls``: whether the scratch server serves it. Raises Refused where the target may
+    not be made a replica."""
+    if state.info.clustered:
+        raise Refused(
+            f"Redis {target.server} is in cluster mode, where REPLICAOF is not to be had: restore key by key."
+        )
+    if state.replica_mark is not None and state.replica_mark.restore_id == options.restore_id:
+        return state.replica_mark  # an earlier attempt's, which knows what was before it
+    try:
+        async with target.asked("say as whom it replicates") as connection:
+            user, password, tls_only, read_only = [await _setting(connection, name) for name in _SETTINGS]
+    except Refused as error:
+        raise Refused(f"{error} Restore key by key where nobody may replicate.") from error
+    wants_tls = tls_only == "yes"
+    if wants_tls != tls:
+        theirs, ours = ("by TLS only", "has no certificate") if wants_tls else ("without TLS", "serves TLS only")
+        raise Refused(
+            f"Redis {target.server} replicates {theirs}, and the scratch server {ours}: change either, or restore key"
+            " by key."
+        )
+    if read_only == "no":
+        raise Refused(f"Redis {target.server} would accept writes while it is filled: set replica-read-only to yes.")
+    return ReplicaMark(options.restore_id, user, password)
+
+
+def replica_login(mark: ReplicaMark) -> ReplicaLogin:
+    return ReplicaLogin(mark.text(), secrets.token_urlsafe(32))
+
+
+async def restore_by_replication(
+    target: Target, scratch: ScratchServer, host: str, login: ReplicaLogin, mark: ReplicaMark, silence: float
+) -> tuple[dict[int, int], list[str]]:
+    """Keys by database, and function libraries. The target has the mark in its data then, and is a primary.
+
+    Raises:
+        Refused, RestoreFailed, Unreachable: the target is left as ``Target.remove`` undoes it.
+    """
+    async with _ask(scratch.own, "mark the data") as connection:
+        await connection.run("SET", MARK_KEY, mark.restore_id)
+    async with target.asked("replicate from a scratch server") as connection:
+        await connection.run("CONFIG", "SET", "masteruser", login.user)
+        await connection.run("CONFIG", "SET", "masterauth", login.password)
+        await connection.run("REPLICAOF", host, scratch.port)
+    await _followed(target, scratch, silence)
+    found = await _compared(target, scratch)
+    async with target.asked("become a primary") as connection:
+        await detach(connection, mark)
+        part = await replication(connection)
+    if not part.is_primary:
+        raise RestoreFailed(f"Redis {target.server} did not become a primary: somebody else made it a replica.")
+    return found
+
+
+async def _followed(target: Target, scratch: ScratchServer, silence: float) -> None:
+    """Returns once the link stands and everything of the scratch server is there.
+
+    Raises Unreachable: no progress for ``silence`` seconds.
+    """
+    moved, seen = time.monotonic(), ""
+    while True:
+        try:
+            async with _ask(scratch.own, "say how far it is") as connection:
+                offset = (await replication(connection)).offset
+            async with target.asked("say how far it is", silence) as connection:
+                info = await connection.info("replication", "persistence")
+                part = await replication(connection)
+            if part.link_up and part.offset >= offset:
+                return
+            _check_part(target, part, scratch)
+            progress = " ".join(f"{name} {info[name]}" for name in _PROGRESS if name in info)
+        except Unreachable as error:  # it answers nothing while it deletes what it had
+            progress = str(error)
+        if progress != seen:
+            moved, seen = time.monotonic(), progress
+        if time.monotonic() - moved > silence:
+            raise Unreachable(
+                f"Redis {target.server} makes no progress in replicating from the scratch server at port {scratch.port}"
+                f" ({seen}): see its log. Can it reach this host there?"
+            )
+        await asyncio.sleep(POLL)
+
+
+def _check_part(target: Target, part: Replication, scratch: ScratchServer) -> None:
+    if part.is_primary or (part.upstream is not None and part.upstream[1] != scratch.port):
+        raise RestoreFailed(
+            f"Redis {target.server} replicates no more from the scratch server: somebody else made it"
+            f" {'a primary' if part.is_primary else f'a replica of {part.upstream}'} meanwhile."
+        )
+
+
+async def _compared(target: Target, scratch: ScratchServer) -> tuple[dict[int, int], list[str]]:
+    """Raises RestoreFailed: the target holds something else."""
+    until = time.monotonic() + COMPARE_SECONDS
+    while True:
+        async with _ask(scratch.own, "count its keys") as connection:
+            ours, ours_functions = (await server_info(connection)).keys, await functions(connection)
+        async with target.asked("count its keys") as connection:
+            theirs, theirs_functions = (await server_info(connection)).keys, await functions(connection)
+        if ours == theirs and ours_functions == theirs_functions:
+            theirs[0] = theirs.get(0, 0) - 1  # the mark
+            return {number: keys for number, keys in sorted(theirs.items()) if keys}, sorted(theirs_functions or {})
+        if time.monotonic() > until:
+            raise RestoreFailed(
+                f"Redis {target.server} holds {theirs} keys by database and functions {theirs_functions}, and the dump"
+                f" {ours} and {ours_functions}."
+            )
+        await asyncio.sleep(POLL)
+
+
+async def _setting(connection: Connection, name: str) -> str:
+    answer = await connection.run("CONFIG", "GET", name)
+    return str(answer[1]) if answer and len(answer) > 1 and answer[1] is not None else ""
+
+
+@contextlib.asynccontextmanager
+async def _ask(scratch: RedisServer, purpose: str) -> AsyncIterator[Connection]:
+    try:
+        async with asking(scratch, ANSWER_SECONDS, purpose) as connection:
+            yield connection
+    except RecoveryError as error:
+        raise RestoreFailed(f"The scratch server did not {purpose}: {error}") from error

@@ -1,0 +1,149 @@
+"""The server's programs on this machine: redis-server, and redis-check-rdb, which is the same program by another name.
+
+``main`` of Redis's ``src/server.c`` looks at the name by which it was called: a link of that name to any redis-server
+is a redis-check-rdb of its version (Valkey: valkey-check-rdb, and both names).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.adapters.postgres.process import Child, clean_environment, run
+from recovery.adapters.redis.rdb import DumpHead
+from recovery.domain.redis import Product, rdb_version_of, reads, server_name
+from recovery.errors import Corrupt, NotFound
+
+NAMES = ("redis-server", "valkey-server")
+CHECK_SECONDS = 60.0  # for what is left to do after the last byte
+_DETECTED = "--- RDB ERROR DETECTED ---"
+OLDEST = (6, 2)
+_VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\S*)")
+
+
+@dataclass(frozen=True)
+class RedisProgram:
+    path: Path
+    product: Product
+    version: str
+
+    @property
+    def rdb_version(self) -> int:
+        """The newest that it reads, and the one that it writes."""
+        return rdb_version_of(self.product, self.version)
+
+    @property
+    def name(self) -> str:
+        return server_name(self.product, self.version)
+
+    def loads(self, head: DumpHead) -> bool:
+        return reads(self.product, self.rdb_version, head.rdb_version)
+
+
+def found_program() -> Path | None:
+    """Beside our interpreter, else on the PATH."""
+    for name in NAMES:
+        path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+        if path:
+            return Path(path)
+    return None
+
+
+async def redis_program(configured: Path | None = None) -> RedisProgram:
+    """Raises NotFound: there is none, or it is something else."""
+    path = configured or await asyncio.to_thread(found_program)
+    if path is None:
+        raise NotFound(
+            "Neither redis-server nor valkey-server is installed on this machine, and a dump can only be loaded by one:"
+            " install the package redis-server, or name its path."
+        )
+    try:
+        answer = await run([path, "--version"], environment=clean_environment(), timeout=20)
+    except (OSError, TimeoutError) as error:
+        raise NotFound(f"{path} cannot be run: {error or type(error).__name__}.") from error
+    match = _VERSION.search(answer.stdout)
+    if match is None:
+        raise NotFound(f"{path} is no redis-server and no valkey-server: it says {answer.stdout.strip()[:100]!r}.")
+    program = RedisProgram(path, "valkey" if match[1] == "Valkey" else "redis", match[2])
+    if tuple(int(part) for part in match[2].split(".")[:2]) < OLDEST:
+        raise NotFound(f"{path} is {program.name}: 6.2 is the oldest that is supported.")
+    return program
+
+
+class DumpChecker:
+    """redis-check-rdb, fed with a dump while it passes by: it needs no file."""
+
+    def __init__(self, child: Child, name: str) -> None:
+        self._child = child
+        self._name = name
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(2)
+        self._feeding = asyncio.create_task(child.feed(self._chunks()))
+        self._output = asyncio.create_task(self._read())
+
+    async def feed(self, data: bytes) -> None:
+        """Waits while the checker is busy. After its end, which ``finish`` judges, the data are dropped."""
+        await self._put(data)
+
+    async def finish(self) -> str:
+        """Its last words. Raises Corrupt: the dump is damaged, in the checker's words."""
+        await self._put(None)
+        async with asyncio.timeout(CHECK_SECONDS):
+            await self._feeding
+            output = await self._output
+            code = await self._child.wait()
+        lines = [line for line in output.splitlines() if line.strip()]
+        if code != 0:
+            after = lines.index(_DETECTED) + 1 if _DETECTED in lines else -1
+            said = lines[after] if lines else f"it ended with {code}"
+            raise Corrupt(f"{self._name} found it damaged: {said}")
+        counted = [line.partition("]")[2].strip() for line in lines if re.search(r"\[info\] \d+ ", line)]
+        no_sum = ["no checksum"] if "checksum disabled" in output else []
+        return ", ".join([*counted, *no_sum])
+
+    async def end(self) -> None:
+        for task in (self._feeding, self._output):
+            task.cancel()
+        await asyncio.gather(self._feeding, self._output, return_exceptions=True)
+
+    async def _put(self, data: bytes | None) -> None:
+        putting = asyncio.ensure_future(self._queue.put(data))
+        try:
+            await asyncio.wait({putting, self._feeding}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            putting.cancel()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while (data := await self._queue.get()) is not None:
+            yield data
+
+    async def _read(self) -> str:
+        output = bytearray()
+        async for data in self._child.chunks():
+            output += data
+            del output[: -(64 << 10)]
+        return output.decode(errors="replace")
+
+
+@contextlib.asynccontextmanager
+async def dump_checker(program: RedisProgram) -> AsyncIterator[DumpChecker]:
+    """Running; ended with the context."""
+    name = "redis-check-rdb" if program.product == "redis" else "valkey-check-rdb"
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="recovery-plans-"))
+    try:
+        link = folder / name
+        link.symlink_to(program.path.resolve())
+        async with Child([link, "/dev/stdin"], environment=clean_environment(), stdin=True) as child:
+            checker = DumpChecker(child, name)
+            try:
+                yield checker
+            finally:
+                await asyncio.shield(checker.end())
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, True))

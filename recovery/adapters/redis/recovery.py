@@ -1,0 +1,247 @@
+"""A Redis's side of recovery points: ``RedisRecovery`` of one server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from recovery.adapters.postgres.process import closing
+from recovery.adapters.redis.by_replication import replica_login, replica_mark, restore_by_replication
+from recovery.adapters.redis.bytes_connection import bytes_connected
+from recovery.adapters.redis.connection import RedisServer, asking
+from recovery.adapters.redis.dumps import RedisDumpSource
+from recovery.adapters.redis.key_by_key import KeyCopy
+from recovery.adapters.redis.placing import place_dump, remove_placed
+from recovery.adapters.redis.programs import RedisProgram, redis_program
+from recovery.adapters.redis.rdb import DumpHead, check_readable
+from recovery.adapters.redis.scratch import Listening, ScratchServer, ScratchSpace, running, scratch_space
+from recovery.adapters.redis.server_info import ServerInfo, functions, server_info
+from recovery.adapters.redis.synchronising import SILENCE_SECONDS
+from recovery.adapters.redis.target import ANSWER_SECONDS, DELETE_SECONDS, ReplicaMark, Target, TargetState
+from recovery.adapters.redis.validation import validate_dump
+from recovery.domain.recovery_point import CheckResult, VerdictState
+from recovery.domain.redis import reads
+from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.ports.postgres import Progress
+from recovery.ports.redis import (
+    DumpPlace,
+    PlacedDump,
+    RedisRestoreOptions,
+    RedisSeen,
+    RestoredRedis,
+    StoredDump,
+)
+
+USERS_NOTE = "users (ACL) and configuration are not in a dump"
+
+
+class RedisDumps:
+    """``RedisRecovery`` of ``server``.
+
+    Args:
+        replicas: where its replicas are reached; None: where it says that they are.
+        program: the redis-server of scratch servers; None: the one that is found here.
+        listening: how ``server`` reaches a scratch server of this host.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        replicas: Sequence[RedisServer] | None = None,
+        program: Path | None = None,
+        listening: Listening | None = None,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
+        self._target = Target(server)
+        self._replicas = replicas
+        self._program = program
+        self._listening = listening or Listening()
+        self._silence = silence
+
+    async def look(self) -> RedisSeen:
+        """See the port."""
+        return await self._target.seen()
+
+    def source(self) -> RedisDumpSource:
+        """See the port."""
+        return RedisDumpSource(self._target.server, self._replicas, silence=self._silence, program=self._program)
+
+    async def place(self, dump: StoredDump, place: DumpPlace, restore_id: str) -> PlacedDump:
+        """See the port."""
+        program: RedisProgram | None = None
+        try:
+            program = await redis_program(place.program or self._program)
+        except NotFound:
+            if place.program is not None:
+                raise
+        return await place_dump(dump, place, restore_id, program)
+
+    async def remove_placed(self, place: DumpPlace, restore_id: str) -> bool:
+        """See the port."""
+        return await remove_placed(place, restore_id)
+
+    async def restore(
+        self, dump: StoredDump, options: RedisRestoreOptions, scratch_folder: Path, progress: Progress | None = None
+    ) -> RestoredRedis:
+        """See the port."""
+        async with closing(dump.chunks):
+            program = await redis_program(self._program)
+            state = await self._target.state()
+            self._target.check_free(state, options)
+            mark: ReplicaMark | None = None
+            if options.way == "replicate":
+                mark = await replica_mark(self._target, state, options, self._listening.tls is not None)
+
+            def acceptable(head: DumpHead) -> None:
+                check_readable(head, state.info.product, state.info.version, state.newest_rdb)
+                check_readable(head, program.product, program.version)
+                _check_scratch(program, state)
+
+            async with scratch_space(scratch_folder) as space:
+                head = await space.write(dump, acceptable, progress)
+                keys, libraries = await self._fill(space, program, options, mark, progress)
+                return RestoredRedis(keys, libraries, head.rdb_version, space.bytes, [USERS_NOTE])
+
+    async def _fill(
+        self,
+        space: ScratchSpace,
+        program: RedisProgram,
+        options: RedisRestoreOptions,
+        mark: ReplicaMark | None,
+        progress: Progress | None,
+    ) -> tuple[dict[int, int], list[str]]:
+        """By replication where there is a mark for it, else key by key."""
+        login = replica_login(mark) if mark else None
+        async with running(
+            space,
+            program,
+            load_seconds=options.load_seconds,
+            keep_expired=mark is None,
+            listening=self._listening if mark else None,
+            replica=login,
+        ) as scratch:
+            held = await _held(scratch)
+            state = await self._target.state()  # loading took its time
+            self._target.check_free(state, options)
+            self._target.check_memory(state, held.used_memory)
+            try:
+                async with _alive(scratch):
+                    if mark is not None and login is not None:
+                        found = await restore_by_replication(
+                            self._target, scratch, self._listening.host, login, mark, options.silence_seconds
+                        )
+                    else:
+                        found = await self._copy(scratch, held, options, space.bytes, progress)
+                if not options.keep_mark:
+                    await self.complete(options.restore_id)
+            except BaseException:
+                await asyncio.shield(self._clean_up(options.restore_id))
+                raise
+            return found
+
+    async def complete(self, restore_id: str) -> bool:
+        """See the port."""
+        return await self._target.complete(restore_id)
+
+    async def remove_restored(self, restore_id: str) -> bool:
+        """See the port."""
+        return await self._target.remove(restore_id)
+
+    async def validate(
+        self, dump: StoredDump, scratch_folder: Path, progress: Progress | None = None
+    ) -> tuple[VerdictState, str, list[CheckResult]]:
+        """See the port. ``CORRUPT``: the bytes are no whole dump. ``RESTORE_FAILED``: the server does not load them, or
+        holds something else then. ``FAILED``: this machine kept us from finding out."""
+        checks: list[CheckResult] = []
+        try:
+            async with closing(dump.chunks):
+                program = await redis_program(self._program)
+                await validate_dump(dump, program, scratch_folder, checks, progress)
+        except Corrupt as error:
+            return VerdictState.CORRUPT, str(error), checks
+        except RestoreFailed as error:
+            return VerdictState.RESTORE_FAILED, str(error), checks
+        except (RecoveryError, TimeoutError) as error:
+            return VerdictState.FAILED, str(error) or "redis-check-rdb came to no end", checks
+        except OSError as error:
+            reason = f"the scratch server could not be set up in {scratch_folder}: {error}"
+            return VerdictState.FAILED, reason, checks
+        failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+        if failed:
+            return VerdictState.RESTORE_FAILED, "; ".join(failed), checks
+        return VerdictState.VALID, f"loaded, and all {len(checks)} checks passed", checks
+
+    async def _copy(
+        self,
+        scratch: ScratchServer,
+        held: ServerInfo,
+        options: RedisRestoreOptions,
+        size: int,
+        progress: Progress | None,
+    ) -> tuple[dict[int, int], list[str]]:
+        state = await self._target.state()
+        if state.replica_mark is not None:  # of an attempt that went the other way
+            await self._target.remove(options.restore_id)
+            state = await self._target.state()
+            self._target.check_free(state, options)
+        libraries, payload = await _functions(scratch)
+        async with (
+            bytes_connected(scratch.own, ANSWER_SECONDS) as source,
+            self._target.connected("take keys") as sink,
+        ):
+            copy = KeyCopy(self._target, source, sink, options.restore_id, options.silence_seconds, size, progress)
+            keys = await copy.run(
+                held.keys,
+                function_payload=payload,
+                start_empty=state.restore_id != options.restore_id and not state.is_empty,
+                had_functions=bool(state.functions),
+            )
+        return keys, libraries
+
+    async def _clean_up(self, restore_id: str) -> None:
+        """After a failed attempt, bounded; what cannot be removed now is found by its mark at the next attempt."""
+        with contextlib.suppress(RecoveryError, TimeoutError):
+            async with asyncio.timeout(DELETE_SECONDS):
+                await self._target.remove(restore_id)
+
+
+def _check_scratch(program: RedisProgram, state: TargetState) -> None:
+    """A scratch server writes its own version of the format, whatever it read."""
+    if not reads(state.info.product, state.newest_rdb, program.rdb_version):
+        raise Refused(
+            f"{program.name} on this machine would hand the data on in RDB version {program.rdb_version}, and"
+            f" {state.name} reads version {state.newest_rdb}: install a redis-server here that is not newer than that."
+        )
+
+
+async def _held(scratch: ScratchServer) -> ServerInfo:
+    async with asking(scratch.own, ANSWER_SECONDS, "count its keys") as connection:
+        return await server_info(connection)
+
+
+async def _functions(scratch: ScratchServer) -> tuple[list[str], bytes | None]:
+    """Names of the libraries, and all of them as FUNCTION RESTORE takes them; None where there are none."""
+    async with asking(scratch.own, ANSWER_SECONDS, "list its functions") as connection:
+        found = await functions(connection)
+    if not found:
+        return [], None
+    async with bytes_connected(scratch.own, ANSWER_SECONDS) as raw, asyncio.timeout(ANSWER_SECONDS):
+        return sorted(found), bytes(await raw.run("FUNCTION", "DUMP"))
+
+
+@contextlib.asynccontextmanager
+async def _alive(scratch: ScratchServer) -> AsyncIterator[None]:
+    """Blames the right server: one that vanished here looks as if the target had refused or been lost."""
+    try:
+        yield
+    except (Unreachable, RestoreFailed) as error:
+        try:
+            await _held(scratch)
+        except RecoveryError:
+            raise RestoreFailed(
+                "The scratch server on this machine ended while its data were copied: had it memory enough?"
+            ) from error
+        raise

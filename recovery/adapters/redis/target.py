@@ -1,0 +1,220 @@
+"""The running server that gets a dump: what stands there, whose unfinished restore it is, and how that is undone.
+
+Two marks say so. While the server replicates from a scratch server, the user as whom it logs in there (``masteruser``)
+names the restore, and keeps what ``masteruser`` and ``masterauth`` were before, so that a later attempt can put them
+back. Once the data are there, a key (``MARK_KEY``) stands in database 0 until the restore is completed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from recovery.adapters.redis.bytes_connection import BytesConnection, bytes_connected
+from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking
+from recovery.adapters.redis.replication import Replication, replication
+from recovery.adapters.redis.server_info import MARK_KEY, ServerInfo, functions, newest_rdb_version, server_info
+from recovery.domain.redis import server_name
+from recovery.errors import NoSpace, NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.ports.redis import RedisRestoreOptions, RedisSeen
+
+ANSWER_SECONDS = 10.0
+DELETE_SECONDS = 600.0  # FLUSHALL of a large server
+_PREFIX = "recovery-restoring"
+
+
+@dataclass(frozen=True)
+class ReplicaMark:
+    """``masteruser`` of a server that replicates from a restore's scratch server. ``password`` is in no ``repr``."""
+
+    restore_id: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"ReplicaMark({self.restore_id!r})"
+
+    def text(self) -> str:
+        before = base64.urlsafe_b64encode(json.dumps([self.user, self.password]).encode()).decode()
+        return f"{_PREFIX}:{self.restore_id}:{before}"
+
+    @classmethod
+    def parse(cls, text: str) -> ReplicaMark | None:
+        prefix, _, rest = text.partition(":")
+        restore_id, _, before = rest.rpartition(":")
+        if prefix != _PREFIX or not restore_id:
+            return None
+        try:
+            user, password = json.loads(base64.urlsafe_b64decode(before))
+        except ValueError:
+            return None
+        return cls(restore_id, str(user), str(password))
+
+
+@dataclass(frozen=True)
+class TargetState:
+    info: ServerInfo
+    part: Replication
+    newest_rdb: int
+    functions: dict[str, list[str]] | None
+    replica_mark: ReplicaMark | None  # of a server that a restore made a replica
+    key_mark: str | None
+
+    @property
+    def restore_id(self) -> str | None:
+        return self.replica_mark.restore_id if self.replica_mark else self.key_mark
+
+    @property
+    def name(self) -> str:
+        return server_name(self.info.product, self.info.version)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.functions and not any(self.info.keys.values())
+
+
+class Target:
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+
+    async def state(self) -> TargetState:
+        """Raises Unreachable, Refused."""
+        async with self.asked("say what it holds") as connection:
+            info = await server_info(connection)
+            part = await replication(connection)
+            found = await functions(connection)
+            mark = await _replica_mark(connection)
+            key = await _key_mark(connection)
+        async with self.connected("say which dumps it reads") as raw, asyncio.timeout(ANSWER_SECONDS):
+            newest = await newest_rdb_version(raw, info)
+        return TargetState(info, part, newest, found, mark, key)
+
+    async def seen(self) -> RedisSeen:
+        """See the port's ``look``."""
+        state = await self.state()
+        return RedisSeen(
+            host=self.server.host,
+            port=self.server.port,
+            product=state.info.product,
+            version=state.info.version,
+            rdb_version=state.newest_rdb,
+            is_primary=state.part.is_primary,
+            clustered=state.info.clustered,
+            keys=state.info.keys,
+            functions=None if state.functions is None else sorted(state.functions),
+            max_memory=state.info.max_memory,
+            used_memory=state.info.used_memory,
+            restore_id=state.restore_id,
+        )
+
+    def check_free(self, state: TargetState, options: RedisRestoreOptions) -> None:
+        """Raises Refused where it must not be overwritten."""
+        if state.restore_id == options.restore_id:
+            return
+        if state.replica_mark is not None:
+            raise Refused(
+                f"Redis {self.server} is at restore {state.restore_id}, which did not end: go on with that one, or undo"
+                " it first."
+            )
+        if not state.part.is_primary:
+            raise Refused(
+                f"Redis {self.server} is a replica of {state.part.upstream}: name its primary, or promote it first."
+            )
+        if state.is_empty or options.replace:
+            return
+        held = ", ".join(
+            f"{keys} keys in database {number}" for number, keys in sorted(state.info.keys.items()) if keys
+        )
+        libraries = f"function libraries {', '.join(state.functions)}" if state.functions else ""
+        half = " They were left by another restore that did not end." if state.restore_id else ""
+        raise Refused(
+            f"Redis {self.server} holds data already: {' and '.join(filter(None, (held, libraries)))}.{half} Say"
+            " --replace to delete them and restore this point in their place."
+        )
+
+    def check_memory(self, state: TargetState, needed: int) -> None:
+        """``needed``: what the data take in the scratch server. Raises NoSpace."""
+        limit = state.info.max_memory
+        if limit and needed > limit:
+            raise NoSpace(
+                f"The data take {needed} bytes of memory, and Redis {self.server} may use {limit}: raise its maxmemory."
+            )
+
+    async def complete(self, restore_id: str) -> bool:
+        """See the port."""
+        async with self.asked("complete the restore") as connection:
+            mark = await _key_mark(connection)
+            if mark is None:
+                return False
+            if mark != restore_id:
+                raise NotOurs(f"Redis {self.server} carries the mark of restore {mark}: it was not touched.")
+            await connection.run("DEL", MARK_KEY)
+            return True
+
+    async def remove(self, restore_id: str) -> bool:
+        """See the port's ``remove_restored``. Data that stood there before the restore reached it are left alone."""
+        async with self.asked("undo the restore", DELETE_SECONDS) as connection:
+            mark = await _replica_mark(connection)
+            if mark is not None:
+                if mark.restore_id != restore_id:
+                    raise NotOurs(f"Redis {self.server} is at restore {mark.restore_id}: it was not touched.")
+                await detach(connection, mark)
+            key = await _key_mark(connection)
+            if key is None:
+                return mark is not None
+            if key != restore_id:
+                raise NotOurs(f"Redis {self.server} carries the mark of restore {key}: it was not touched.")
+            await empty(connection)
+            return True
+
+    def asked(
+        self, purpose: str, seconds: float = ANSWER_SECONDS
+    ) -> contextlib.AbstractAsyncContextManager[Connection]:
+        return asking(self.server, seconds, purpose)
+
+    @contextlib.asynccontextmanager
+    async def connected(self, purpose: str) -> AsyncIterator[BytesConnection]:
+        """For longer work; each wait in it is bounded by whoever waits. Raises RestoreFailed, Unreachable."""
+        try:
+            async with bytes_connected(self.server, ANSWER_SECONDS) as connection:
+                yield connection
+        except ServerSaid as error:
+            raise RestoreFailed(f"Redis {self.server} refused to {purpose}: {error}.") from error
+        except LOST as error:
+            raise Unreachable(
+                f"Redis {self.server} was lost, asked to {purpose}: {error or type(error).__name__}."
+            ) from error
+
+
+async def detach(connection: Connection, mark: ReplicaMark) -> None:
+    """A primary again, which logs in elsewhere as it did before. Raises what the connection raises."""
+    await connection.run("REPLICAOF", "NO", "ONE")
+    await connection.run("CONFIG", "SET", "masterauth", mark.password)
+    await connection.run("CONFIG", "SET", "masteruser", mark.user)  # last: it is the mark
+
+
+async def empty(connection: Connection) -> None:
+    """Deletes all keys and functions; where it cannot delete these (6.2), there are none."""
+    await connection.run("FLUSHALL")
+    with contextlib.suppress(ServerSaid):
+        await connection.run("FUNCTION", "FLUSH")
+
+
+async def _replica_mark(connection: Connection) -> ReplicaMark | None:
+    try:
+        answer = await connection.run("CONFIG", "GET", "masteruser")
+    except ServerSaid:  # managed services have no CONFIG, and are never made replicas by us
+        return None
+    return ReplicaMark.parse(str(answer[1])) if answer and len(answer) > 1 and answer[1] else None
+
+
+async def _key_mark(connection: Connection) -> str | None:
+    try:
+        value = await connection.run("GET", MARK_KEY)
+    except ServerSaid:  # of another type: not ours
+        return None
+    return None if value is None else str(value)

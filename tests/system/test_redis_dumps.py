@@ -1,0 +1,213 @@
+"""Backup and restore of Debian's Redis 7.0: TLS, ACL users, functions, and the wheel's 6.2, which is too old for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from lab.packages import redis_server
+from lab.processes import die_with
+from recovery.adapters.redis.connection import RedisLogin, RedisServer, connected
+from recovery.adapters.redis.recovery import RedisDumps
+from recovery.adapters.redis.scratch import Listening, ServerTls
+from recovery.domain.recovery_point import VerdictState
+from recovery.domain.redis import RedisSource
+from recovery.errors import Refused
+from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
+from tests.integration.redis_servers import OwnRedis, own_redis
+from tests.integration.test_redis_dumps import stored, taken
+
+pytestmark = pytest.mark.system
+KEYS = 2000
+LIBRARY = "#!lua name=shop\nredis.register_function('price', function(keys, args) return args[1] * 2 end)"
+BACKUP_RIGHTS = "+psync +replconf +ping +info +function|list"
+DEBIAN = Path("/usr/bin/redis-server")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
+    """One for everybody, which vouches for itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis of the tests")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return ServerTls(folder / "cert.pem", folder / "key.pem", folder / "cert.pem")
+
+
+@dataclass
+class Redis7(OwnRedis):
+    """Debian's, a primary; by TLS alone where it has a certificate."""
+
+    tls: ServerTls | None = None
+    upstream: int | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context(cafile=str(self.tls.ca)) if self.tls else None
+
+    @property
+    def server(self) -> RedisServer:
+        return RedisServer("127.0.0.1", self.port, RedisLogin(None, self.password, self.context))
+
+    @property
+    def as_backup(self) -> RedisServer:
+        return RedisServer("127.0.0.1", self.port, RedisLogin("backup", "of-the-backup", self.context))
+
+    async def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"dir {self.folder}", 'save ""', f"appendonly {'yes' if self.append_only else 'no'}"]
+        lines += ["repl-diskless-sync-delay 0", f"requirepass {self.password}", f"masterauth {self.password}"]
+        lines += [f"user backup on >of-the-backup {BACKUP_RIGHTS}"]
+        if self.tls:
+            lines += ["port 0", f"tls-port {self.port}", "tls-replication yes", "tls-auth-clients no"]
+            lines += [f"tls-cert-file {self.tls.certificate}", f"tls-key-file {self.tls.key}"]
+            lines += [f"tls-ca-cert-file {self.tls.ca}"]
+        else:
+            lines += [f"port {self.port}"]
+        if self.upstream:
+            lines += [f"replicaof 127.0.0.1 {self.upstream}"]
+        (self.folder / "redis.conf").write_text("\n".join([*lines, *self.lines]) + "\n")
+        with (self.folder / "log").open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+                [str(DEBIAN), str(self.folder / "redis.conf")],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with(os.getpid()),
+            )
+        await self.wait_for("PING", expected="PONG")
+
+
+@pytest.fixture(scope="module")
+async def source(
+    tmp_path_factory: pytest.TempPathFactory, certificate: ServerTls
+) -> AsyncIterator[tuple[Redis7, Redis7]]:
+    folder = tmp_path_factory.mktemp("redis7")
+    primary = Redis7(folder / "primary", append_only=False, tls=certificate)
+    replica = Redis7(folder / "replica", append_only=False, tls=certificate, upstream=primary.port)
+    with own_redis(primary, replica):
+        await primary.start()
+        await replica.start()
+        await primary.fill(KEYS)
+        await primary.ask("FUNCTION", "LOAD", LIBRARY)
+        async with asyncio.timeout(20), connected(primary.server) as connection:
+            await connection.pipeline([("PEXPIRE", f"key:{number}", 600_000 + number) for number in range(100)])
+        await replica.wait_for("DBSIZE", expected=KEYS)
+        yield primary, replica
+
+
+@pytest.fixture(scope="module")
+async def dump(source: tuple[Redis7, Redis7]) -> tuple[bytes, RedisSource]:
+    """Taken by a user who may do nothing else."""
+    return await taken(RedisDumps(source[0].as_backup, program=DEBIAN))
+
+
+async def expiries(server: OwnRedis) -> list[int]:
+    async with asyncio.timeout(20), connected(server.server) as connection:
+        return await connection.pipeline([("PEXPIRETIME", f"key:{number}") for number in range(KEYS)])
+
+
+async def test_a_dump_comes_from_the_replica_over_tls(
+    source: tuple[Redis7, Redis7], dump: tuple[bytes, RedisSource], tmp_path: Path
+) -> None:
+    data, described = dump
+    assert (described.taken_from, described.address) == ("replica", f"127.0.0.1:{source[1].port}")
+    assert (described.rdb_version, described.form, described.functions) == (10, "mark", {"shop": ["price"]})
+    assert described.checked is not None and f"{KEYS} keys read" in described.checked
+    state, reason, checks = await RedisDumps(source[0].server, program=DEBIAN).validate(
+        stored(data, described), tmp_path
+    )
+    assert state == VerdictState.VALID, reason
+    assert "shop (price)" in [check.detail for check in checks]
+
+
+@pytest.mark.parametrize("way", ["replicate", "keys"])
+async def test_a_server_with_tls_gets_keys_and_functions(
+    source: tuple[Redis7, Redis7], dump: tuple[bytes, RedisSource], certificate: ServerTls, tmp_path: Path, way: Way
+) -> None:
+    data, described = dump
+    target = Redis7(tmp_path / "target", append_only=False, tls=certificate)
+    with own_redis(target):
+        await target.start()
+        await target.ask("FUNCTION", "LOAD", LIBRARY.replace("shop", "older").replace("price", "other"))
+        plain = RedisDumps(target.server, program=DEBIAN)
+        options = RedisRestoreOptions("restore-1", way, replace=True)
+        with pytest.raises(Refused, match="function libraries older"):
+            await plain.restore(stored(data), RedisRestoreOptions("restore-1", way), tmp_path)
+        if way == "replicate":
+            with pytest.raises(Refused, match="by TLS only, and the scratch server has no certificate"):
+                await plain.restore(stored(data), options, tmp_path)
+        recovery = RedisDumps(target.server, program=DEBIAN, listening=Listening(tls=certificate))
+        done = await recovery.restore(stored(data, described), options, tmp_path)
+        assert (done.keys, done.functions) == ({0: KEYS}, ["shop"])
+        assert await target.ask("FCALL", "price", 0, 21) == 42
+        assert (await recovery.look()).functions == ["shop"]
+        assert await expiries(target) == await expiries(source[0])
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+async def test_a_server_starts_on_a_placed_dump(
+    source: tuple[Redis7, Redis7], dump: tuple[bytes, RedisSource], tmp_path: Path, append_only: bool
+) -> None:
+    target = Redis7(tmp_path / "target", append_only=append_only)
+    target.folder.mkdir()
+    place = DumpPlace(target.folder, append_only, program=DEBIAN)
+    await RedisDumps(target.server).place(stored(*dump), place, "restore-1")
+    with own_redis(target):
+        await target.start()
+        await target.wait_for("DBSIZE", expected=KEYS)
+        assert await target.ask("FCALL", "price", 0, 21) == 42
+        assert await expiries(target) == await expiries(source[0])
+        if append_only:  # it goes on from there
+            await target.ask("SET", "new", "value")
+            target.end()
+            await target.start()
+            await target.wait_for("GET", "new", expected="value")
+
+
+async def test_an_older_server_is_refused_by_name(dump: tuple[bytes, RedisSource], tmp_path: Path) -> None:
+    data, described = dump
+    old = OwnRedis(tmp_path / "old", append_only=False)
+    with own_redis(old):
+        await old.start()
+        await old.ask("REPLICAOF", "NO", "ONE")
+        recovery = RedisDumps(old.server, program=DEBIAN)
+        words = r"written by Redis 7\.0\.\d+ \(RDB version 10\), and Redis 6\.2\.\d+ reads RDB version 9"
+        with pytest.raises(Refused, match=words):
+            await recovery.restore(stored(data, described), RedisRestoreOptions("restore-1"), tmp_path)
+        with pytest.raises(Refused, match=words):
+            await recovery.place(stored(data), DumpPlace(tmp_path, program=redis_server()), "restore-1")
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+        own, _ = await taken(recovery)
+        with pytest.raises(Refused, match=r"would hand the data on in RDB version 10"):
+            await recovery.restore(stored(own), RedisRestoreOptions("restore-1"), tmp_path)
+        state, reason, _ = await RedisDumps(old.server, program=redis_server()).validate(stored(data), tmp_path)
+        assert state == VerdictState.FAILED and "RDB version 9" in reason
