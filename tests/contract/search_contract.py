@@ -185,6 +185,14 @@ class SearchContract:
         assert again.notes and "earlier attempt" in again.notes[0]
         assert [one.name for one in await site.east.snapshots("recovery")] == [snapshot_name(request.point)]
 
+    async def test_two_attempts_at_once_take_one_snapshot(self, site: Site) -> None:
+        await site.make("east", "orders")
+        await site.east.register(site.repository())
+        request = SnapshotRequest("recovery", new_point())
+        first, second = await asyncio.gather(site.east.snapshot(request), site.east.snapshot(request))
+        assert first.snapshot_uuid == second.snapshot_uuid
+        assert len(await site.east.snapshots("recovery")) == 1
+
     async def test_an_attempt_that_was_cancelled_is_gone_on_with(self, site: Site) -> None:
         await site.make("east", "orders", 400)
         await site.east.register(site.repository(slow=True))

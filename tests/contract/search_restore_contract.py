@@ -176,6 +176,16 @@ class SearchRestores:
         assert await site.aliases("west") == {"orders": {"current": {}}}
         assert await site.settings("west", MARK) == {}
 
+    async def test_two_attempts_at_once_restore_once(self, site: Site) -> None:
+        await site.make("east", "orders", 40, aliases={"current": {}})
+        source = await site.point()
+        chosen = options()
+        both = await asyncio.gather(site.west.restore(source, chosen), site.west.restore(source, chosen))
+        assert [restored.docs for restored in both] == [40, 40]
+        assert await site.docs("west") == {"orders": 40}
+        assert await site.aliases("west") == {"orders": {"current": {}}}
+        assert await site.settings("west", MARK) == {}
+
     async def test_the_global_state_comes_along_when_it_was_taken(self, site: Site) -> None:
         await site.make("east", "orders", 4)
         source = await site.point(global_state=True)

@@ -329,6 +329,12 @@ async def test_releases_that_share_a_format_read_each_others(both: Doors) -> Non
         await site.west.restore(source, options())
 
 
+async def test_only_primaries_say_what_a_snapshot_holds(one: FakeSite) -> None:
+    await one.make("east", "orders", 40, replicas=1)
+    source = await one.point()
+    assert (source.indices[0].shards, source.indices[0].positions[0].at_least) == (1, 39)
+
+
 async def test_documents_that_no_search_has_seen_yet_are_counted(one: FakeSite) -> None:
     await one.make("east", "orders", 40)
     one.clusters["east"].indices["orders"].unseen = 30
