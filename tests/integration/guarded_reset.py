@@ -76,22 +76,35 @@ async def _reprotect(site: GuardedSite) -> None:
     assert report.state is RunState.COMPLETED, f"{report.error}\n{site.logs()}"
 
 
+async def _wanting(site: GuardedSite) -> str:
+    """What keeps the site from being steady; empty when nothing does."""
+    record, view = await site.record(), await site.health()
+    if record.phase is not Phase.STEADY or record.run is not None or record.fencing is not None:
+        return f"the record is {record.phase}, run {record.run}"
+    if view is None or view.votes is None or view.outage is not None:
+        return f"the monitor says {view}"
+    healthy = [ballot for ballot in view.votes.ballots if ballot.vote is Vote.HEALTHY]
+    if len(healthy) != len(site.installation.vantage_points):
+        return f"not all vantage points vote healthy: {view.votes}"
+    statuses = {region: await site.status(region) for region in site.installation.regions}
+    without = [region for region, status in statuses.items() if status is None or not status.holds_lease]
+    if without:
+        return f"no lease is held in {without}"
+    return "" if await site.follows() else f"{site.other} does not follow: {statuses[site.other]}"
+
+
 async def _steady(site: GuardedSite) -> None:
     """Every vantage point votes, the other region follows, both leases are held, and the client buys."""
 
-    async def so() -> bool:
-        record, view = await site.record(), await site.health()
-        if record.phase is not Phase.STEADY or record.run is not None or record.fencing is not None:
-            return False
-        if view is None or view.votes is None or view.outage is not None:
-            return False
-        healthy = [ballot for ballot in view.votes.ballots if ballot.vote is Vote.HEALTHY]
-        statuses = [await site.status(region) for region in site.installation.regions]
-        return (
-            len(healthy) == len(site.installation.vantage_points)
-            and all(status is not None and status.holds_lease for status in statuses)
-            and await site.follows()
-        )
+    wanting = ""
 
-    await site.eventually(so, 120, "the site did not become steady")
+    async def so() -> bool:
+        nonlocal wanting
+        wanting = await _wanting(site)
+        return not wanting
+
+    try:
+        await site.eventually(so, 120, "the site did not become steady")
+    except AssertionError as error:
+        raise AssertionError(f"{wanting}: {error}") from None
     await site.service_back(time.time())
