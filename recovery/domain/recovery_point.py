@@ -168,12 +168,18 @@ class PostgresSource(Recorded):
         lsn = self.stop_lsn or self.start_lsn
         return (self.timeline, lsn_order(lsn)) if lsn else None
 
+    @property
+    def window(self) -> tuple[datetime, datetime] | None:
+        """When the content was read, where the source says it more closely than its manifest does."""
+        return None
+
 
 SOURCES: dict[str, type[PostgresSource | JetStreamSource]] = {
     DataStore.POSTGRES: PostgresSource,
     DataStore.NATS: JetStreamSource,
 }
-"""What a manifest says of where its point came from, by store. Each has ``identity``, ``position`` and ``notes``."""
+"""What a manifest says of where its point came from, by store. Each has ``identity``, ``position``, ``window`` and
+``notes``."""
 
 
 class Manifest(Recorded):

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from recovery.domain.base import Recorded
-from recovery.domain.recovery_point import BackupKind, DataStore, Manifest, RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint
 
 
 class SetMember(Recorded):
@@ -92,18 +92,13 @@ def state_of(found: RecoverySet, points: Iterable[RecoveryPoint]) -> SetState:
 
 
 def _member(point: RecoveryPoint) -> SetMember:
-    began, finished = _read_between(point.manifest)
+    manifest = point.manifest
+    began, finished = manifest.source.window or (manifest.started_at, manifest.finished_at)
     return SetMember(
         point_id=point.point_id,
-        store=point.manifest.store,
-        kind=point.manifest.kind,
+        store=manifest.store,
+        kind=manifest.kind,
         manifest_sha256=point.manifest_sha256,
         began_at=began,
         finished_at=finished,
     )
-
-
-def _read_between(manifest: Manifest) -> tuple[datetime, datetime]:
-    """A store whose source says it more closely than its manifest does is asked for it."""
-    window = manifest.jetstream.window if manifest.store == DataStore.NATS else None
-    return window or (manifest.started_at, manifest.finished_at)
