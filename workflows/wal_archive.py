@@ -23,8 +23,8 @@ with workflow.unsafe.imports_passed_through():
 
 HEARTBEAT = s(5)
 """With the pause before the next session: a lost worker's is taken over within 15 s."""
-TAKEN_WITHIN = s(10)  # else the region has no worker: it may have lost the group meanwhile
-FIRST_PAUSE, LONGEST_PAUSE = s(1), s(10)
+TAKEN_WITHIN = s(3)  # else the region has no worker: it may have lost the group meanwhile
+PAUSE, LONG_PAUSE = s(1), s(10)
 STEADY = m(2)  # a session that lasted so long did not fail to begin
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -60,7 +60,7 @@ class WalArchive:
             except ActivityError as error:
                 failed = 1 if workflow.now() - began > STEADY else failed + 1
                 await self._failed(order.group, failed, explain(error))
-                await asyncio.sleep(min(failed * FIRST_PAUSE, LONGEST_PAUSE).total_seconds())
+                await asyncio.sleep(_pause(failed).total_seconds())
         return workflow.continue_as_new(order.model_copy(update={"failed": failed}))
 
     async def _find_owner(self, group: str) -> WalOrder:
@@ -104,3 +104,8 @@ class WalArchive:
             )
         except ActivityError as error:
             workflow.logger.error(f"people could not be told: {explain(error)}")
+
+
+def _pause(failed: int) -> timedelta:
+    """Soon at first, as after a takeover; then at leisure: who is told looks at it."""
+    return PAUSE if failed <= TOLD_FAILURES else LONG_PAUSE

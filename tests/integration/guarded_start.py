@@ -6,10 +6,14 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from drctl.demo.guarded import FailoverTimes, install_guarded
+from ruamel.yaml import YAML
+
+from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
+from drctl.demo.installation import GROUP
 from lab import Lab
 from lab.shop import load_shop
 from lab.state import GUARD, MONITOR, WORKER
@@ -32,9 +36,12 @@ TIMES = FailoverTimes(timeout=2.0, cooldown=1.0, drain=2.0, watch_for=2.0)
 
 @contextlib.asynccontextmanager
 async def guarded_site(
-    times: FailoverTimes = TIMES, *, environment: Mapping[str, str] | None = None
+    times: FailoverTimes = TIMES,
+    *,
+    environment: Mapping[str, str] | None = None,
+    amend: Callable[[dict[str, Any]], None] | None = None,
 ) -> AsyncIterator[GuardedSite]:
-    """Starts everything, and ends everything."""
+    """Starts everything, and ends everything. ``amend`` changes the group's configuration."""
     folder = await asyncio.to_thread(_made_folder)
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -42,7 +49,7 @@ async def guarded_site(
             stack.push_async_callback(lab.stop)
             home = lab.describe().regions[0]
             await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
-            installation = ArmedInstallation.of(await asyncio.to_thread(install_guarded, lab, folder, times))
+            installation = ArmedInstallation.of(await asyncio.to_thread(_installed, lab, folder, times, amend))
             writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
             await writers.prepare(home)
             await lab.hand_over()
@@ -59,6 +66,17 @@ async def guarded_site(
             yield site
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _installed(
+    lab: Lab, folder: Path, times: FailoverTimes, amend: Callable[[dict[str, Any]], None] | None
+) -> GuardedInstallation:
+    installed, yaml = install_guarded(lab, folder, times), YAML()
+    for file in installed.files.values() if amend is not None else ():
+        document = yaml.load(file)
+        amend(document["groups"][GROUP])
+        yaml.dump(document, file)
+    return installed
 
 
 def _made_folder() -> Path:

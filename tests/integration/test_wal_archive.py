@@ -21,12 +21,14 @@ from recovery.adapters.postgres.host import stop_server
 from recovery.adapters.postgres.process import Child
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import BATCH_BYTES, BUFFER_BYTES, WalStream
-from recovery.backup.sealing import AgeKey, Opener, generate_age_key
+from recovery.backup.sealing import AgeKey, Opener, Sealer, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
+from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.reader import LineageReader, WalArchive
+from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.timelines import lsn_order
 from recovery.domain.wal_archive import Branch, segment_file
-from recovery.errors import NotFound, Refused, Unreachable
+from recovery.errors import NotFound, NotOurs, Refused, Unreachable
 from recovery.ports.postgres import PostgresPlace
 from recovery.ports.wal import WalBytes
 from tests.integration.ledger import SCHEMA, Ledger, writing
@@ -290,6 +292,39 @@ async def test_the_server_keeps_what_is_not_acknowledged_and_memory_is_bounded(s
                 await stream.receive(1.0)
     finally:
         await stream.close()
+
+
+async def test_files_that_the_server_hands_over_are_those_that_were_streamed(server: Server, archive: Archive) -> None:
+    """Both ways into one archive: what archive_command would hand over is accepted as equal, and comes back."""
+    identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
+    receiver = await Receiver.start(archive, SECRET, server)
+    try:
+        await receiver.next_state()
+        await server.execute("INSERT INTO commits SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 100) i")
+        await server.execute("SELECT pg_switch_wal()")
+        await server.execute("INSERT INTO commits VALUES (1000, 'in the next segment')")
+        state = await receiver.until(lsn_order(await server.value("SELECT pg_current_wal_flush_lsn()::text")))
+    finally:
+        await receiver.kill()
+    size = 16 << 20
+    name = segment_file(1, lsn_order(state["archived"]) - size, size)
+    body = (server.place.data_directory / "pg_wal" / name).read_bytes()
+
+    async def source() -> WalStream:
+        return WalStream(server.login, "wal_archive")
+
+    stores = [FolderStore(path.name, path) for path in archive.folders]
+    async with Sealer([archive.age.public], processes=1) as sealer, Opener([archive.age.secret], processes=1) as opener:
+        keys = ArchiveKeys("shop", "by-file", 0, sealer, archive.signer, Verifier([archive.signer.public_key]))
+        intake = WalIntake(keys, stores, source)
+        try:
+            await intake.push(name, body)
+            with pytest.raises(NotOurs, match="holds other WAL"):
+                await intake.push(name, body[:-8] + b"otherwal")
+        finally:
+            await intake.close()
+        reader = await archive.reader(identifier, opener).lineage(Branch(1))
+        assert await reader.fetch(name) == body
 
 
 async def test_a_slot_that_nobody_streams_from_follows_the_archive(server: Server) -> None:
