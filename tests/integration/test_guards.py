@@ -48,7 +48,11 @@ async def test_only_the_owner_accepts_writes_and_at_rest_nobody_would(guards: Gu
     record, status = await guards.record(), await guards.status(A)
     assert (record.region, record.guard, record.phase) == (A, status.instance, Phase.STEADY)
     assert 0 < status.lease_left <= TTL
-    assert list(status.watched) == [B]
+
+    async def sees_the_other() -> bool:
+        return list((await guards.status(A)).watched) == [B]
+
+    await guards.until("A's guard has read B's lease", sees_the_other)
     # Whatever restarts it gets a standby.
     assert (guards.lab.postgres(A).data_directory / "standby.signal").exists()
 
