@@ -172,6 +172,19 @@ async def test_a_restore_of_which_a_part_was_deleted_is_begun_again(one: FakeSit
     assert (await one.west.restore(source, chosen)).docs == 80
 
 
+async def test_a_restore_that_a_restarted_cluster_forgot_is_begun_again(one: FakeSite) -> None:
+    await one.make("east", "orders", 40)
+    source = await one.point()
+    chosen = options()
+    one.clusters["west"].indices["orders"] = Index([0], settings={MARK: chosen.restore_id}, failed=True)
+    assert (await one.west.restore(source, chosen)).docs == 40
+    one.disk.damaged.add("/repository/recovery")
+    one.clusters["west"].indices["orders"] = Index([0], settings={MARK: chosen.restore_id}, failed=True)
+    with pytest.raises(RestoreFailed):
+        await one.west.restore(source, chosen)
+    assert await one.docs("west") == {}
+
+
 async def test_an_index_deleted_while_it_is_restored_fails_the_restore(one: FakeSite) -> None:
     await one.make("east", "orders", 40)
     source = await one.point()
@@ -255,6 +268,17 @@ async def test_secrets_do_not_go_into_a_repositorys_settings(one: FakeSite, key:
     with pytest.raises(BadInput, match=rf"is to get {key}.*keystores") as failure:
         await one.east.register(SearchRepository("recovery", "s3", "backups", settings={key: "hush"}))
     assert "hush" not in str(failure.value) and one.clusters["east"].repositories == {}
+
+
+async def test_a_bucket_is_registered_with_its_place_and_no_credentials(one: FakeSite) -> None:
+    cluster = one.clusters["east"]
+    cluster.has_s3 = True
+    bucket = SearchRepository("b", "s3", "backups", base_path="shop", settings={"server_side_encryption": "true"})
+    assert await one.east.register(bucket) == await one.east.register(bucket) == ["east-1"]
+    wanted = {"bucket": "backups", "client": "default", "base_path": "shop", "server_side_encryption": "true"}
+    assert cluster.repositories == {"b": {"type": "s3", "settings": wanted}}
+    with pytest.raises(Refused, match="its base_path is shop, not other"):
+        await one.east.register(SearchRepository("b", "s3", "backups", base_path="other", settings=bucket.settings))
 
 
 @pytest.mark.parametrize(
