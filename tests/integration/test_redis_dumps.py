@@ -18,7 +18,8 @@ from recovery.domain.recovery_point import VerdictState
 from recovery.domain.redis import RedisSource
 from recovery.errors import Corrupt, NoSpace, NotOurs, Refused, RestoreFailed
 from recovery.ports.postgres import Progress
-from recovery.ports.redis import DumpPlace, RedisRestoreOptions, StoredDump, Way
+from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
+from tests.integration.redis_dumps import stored, taken
 from tests.integration.redis_servers import PASSWORD, OwnRedis, own_redis
 
 KEYS = 1000
@@ -32,21 +33,6 @@ class _Primary(OwnRedis):
 
 def dumps(server: OwnRedis, **settings: object) -> RedisDumps:
     return RedisDumps(server.server, program=redis_server(), **settings)  # type: ignore[arg-type]
-
-
-async def taken(recovery: RedisDumps) -> tuple[bytes, RedisSource]:
-    async with recovery.source() as source:
-        (data,) = [b"".join([chunk async for chunk in artefact.chunks()]) async for artefact in source.artefacts()]
-        return data, await source.finish()
-
-
-async def pieces(data: bytes, size: int = 50_000) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-def stored(data: bytes, source: RedisSource | None = None) -> StoredDump:
-    return StoredDump(pieces(data), source)
 
 
 async def contents(server: OwnRedis) -> dict[tuple[int, str], tuple[str, int]]:

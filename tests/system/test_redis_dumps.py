@@ -27,8 +27,8 @@ from recovery.domain.recovery_point import VerdictState
 from recovery.domain.redis import RedisSource
 from recovery.errors import Refused
 from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
+from tests.integration.redis_dumps import stored, taken
 from tests.integration.redis_servers import OwnRedis, own_redis
-from tests.integration.test_redis_dumps import stored, taken
 
 pytestmark = pytest.mark.system
 KEYS = 2000

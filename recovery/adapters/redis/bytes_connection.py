@@ -45,6 +45,9 @@ class BytesConnection(Connection):
 
     async def pieces(self, size: int) -> AsyncGenerator[bytes, None]:
         """The content of ``size`` bytes; to be read to its end."""
+        if size <= PIECE_BYTES:
+            yield (await self._reader.readexactly(size + 2))[:-2]
+            return
         left = size
         while left:
             data = await self._reader.read(min(left, PIECE_BYTES))

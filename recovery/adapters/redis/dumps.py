@@ -23,6 +23,7 @@ from recovery.ports.redis import DUMP_NAME
 
 LOOK_SECONDS = 5.0
 BEHIND_SECONDS = 10  # without a word from its primary a replica is not taken
+BEHIND_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ class RedisDumpSource:
             self._candidates = [*await self._replicas_of(first.part), _Candidate(self._server, "primary", first)]
         else:
             self._candidates = [_Candidate(self._server, "replica", first)]
-        with contextlib.suppress(NotFound):
+        try:
             self._program = await redis_program(self._program_path)
+        except NotFound as error:
+            self._notes.append(f"not checked by redis-check-rdb: {error}")
         if first.info.clustered:
             self._notes.append(f"Redis {self._server} is one shard of a cluster: the point holds that shard's slots")
         return self
@@ -174,6 +177,8 @@ class RedisDumpSource:
             why = "it does not replicate from there"
         elif not part.link_up or part.last_heard > BEHIND_SECONDS:
             why = "its link to the primary is down"
+        elif primary.offset - part.offset > BEHIND_BYTES:
+            why = f"it is {primary.offset - part.offset} bytes behind"
         else:
             return seen
         self._notes.append(f"replica {server} was passed over: {why}")
@@ -257,5 +262,4 @@ async def _count(server: RedisServer) -> _Counted:
 
 def _at(primary: RedisServer, address: str) -> RedisServer:
     host, _, port = address.rpartition(":")
-    login = primary.login
-    return RedisServer(host, int(port), replace(login, server_name=login.server_name or None))
+    return RedisServer(host, int(port), primary.login)

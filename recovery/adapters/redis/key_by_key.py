@@ -7,10 +7,12 @@ moment longer than at the source. Values pass through in pieces, so that the lar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from recovery.adapters.redis.bytes_connection import BytesConnection
+from recovery.adapters.redis.bytes_connection import PIECE_BYTES, BytesConnection
 from recovery.adapters.redis.connection import ServerSaid, encoded
 from recovery.adapters.redis.server_info import MARK_KEY, ServerInfo, server_info
 from recovery.adapters.redis.target import Target
@@ -61,7 +63,7 @@ class KeyCopy:
         self._bytes = size
         self._done = 0
         self._progress = progress
-        self._unanswered: list[bytes] = []
+        self._unanswered: deque[bytes] = deque()
         self._absolute: bool | None = None  # whether the scratch server has PEXPIRETIME (7.0)
 
     async def run(
@@ -171,39 +173,48 @@ class KeyCopy:
         return [found[name] for name in names]
 
     async def _group(self, group: Sequence[_Key], copied: _Copied) -> None:
-        async with asyncio.timeout(self._silence):
+        """One DUMP for each, and their RESTOREs together, but for large values, which pass through."""
+        async with self._progressing() as going_on:
             await self._source.send([("DUMP", key.name) for key in group])
-        for key in group:
-            async with asyncio.timeout(self._silence):
+            held = bytearray()
+            for key in group:
                 size = await self._source.content_size()
-            if size is None:  # it expired meanwhile
-                continue
-            if size > LARGEST_VALUE:
-                raise RestoreFailed(f"Key {_shown(key.name)} takes {size} bytes, more than RESTORE can carry.")
-            await self._pass_on(key, size)
-            if key.expires_at:
-                copied.expiring += 1
-            else:
-                copied.lasting += 1
+                if size is None:  # it expired meanwhile
+                    continue
+                if size > LARGEST_VALUE:
+                    raise RestoreFailed(f"Key {_shown(key.name)} takes {size} bytes, more than RESTORE can carry.")
+                held += b"*6\r\n" + encoded(("RESTORE", key.name, key.expires_at))[4:] + b"$%d\r\n" % size
+                async for piece in self._source.pieces(size):
+                    held += piece
+                    if len(held) >= PIECE_BYTES:
+                        await self._sink.write(bytes(held))
+                        held.clear()
+                        going_on()
+                held += b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
+                self._unanswered.append(key.name)
+                if key.expires_at:
+                    copied.expiring += 1
+                else:
+                    copied.lasting += 1
+            await self._sink.write(bytes(held))
         await self._answered(UNANSWERED)
-
-    async def _pass_on(self, key: _Key, size: int) -> None:
-        head = encoded(("RESTORE", key.name, key.expires_at))[4:]
-        await self._sink.write(b"*6\r\n" + head + b"$%d\r\n" % size)
-        async for piece in self._source.pieces(size):
-            async with asyncio.timeout(self._silence):
-                await self._sink.write(piece)
-        await self._sink.write(b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n")
-        self._unanswered.append(key.name)
 
     async def _answered(self, at_most: int) -> None:
         """Reads answers until no more than ``at_most`` are missing."""
-        while len(self._unanswered) > at_most:
-            async with asyncio.timeout(self._silence):
+        async with self._progressing() as going_on:
+            while len(self._unanswered) > at_most:
                 answer = await self._sink.reply()
-            name = self._unanswered.pop(0)
-            if isinstance(answer, ServerSaid):
-                raise self._refused(_shown(name), answer)
+                name = self._unanswered.popleft()
+                if isinstance(answer, ServerSaid):
+                    raise self._refused(_shown(name), answer)
+                going_on()
+
+    @contextlib.asynccontextmanager
+    async def _progressing(self) -> AsyncIterator[Callable[[], None]]:
+        """Raises TimeoutError when nothing went on for ``silence`` seconds."""
+        now = asyncio.get_running_loop().time
+        async with asyncio.timeout(self._silence) as limit:
+            yield lambda: limit.reschedule(now() + self._silence)
 
     async def _restored(self, words: Sequence[str | int | bytes], what: str) -> None:
         async with asyncio.timeout(self._silence):

@@ -67,7 +67,7 @@ async def redis_program(configured: Path | None = None) -> RedisProgram:
     try:
         answer = await run([path, "--version"], environment=clean_environment(), timeout=20)
     except (OSError, TimeoutError) as error:
-        raise NotFound(f"{path} cannot be run: {error or type(error).__name__}.") from error
+        raise NotFound(f"{path} cannot be run: {str(error) or type(error).__name__}.") from error
     match = _VERSION.search(answer.stdout)
     if match is None:
         raise NotFound(f"{path} is no redis-server and no valkey-server: it says {answer.stdout.strip()[:100]!r}.")

@@ -282,7 +282,7 @@ async def _loaded(server: RedisServer, child: Child, log: Path, seconds: float) 
                     return
                 said = "it still loads"
         except (*LOST, ServerSaid) as error:
-            said = f"{error or type(error).__name__}"
+            said = f"{str(error) or type(error).__name__}"
         if child.code is not None:
             text = await asyncio.to_thread(_log_of, log)
             if "Failed listening on port" in text:

@@ -161,7 +161,9 @@ async def synchronising(server: RedisServer, silence: float = SILENCE_SECONDS) -
     except TimeoutError as error:
         raise Unreachable(f"Redis {server} did not answer within {ANSWER_SECONDS:g} s, asked to {purpose}.") from error
     except LOST as error:
-        raise Unreachable(f"Redis {server} was lost, asked to {purpose}: {error or type(error).__name__}.") from error
+        raise Unreachable(
+            f"Redis {server} was lost, asked to {purpose}: {str(error) or type(error).__name__}."
+        ) from error
     finally:
         if writer is not None:
             writer.transport.abort()

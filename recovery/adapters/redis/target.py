@@ -186,7 +186,7 @@ class Target:
             raise RestoreFailed(f"Redis {self.server} refused to {purpose}: {error}.") from error
         except LOST as error:
             raise Unreachable(
-                f"Redis {self.server} was lost, asked to {purpose}: {error or type(error).__name__}."
+                f"Redis {self.server} was lost, asked to {purpose}: {str(error) or type(error).__name__}."
             ) from error
 
 

@@ -137,13 +137,14 @@ async def with_replicas(*replicas: FakeRedis) -> AsyncIterator[FakeRedis]:
 async def test_the_closest_replica_is_taken() -> None:
     near = FakeRedis(a_dump(b"near", offset=1299), offset=1299, role="slave")
     far = FakeRedis(a_dump(b"far"), role="slave")
+    distant = FakeRedis(offset=1300 - (64 << 20) - 1, role="slave")
     broken = FakeRedis(offset=9999, role="slave", link="down")
     stranger = FakeRedis(offset=9999, role="slave", replid="f" * 40)
-    async with with_replicas(far, broken, near, stranger) as primary:
+    async with with_replicas(far, broken, near, stranger, distant) as primary:
         data, source = await taken(primary)
     assert data == near.dump and source.taken_from == "replica" and source.address.endswith(str(near.port))
     assert source.primary_offset == 1300 and source.held_until is None, "one byte may have been missing"
-    assert len([note for note in source.notes if "passed over" in note]) == 2
+    assert len([note for note in source.notes if "passed over" in note]) == 3
 
 
 async def test_a_replica_that_refuses_leaves_it_to_the_primary() -> None:
