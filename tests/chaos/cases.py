@@ -96,7 +96,7 @@ class Table:
     def registered(self, failing: Step) -> list[Step]:
         """The steps that are undone when this one fails, in the order of their undo."""
         row = next(steps for _, steps in self.plan.groups() if failing in steps)
-        last = self.order[row[-1].name]
+        last = max(self.order[step.name] for step in row if step.name in self.order)
         return [step for step in reversed(self.steps[: last + 1]) if step.undo is not None]
 
     def left_out(self, failing: Step) -> frozenset[str]:
