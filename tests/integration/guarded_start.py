@@ -72,7 +72,9 @@ def _installed(
     lab: Lab, folder: Path, times: FailoverTimes, amend: Callable[[dict[str, Any]], None] | None
 ) -> GuardedInstallation:
     installed, yaml = install_guarded(lab, folder, times), YAML()
-    for file in installed.files.values() if amend is not None else ():
+    if amend is None:
+        return installed
+    for file in installed.files.values():
         document = yaml.load(file)
         amend(document["groups"][GROUP])
         yaml.dump(document, file)
