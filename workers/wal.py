@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 
 from activities.wal import WalArchiving
-from recovery.adapters.postgres.process import server_user, user_id
+from recovery.adapters.process import server_user, user_id
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_socket import WalOutlet, WalSocket
 from recovery.config import Config

@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from recovery.errors import NotFound
     from recovery.ports.notify import Severity
 
-HEARTBEAT = s(5)
+HEARTBEAT = s(3)
 """With the pause before the next session: a lost worker's is taken over within 15 s."""
 TAKEN_WITHIN = s(3)  # else the region has no worker: it may have lost the group meanwhile
 PAUSE, LONG_PAUSE = s(1), s(10)

@@ -13,12 +13,14 @@ from drctl.demo.guarded_stage import GROUP, REGION_A, REGION_B, GuardedStage, se
 from drctl.demo.screen import Screen
 from drctl.report import render_report
 from lab import Lab
+from recovery.domain.recovery_point import BackupKind
 from recovery.domain.report import RunReport, RunState
 from recovery.domain.words import duration
 from recovery.errors import RecoveryError
 
 MEGABYTES = 20
 TRANSACTIONS_PER_SECOND = 50.0
+MESSAGES = 1000
 
 
 async def start_lab(screen: Screen) -> Lab:
@@ -53,15 +55,20 @@ async def _tell(stage: GuardedStage, screen: Screen, report_file: Path) -> bool:
 async def _prove_a_backup(stage: GuardedStage, screen: Screen) -> bool:
     screen.scene(
         "Backup",
-        "A standby copies mistakes, too: so a recovery point is streamed to two stores, under load, and counts only "
-        "after it was restored into a scratch server.",
+        "A standby copies mistakes, too: so recovery points of PostgreSQL and of JetStream's streams are streamed to "
+        "two stores, under load, and count only after they were restored into a scratch server.",
     )
-    backup = await stage.run("Backup", screen.follow, kind="physical")
-    if backup.state is not RunState.COMPLETED:
-        return False
-    validation = await screen.follow(await stage.find(f"validate/{GROUP}/{backup.point_ids[0]}"))
-    screen.checks(validation.checks)
-    return validation.state is RunState.COMPLETED
+    await stage.publish(MESSAGES)
+    screen.note(f"{MESSAGES} messages stand in the stream ORDERS")
+    for kind in (BackupKind.PHYSICAL, BackupKind.STREAMS):
+        backup = await stage.run("Backup", screen.follow, kind=kind)
+        if backup.state is not RunState.COMPLETED:
+            return False
+        validation = await screen.follow(await stage.find(f"validate/{GROUP}/{backup.point_ids[0]}"))
+        screen.checks(validation.checks)
+        if validation.state is not RunState.COMPLETED:
+            return False
+    return True
 
 
 async def _lose_the_region(stage: GuardedStage, screen: Screen) -> RunReport:

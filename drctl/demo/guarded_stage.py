@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nats
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -95,6 +96,16 @@ class GuardedStage:
 
     async def regions(self) -> list[RegionLine]:
         return await region_lines(self.wiring, [GROUP])
+
+    async def publish(self, messages: int) -> None:
+        """So many orders into the active region's stream, each acknowledged."""
+        client = await nats.connect(self.lab.jetstream(REGION_A).admin_url)
+        try:
+            stream = client.jetstream()
+            orders = (stream.publish(f"shop.orders.{number}", b"an order") for number in range(messages))
+            await asyncio.gather(*orders)
+        finally:
+            await client.close()
 
     # Regions.
 

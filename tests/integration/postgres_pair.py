@@ -18,7 +18,7 @@ from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.folder import give_to
 from recovery.adapters.postgres.guarded import GuardedPostgres
 from recovery.adapters.postgres.host import server_processes
-from recovery.adapters.postgres.process import clean_environment, run
+from recovery.adapters.process import clean_environment, run
 from recovery.ports.guard import Upstream
 from recovery.ports.postgres import PostgresPlace
 from recovery.ports.standby import Streaming

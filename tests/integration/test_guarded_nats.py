@@ -21,6 +21,7 @@ from recovery.ports.guard import BoundPromotion, Catching, Tended
 from tests.integration.nats_pair import Pair, a_pair_with_events, accepts_writes, add_stream, guard_of, until
 from tests.integration.nats_servers import OwnNats, own_nats, publish
 from tests.integration.redis_servers import demoted, limit
+from tests.integration.waiting import eventually
 
 
 @pytest_asyncio.fixture
@@ -69,7 +70,12 @@ async def test_a_connected_publisher_is_refused_within_a_second_of_the_demotion(
     assert seconds < limit(1.0)
     assert position == f"audit=0, events={last}"
     assert (await pair.a.stream("events"))["state"]["last_seq"] == last
-    assert (await demoted(pair.guard_a))[0] == position
+
+    async def told() -> str | None:
+        """A busy server does not always say its position in the fifth of a second that a demotion leaves it."""
+        return (await demoted(pair.guard_a))[0]
+
+    assert await eventually(told, 10) == position
 
 
 async def test_a_frozen_server_is_dead_within_a_second(pair: Pair) -> None:
@@ -179,8 +185,8 @@ async def test_a_server_without_the_probe_is_refused_and_not_believed(tmp_path: 
         await own.start()
         configuration = own.folder / "nats.conf"
         configuration.write_text(configuration.read_text().replace("user: recovery-probe", "user: somebody"))
+        await add_stream(own, "events")  # before the reload, in which the server knows nobody for a moment
         own.send(signal.SIGHUP)
-        await add_stream(own, "events")
         store = guard_of(own, streams=("events",))
         await until(lambda: _role(store, StoreRole.UNREACHABLE))
         assert "recovery-probe" in (await store.observe()).detail

@@ -18,9 +18,9 @@ import pytest
 from recovery.adapters.folder import FolderStore
 from recovery.adapters.postgres.folder import give_to
 from recovery.adapters.postgres.host import stop_server
-from recovery.adapters.postgres.process import Child
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import BATCH_BYTES, BUFFER_BYTES, WalStream
+from recovery.adapters.process import Child
 from recovery.backup.sealing import AgeKey, Opener, Sealer, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
 from recovery.backup.wal.handing import WalIntake

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from recovery.adapters.nats.connection import LOST, NatsLogin, NatsServer, api, connected
-from recovery.adapters.postgres.process import Child, clean_environment
 from recovery.adapters.postgres.scratch import PREFIX, sweep, try_lock
+from recovery.adapters.process import Child, clean_environment
 from recovery.errors import SourceFailed
 
 PROGRAM = "nats-server"

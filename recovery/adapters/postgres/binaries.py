@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from recovery.adapters.postgres.process import clean_environment, run
+from recovery.adapters.process import clean_environment, run
 from recovery.errors import NotFound
 
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from recovery.adapters.postgres.diverged_transactions import TransactionReader, name_relations
 from recovery.adapters.postgres.local_server import LocalServer
-from recovery.adapters.postgres.process import Child, clean_environment
 from recovery.adapters.postgres.upstream import identify_upstream
 from recovery.adapters.postgres.wal import Control, segment_name
+from recovery.adapters.process import Child, clean_environment
 from recovery.domain.divergence import Divergence, SavedFile
 from recovery.domain.timelines import History, lsn_order, lsn_text
 from recovery.errors import RecoveryError, Refused, RestoreFailed

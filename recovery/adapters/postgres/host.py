@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 
 from recovery.adapters.postgres.binaries import PostgresBinaries
-from recovery.adapters.postgres.process import clean_environment, run, server_user
+from recovery.adapters.process import clean_environment, run, server_user
 from recovery.errors import NoSpace, NotFound, Refused, RestoreFailed
 from recovery.ports.postgres import PostgresPlace
 

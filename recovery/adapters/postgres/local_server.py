@@ -25,7 +25,6 @@ from recovery.adapters.postgres.host import (
     tail,
     wait_until_ready,
 )
-from recovery.adapters.postgres.process import clean_environment, run
 from recovery.adapters.postgres.wal import (
     Control,
     check_wal_is_whole,
@@ -36,6 +35,7 @@ from recovery.adapters.postgres.wal import (
     read_control,
     record_end,
 )
+from recovery.adapters.process import clean_environment, run
 from recovery.domain.timelines import History, lsn_order, lsn_text
 from recovery.errors import RestoreFailed, Unreachable
 from recovery.ports.postgres import PostgresLogin, PostgresPlace

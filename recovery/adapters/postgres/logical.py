@@ -24,7 +24,7 @@ from recovery.adapters.postgres.fingerprint import (
     read_tables,
 )
 from recovery.adapters.postgres.identity import Identity, cluster_bytes, identify, read_collations, read_extensions
-from recovery.adapters.postgres.process import Child, clean_environment, password_file
+from recovery.adapters.process import Child, clean_environment, password_file
 from recovery.domain.recovery_point import BackupKind, PostgresSource, TableFingerprint
 from recovery.errors import BadInput, SourceFailed
 from recovery.ports.postgres import PostgresLogin

@@ -21,7 +21,6 @@ from recovery.adapters.postgres.folder import (
     remove_folder,
 )
 from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
-from recovery.adapters.postgres.process import Child, clean_environment, closing, run
 from recovery.adapters.postgres.settings import (
     control_data,
     end_recovery,
@@ -31,6 +30,7 @@ from recovery.adapters.postgres.settings import (
     write_configuration,
     write_read_only,
 )
+from recovery.adapters.process import Child, clean_environment, closing, run
 from recovery.domain.recovery_point import BackupKind, Manifest
 from recovery.domain.recovery_target import ReachedPoint
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotFound, Refused, RestoreFailed

@@ -23,7 +23,7 @@ from recovery.adapters.postgres.connection import (
 )
 from recovery.adapters.postgres.globals import LARGEST_BYTES, apply_globals
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
-from recovery.adapters.postgres.process import Child, clean_environment, closing, password_file
+from recovery.adapters.process import Child, clean_environment, closing, password_file
 from recovery.domain.recovery_point import BackupKind, DatabaseProperties
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotOurs, Refused, RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresLogin, Progress, RestoredDatabase, RestoreOptions

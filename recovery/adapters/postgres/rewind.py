@@ -40,9 +40,9 @@ from recovery.adapters.postgres.following import (
 )
 from recovery.adapters.postgres.host import INCOMPLETE
 from recovery.adapters.postgres.local_server import LocalServer
-from recovery.adapters.postgres.process import Child, clean_environment, password_file
 from recovery.adapters.postgres.upstream import identify_upstream
 from recovery.adapters.postgres.wal import Control
+from recovery.adapters.process import Child, clean_environment, password_file
 from recovery.domain.timelines import History
 from recovery.errors import NoSpace, Refused, RestoreFailed, Unreachable
 from recovery.ports.postgres import PostgresLogin, Progress

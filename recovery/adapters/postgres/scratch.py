@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recovery.adapters.postgres.folder import give_to, no_space
 from recovery.adapters.postgres.host import LocalPostgresHost, stop_server, tail, wait_until_ready
-from recovery.adapters.postgres.process import Child, clean_environment
+from recovery.adapters.process import Child, clean_environment
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 

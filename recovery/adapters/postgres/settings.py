@@ -14,7 +14,7 @@ from pathlib import Path
 
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.folder import give_to
-from recovery.adapters.postgres.process import clean_environment, run
+from recovery.adapters.process import clean_environment, run
 from recovery.domain.recovery_point import PostgresSource
 from recovery.errors import RestoreFailed
 

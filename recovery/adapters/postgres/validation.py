@@ -13,10 +13,10 @@ from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.host import LocalPostgresHost, tail
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
 from recovery.adapters.postgres.observation import Scope, observe
-from recovery.adapters.postgres.process import closing
 from recovery.adapters.postgres.restore import PhysicalRestore, is_restored
 from recovery.adapters.postgres.restore_logical import restore_logical
 from recovery.adapters.postgres.scratch import ACTING_LIBRARIES, PORT, ScratchSpace, running_server, scratch_space
+from recovery.adapters.process import closing
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, VerdictState
 from recovery.errors import (
     Corrupt,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.adapters.postgres.binaries import PostgresBinaries
-from recovery.adapters.postgres.process import clean_environment, run
 from recovery.adapters.postgres.settings import control_data
+from recovery.adapters.process import clean_environment, run
 from recovery.domain.timelines import History, Timeline, lsn_order, lsn_text
 from recovery.errors import Refused, RestoreFailed
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from recovery.adapters.listening import write_durably
 from recovery.adapters.postgres.folder import no_space
-from recovery.adapters.postgres.process import closing
+from recovery.adapters.process import closing
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, check_readable
 from recovery.errors import Corrupt, NoSpace, NotOurs, Refused

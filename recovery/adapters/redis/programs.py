@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.adapters.postgres.process import Child, clean_environment, run
+from recovery.adapters.process import Child, clean_environment, run
 from recovery.adapters.redis.rdb import DumpHead
 from recovery.domain.redis import Product, rdb_version_of, reads, server_name
 from recovery.errors import Corrupt, NotFound

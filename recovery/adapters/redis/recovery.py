@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from recovery.adapters.postgres.process import closing
+from recovery.adapters.process import closing
 from recovery.adapters.redis.by_replication import replica_login, replica_mark, restore_by_replication
 from recovery.adapters.redis.bytes_connection import bytes_connected
 from recovery.adapters.redis.connection import RedisServer, asking

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.adapters.postgres.folder import no_space
-from recovery.adapters.postgres.process import Child, clean_environment, closing
 from recovery.adapters.postgres.scratch import PREFIX, sweep, try_lock
+from recovery.adapters.process import Child, clean_environment, closing
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, DumpHead

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from recovery.adapters.postgres.process import closing
+from recovery.adapters.process import closing
 from recovery.adapters.redis.connection import asking
 from recovery.adapters.redis.programs import DumpChecker, RedisProgram, dump_checker
 from recovery.adapters.redis.rdb import DumpHead, check_readable

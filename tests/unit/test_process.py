@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recovery.adapters.postgres.process import Child, clean_environment, password_file, run
+from recovery.adapters.process import Child, clean_environment, password_file, run
 from recovery.ports.postgres import PostgresLogin
 
 LOGIN = PostgresLogin("db", 5432, "clerk", "shop", password=r"p:w\x")
@@ -72,7 +72,7 @@ async def test_cancellation_kills_the_child_and_its_children() -> None:
 
 PARENT = """
 import asyncio, sys
-from recovery.adapters.postgres.process import Child
+from recovery.adapters.process import Child
 async def main():
     async with Child(["sleep", "60"]) as child:
         print(child.pid, flush=True)
