@@ -99,7 +99,11 @@ def may_expire(config: Mapping[str, Any], state: Mapping[str, Any], now: datetim
 def state_differences(
     state: Mapping[str, Any], restored: Mapping[str, Any], *, at_least: int, first_after: int, expiring: bool
 ) -> list[str]:
-    """Sentences; none where the restored stream holds what was stored."""
+    """Sentences; none where the restored stream holds what was stored.
+
+    An empty stream has no first message: NATS calls it 0 where there never was one, and after a restore or a restart
+    what the next one will be.
+    """
     messages, first, last = (int(restored[name]) for name in ("messages", "first_seq", "last_seq"))
     differences = []
     if last != int(state["last_seq"]):
@@ -108,7 +112,11 @@ def state_differences(
     if not lowest <= messages <= int(state["messages"]):
         wanted = state["messages"] if lowest == int(state["messages"]) else f"{lowest} to {state['messages']}"
         differences.append(f"it has {messages} messages and not {wanted}")
-    if first < int(state["first_seq"]) or (first > first_after and not expiring):
+    if messages == 0:
+        misplaced = first > last + 1
+    else:
+        misplaced = first < int(state["first_seq"]) or (first > first_after and not expiring)
+    if misplaced:
         differences.append(f"its first sequence is {first} and not {state['first_seq']}")
     return differences
 

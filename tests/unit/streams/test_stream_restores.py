@@ -16,6 +16,7 @@ from recovery.adapters.nats import restoring
 from recovery.adapters.nats.folder import read_folder
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
 from recovery.adapters.nats.restoring import MARK
+from recovery.adapters.nats.stream_state import state_differences
 from recovery.domain.jetstream import ConsumerPosition, StreamPart
 from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StoredStream, StreamRestoreOptions
@@ -307,3 +308,26 @@ def test_what_is_no_folder_of_the_nats_command(
         (tmp_path / name).write_text(text)
     with pytest.raises(error, match=words):
         read_folder(tmp_path)
+
+
+EMPTY = {"messages": 0, "first_seq": 0, "last_seq": 0}
+
+
+@pytest.mark.parametrize(
+    ("stored", "restored", "differences"),
+    [
+        (EMPTY, EMPTY, []),
+        (EMPTY, EMPTY | {"first_seq": 1}, []),  # as NATS says it after a restore
+        (EMPTY | {"first_seq": 8, "last_seq": 7}, EMPTY | {"first_seq": 8, "last_seq": 7}, []),  # purged
+        (EMPTY, EMPTY | {"first_seq": 9}, ["its first sequence is 9 and not 0"]),
+        (EMPTY | {"messages": 3, "first_seq": 1, "last_seq": 3}, EMPTY | {"first_seq": 4, "last_seq": 3},
+         ["it has 0 messages and not 3"]),
+    ],
+)  # fmt: skip
+def test_an_empty_stream_has_no_first_message(
+    stored: dict[str, int], restored: dict[str, int], differences: list[str]
+) -> None:
+    found = state_differences(
+        stored, restored, at_least=stored["messages"], first_after=stored["first_seq"], expiring=False
+    )
+    assert found == differences
