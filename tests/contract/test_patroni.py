@@ -6,14 +6,9 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from recovery.adapters.patroni import PatroniAccess, PatroniCluster, PatroniPromotion, tls_context
 from recovery.adapters.unguarded import Unguarded
@@ -21,6 +16,7 @@ from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.guarding import GuardOrder
 from recovery.domain.ownership import OwnershipRecord, Phase
 from recovery.errors import BadInput, Contended, Refused, Unreachable
+from tests.certificates import self_signed
 from tests.contract.patroni_api import PASSWORD, USER, Api, patroni
 from tests.fakes.handover import FakeHandover
 from tests.fakes.ownership import FakeOwnershipStore
@@ -208,32 +204,8 @@ async def test_an_old_cluster_that_does_not_answer_is_not_fenced(stack: AsyncExi
 # TLS
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "patroni of the tests")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "tls.pem", folder / "tls.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate, private
-
-
 async def test_a_certificate_is_checked(stack: AsyncExitStack, tmp_path: Path) -> None:
-    certificate, key = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path)
     api = await stack.enter_async_context(patroni(certificate=certificate, key=key))
     api.add("pg-a1", api.address)
     trusting = PatroniAccess((api.address,), USER, PASSWORD, tls_context(str(certificate)))

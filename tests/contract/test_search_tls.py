@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from recovery.adapters.search.connection import SearchLogin
 from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.domain.search import SearchProduct
 from recovery.errors import Unreachable
+from tests.certificates import self_signed
 from tests.contract.search_answers import Disk
 from tests.contract.search_api import Cluster, Door, a_door
 from tests.contract.search_site import FAST
@@ -27,28 +23,7 @@ NAME = "search.shop.test"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Of an authority of its own, for a name that no address here has."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "search engine of the tests")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    public, private = folder / "tls.pem", folder / "tls.key"
-    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return public, private
+    return self_signed(tmp_path_factory.mktemp("tls"), NAME)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,9 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from lab.packages import redis_server
 from lab.processes import die_with
@@ -27,6 +21,7 @@ from recovery.domain.recovery_point import VerdictState
 from recovery.domain.redis import RedisSource
 from recovery.errors import Refused
 from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
+from tests.certificates import self_signed
 from tests.integration.redis_dumps import stored, taken
 from tests.integration.redis_servers import OwnRedis, own_redis
 
@@ -40,27 +35,8 @@ DEBIAN = Path("/usr/bin/redis-server")
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
     """One for everybody, which vouches for itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis of the tests")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return ServerTls(folder / "cert.pem", folder / "key.pem", folder / "cert.pem")
+    public, private = self_signed(tmp_path_factory.mktemp("tls"))
+    return ServerTls(public, private, public)
 
 
 @dataclass

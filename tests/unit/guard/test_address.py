@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,10 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from recovery import errors
 from recovery.adapters.guard_client import GuardClient
@@ -25,6 +19,7 @@ from recovery.domain.ownership import FenceProof
 from recovery.errors import BadInput, NotFound, Refused, Unreachable
 from recovery.guard import server as serving
 from recovery.guard.server import Address, GuardServer
+from tests.certificates import self_signed
 from tests.fakes.guard import NOW
 
 TOKEN = "a token of sixteen characters or more"
@@ -196,7 +191,7 @@ async def test_who_does_not_answer_is_unreachable_at_once() -> None:
 
 
 async def test_https_is_trusted_by_its_authority_only(tmp_path: Path) -> None:
-    certificate, key = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path)
     async with answering(FakeGuard(), certificate=str(certificate), key=str(key)) as url:
         async with GuardClient({"b": url}, TOKEN, ca_file=str(certificate)) as client:
             assert (await client.status("b")).region == "b"
@@ -214,27 +209,3 @@ async def test_an_address_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
         server = GuardServer(FakeGuard(), TOKEN)  # type: ignore[arg-type]
         with pytest.raises(BadInput, match="cannot listen"):
             await server.serve(Address("127.0.0.1", taken.getsockname()[1]), lambda: None)
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "guard")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "guard.pem", folder / "guard.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate, private

@@ -17,7 +17,8 @@ from recovery.adapters.guard_client import GuardClient
 from recovery.guard import connections, process
 from recovery.guard import server as serving
 from recovery.guard.connections import Doors
-from tests.unit.guard.test_address import ORDER, TOKEN, FakeGuard, _certificate, answering
+from tests.certificates import self_signed
+from tests.unit.guard.test_address import ORDER, TOKEN, FakeGuard, answering
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -127,7 +128,7 @@ async def test_many_strangers_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.usefixtures("quick")
 async def test_a_handshake_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
-    certificate, key = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path)
     async with (
         answering(FakeGuard(), certificate=str(certificate), key=str(key)) as url,
         strangers(url) as (stranger,),
