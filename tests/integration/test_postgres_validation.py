@@ -14,7 +14,7 @@ import pytest
 from lab import Lab
 from lab.workload import Workload
 from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
-from recovery.adapters.postgres.scratch import sweep
+from recovery.adapters.scratch_folder import sweep
 from recovery.domain.recovery_point import VerdictState
 from recovery.errors import Corrupt, Unreachable, WrongKey
 from recovery.ports.postgres import PostgresLogin

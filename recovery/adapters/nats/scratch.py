@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from recovery.adapters.nats.connection import LOST, NatsLogin, NatsServer, api, connected
-from recovery.adapters.postgres.scratch import PREFIX, sweep, try_lock
 from recovery.adapters.process import Child, clean_environment
+from recovery.adapters.scratch_folder import scratch_folder
 from recovery.errors import SourceFailed
 
 PROGRAM = "nats-server"
@@ -40,27 +38,8 @@ async def scratch_server(parent: Path, binary: Path) -> AsyncIterator[NatsServer
         SourceFailed: it does not start; with the end of its log. It holds nothing yet, so no point is to blame.
         OSError: the folder cannot be made.
     """
-    await sweep(parent)
-    folder, lock = await asyncio.to_thread(_make, parent)
-    try:
-        async with _running(folder, binary) as server:
-            yield server
-    finally:
-        await asyncio.shield(asyncio.to_thread(_discard, folder, lock))
-
-
-def _make(parent: Path) -> tuple[Path, int]:
-    parent.mkdir(parents=True, exist_ok=True)
-    while True:  # another validation's sweep may take a new folder for a forgotten one
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
-        lock = try_lock(folder, os.O_CREAT)
-        if lock is not None:
-            return folder, lock
-
-
-def _discard(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, True)
-    os.close(lock)
+    async with scratch_folder(parent) as folder, _running(folder, binary) as server:
+        yield server
 
 
 @contextlib.asynccontextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import pwd
 import shutil
 import tempfile
@@ -15,14 +13,12 @@ from pathlib import Path
 from recovery.adapters.postgres.folder import give_to, no_space
 from recovery.adapters.postgres.host import LocalPostgresHost, stop_server, tail, wait_until_ready
 from recovery.adapters.process import Child, clean_environment
+from recovery.adapters.scratch_folder import discard, locked_folder, sweep
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 
 PORT = 5432  # only a part of the socket's name
 LONGEST_SOCKET_FOLDER = 90
-
-PREFIX = "scratch-"
-_LOCK = "lock"
 
 # Nothing in a scratch server is worth keeping, and nothing in it may act on the outside world.
 SCRATCH_SETTINGS = {
@@ -90,37 +86,29 @@ async def scratch_space(host: LocalPostgresHost, parent: Path) -> AsyncIterator[
         await asyncio.shield(_discard(space, lock))
 
 
-async def sweep(parent: Path) -> list[Path]:
-    """Removes scratch folders of any store (and their servers) whose worker is gone."""
-    removed = []
-    for folder in await asyncio.to_thread(lambda: sorted(parent.glob(f"{PREFIX}*"))):
-        lock = await asyncio.to_thread(try_lock, folder)
-        if lock is not None:
-            await stop_server(folder / "data", gentle=False)
-            await asyncio.to_thread(shutil.rmtree, folder, True)
-            os.close(lock)
-            removed.append(folder)
-    return removed
-
-
 def _make(parent: Path, user: str | None) -> tuple[ScratchSpace, int]:
     with no_space(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        lock = None
-        while lock is None:  # another validation's sweep may take a new folder for a forgotten one
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
-            lock = try_lock(folder, os.O_CREAT)
-        sockets = folder / "s"
-        if len(str(sockets)) > LONGEST_SOCKET_FOLDER:
-            sockets = Path(tempfile.mkdtemp(prefix="recovery-plans-"))
-        else:
-            sockets.mkdir(mode=0o700)
-        space = ScratchSpace(folder, sockets, user)
-        for path in (folder, sockets):
-            give_to(path, user)
-        space.write_access()
-        _check_reachable(folder, user)
-    return space, lock
+        folder, lock = locked_folder(parent)
+        try:
+            return _prepared(folder, user), lock
+        except BaseException:
+            discard(folder, lock)  # else nobody sweeps it while we live
+            raise
+
+
+def _prepared(folder: Path, user: str | None) -> ScratchSpace:
+    """Raises OSError."""
+    _check_reachable(folder, user)
+    sockets = folder / "s"
+    if len(str(sockets)) > LONGEST_SOCKET_FOLDER:
+        sockets = Path(tempfile.mkdtemp(prefix="recovery-plans-"))
+    else:
+        sockets.mkdir(mode=0o700)
+    space = ScratchSpace(folder, sockets, user)
+    for path in (folder, sockets):
+        give_to(path, user)
+    space.write_access()
+    return space
 
 
 def _check_reachable(folder: Path, user: str | None) -> None:
@@ -132,29 +120,13 @@ def _check_reachable(folder: Path, user: str | None) -> None:
         state = above.stat()
         allowed = state.st_mode & 0o001 or (state.st_uid == entry.pw_uid and state.st_mode & 0o100)
         if not allowed and not (state.st_gid == entry.pw_gid and state.st_mode & 0o010):
-            shutil.rmtree(folder)
             raise PermissionError(13, f"user {user} cannot enter {above}: allow it (chmod o+x) or name another folder")
-
-
-def try_lock(folder: Path, flags: int = 0) -> int | None:
-    """Descriptor of the lock of a scratch folder, held as long as its worker lives; None where somebody holds it."""
-    try:
-        descriptor = os.open(folder / _LOCK, flags | os.O_RDWR, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 async def _discard(space: ScratchSpace, lock: int) -> None:
     await stop_server(space.data, gentle=False)
-    await asyncio.to_thread(shutil.rmtree, space.folder, True)
     await asyncio.to_thread(shutil.rmtree, space.sockets, True)
-    os.close(lock)
+    await asyncio.to_thread(discard, space.folder, lock)
 
 
 @contextlib.asynccontextmanager

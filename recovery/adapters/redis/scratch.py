@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import secrets
 import shutil
 import socket
@@ -20,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.adapters.postgres.folder import no_space
-from recovery.adapters.postgres.scratch import PREFIX, sweep, try_lock
 from recovery.adapters.process import Child, clean_environment, closing
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, DumpHead
+from recovery.adapters.scratch_folder import scratch_folder
 from recovery.errors import Corrupt, NoSpace, RestoreFailed
 from recovery.ports.postgres import Progress
 from recovery.ports.redis import DUMP_NAME, StoredDump
@@ -106,27 +105,10 @@ class ScratchSpace:
 @contextlib.asynccontextmanager
 async def scratch_space(parent: Path) -> AsyncIterator[ScratchSpace]:
     """Makes a folder, and removes it on exit. What a killed worker left is removed first. Raises NoSpace."""
-    await sweep(parent)
-    with no_space(parent):
-        folder, lock = await asyncio.to_thread(_make, parent)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        with no_space(parent):
+            folder = await stack.enter_async_context(scratch_folder(parent))
         yield ScratchSpace(folder)
-    finally:
-        await asyncio.shield(asyncio.to_thread(_discard, folder, lock))
-
-
-def _make(parent: Path) -> tuple[Path, int]:
-    parent.mkdir(parents=True, exist_ok=True)
-    while True:  # another one's sweep may take a new folder for a forgotten one
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
-        lock = try_lock(folder, os.O_CREAT)
-        if lock is not None:
-            return folder, lock
-
-
-def _discard(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, True)
-    os.close(lock)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""Scratch folders: locked while their worker lives, swept when it is gone; one that cannot be made leaves none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recovery.adapters.postgres import scratch
+from recovery.adapters.scratch_folder import locked_folder, scratch_folder, sweep
+from recovery.errors import Refused
+
+
+async def test_a_folder_goes_with_its_block_and_only_its_own(tmp_path: Path) -> None:
+    async with scratch_folder(tmp_path) as one, scratch_folder(tmp_path) as other:
+        assert one != other
+        assert await sweep(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_lost_worker_left_is_swept(tmp_path: Path) -> None:
+    folder, lock = locked_folder(tmp_path)
+    os.close(lock)  # as the kernel does when the worker ends
+    async with scratch_folder(tmp_path) as own:
+        assert list(tmp_path.iterdir()) == [own]
+    assert not folder.exists()
+
+
+def test_one_that_cannot_be_prepared_keeps_neither_folder_nor_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(folder: Path, user: str | None) -> None:
+        raise PermissionError(13, "the server's user cannot enter it")
+
+    monkeypatch.setattr(scratch, "_check_reachable", unreachable)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with pytest.raises(Refused, match="cannot be written to"):
+        scratch._make(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
