@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from recovery.adapters.postgres.wal_stream import WalStream
 from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_locations import ArchiveLocations
 from recovery.backup.catalogue import Catalogue
-from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.expiry import expire_branch
 from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.location import StorePatience
@@ -28,7 +28,7 @@ from recovery.domain.recovery_point import BackupKind, RecoveryPoint
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose, farthest
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges, tips
-from recovery.domain.wal_progress import HeldWal, WalOrder, WalProgress
+from recovery.domain.wal_progress import ArchiveState, HeldWal, WalOrder, WalProgress
 from recovery.errors import BadInput, NotFound, Refused, Transient, Unreachable
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin
@@ -75,7 +75,8 @@ class PostgresWalArchives:
         archiver = WalArchiver(keys, stores, optional=[*rule.optional_locations, *standing.away], budget=budget)
 
         def told(state: ArchiveState) -> None:
-            report(_progress(region, order.epoch, replace(state, behind={**standing.away, **state.behind})))
+            known = {**dict(state), "behind": {**standing.away, **state.behind}}
+            report(WalProgress(region=region, epoch=order.epoch, **known))
 
         await _first_of(
             archiver.run(WalStream(login, rule.slot), told),
@@ -315,12 +316,3 @@ def _rule(group: GroupSnapshot) -> WalRule:
             f"group {group.name} has no WAL archive: set groups.{group.name}.backup.wal.enabled in the configuration"
         )
     return group.wal
-
-
-def _progress(region: str, epoch: int, state: ArchiveState) -> WalProgress:
-    return WalProgress(
-        region=region, epoch=epoch, system_identifier=state.system_identifier, timeline=state.timeline,
-        archived=state.archived, server_position=state.server_position, lag_bytes=state.lag_bytes,
-        current_at=state.current_at, gap=state.gap, behind=state.behind, pieces=state.pieces,
-        archived_bytes=state.archived_bytes,
-    )  # fmt: skip

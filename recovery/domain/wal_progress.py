@@ -33,17 +33,15 @@ class HeldWal(Model):
     safe_bytes: int | None = None
 
 
-class WalProgress(Recorded):
-    """How far a session is.
+class ArchiveState(Recorded):
+    """How far an archiver is.
 
     Up to ``archived`` (LSN) everything is at each required location, without a gap since the session began. What was
-    committed before ``current_at`` (the server's clock) is archived. ``gap``: what the server removed before it could
-    be archived. ``behind``: optional locations that miss pieces, with the reason; ``standbys``: region -> the LSN from
-    which on its slot keeps WAL, or why there is none.
+    committed before ``current_at`` (the server's clock) is archived: its age is the achieved RPO. ``gap``: what the
+    server removed before it could be archived, so that a new base backup is needed. ``behind``: locations that miss
+    pieces of this session, with the reason.
     """
 
-    region: str
-    epoch: int
     system_identifier: str
     timeline: int
     archived: str
@@ -54,6 +52,16 @@ class WalProgress(Recorded):
     behind: dict[str, str] = Field(default_factory=dict)
     pieces: int = 0
     archived_bytes: int = 0
+
+
+class WalProgress(ArchiveState):
+    """How far a session at ``region`` is.
+
+    ``standbys``: region -> the LSN from which on its slot keeps WAL, or why there is none.
+    """
+
+    region: str
+    epoch: int
     held: HeldWal | None = None
     standbys: dict[str, str] = Field(default_factory=dict)
 

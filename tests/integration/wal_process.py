@@ -11,8 +11,9 @@ from recovery.adapters.folder import FolderStore
 from recovery.adapters.postgres.wal_stream import WalStream
 from recovery.backup.sealing import Sealer
 from recovery.backup.signing import Signer, Verifier
-from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.writer import ArchiveKeys
+from recovery.domain.wal_progress import ArchiveState
 from recovery.errors import RecoveryError
 from recovery.ports.postgres import PostgresLogin
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
+from typing import Any
 
 from recovery.backup.wal.location import ArchiveLocation, StorePatience
 from recovery.backup.wal.moments import Moments
@@ -27,6 +27,7 @@ from recovery.domain.wal_archive import (
     resume_position,
     unit_bytes,
 )
+from recovery.domain.wal_progress import ArchiveState
 from recovery.errors import BadInput, NotFound, NotOurs, SourceFailed
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.wal import WalBytes, WalEnd, WalEvent, WalIdle, WalServer, WalSource
@@ -48,28 +49,6 @@ class ArchiveBudget:
     flush_seconds: float = 10.0
     in_flight: int = 4
     patience: StorePatience = field(default_factory=StorePatience)
-
-
-@dataclass(frozen=True)
-class ArchiveState:
-    """How far an archiver is, for heartbeats and metrics.
-
-    ``archived`` (LSN) is at every required location, without a gap since the session began; ``current_at`` is the
-    moment, by the source's clock, up to which everything that was committed is archived: its age is the achieved RPO.
-    ``gap`` is what the server removed before it could be archived: a new base backup is needed. ``behind`` names the
-    optional locations that miss pieces of this session, with the reason.
-    """
-
-    system_identifier: str
-    timeline: int
-    archived: str
-    server_position: str
-    lag_bytes: int
-    current_at: datetime | None = None
-    gap: str | None = None
-    behind: dict[str, str] = field(default_factory=dict)
-    pieces: int = 0
-    archived_bytes: int = 0
 
 
 Report = Callable[[ArchiveState], None]
@@ -147,7 +126,13 @@ class _Session:
         self._archived = 0
         self._progress = asyncio.Event()
         self._told = 0.0
-        self._state = ArchiveState(server.system_identifier, server.timeline, "0/0", lsn_text(server.position), 0)
+        self._state = ArchiveState(
+            system_identifier=server.system_identifier,
+            timeline=server.timeline,
+            archived="0/0",
+            server_position=lsn_text(server.position),
+            lag_bytes=0,
+        )
 
     async def run(self) -> None:
         branch = await self._archive_histories(self._server.timeline)
@@ -187,7 +172,7 @@ class _Session:
         cutter = UnitCutter(begin, position, self._unit, self._epoch)
         self._stored, self._archived = [], position
         earlier = await self._archived_in(stretch.branch, WalRange(begin, position))
-        self._state = replace(self._state, timeline=stretch.branch.timeline)
+        self._note(timeline=stretch.branch.timeline)
         due, urgent_after = _now() + self._budget.flush_seconds, 0.0
         while True:
             for event in await self._source.receive(max(min(due - _now(), REPORT_SECONDS), 0.01)):
@@ -212,7 +197,7 @@ class _Session:
         except NotFound:
             if restart <= position:
                 raise
-        self._state = replace(self._state, gap=f"{lsn_text(position)} to {lsn_text(restart)}, timeline {timeline}")
+        self._note(gap=f"{lsn_text(position)} to {lsn_text(restart)}, timeline {timeline}")
         self._report(self._state)
         first = restart - restart % self._unit
         await self._source.start(timeline, first)
@@ -268,9 +253,7 @@ class _Session:
         self._archived = max(self._archived, contiguous_end(self._stored, self._archived))
         self._source.acknowledge(self._archived)
         state = self._state
-        self._state = replace(
-            state, pieces=state.pieces + 1, archived_bytes=state.archived_bytes + cut.piece.range.size
-        )
+        self._note(pieces=state.pieces + 1, archived_bytes=state.archived_bytes + cut.piece.range.size)
         self._progress.set()
 
     def _tell(self, cutter: UnitCutter, *, now: bool = False) -> None:
@@ -279,11 +262,14 @@ class _Session:
             return
         self._told = _now()
         known = max(self._moments.server_end, cutter.position)
-        self._state = replace(
-            self._state, archived=archived, server_position=lsn_text(known), lag_bytes=max(known - self._archived, 0),
+        self._note(
+            archived=archived, server_position=lsn_text(known), lag_bytes=max(known - self._archived, 0),
             current_at=self._moments.current_at(self._archived), behind=dict(self._writer.behind),
         )  # fmt: skip
         self._report(self._state)
+
+    def _note(self, **changes: Any) -> None:
+        self._state = self._state.model_copy(update=changes)
 
 
 async def _resume_at(location: ArchiveLocation, branch: Branch, restart: int) -> int:

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Verifier
-from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.location import StorePatience
 from recovery.backup.wal.reader import LineageReader, WalArchive
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.timelines import lsn_order
 from recovery.domain.wal_archive import segment_file
+from recovery.domain.wal_progress import ArchiveState
 from tests.fakes.object_store import MemoryStore
 from tests.fakes.points import signer
 from tests.fakes.wal import SEGMENT, FakeServer, FakeWal

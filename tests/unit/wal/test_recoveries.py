@@ -17,12 +17,13 @@ from recovery.adapters.wal_recovery import WalRecovery, open_recovery
 from recovery.backup.layout import PointIdentity
 from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer
-from recovery.backup.wal.archiver import ArchiveBudget, ArchiveState, WalArchiver
+from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.recovery_target import ReachedPoint, RecoveryTarget
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import history_file, segment_file
+from recovery.domain.wal_progress import ArchiveState
 from recovery.errors import NotFound
 from recovery.ports.postgres import BackupSource
 from tests.fakes.object_store import MemoryStore
