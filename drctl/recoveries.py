@@ -135,18 +135,10 @@ def restore(
     point of the kind that fits the target is taken, or the one that leads to the moment that was asked for.
     """
     moment = _target(to_time, to_lsn, to_xid, to_name, latest, timeline)
-    if moment is not None and target_database is not None:
-        raise BadInput("a dump has no WAL: leave out --target-database, and name a --target-directory")
-    if target_database is not None and (target_directory is not None or target_port is not None):
-        raise BadInput(
-            "expected --target-database (a logical recovery point) or --target-directory and --target-port "
-            "(a physical one), and not both"
-        )
+    _demand_one_target(target_directory, target_port, target_database, beyond=moment is not None)
     of = _of_store(store, point)
     for_streams = bool(stream or target_stream or replicas or replace)
     _fits(of, for_streams, moment is not None or bool(target_database or target_directory or target_port))
-    if target_directory is not None and not target_directory.is_absolute():
-        raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {target_directory}")
     loaded = load_config(config)
     name = chosen_group(loaded, group)
     request = PlanRequest(
@@ -228,6 +220,19 @@ def recover(
     run_plan(
         loaded, "FullRecovery", request, wait=wait, output=output, prepare=_known_point(loaded, name, point, output)
     )
+
+
+def _demand_one_target(folder: Path | None, port: int | None, database: str | None, *, beyond: bool) -> None:
+    """``beyond``: a moment after the point was asked for. Raises BadInput."""
+    if beyond and database is not None:
+        raise BadInput("a dump has no WAL: leave out --target-database, and name a --target-directory")
+    if database is not None and (folder is not None or port is not None):
+        raise BadInput(
+            "expected --target-database (a logical recovery point) or --target-directory and --target-port "
+            "(a physical one), and not both"
+        )
+    if folder is not None and not folder.is_absolute():
+        raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {folder}")
 
 
 def _target(
