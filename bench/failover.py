@@ -211,7 +211,7 @@ async def measure(repetitions: int, program: Path | None, only: str, console: Co
                     await theirs(timing, program, how, row)
                 case _:
                     continue
-            console.print(f"{number + 1}/{repetitions} {row.name}, {how}: {row.all[-1]:.2f} s")
+            console.print(f"{number + 1}/{repetitions} {row.name}, {how}: {row.seconds[how][-1]:.2f} s")
     return [row for row in rows if row.all]
 
 

@@ -13,6 +13,7 @@ from tests.chaos.stage import Played, Stage
 from tests.chaos.temporal_server import TemporalServer
 
 PAIRS = 4
+PAIRS_OF_THE_WHOLE = 12  # most cases of the whole matrix wait: for a lost worker to be missed, or a frozen one
 AHEAD = 200  # cases that are begun before they are asked for; those with a frozen worker wait long
 
 
@@ -24,7 +25,7 @@ def case_of(item: pytest.Item) -> Case | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without ``-m chaos`` (and unless cases are named) a pairwise choice stands for the whole matrix."""
-    if "chaos" in str(config.option.markexpr) or config.option.keyword or any("::" in arg for arg in config.args):
+    if is_whole(config) or config.option.keyword or any("::" in arg for arg in config.args):
         return
     matrix = [case for item in items if (case := case_of(item))]
     chosen = set(pairwise(matrix))
@@ -34,12 +35,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in dropped]
 
 
+def is_whole(config: pytest.Config) -> bool:
+    return "chaos" in str(config.option.markexpr)
+
+
 @pytest.fixture(scope="session")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def stage(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> AsyncIterator[Stage]:
     root: Path = tmp_path_factory.mktemp("chaos")
     server = TemporalServer(root)
     client = await server.start()
-    stage = Stage(server, client, root, PAIRS)
+    stage = Stage(server, client, root, PAIRS_OF_THE_WHOLE if is_whole(pytestconfig) else PAIRS)
     try:
         yield stage
     finally:
