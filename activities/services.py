@@ -9,12 +9,14 @@ from recovery.domain.objectives import achieved
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.domain.report_text import objective_sentences
 from recovery.errors import Refused, Unreachable
+from recovery.ports.measurements import Measurements
 from recovery.ports.services import HealthProbe
 
 
 class ServiceSteps:
-    def __init__(self, probe: HealthProbe) -> None:
+    def __init__(self, probe: HealthProbe, measurements: Measurements) -> None:
         self._probe = probe
+        self._measurements = measurements
 
     @step("services.verify_services")
     async def verify_services(self, context: PlanContext) -> StepOutcome:
@@ -28,6 +30,7 @@ class ServiceSteps:
             for url in group.region(region).health_urls
         )
         checks = list(await asyncio.gather(*questions))
+        self._measurements.recovery_checked(checks)
         failed = [check for check in checks if not check.passed]
         if failed:
             words = "; ".join(f"{check.name}: {check.detail}" for check in failed)

@@ -17,14 +17,16 @@ from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.words import listed, plural, size
 from recovery.errors import Contended, RecoveryError, RestoreFailed, Unreachable
+from recovery.ports.measurements import Measurements
 
 VERIFY_SECONDS = 15.0  # after which a check that still fails has failed
 ASK_AGAIN = 0.5
 
 
 class StandbySteps:
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, measurements: Measurements) -> None:
         self._look = look
+        self._measurements = measurements
 
     @step("standbys.write_probe")
     async def write_probe(self, context: PlanContext) -> StepOutcome:
@@ -142,6 +144,7 @@ class StandbySteps:
             checks = await self._checked(context, region)
             failed = [check.name for check in checks if not check.passed]
             if not failed or time.monotonic() > until:
+                self._measurements.recovery_checked(checks)
                 return checks
             report_progress(StepProgress(note=f"not yet well: {', '.join(failed)}"))
             await asyncio.sleep(ASK_AGAIN)

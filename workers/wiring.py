@@ -268,7 +268,7 @@ class Wiring:
                 RecoverySetSteps(points),
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(zones),
-                ServiceSteps(probe),
+                ServiceSteps(probe, self.measurements),
                 GuardingSteps(
                     guards, Unguarded(witness, handover, self.config.snapshot, self.promotion()), witness, restores
                 ),
@@ -276,7 +276,7 @@ class Wiring:
                 ManagedFencing(databases),
                 ManagedPostgresSteps(databases, witness, SqlProbe(self)),
                 ChoosingSteps(look),
-                StandbySteps(look),
+                StandbySteps(look, self.measurements),
                 ReprotectSteps(look),
                 RunSteps(),
             ),

@@ -18,6 +18,7 @@ from activities.lock import LockGuard
 from activities.monitoring import Monitoring
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
+from recovery.domain.recovery_counts import counted
 from recovery.errors import BadInput, NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
@@ -103,19 +104,17 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
 
 async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> None:
     """What earlier processes measured, so that a restart loses neither compliance nor the age of valid points."""
-    try:
-        reports = await wiring.reports()
-        for name, group in config.groups.items():
-            history = await reports.recent(name, REPORTS_TO_LEARN_FROM)
-            metrics.learn_compliance(report.achieved for report in history if any(step.pivot for step in report.steps))
-            if group.postgres is None:
-                continue
-            for point in await (await wiring.catalogue(config.snapshot(name))).points(name):
+    for name in config.groups:
+        try:
+            history = await (await wiring.reports()).recent(name, REPORTS_TO_LEARN_FROM)
+            metrics.learn_compliance(recovery for report in history if (recovery := counted(report)) is not None)
+            group = config.snapshot(name)
+            for point in await (await wiring.catalogue(group)).points(name) if group.locations else []:
                 if point.is_valid:
                     metrics.newest_valid_point(name, point.manifest.kind, point.manifest.finished_at)
-    except RecoveryError as error:
-        # Gauges start empty then; work does not wait for them.
-        log.warning("earlier measurements could not be read", error=str(error))
+        except RecoveryError as error:
+            # Gauges start empty then; work does not wait for them.
+            log.warning("earlier measurements could not be read", group=name, error=str(error))
 
 
 async def _workers(client: Client, plan: WorkerPlan, wiring: Wiring, activities: Activities) -> list[Worker]:

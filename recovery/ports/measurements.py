@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
+from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
-from recovery.domain.report import Achieved
 
 
 class Measurements(Protocol):
@@ -21,7 +21,7 @@ class Measurements(Protocol):
 
     def recovery_checked(self, checks: list[CheckResult]) -> None: ...
 
-    def recovery_finished(self, kind: str, seconds: float, achieved: Achieved, *, completed: bool = True) -> None: ...
+    def recovery_finished(self, recovery: CountedRecovery) -> None: ...
 
     def failover_finished(self, from_region: str, to_region: str, reason: str, seconds: float) -> None: ...
 

@@ -22,8 +22,8 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, start_http_server
 
+from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
-from recovery.domain.report import Achieved
 from recovery.errors import BadInput
 
 BACKUP_BUCKETS = [10.0 * 2**power for power in range(10)]  # 10 s to 85 min
@@ -88,6 +88,11 @@ class RecoveryMetrics:
         )
         self._recovery_duration = meter.create_gauge(
             "dr_recovery_duration_seconds", "s", "Duration of the last recovery of this type in seconds"
+        )
+        self._achieved_rto = meter.create_gauge(
+            "dr_recovery_achieved_rto_seconds",
+            "s",
+            "From the beginning of the outage to the service's answer in the last recovery of this type",
         )
         self._data_loss = meter.create_gauge(
             "dr_data_loss_bytes", "By", "Bytes known to be lost in the last recovery of this store"
@@ -162,14 +167,14 @@ class RecoveryMetrics:
         for check in checks:
             self._recovery_check.set(int(check.passed), {"check": check.name})
 
-    def recovery_finished(self, kind: str, seconds: float, achieved: Achieved, *, completed: bool = True) -> None:
-        """``kind``: ``corruption``, ``region``, ``drill`` ...; a plan that was rolled back is not completed.
-
-        A recovery that did not complete missed its RTO, whatever was measured until then.
-        """
-        self._completed.set(int(completed), {"type": kind})
-        self._recovery_duration.set(max(seconds, 0.0), {"type": kind})
-        self._count_compliance(achieved, completed)
+    def recovery_finished(self, recovery: CountedRecovery) -> None:
+        """A recovery that did not complete missed its RTO, whatever was measured until then."""
+        labels = {"type": recovery.type}
+        self._completed.set(int(recovery.completed), labels)
+        self._recovery_duration.set(max(recovery.duration.total_seconds(), 0.0), labels)
+        if recovery.achieved.rto is not None:
+            self._achieved_rto.set(recovery.achieved.rto.total_seconds(), labels)
+        self._count_compliance(recovery)
 
     def failover_finished(self, from_region: str, to_region: str, reason: str, seconds: float) -> None:
         """A change of region that completed. ``reason``: ``health``, ``operator`` or ``planned``, never free text."""
@@ -184,13 +189,14 @@ class RecoveryMetrics:
         """Bytes of ``store`` (``postgres``, ``jetstream``, ``redis`` ...) known to be lost in the last recovery."""
         self._data_loss.set(max(count, 0), {"store": store})
 
-    def learn_compliance(self, history: Iterable[Achieved]) -> None:
+    def learn_compliance(self, history: Iterable[CountedRecovery]) -> None:
         """What earlier runs achieved, from their stored reports: called once, at a worker's start."""
-        for achieved in history:
-            self._count_compliance(achieved, completed=True)
+        for recovery in history:
+            self._count_compliance(recovery)
 
-    def _count_compliance(self, achieved: Achieved, completed: bool) -> None:
-        rto_met = achieved.rto_met if completed else (False if achieved.rto_objective is not None else None)
+    def _count_compliance(self, recovery: CountedRecovery) -> None:
+        achieved = recovery.achieved
+        rto_met = achieved.rto_met if recovery.completed else (False if achieved.rto_objective is not None else None)
         with self._lock:
             rto, rpo = self._rto.counted(rto_met), self._rpo.counted(achieved.rpo_met)
         if rto is not None:

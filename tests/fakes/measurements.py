@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
-from recovery.domain.report import Achieved
 
 
 @dataclass
@@ -18,7 +18,7 @@ class FakeMeasurements:
     verdicts: list[tuple[Verdict, str, datetime]] = field(default_factory=list)
     validations: list[tuple[str, list[VerdictState]]] = field(default_factory=list)
     checks: list[CheckResult] = field(default_factory=list)
-    recoveries: list[tuple[str, float, Achieved, bool]] = field(default_factory=list)
+    recoveries: list[CountedRecovery] = field(default_factory=list)
     failovers: list[tuple[str, str, str, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     losses: dict[str, int] = field(default_factory=dict)
@@ -35,8 +35,8 @@ class FakeMeasurements:
     def recovery_checked(self, checks: list[CheckResult]) -> None:
         self.checks.extend(checks)
 
-    def recovery_finished(self, kind: str, seconds: float, achieved: Achieved, *, completed: bool = True) -> None:
-        self.recoveries.append((kind, seconds, achieved, completed))
+    def recovery_finished(self, recovery: CountedRecovery) -> None:
+        self.recoveries.append(recovery)
 
     def failover_finished(self, from_region: str, to_region: str, reason: str, seconds: float) -> None:
         self.failovers.append((from_region, to_region, reason, seconds))

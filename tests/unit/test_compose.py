@@ -336,6 +336,11 @@ def _expressions() -> list[str]:
     return found + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
+def test_the_page_of_metrics_has_each_of_them_and_no_other() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"`(dr_[a-z_]+)`", page)) == set(_our_metrics())
+
+
 def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
     known = _our_metrics()
     assert len(known) > 12

@@ -90,7 +90,7 @@ class Site:
             Reports(reports, FakeMeasurements()),
             ConfigurationSteps(self, reports),
             DnsSteps(self.zone),
-            ServiceSteps(cast(HealthProbe, FakeProbe())),
+            ServiceSteps(cast(HealthProbe, FakeProbe()), FakeMeasurements()),
             GuardingSteps(cast(Any, None), cast(Any, None), self.ownership, cast(Any, None)),  # takes a word, no more
             ManagedFencing(databases, look_every=0.01),
             ManagedPostgresSteps(databases, self.ownership, self.probe, look_every=0.01),

@@ -20,6 +20,7 @@ from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import FenceProof, OwnershipRecord, Phase
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from tests.fakes.handover import NOW, FakeGuards, FakeHandover, FakeProbe, group_of, state
+from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.ownership import FakeOwnershipStore
 
 STANDBY, PRIMARY, STALE = StoreRole.STANDBY, StoreRole.PRIMARY, StoreRole.STALE
@@ -55,7 +56,9 @@ class Site:
         self.guards.states = {"a": [state(PRIMARY)], "b": [state(STANDBY)], "c": [state(STANDBY, "0/3FFFFFF")]}
         self.handover = FakeHandover()
         look = Look(self.guards, self.handover, self.ownership, FakeProbe())
-        self.choosing, self.serving, self.reprotecting = ChoosingSteps(look), StandbySteps(look), ReprotectSteps(look)
+        self.measurements = FakeMeasurements()
+        self.choosing, self.reprotecting = ChoosingSteps(look), ReprotectSteps(look)
+        self.serving = StandbySteps(look, self.measurements)
         self.restores = Opened()
         self.guarding = GuardingSteps(self.guards, self.guards, self.ownership, self.restores)  # type: ignore[arg-type]
 

@@ -118,6 +118,7 @@ async def test_a_failed_verification_takes_the_switchover_back(site: Site, monke
     site.handover.failing["b"] = {"postgres accepts writes"}
     outcome = await site.run(site.serving.verify_switchover, "Switchover")
     assert outcome.facts.verification_failed == "postgres accepts writes: broken"
+    assert {check.name: check.passed for check in site.measurements.checks}["postgres accepts writes"] is False
     site.guards.states["a"] = [state(STANDBY, lag_seconds=99.0)]
     refusal = await site.refused(site.serving.verify_switchover, "Switchover")
     assert refusal.type == "RestoreFailed" and "not in sync" in refusal.message

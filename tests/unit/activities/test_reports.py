@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.reports import MOVES, Reports
+from activities.reports import Reports
 from recovery.domain.handover import StoreLoss
-from recovery.domain.report import Achieved, RunReport, RunState, StepRecord
+from recovery.domain.recovery_counts import MOVES, PLANNED, TYPES
+from recovery.domain.report import Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
 from tests.fakes.measurements import FakeMeasurements
 from workflows.plans import PLANS
 
 BEGAN = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+RTO = Achieved(rto=timedelta(seconds=42), rto_objective=timedelta(minutes=15))
 
 
 class Kept:
@@ -25,10 +27,20 @@ class Kept:
         return None
 
 
-async def counted(plan: str = "Failover", state: RunState = RunState.COMPLETED, **more: Any) -> FakeMeasurements:
-    pivot = StepRecord(name="promote", activity="a", where="target", group=1, budget=timedelta(minutes=1), pivot=True)
+def row(name: str, attempts: int = 1, *, pivot: bool = False) -> StepRecord:
+    return StepRecord(
+        name=name, activity="a", where="target", group=1, budget=timedelta(minutes=1), pivot=pivot, attempts=attempts,
+        state=StepState.DONE if attempts else StepState.PENDING,
+    )  # fmt: skip
+
+
+async def counted(
+    plan: str = "Failover", state: RunState = RunState.COMPLETED, *, tried: int = 1, begun: bool = True, **more: Any
+) -> FakeMeasurements:
+    """``tried``: attempts of the step before the pivot; ``begun``: the pivot."""
+    steps = [row("precheck", tried), row("promote", int(begun), pivot=True)]
     report = RunReport(
-        plan=plan, group="shop", run_id="run-1", workflow_id="recovery/shop", state=state, steps=[pivot],
+        plan=plan, group="shop", run_id="run-1", workflow_id="recovery/shop", state=state, steps=steps,
         started_at=BEGAN, ended_at=BEGAN + timedelta(seconds=42), source_region="a", target_region="b", **more,
     )  # fmt: skip
     measurements = FakeMeasurements()
@@ -50,23 +62,55 @@ async def counted(plan: str = "Failover", state: RunState = RunState.COMPLETED, 
 async def test_a_move_is_counted_with_its_kind_of_reason(plan: str, by: str, reason: str) -> None:
     found = await counted(plan, requested_by=by, reason="a sentence that is no label")
     assert found.failovers == [("a", "b", reason, 42.0)]
-    assert found.recoveries == [(plan, 42.0, Achieved(), True)]
+    assert [(each.type, each.completed) for each in found.recoveries] == [(TYPES[plan], True)]
     assert found.failed == []
 
 
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"state": RunState.ROLLED_BACK, "failed_step": "fence-primary", "error": "nobody answers"}, "fence-primary"),
+        ({"state": RunState.ROLLED_BACK, "begun": False, "failed_step": "precheck", "error": "no answer"}, "precheck"),
         ({"state": RunState.STOPPED, "failed_step": "verify-data"}, "verify-data"),
-        ({"state": RunState.ROLLED_BACK}, "cancelled"),
+        ({"state": RunState.ROLLBACK_INCOMPLETE}, "cancelled"),
         ({"state": RunState.COMPLETED, "returned": True, "failed_step": "verify-data"}, "verify-data"),
     ],
-    ids=["rolled back", "stopped", "cancelled", "taken back"],
+    ids=["rolled back", "stopped", "cancelled after its pivot", "taken back"],
 )
 async def test_one_that_did_not_arrive_is_counted_by_its_step(more: dict[str, Any], reason: str) -> None:
     found = await counted("Switchover", **more)
     assert (found.failed, found.failovers) == ([reason], [])
+
+
+ABORTED = OperatorAction(action="abort", actor="ana", reason="the region is back", at=BEGAN)
+DECLINED = OperatorAction(action="decline", actor="ana", reason="not tonight", at=BEGAN, step="precheck")
+
+
+@pytest.mark.parametrize("plan", ["Failover", "Switchover"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"failed_step": "precheck", "actions": [ABORTED]},
+        {"failed_step": "precheck", "tried": 0, "actions": [DECLINED]},
+    ],
+    ids=["cancelled", "aborted", "declined"],
+)
+async def test_one_that_somebody_ended_before_its_pivot_neither_failed_nor_missed(plan: str, more: Any) -> None:
+    found = await counted(plan, RunState.ROLLED_BACK, begun=False, achieved=RTO, **more)
+    assert (found.failed, found.failovers, found.recoveries) == ([], [], [])
+
+
+async def test_silence_at_a_gate_fails_what_an_outage_waits_for_and_no_planned_move() -> None:
+    unopened: dict[str, Any] = {"state": RunState.ROLLED_BACK, "begun": False, "failed_step": "precheck", "tried": 0}
+    assert (await counted("Switchover", **unopened)).failed == []
+    late = await counted("Failover", **unopened, achieved=RTO)
+    assert (late.failed, late.recoveries[0].completed, late.recoveries[0].achieved) == (["precheck"], False, RTO)
+
+
+@pytest.mark.parametrize("plan", sorted(PLANNED))
+async def test_a_planned_move_is_not_held_against_the_objectives(plan: str) -> None:
+    found = await counted(plan, achieved=RTO)
+    assert [each.achieved for each in found.recoveries] == [Achieved()]
 
 
 async def test_bytes_that_were_lost_are_shown_and_messages_are_not_bytes() -> None:
@@ -85,4 +129,5 @@ async def test_a_reprotect_is_no_move() -> None:
 
 def test_the_plans_that_move_a_group_exist() -> None:
     assert set(MOVES) <= set(PLANS)
-    assert set(MOVES) == {name for name, plan in PLANS.items() if plan.has_rto} | {"Switchover", "Failback"}
+    assert {name for name, plan in PLANS.items() if plan.has_rto} | PLANNED == MOVES
+    assert set(TYPES) == MOVES | {"Restore"}

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
 from recovery.domain.report import Achieved
 from recovery.errors import BadInput
@@ -24,6 +25,12 @@ MET = Achieved(
     rpo_objective=timedelta(minutes=5),
 )
 MISSED = MET.model_copy(update={"rto": timedelta(minutes=16)})
+
+
+def recovery(
+    achieved: Achieved, kind: str = "region", seconds: float = 1.0, *, completed: bool = True
+) -> CountedRecovery:
+    return CountedRecovery(kind, timedelta(seconds=seconds), achieved, completed)
 
 
 def verdict(state: VerdictState) -> Verdict:
@@ -78,7 +85,7 @@ def record_everything(metrics: RecoveryMetrics) -> None:
     metrics.point_validated(verdict(VerdictState.VALID), "physical", NOW - timedelta(minutes=10))
     metrics.validation_finished("shop", [VerdictState.VALID])
     metrics.recovery_checked([CheckResult(name="tables", passed=True), CheckResult(name="rows", passed=False)])
-    metrics.recovery_finished("corruption", 77.5, MET)
+    metrics.recovery_finished(recovery(MET, "corruption", 77.5))
     metrics.failover_finished("region-a", "region-b", "health", 45.0)
     metrics.failover_failed("fence-primary")
     metrics.data_lost("postgres", 512)
@@ -105,6 +112,7 @@ CONTRACT = [
     ("dr_failover_errors_total", "counter", None, {"reason"}),
     ("dr_recovery_completed", "gauge", None, {"type"}),
     ("dr_recovery_duration_seconds", "gauge", None, {"type"}),
+    ("dr_recovery_achieved_rto_seconds", "gauge", None, {"type"}),
     ("dr_data_loss_bytes", "gauge", None, {"store"}),
     ("dr_backup_validation_status", "gauge", None, {"group", "type"}),
     ("dr_backup_validation_overall_status", "gauge", None, {"group"}),
@@ -191,17 +199,37 @@ def test_overall_verdict(metrics: RecoveryMetrics, states: list[VerdictState], o
 
 
 def test_compliance_is_the_share_of_those_that_were_judged(metrics: RecoveryMetrics) -> None:
-    metrics.learn_compliance([MET, MISSED, Achieved()])
-    metrics.recovery_finished("region", 1, MET)
-    metrics.recovery_finished("region", 1, MET.model_copy(update={"rpo": None}), completed=False)
+    metrics.learn_compliance([recovery(MET), recovery(MISSED), recovery(Achieved())])
+    metrics.recovery_finished(recovery(MET))
+    metrics.recovery_finished(recovery(MET.model_copy(update={"rpo": None}), completed=False))
     found = samples(shown(metrics))
     assert found["dr_rto_compliance_percent"] == 50  # met, missed, met, not completed
     assert found["dr_rpo_compliance_percent"] == 100
     assert found['dr_recovery_completed{type="region"}'] == 0
 
 
+def test_a_restart_shows_the_compliance_that_was_shown_before(metrics: RecoveryMetrics) -> None:
+    history = [recovery(MET), recovery(MET, completed=False), recovery(MISSED)]
+    for each in history:
+        metrics.recovery_finished(each)
+    restarted = RecoveryMetrics(clock=NOW.timestamp)
+    restarted.learn_compliance(history)
+    names = ("dr_rto_compliance_percent", "dr_rpo_compliance_percent")
+    before, after = samples(shown(metrics)), samples(shown(restarted))
+    restarted.close()
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert round(after["dr_rto_compliance_percent"]) == 33
+
+
+def test_the_time_of_a_run_is_not_the_time_of_its_outage(metrics: RecoveryMetrics) -> None:
+    metrics.recovery_finished(recovery(MET, seconds=1200))  # it waited for an approval, long after service was back
+    found = samples(shown(metrics))
+    assert found['dr_recovery_achieved_rto_seconds{type="region"}'] == 42
+    assert found['dr_recovery_duration_seconds{type="region"}'] == 1200
+
+
 def test_nothing_is_claimed_before_anything_was_judged(metrics: RecoveryMetrics) -> None:
-    metrics.recovery_finished("region", 1, Achieved())
+    metrics.recovery_finished(recovery(Achieved()))
     assert "compliance_percent" not in "".join(samples(shown(metrics)))
 
 

@@ -1,0 +1,43 @@
+"""Steps that look at the services."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.services import ServiceSteps
+from recovery.domain.recovery_point import CheckResult
+from tests.fakes.handover import group_of
+from tests.fakes.measurements import FakeMeasurements
+from tests.unit.activities.moved import Site
+
+
+class Answers:
+    """Every endpoint is well but those that are named."""
+
+    def __init__(self, broken: set[str]) -> None:
+        self.broken = broken
+
+    async def check(self, url: str, *, status: int, timeout: timedelta) -> CheckResult:
+        return CheckResult(name=url, passed=url not in self.broken, detail=f"expected {status} within {timeout}")
+
+
+@pytest.mark.parametrize("broken", [set(), {"http://b/health"}], ids=["well", "broken"])
+async def test_what_the_endpoints_answered_is_measured_whether_or_not_it_is_well(broken: set[str]) -> None:
+    group = group_of("a", "b", "c")
+    group.region("b").health_urls[:] = ["http://b/health", "http://b/ready"]
+    measurements = FakeMeasurements()
+    steps = ServiceSteps(Answers(broken), measurements)
+    context = Site(group).context("FullRecovery")
+    if broken:
+        with pytest.raises(ApplicationError, match="1 of 2 health endpoints of b are not well: http://b/health"):
+            await ActivityEnvironment().run(steps.verify_services, context)
+    else:
+        outcome = await ActivityEnvironment().run(steps.verify_services, context)
+        assert outcome.summary == "2 endpoints are well"
+    assert {check.name: check.passed for check in measurements.checks} == {
+        "http://b/health": not broken, "http://b/ready": True,
+    }  # fmt: skip
