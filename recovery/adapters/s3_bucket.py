@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PROBES = "lock-probes/"
+CLASS_PROBES = "storage-class-probes/"
 PROBED = timedelta(minutes=1)
 """How long a probe of the object lock is locked itself."""
 
@@ -91,6 +92,8 @@ class Expected:
             checks.append(self._locked)
         if self.replica is not None:
             checks.append(self._replicated)
+        if self.settings.storage_class not in (None, "STANDARD"):
+            checks.append(self._classed)
         return checks
 
     def _versioned(self, client: S3Client) -> Iterator[str]:
@@ -98,6 +101,23 @@ class Expected:
             yield (
                 f"bucket {self.bucket} has versioning off, so an overwritten or deleted object is lost: "
                 f"aws s3api put-bucket-versioning --bucket {self.bucket} --versioning-configuration Status=Enabled"
+            )
+
+    def _classed(self, client: S3Client) -> Iterator[str]:
+        """Servers exist that take the header and keep no class: one small object of the class stays there and says."""
+        wanted = self.settings.storage_class
+        key = f"{self.root}{CLASS_PROBES}{wanted}"
+        put: Any = client.put_object
+        try:
+            put(Bucket=self.bucket, Key=key, Body=b"class", IfNoneMatch="*", **self.settings.request(datetime.now(UTC)))
+        except ClientError as error:
+            if _status(error) not in (409, 412):  # it is there
+                raise
+        kept = client.head_object(Bucket=self.bucket, Key=key).get("StorageClass", "STANDARD")
+        if kept != wanted:
+            yield (
+                f"bucket {self.bucket} keeps objects as {kept}, and not as {wanted}: its server knows no such storage "
+                "class; set storage_class of the location to what it has, or leave it out"
             )
 
     def _locked(self, client: S3Client) -> Iterator[str]:

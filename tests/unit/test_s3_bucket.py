@@ -76,6 +76,18 @@ async def test_objects_are_written_as_configured() -> None:
     assert {tag["Key"]: tag["Value"] for tag in tags["TagSet"]} == SETTINGS.tags
 
 
+async def test_a_storage_class_that_the_server_does_not_keep_is_said() -> None:
+    store, client = await _store(objects=ObjectSettings(storage_class="STANDARD_IA"))
+    await _bucket(client)
+    assert await store.shortcomings() == []
+    assert await store.shortcomings() == [], "its probe is there already"
+    deaf, client = await _store(objects=ObjectSettings(storage_class="GLACIER_IR"))
+    put = client.put_object
+    client.put_object = lambda StorageClass, **rest: put(**rest)  # noqa: N803
+    (shortcoming,) = await deaf.shortcomings()
+    assert "keeps objects as STANDARD, and not as GLACIER_IR" in shortcoming
+
+
 async def test_a_bucket_without_object_lock_is_said_with_what_mends_it() -> None:
     store, client = await _store(objects=LOCK)
     await _bucket(client)
