@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.runtime import Runtime
@@ -27,9 +28,14 @@ def address_of(config: Config) -> str:
 
 
 async def connect(
-    config: Config, secrets: Secrets, *, address: str | None = None, runtime: Runtime | None = None
+    config: Config,
+    secrets: Secrets,
+    *,
+    address: str | None = None,
+    runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Client:
-    """Connects and asks for the server's health.
+    """Connects and asks for the server's health. ``interceptors`` are those of the client's workers, too.
 
     Raises:
         Unreachable: nothing answers at the address, or it refuses.
@@ -45,6 +51,7 @@ async def connect(
                 api_key=await secrets.resolve(temporal.api_key) if temporal.api_key else None,
                 data_converter=await _converter(config, secrets),
                 runtime=runtime,
+                interceptors=interceptors,
             )
     except (RuntimeError, RPCError, TimeoutError) as error:
         raise Unreachable(

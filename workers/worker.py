@@ -28,6 +28,7 @@ from workers.metrics import SdkTelemetry
 from workers.monitor import WorkerWatch, keep_watching
 from workers.options import worker_options
 from workers.registry import activities_of
+from workers.tracing import Tracing
 from workers.wal import archived_groups, keep_archiving, wal_archiving, wal_sockets
 from workers.wiring import Activities, Wiring
 from workflows.definitions import WORKFLOWS
@@ -80,7 +81,14 @@ async def run_worker(plan: WorkerPlan, *, ready: Callable[[str], None], stop: as
     async with AsyncExitStack() as stack:
         stack.callback(secrets.close)
         stack.callback(metrics.close)
-        client = await connect(plan.config, secrets, address=plan.address, runtime=telemetry.runtime)
+        tracing = await stack.enter_async_context(Tracing(plan.config.monitoring.traces))
+        client = await connect(
+            plan.config,
+            secrets,
+            address=plan.address,
+            runtime=telemetry.runtime,
+            interceptors=tracing.interceptors,
+        )
         await stack.enter_async_context(telemetry)
         wiring = await stack.enter_async_context(Wiring(plan.config, secrets, metrics))
         endpoint = stack.enter_context(metrics.serve(plan.metrics_host, plan.metrics_port))

@@ -64,6 +64,11 @@ class Monitoring(Section):
     """Metrics and alerts."""
 
     metrics: Metrics = Field(default_factory=Metrics, description="Where metrics are served.")
+    traces: WebAddress | None = Field(
+        None,
+        description="Collector that gets a trace of each plan and its steps, by OTLP over HTTP.",
+        examples=["http://otel-collector:4318/v1/traces"],
+    )
     prometheus_url: WebAddress | None = Field(
         None,
         description="Prometheus, which a recovery asks whether monitoring works again.",
