@@ -258,6 +258,7 @@ def _origin(region: str, source: PostgresSource | JetStreamSource) -> list[tuple
     return [
         ("Source", f"{region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
         ("Position", f"timeline {source.timeline}{position}"),
+        *([("Streamed from", f"the standby {source.streamed_from}")] if source.streamed_from else []),
         ("Databases", ", ".join(source.databases) or "all of the cluster"),
     ]
 

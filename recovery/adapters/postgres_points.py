@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recovery.adapters.backup_lock import backup_lock
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
-from recovery.domain.group import GroupSnapshot
+from recovery.adapters.postgres.standby_source import ChosenStandby, choose_standby
+from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
-from recovery.ports.postgres import BackupSource, Checkpoint, PointReader, PostgresRecovery
+from recovery.errors import RecoveryError
+from recovery.ports.postgres import (
+    BackupSource,
+    BaseBackupOptions,
+    Checkpoint,
+    PointReader,
+    PostgresLogin,
+    PostgresRecovery,
+)
 from recovery.ports.recovery_points import BackupOrder
+
+CHECK_SECONDS = 5.0
+"""For a standby's replay while the source is checked; a backup waits as long as it is configured to."""
+
+Choose = Callable[[PostgresLogin, Mapping[str, PostgresLogin], float], Awaitable[ChosenStandby]]
 
 
 @dataclass
@@ -24,13 +38,21 @@ class PostgresPoints:
     logins: Logins
     checkpoint: Callable[[str], Checkpoint]  # by group
     at_once: int = 1
+    choose: Choose = choose_standby
 
     async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
         """See the port."""
         login = await self.logins.backup(group.name, region)
         async with connected(login, "connect") as session:
             version = await session.fetchval("SHOW server_version")
-        return [CheckResult(name=f"{region} postgres", passed=True, detail=f"{login.address} is PostgreSQL {version}")]
+        checks = [
+            CheckResult(name=f"{region} postgres", passed=True, detail=f"{login.address} is PostgreSQL {version}")
+        ]
+        if group.base_backup.from_standby and BackupKind.PHYSICAL in group.backup_kinds:
+            chosen = await self._standby(group, region, login, CHECK_SECONDS)
+            detail = f"base backups are streamed from {chosen.name}" if chosen.login else _primary_instead(chosen)
+            checks.append(CheckResult(name=f"{region} standby", passed=chosen.login is not None, detail=detail))
+        return checks
 
     @asynccontextmanager
     async def opened(self, order: BackupOrder) -> AsyncIterator[BackupSource]:
@@ -39,11 +61,38 @@ class PostgresPoints:
         login = await self.logins.backup(group, order.region)
         engine = self.postgres(group, order.region)
         if order.kind is BackupKind.PHYSICAL:
-            opening = engine.physical_source(login, order.point_id, self.checkpoint(group))
+            opening = engine.physical_source(login, order.point_id, await self._options(order, login))
         else:
             opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
         async with backup_lock(login, order.point_id, order.kind), opening as source:
             yield source
+
+    async def _options(self, order: BackupOrder, login: PostgresLogin) -> BaseBackupOptions:
+        rule = order.group.base_backup
+        if not rule.from_standby:
+            return BaseBackupOptions(self.checkpoint(order.group.name))
+        seconds = rule.standby_lag.total_seconds()
+        chosen = await self._standby(order.group, order.region, login, seconds)
+        return BaseBackupOptions(
+            self.checkpoint(order.group.name),
+            chosen.login,
+            seconds,
+            notes=() if chosen.login is not None else (_primary_instead(chosen),),
+        )
+
+    async def _standby(self, group: GroupSnapshot, region: str, login: PostgresLogin, seconds: float) -> ChosenStandby:
+        """Of the servers of the other regions: those of the same site first, then by priority."""
+        others = [other for other in group.regions if other.name != region and other.postgres is not None]
+        others.sort(key=lambda other: (not group.same_site(other.name, region), -_priority(group, other)))
+        candidates: dict[str, PostgresLogin] = {}
+        passed_over: dict[str, str] = {}
+        for other in others:
+            try:
+                candidates[other.name] = await self.logins.backup(group.name, other.name)
+            except RecoveryError as error:  # its secret is not on this machine
+                passed_over[other.name] = str(error)
+        chosen = await self.choose(login, candidates, seconds)
+        return replace(chosen, passed_over=passed_over | chosen.passed_over)
 
     async def validate(
         self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
@@ -51,3 +100,13 @@ class PostgresPoints:
         """See the port."""
         engine = self.postgres(group.name, reader.manifest.source_region)
         return await engine.validate(reader, scratch_folder, group.critical_tables, progress)
+
+
+def _priority(group: GroupSnapshot, region: RegionPlan) -> int:
+    rule = group.replica_rule(region.name)
+    return region.priority if rule is None else rule.priority
+
+
+def _primary_instead(chosen: ChosenStandby) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in chosen.passed_over.items())
+    return f"no standby was close enough, so the primary itself is backed up ({reasons or 'the group has no other'})"

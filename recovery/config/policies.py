@@ -87,6 +87,22 @@ class WalPolicy(Section):
         return self
 
 
+class BaseBackupPolicy(Section):
+    """How PostgreSQL's base backups (kind physical) are taken."""
+
+    source: Literal["primary", "standby"] = Field(
+        "primary",
+        description="standby: the server of another region streams the cluster when it is close enough; else the "
+        "primary does, and the point says why.",
+        examples=["standby"],
+    )
+    standby_lag: Annotated[Duration, AfterValidator(between(timedelta(seconds=1), timedelta(hours=1)))] = Field(
+        timedelta(seconds=30),
+        description="How long a standby may take to replay what the primary has when the backup begins.",
+        examples=["30s"],
+    )
+
+
 class BackupPolicy(Section):
     """When, how and where recovery points are written, and how long they stay."""
 
@@ -137,6 +153,9 @@ class BackupPolicy(Section):
     )
     validation: BackupValidationPolicy = Field(
         default_factory=BackupValidationPolicy, description="How recovery points are proven."
+    )
+    postgres: BaseBackupPolicy = Field(
+        default_factory=BaseBackupPolicy, description="How base backups of PostgreSQL are taken."
     )
     wal: WalPolicy = Field(default_factory=WalPolicy, description="Continuous archive of PostgreSQL's WAL.")
 

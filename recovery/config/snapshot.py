@@ -15,6 +15,7 @@ from recovery.config.names import split_address
 from recovery.config.plain import plain
 from recovery.config.policies import BackupPolicy
 from recovery.domain.group import (
+    BaseBackupRule,
     DnsRecord,
     FailoverRule,
     GroupSnapshot,
@@ -51,6 +52,9 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
         retention=_retention(group.backup),
+        base_backup=BaseBackupRule(
+            from_standby=group.backup.postgres.source == "standby", standby_lag=group.backup.postgres.standby_lag
+        ),
         wal=_wal(group),
         replication=_replication(group),
         failover=_failover(config, group),

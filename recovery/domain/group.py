@@ -124,6 +124,14 @@ class RetentionRule(Model):
     yearly: int | None = None
 
 
+class BaseBackupRule(Model):
+    """Where PostgreSQL's base backups come from: with ``from_standby`` from a standby that has what the primary has
+    within ``standby_lag``."""
+
+    from_standby: bool = False
+    standby_lag: timedelta = timedelta(seconds=30)
+
+
 class WalRule(Model):
     """How the group's WAL is archived: ``retained_*`` are bytes that the owner's slot may hold."""
 
@@ -149,6 +157,7 @@ class GroupSnapshot(Model):
     logical_databases: list[str] = Field(default_factory=list)
     critical_tables: list[str] = Field(default_factory=list)
     retention: RetentionRule = RetentionRule()
+    base_backup: BaseBackupRule = BaseBackupRule()
     wal: WalRule | None = None  # None: the group's WAL is not archived
     replication: ReplicationRule = ReplicationRule()
     failover: FailoverRule = FailoverRule()

@@ -151,6 +151,7 @@ class PostgresSource(Recorded):
     settings: dict[str, str] = Field(default_factory=dict)  # non-default ones that mean the same on every machine
     database_properties: dict[str, DatabaseProperties] = Field(default_factory=dict)
     tablespaces: dict[str, str] = Field(default_factory=dict)  # oid -> folder at the source
+    streamed_from: str | None = None  # address of the standby that a base backup came from; None: the server itself
     table_count: int = 0  # tables that hold data, in all databases of the point
     notes: list[str] = Field(default_factory=list)  # what this backup could not record, each with the reason
 

@@ -154,6 +154,24 @@ class RestoredDatabase:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class BaseBackupOptions:
+    """How a base backup is taken.
+
+    ``standby``: the server that streams it, instead of the primary; everything else is asked at the primary. It gets
+    ``standby_seconds`` to replay what the primary had when the backup began. ``notes`` go into the manifest.
+    """
+
+    checkpoint: Checkpoint = "fast"
+    standby: PostgresLogin | None = None
+    standby_seconds: float = 30.0
+    notes: tuple[str, ...] = ()
+
+
+FROM_THE_SERVER = BaseBackupOptions()
+"""Streamed by the server itself, with a fast checkpoint."""
+
+
 class PostgresHost(Protocol):
     """PostgreSQL binaries and processes of the machine on which the worker runs."""
 
@@ -210,13 +228,15 @@ class PostgresRecovery(Protocol):
     def host(self) -> PostgresHost: ...
 
     def physical_source(
-        self, login: PostgresLogin, point_id: str, checkpoint: Checkpoint = "fast"
+        self, login: PostgresLogin, point_id: str, options: BaseBackupOptions = FROM_THE_SERVER
     ) -> AbstractAsyncContextManager[BackupSource]:
-        """A base backup over the replication protocol.
+        """A base backup over the replication protocol. ``login``: of the primary.
 
         Raises:
-            Unreachable: the server did not answer when the backup began.
-            SourceFailed: it refused or ended the backup, or found damaged pages; in its own words.
+            Unreachable: the server did not answer when the backup began, or the standby fell behind.
+            Refused: the standby is of another cluster.
+            SourceFailed: it refused or ended the backup, was promoted meanwhile, or found damaged pages; in its own
+                words.
         """
         ...
 

@@ -12,8 +12,9 @@ from typing import Self
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
 from recovery.errors import BadInput, Corrupt, RecoveryError, Refused, RestoreFailed
 from recovery.ports.postgres import (
+    FROM_THE_SERVER,
     BackupSource,
-    Checkpoint,
+    BaseBackupOptions,
     PointReader,
     PostgresLogin,
     PostgresPlace,
@@ -134,7 +135,7 @@ class FakePostgres:
         return FakeHost(self)
 
     def physical_source(
-        self, login: PostgresLogin, point_id: str, checkpoint: Checkpoint = "fast"
+        self, login: PostgresLogin, point_id: str, options: BaseBackupOptions = FROM_THE_SERVER
     ) -> AbstractAsyncContextManager[BackupSource]:
         return FakeSource(BackupKind.PHYSICAL, self)
 

@@ -17,7 +17,7 @@ from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
 from recovery.adapters.scratch_folder import sweep
 from recovery.domain.recovery_point import VerdictState
 from recovery.errors import Corrupt, Unreachable, WrongKey
-from recovery.ports.postgres import PostgresLogin
+from recovery.ports.postgres import BaseBackupOptions, PostgresLogin
 from tests.integration.postgres_servers import MemoryPoint, Server, Writer, public_folder, running_source, take
 
 CRITICAL = ["customers", "public.orders"]
@@ -188,11 +188,16 @@ async def test_the_labs_backup_role_makes_valid_points_under_load(lab: Lab, fold
         await workload.wait_for(20)
         standby = replace(login, host=lab.postgres("region-b").host, port=lab.postgres("region-b").port)
         taken = [
-            await take(postgres.physical_source(standby, "lab-standby"), "lab-standby"),
+            await take(
+                postgres.physical_source(login, "lab-standby", BaseBackupOptions(standby=standby)), "lab-standby"
+            ),
             await take(postgres.physical_source(login, "lab-physical"), "lab-physical"),
             await take(postgres.logical_source(login, "lab-logical", [place.database]), "lab-logical"),
         ]
-    assert any("the source is a standby" in note for note in taken[0].manifest.postgres.notes)
+    streamed = taken[0].manifest.postgres
+    assert streamed.streamed_from == standby.address
+    assert streamed.canary is not None, "written at the primary, and replayed by the standby"
+    assert streamed.tables, "compared at the primary"
     for point in taken:
         state, reason, _ = await postgres.validate(point, scratch, ["orders", "customers"])
         assert state is VerdictState.VALID, reason

@@ -14,8 +14,9 @@ from recovery.adapters.postgres.physical import PhysicalSource
 from recovery.adapters.postgres.unchanged import FingerprintBudget
 from recovery.domain.recovery_point import CheckResult, Manifest, VerdictState
 from recovery.ports.postgres import (
+    FROM_THE_SERVER,
     BackupSource,
-    Checkpoint,
+    BaseBackupOptions,
     PointReader,
     PostgresLogin,
     PostgresPlace,
@@ -48,9 +49,9 @@ class LocalPostgres:
         return self._host
 
     def physical_source(
-        self, login: PostgresLogin, point_id: str, checkpoint: Checkpoint = "fast"
+        self, login: PostgresLogin, point_id: str, options: BaseBackupOptions = FROM_THE_SERVER
     ) -> AbstractAsyncContextManager[BackupSource]:
-        return PhysicalSource(login, point_id, fingerprints=self._fingerprints, checkpoint=checkpoint)
+        return PhysicalSource(login, point_id, fingerprints=self._fingerprints, options=options)
 
     def logical_source(
         self, login: PostgresLogin, point_id: str, databases: Sequence[str]

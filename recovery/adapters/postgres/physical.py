@@ -37,10 +37,11 @@ from recovery.adapters.postgres.replication import (
     ManifestStart,
     ReplicationSession,
 )
+from recovery.adapters.postgres.standby_source import await_standby
 from recovery.adapters.postgres.unchanged import FingerprintBudget, UnchangedTables, UnchangedTablesProof
 from recovery.domain.recovery_point import BackupKind, PostgresSource
-from recovery.errors import RecoveryError
-from recovery.ports.postgres import Checkpoint, PostgresLogin
+from recovery.errors import RecoveryError, SourceFailed, Unreachable
+from recovery.ports.postgres import FROM_THE_SERVER, BaseBackupOptions, PostgresLogin
 
 MANIFEST_NAME = "backup_manifest"
 
@@ -66,6 +67,11 @@ class PhysicalSource:
 
     The server holds the WAL that the backup needs with a temporary slot of the same session: it vanishes with it.
     Nothing is read ahead of the consumer but one buffer of about 1 MiB.
+
+    With ``options.standby`` that server streams the cluster, and ends the backup when it is promoted meanwhile. It
+    accepts no writes and counts no changes: canary, fingerprints and identity are the primary's all the same. The
+    backup's stop is where the standby's files are consistent, so what was read at the primary before counts only as
+    far as it stands before that.
     """
 
     kind = BackupKind.PHYSICAL
@@ -76,18 +82,20 @@ class PhysicalSource:
         point_id: str,
         *,
         fingerprints: FingerprintBudget | None = None,
-        checkpoint: Checkpoint = "fast",
+        options: BaseBackupOptions = FROM_THE_SERVER,
     ) -> None:
         self._login = login
         self._point_id = point_id
-        self._checkpoint: Checkpoint = checkpoint
+        self._options = options
         self._budget = fingerprints or FingerprintBudget()
-        self._replication = ReplicationSession(login)
+        self._streaming = options.standby or login
+        self._replication = ReplicationSession(self._streaming)
         self._events: deque[Event] = deque()
         self._end: BackupEnd | None = None
         self._canaries: list[tuple[str, str]] = []  # value, LSN after its commit
         self._moments: list[tuple[datetime, int]] = []  # server's clock, LSN that was surely written by then
-        self._notes: list[str] = []
+        self._notes = list(options.notes)
+        self._fingerprinted_at = 0  # LSN that stands after all that the first fingerprints saw
         self._sampling: asyncio.Task[None] | None = None
         self._identity: Identity
         self._header: BackupHeader
@@ -112,21 +120,42 @@ class PhysicalSource:
         self._identity = await identify(self._session, login, OLDEST_MAJOR)
         databases = sorted(self._identity.databases, key=lambda name: name != login.database)
         self._proof = UnchangedTablesProof(login, databases, self._budget)
-        await self._write_canary(self._point_id)
         with translated("read what the tables hold", login):
             self._size = await cluster_bytes(self._session, databases)
             await self._proof.begin()
             await self._sample(self._session)
+            self._fingerprinted_at = await self._position()
+        await self._write_canary(self._point_id)
+        if self._options.standby is not None:
+            await self._await_standby(self._options.standby)
         await self._replication.open()
         await self._replication.query(
             f"CREATE_REPLICATION_SLOT recovery_plans_{secrets.token_hex(6)} TEMPORARY PHYSICAL RESERVE_WAL"
         )
         self._header = await self._replication.start_backup(
-            f"recovery-plans {self._point_id}", checkpoint=self._checkpoint
+            f"recovery-plans {self._point_id}", checkpoint=self._options.checkpoint
         )
+        if self._options.standby is not None and self._header.timeline != self._identity.timeline:
+            raise self._other_timeline(self._header.timeline, self._identity.timeline)
         # The second canary is younger than the start LSN: it is in the restored copy only if WAL was replayed.
         await self._write_canary(f"{self._point_id} during")
         self._sampling = asyncio.create_task(self._keep_sampling())
+
+    async def _await_standby(self, standby: PostgresLogin) -> None:
+        """Until it has what was read and written at the primary so far: its backup then ends after that."""
+        with translated("read its position", self._login):
+            position = str(await self._session.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+        seconds = self._options.standby_seconds
+        if not await await_standby(standby, self._identity.system_identifier, position, seconds):
+            raise Unreachable(
+                f"the standby at {standby.address} did not replay {position} within {seconds:g} s, or is none any more"
+            )
+
+    def _other_timeline(self, found: int, expected: int) -> SourceFailed:
+        return SourceFailed(
+            f"PostgreSQL at {self._streaming.address} is on timeline {found} in mid-backup, and the backup began on "
+            f"timeline {expected}: a server was promoted meanwhile. This backup is not kept; take another one"
+        )
 
     async def _write_canary(self, value: str) -> None:
         if self._identity.in_recovery:
@@ -141,6 +170,11 @@ class PhysicalSource:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
+
+    async def _position(self) -> int:
+        """LSN after all that a snapshot taken before shows."""
+        position = "pg_last_wal_replay_lsn()" if self._identity.in_recovery else "pg_current_wal_insert_lsn()"
+        return lsn_number(str(await self._session.fetchval(f"SELECT {position}::text")))
 
     async def _sample(self, connection: Connection) -> None:
         position = "pg_last_wal_replay_lsn()" if self._identity.in_recovery else "pg_current_wal_insert_lsn()"
@@ -174,6 +208,8 @@ class PhysicalSource:
             self._events.extend(await self._replication.events())
         event = self._events.popleft()
         if isinstance(event, BackupEnd):
+            if event.timeline not in (0, self._header.timeline):
+                raise self._other_timeline(event.timeline, self._header.timeline)
             self._end = event
             return None
         return event
@@ -213,8 +249,14 @@ class PhysicalSource:
     ) -> PostgresSource:
         identity = self._identity
         stop = lsn_number(end.stop_lsn)
+        if stop < self._fingerprinted_at:  # a standby's files may be consistent at an earlier place than it replayed
+            unchanged = UnchangedTables(table_count=unchanged.table_count, large_objects=unchanged.large_objects)
+            self._note("the standby's backup ends before the fingerprints were taken: none of them counts")
         if not identity.data_checksums:
             self._note("the source keeps no page checksums: damage that its disks did earlier cannot be noticed")
+        canary = next((value for value, lsn in reversed(self._canaries) if lsn_number(lsn) <= stop), None)
+        if canary is None and self._canaries:
+            self._note("no canary is in this backup: the standby's backup ends before it was written")
         self._note(
             f"{len(unchanged.fingerprints)} of {unchanged.table_count} tables were the same before and after the backup"
             + (f"; {unchanged.left_out} were too large to be compared within the budget" if unchanged.left_out else "")
@@ -233,7 +275,7 @@ class PhysicalSource:
             data_checksums=identity.data_checksums,
             cluster_bytes=self._size or self._header.expected_bytes,
             last_commit_at=max((moment for moment, lsn in self._moments if lsn <= stop), default=None),
-            canary=next((value for value, lsn in reversed(self._canaries) if lsn_number(lsn) <= stop), None),
+            canary=canary,
             tables=unchanged.fingerprints,
             sequences=unchanged.sequences_before,
             sequences_after=unchanged.sequences_after,
@@ -245,6 +287,7 @@ class PhysicalSource:
             settings=identity.settings,
             database_properties=identity.properties,
             tablespaces=self._header.tablespaces,
+            streamed_from=self._streaming.address if self._options.standby is not None else None,
             table_count=unchanged.table_count,
             notes=self._notes,
         )
