@@ -5,8 +5,9 @@
 It asks no name and no configuration who is primary: each region gets a few connections of its own, past all links and
 partitions, and each connection tries to insert again and again. What was acknowledged is appended to a file: region,
 number, the server's own time within the statement, the time of the acknowledgement, and the epoch and the owner that
-the witness said before the statement was sent. A commit happened between the two times. A statement that hangs in a
-frozen server is left waiting, so that what a woken server still accepts is counted, and never taken back by a cancel.
+the witness said before the statement was sent. A commit happened between the two times. Whenever the witness names
+another owner, that is appended, too. A statement that hangs in a frozen server is left waiting, so that what a woken
+server still accepts is counted, and never taken back by a cancel.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _NAME = "control/writers"
 _CONNECT_SECONDS = 2.0
 _PAUSE_AFTER_FAILURE = 0.2
 _READING = 2.0  # seconds after which the checker has read the record for certain, on a busy machine
+_NAMED = '{"seen"'  # how a line begins that is no write
 _SILENCE = 1.0  # seconds without an acknowledgement that end a stretch
 _OUTAGES = (
     OSError,
@@ -70,6 +72,13 @@ class Accepted(BaseModel):
     acknowledged: float
     epoch: int | None
     owner: str | None
+
+
+class Named(BaseModel):
+    """The witness was seen to name an owner, at a unix time."""
+
+    seen: float
+    owner: str
 
 
 class Stretch(BaseModel):
@@ -180,7 +189,7 @@ class Writers:
 
     def verdict(self, since: float = 0.0) -> Verdict:
         """Judge what was acknowledged since a unix time."""
-        return judge([write for write in self.accepted() if write.acknowledged >= since])
+        return judge([write for write in self.accepted() if write.acknowledged >= since], read_named(self.file))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -195,13 +204,22 @@ class Writers:
 
 def read_accepted(file: Path) -> list[Accepted]:
     """Return every complete line; one that a kill cut off was never acknowledged."""
+    return [Accepted.model_validate_json(line) for line in _lines(file) if not line.startswith(_NAMED)]
+
+
+def read_named(file: Path) -> list[Named]:
+    """Return each owner that the witness was seen to name, in order."""
+    return [Named.model_validate_json(line) for line in _lines(file) if line.startswith(_NAMED)]
+
+
+def _lines(file: Path) -> list[str]:
     if not file.exists():
         return []
     with file.open() as lines:
-        return [Accepted.model_validate_json(line) for line in lines if line.endswith("\n")]
+        return [line for line in lines if line.endswith("\n")]
 
 
-def judge(writes: Iterable[Accepted], silence: float = _SILENCE) -> Verdict:
+def judge(writes: Iterable[Accepted], named: Iterable[Named] = (), silence: float = _SILENCE) -> Verdict:
     """Say whether two regions accepted writes at the same time, without false alarms.
 
     A region was writable for certain between two acknowledged writes that follow each other within `silence` seconds;
@@ -219,7 +237,7 @@ def judge(writes: Iterable[Accepted], silence: float = _SILENCE) -> Verdict:
         for one, other in itertools.combinations(stretches, 2)
         if one.region != other.region and _meet(one, other)
     ]
-    unowned = _unowned(ordered)
+    unowned = _unowned(ordered, named)
     return Verdict(
         counts={region: sum(write.region == region for write in ordered) for region in regions},
         stretches=sorted(stretches, key=lambda stretch: stretch.begin),
@@ -230,13 +248,17 @@ def judge(writes: Iterable[Accepted], silence: float = _SILENCE) -> Verdict:
     )
 
 
-def _unowned(ordered: Sequence[Accepted]) -> list[Accepted]:
-    """Writes of a region that was not the owner then and did not become it within the next moments: the record is
+def _unowned(ordered: Sequence[Accepted], named: Iterable[Named]) -> list[Accepted]:
+    """Writes of a region that was not the owner then and was not seen as it within the next moments: the record is
     written before its region accepts anything, and the checker reads it a few times a second."""
     owned: dict[str, list[float]] = {}
+    for each in named:
+        owned.setdefault(each.owner, []).append(each.seen)
     for write in ordered:
         if write.owner is not None:
             owned.setdefault(write.owner, []).append(write.acknowledged)
+    for seen in owned.values():
+        seen.sort()
     found = []
     for write in ordered:
         if write.owner is not None and write.owner != write.region:
@@ -292,8 +314,9 @@ async def lost_writes(file: Path, dsn: str) -> list[Accepted]:
 class _Witness:
     """The ownership record, as last read, in a thread of its own."""
 
-    def __init__(self, settings: WritersSettings) -> None:
+    def __init__(self, settings: WritersSettings, file: IO[str]) -> None:
         self.settings = settings
+        self.file = file
         self.epoch: int | None = None
         self.owner: str | None = None
 
@@ -305,11 +328,17 @@ class _Witness:
             try:
                 body = await asyncio.to_thread(self._read, client)
                 record = json.loads(body)
+                self._note(record["region"])
                 self.epoch, self.owner = record["epoch"], record["region"]
             except Exception as error:  # noqa: BLE001 - boto's errors are many; without the witness nobody is the owner
                 self.epoch = self.owner = None
                 print(f"{time.time():.3f} the witness: {type(error).__name__}", flush=True)
             await asyncio.sleep(0.2)
+
+    def _note(self, owner: str) -> None:
+        if owner != self.owner:
+            self.file.write(Named(seen=time.time(), owner=owner).model_dump_json() + "\n")
+            self.file.flush()
 
     def _read(self, client: Any) -> bytes:
         found = client.get_object(Bucket=self.settings.witness.bucket, Key=self.settings.ownership_key)  # type: ignore[union-attr]
@@ -374,8 +403,8 @@ def _new_number() -> int:
 
 async def _run(settings: WritersSettings) -> None:
     await asyncio.to_thread(settings.file.parent.mkdir, parents=True, exist_ok=True)
-    witness = _Witness(settings)
     with settings.file.open("a") as file:
+        witness = _Witness(settings, file)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(witness.watch())
             for region in settings.regions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.writers import Accepted, judge, read_accepted
+from lab.writers import Accepted, Named, judge, read_accepted, read_named
 
 
 def writes(region: str, *spans: tuple[float, float], owner: str | None = None) -> list[Accepted]:
@@ -61,6 +61,20 @@ def test_the_first_writes_after_a_takeover_are_owned_though_the_record_was_read_
     first = writes("b", (2.0, 2.1), owner="a")
     assert judge([*first, *writes("b", (2.4, 2.5), owner="b")]).unowned == {}
     assert judge([*first, *writes("b", (5.4, 5.5), owner="b")]).unowned == {"b": 1}
+
+
+def test_a_region_that_dies_with_its_first_write_was_the_owner_as_the_witness_says() -> None:
+    alone = [*writes("a", (1.0, 1.1), owner="a"), *writes("b", (2.0, 2.1), owner="a")]
+    assert judge(alone, [Named(seen=2.3, owner="b")]).unowned == {}
+    assert judge(alone, [Named(seen=5.3, owner="b")]).unowned == {"b": 1}
+    assert judge(alone, [Named(seen=0.5, owner="b")]).unowned == {"b": 1}, "it was, and was not any more"
+
+
+def test_writes_and_what_the_witness_named_stand_in_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "accepted.jsonl"
+    [write], name = writes("a", (1.0, 1.1), owner="a"), Named(seen=0.9, owner="a")
+    file.write_text(f"{name.model_dump_json()}\n{write.model_dump_json()}\n")
+    assert (read_accepted(file), read_named(file)) == ([write], [name])
 
 
 def test_a_line_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
