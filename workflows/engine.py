@@ -79,6 +79,9 @@ class Engine(Amendable):
 
     def stop(self, reason: str) -> None:
         """Ends the forward part: at once before a pivot; after it the operator is asked at the next step."""
+        # Patched: a run that was stopped in its pause under an earlier version went on only when it was resumed.
+        if self._pivot_started and self.control.paused and workflow.patched("a stop ends a pause"):
+            self.control.paused = False
         if self._stop_reason:
             return
         self._stop_reason = reason

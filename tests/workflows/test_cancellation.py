@@ -57,6 +57,42 @@ async def test_a_cancelled_run_that_was_left_as_it_is_does_not_end_as_if_it_were
     assert isinstance(caught.value.cause, ApplicationError) and caught.value.cause.type == "StoppedAfterPivot"
 
 
+@pytest.mark.parametrize("stop", ["abort", "cancel"])
+@pytest.mark.parametrize("answer", ["resume", "abort"])
+async def test_who_stops_a_paused_run_after_its_pivot_is_asked_at_once(rig: Rig, stop: str, answer: str) -> None:
+    rig.world.block["after pivot"] = asyncio.Event()
+    handle = await rig.start()
+    await rig.world.until("after pivot")
+    await handle.execute_update("pause", ANA)
+    rig.world.block["after pivot"].set()
+    await rig.until_state(handle, RunState.PAUSED)
+    await (handle.cancel() if stop == "cancel" else handle.execute_update("abort", ANA))
+    report = await rig.until_state(handle, RunState.HELD)
+    assert "point of no return" in report.hold_choices[0] and "after" not in rig.world.present
+    await handle.execute_update(answer, ANA)
+    if answer == "resume":
+        assert (await handle.result()).state is RunState.COMPLETED
+    else:
+        with pytest.raises(WorkflowFailureError) as caught:
+            await handle.result()
+        assert isinstance(caught.value.cause, ApplicationError) and caught.value.cause.type == "StoppedAfterPivot"
+    assert not [line for line in rig.world.log if line.startswith("undo")]
+
+
+async def test_a_second_abort_ends_a_pause_that_came_after_the_first(rig: Rig) -> None:
+    rig.world.block["after pivot"] = asyncio.Event()
+    handle = await rig.start()
+    await rig.world.until("after pivot")
+    await handle.execute_update("abort", ANA)
+    await handle.execute_update("pause", ANA)
+    rig.world.block["after pivot"].set()
+    await rig.until_state(handle, RunState.PAUSED)
+    await handle.execute_update("abort", ANA)
+    await rig.until_state(handle, RunState.HELD)
+    await handle.execute_update("resume", ANA)
+    assert (await handle.result()).state is RunState.COMPLETED
+
+
 @pytest.mark.parametrize("step", ["tell", "check"], ids=["that only warns", "that would be held"])
 async def test_a_cancellation_in_a_step_is_no_failure_of_the_step(rig: Rig, step: str) -> None:
     rig.world.block[f"after {step}"] = asyncio.Event()

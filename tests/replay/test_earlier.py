@@ -1,0 +1,69 @@
+"""Runs that began under an earlier version go on as they began.
+
+``earlier/`` was recorded by those versions, and is never recorded anew: a new recording would be of today's code, and
+prove nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+
+from tests.replay.commands import commands
+from workflows.definitions import WORKFLOWS
+from workflows.health_monitor import MONITORS
+
+EARLIER = Path(__file__).parent / "earlier"
+
+
+def _history(name: str) -> WorkflowHistory:
+    """Under the id that it had, by which a monitor knows its group."""
+    text = (EARLIER / f"{name}.json").read_text()
+    started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
+    return WorkflowHistory.from_json(started["workflowId"], text)
+
+
+async def _replayed(name: str) -> Exception | None:
+    replayer = Replayer(
+        workflows=[*WORKFLOWS, *MONITORS],
+        data_converter=pydantic_data_converter,
+        workflow_runner=UnsandboxedWorkflowRunner(),  # the sandbox would not see what a test changes
+    )
+    return (await replayer.replay_workflow(_history(name), raise_on_replay_failure=False)).replay_failure
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EARLIER.glob("*.json")))
+async def test_a_run_of_before_replays(name: str) -> None:
+    assert await _replayed(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [
+        ("HealthMonitor", "strengths-at-run-time"),
+        ("FullRecovery stopped in its pause", "a stop ends a pause"),
+    ],
+)
+async def test_it_goes_on_by_its_patch(monkeypatch: pytest.MonkeyPatch, name: str, patch: str) -> None:
+    monkeypatch.setattr(workflow, "patched", lambda asked: asked == patch)
+    assert "nondeterminism" in str(await _replayed(name)).lower()
+
+
+def test_the_monitor_did_not_ask_the_guards_how_strong_their_fences_are() -> None:
+    """It starts a failover, follows it, and tells people."""
+    asked = " ".join(commands(_history("HealthMonitor")))
+    assert "monitoring.start_plan" in asked and "monitoring.look_at_fences" not in asked
+
+
+def test_the_stop_did_not_end_the_pause() -> None:
+    """The abort came in a pause after the pivot; nothing happened until the resume, and only then was it held."""
+    asked = commands(_history("FullRecovery stopped in its pause"))
+    at = asked.index("accept abort")
+    assert asked[at - 1 : at + 2] == ["accept pause", "accept abort", "accept resume"], asked
+    assert "notifications.alert" in asked[at + 2]
