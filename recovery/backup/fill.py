@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from enum import Enum, auto
 
 from recovery.backup.bounded import for_each
 from recovery.backup.layout import manifest_key, verdicts_prefix
@@ -24,7 +25,8 @@ async def fill_location(
     """Copies what ``to_store`` lacks of a complete point: objects, verdicts, and the manifest last. Idempotent.
 
     Every object is checked against the manifest on its way; one that ``to_store`` has already is read back and kept
-    only when its SHA-256 is right.
+    only when its SHA-256 is right. Only one that is damaged there is overwritten: for all others credentials are enough
+    that may add objects and not overwrite any.
 
     Returns:
         How many objects were copied.
@@ -32,7 +34,8 @@ async def fill_location(
     Raises:
         Corrupt: an object of ``from_store`` differs from the manifest.
         NotFound: ``from_store`` does not hold the point any more.
-        Contended: ``to_store`` holds another manifest under this point id.
+        Contended: ``to_store`` holds another manifest under this point id, or got another object meanwhile.
+        Refused: an object is damaged there, and may not be overwritten.
     """
     manifest = point.manifest
     key = manifest_key(manifest.group, manifest.point_id)
@@ -45,7 +48,7 @@ async def fill_location(
         verdict, _ = await from_store.get(info.key)
         await put_once(to_store, info.key, verdict)
     if there is None:
-        await to_store.put(key, body, if_absent=True)
+        await put_once(to_store, key, body)
     return copied
 
 
@@ -57,8 +60,13 @@ async def _copy_objects(
 
     async def copy(entry: StoredObject) -> None:
         nonlocal done, copied
-        if not await _is_there(to_store, entry):
-            await _copy(from_store, to_store, entry)
+        there = await _state(to_store, entry)
+        if there is not _There.SOUND:
+            body = await _checked(from_store, entry)
+            if there is _There.DAMAGED:
+                await to_store.put(entry.key, body, sha256=entry.sha256)
+            else:
+                await put_once(to_store, entry.key, body, sha256=entry.sha256)
             copied += 1
         done += entry.size
         if progress is not None:
@@ -68,25 +76,37 @@ async def _copy_objects(
     return copied
 
 
-async def _is_there(store: ObjectStore, entry: StoredObject) -> bool:
+class _There(Enum):
+    """What a location has of an object."""
+
+    ABSENT = auto()
+    DAMAGED = auto()
+    SOUND = auto()
+
+
+async def _state(store: ObjectStore, entry: StoredObject) -> _There:
     info = await store.head(entry.key)
-    if info is None or info.size != entry.size:
-        return False
+    if info is None:
+        return _There.ABSENT
+    if info.size != entry.size:
+        return _There.DAMAGED
     try:
         body, _ = await store.get(entry.key)
     except RecoveryError:
-        return False  # listed and not readable, as after a crash of the store: it is written anew
-    return await asyncio.to_thread(sha256_hex, body) == entry.sha256
+        return _There.DAMAGED  # listed and not readable, as after a crash of the store: it is written anew
+    sound = await asyncio.to_thread(sha256_hex, body) == entry.sha256
+    return _There.SOUND if sound else _There.DAMAGED
 
 
-async def _copy(from_store: ObjectStore, to_store: ObjectStore, entry: StoredObject) -> None:
+async def _checked(store: ObjectStore, entry: StoredObject) -> bytes:
+    """Raises Corrupt."""
     try:
-        body, _ = await from_store.get(entry.key)
+        body, _ = await store.get(entry.key)
     except NotFound as error:
-        raise Corrupt(f"object {entry.key} is missing at {from_store.name}") from error
+        raise Corrupt(f"object {entry.key} is missing at {store.name}") from error
     if len(body) != entry.size or await asyncio.to_thread(sha256_hex, body) != entry.sha256:
-        raise Corrupt(f"object {entry.key} at {from_store.name} differs from the manifest")
-    await to_store.put(entry.key, body, sha256=entry.sha256)
+        raise Corrupt(f"object {entry.key} at {store.name} differs from the manifest")
+    return body
 
 
 def sha256_hex(body: bytes) -> str:

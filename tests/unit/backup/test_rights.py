@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from recovery.backup.fill import fill_location
 from recovery.backup.leftovers import remove_leftovers
 from recovery.backup.once import put_once
 from recovery.backup.sealing import Opener, Sealer
+from recovery.domain.recovery_point import RecoveryPoint
 from recovery.errors import Contended, Refused, SourceFailed, Unreachable
 from tests.fakes.object_store import FaultyStore, MemoryStore
 from tests.fakes.points import identity
@@ -71,3 +73,25 @@ async def test_nothing_is_written_over_another_object() -> None:
     with pytest.raises(Contended):
         await put_once(store, "shop/x", b"second")
     assert store.objects == {"shop/x": b"first"}
+
+
+async def test_a_location_is_filled_by_adding_what_it_lacks(sealer: Sealer, opener: Opener) -> None:
+    source, full, lacking = source_of(), MemoryStore("a"), AddOnly("b")
+    written = await write(source, [full], sealer)
+    for entry in written.manifest.artefacts[0].objects[:2]:  # an earlier try came as far
+        await lacking.put(entry.key, full.objects[entry.key], if_absent=True)
+    point = RecoveryPoint(manifest=written.manifest, locations=["a"], manifest_sha256=written.manifest_sha256)
+    assert await fill_location(point, full, lacking) == 12
+    assert lacking.objects == full.objects
+    assert await fill_location(point, full, lacking) == 0
+
+
+async def test_a_damaged_object_is_not_overwritten_by_who_may_not(sealer: Sealer) -> None:
+    full, damaged = MemoryStore("a"), AddOnly("b")
+    written = await write(source_of(), [full], sealer)
+    first = written.manifest.artefacts[0].objects[0]
+    await damaged.put(first.key, b"something else", if_absent=True)
+    point = RecoveryPoint(manifest=written.manifest, locations=["a"], manifest_sha256=written.manifest_sha256)
+    with pytest.raises(Refused, match="AccessDenied"):
+        await fill_location(point, full, damaged)
+    assert MANIFEST_KEY not in damaged.objects
