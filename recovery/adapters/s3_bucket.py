@@ -140,11 +140,12 @@ class Expected:
             )
 
     def _keeps(self, client: S3Client, lock: ObjectLock) -> bool:
-        """Whether a locked object withstands its deletion, and is what the server says it is."""
+        """Whether a locked object withstands its deletion, and is what the server says it is. It is written as backups
+        write, under a condition: credentials that may only add objects are refused without one."""
         key = f"{self.root}{PROBES}{uuid.uuid4().hex}"
         until = (datetime.now(UTC) + PROBED).replace(microsecond=0)
         put: Any = client.put_object
-        stored = put(Bucket=self.bucket, Key=key, Body=b"locked", **_retention(lock, until))
+        stored = put(Bucket=self.bucket, Key=key, Body=b"locked", IfNoneMatch="*", **_retention(lock, until))
         if "VersionId" not in stored:
             return False
         version: dict[str, str] = {"Bucket": self.bucket, "Key": key, "VersionId": stored["VersionId"]}

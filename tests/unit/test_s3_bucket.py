@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from recovery.adapters.s3 import S3Store
@@ -93,6 +94,34 @@ async def test_a_bucket_without_object_lock_is_said_with_what_mends_it() -> None
     await _bucket(client)
     (shortcoming,) = await store.shortcomings()
     assert f"put-object-lock-configuration --bucket {BUCKET}" in shortcoming
+
+
+async def test_the_lock_is_tried_with_credentials_that_may_only_add_objects() -> None:
+    """As deploy/s3/backup-writer.json has it: PutObject under If-None-Match, and no DeleteObject."""
+    store, client = await _store(objects=LOCK)
+    await _bucket(client, lock=True)
+    put = client.put_object
+    kept: dict[str, Any] = {}
+
+    def only_adding(**request: Any) -> Any:
+        if request.get("IfNoneMatch") != "*":
+            raise _denied("PutObject")
+        kept.update(Mode=request["ObjectLockMode"], RetainUntilDate=request["ObjectLockRetainUntilDate"])
+        return put(**request)
+
+    def never(**request: Any) -> Any:
+        raise _denied("DeleteObject")
+
+    client.put_object, client.delete_object = only_adding, never
+    client.get_object_retention = lambda **version: {"Retention": kept}  # moto does not answer it
+    assert await store.shortcomings() == []
+
+
+def _denied(operation: str) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": "AccessDenied", "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": 403}},  # type: ignore[typeddict-item]
+        operation,
+    )
 
 
 async def test_a_replication_that_is_as_expected_is_no_shortcoming() -> None:
