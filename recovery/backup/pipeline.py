@@ -297,9 +297,7 @@ class _Write:
         try:
             await upload.put_manifest(key, signed.body)
         except Contended as error:
-            body = await existing_manifest(upload.store, self._identity.group, self._identity.point_id)
-            if body != signed.body:  # else an earlier try of ours arrived after all
-                raise lost_race(self._identity.point_id, upload.name) from error
+            raise lost_race(self._identity.point_id, upload.name) from error
 
     async def _require_objects(self, upload: LocationUpload, manifest: Manifest) -> None:
         """A location where objects of ours are missing is dropped. A clean-up that took us for dead removes them.

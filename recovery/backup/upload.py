@@ -81,10 +81,9 @@ class LocationUpload:
             async with self._slots:
                 if await self._persist(key, body, sha256):
                     self.uploaded_bytes += len(body)
-        except Contended:
-            if not await self._holds(key, body):
-                raise
-            self.uploaded_bytes += len(body)
+        except Contended as error:
+            if await self._is_ours(key, body, error):
+                self.uploaded_bytes += len(body)
         finally:
             self.waiting -= 1
 
@@ -94,14 +93,26 @@ class LocationUpload:
         Raises:
             Contended: another manifest is there already.
         """
-        await self._persist(key, body, None)
+        try:
+            await self._persist(key, body, None)
+        except Contended as error:
+            await self._is_ours(key, body, error)
 
-    async def _holds(self, key: str, body: bytes) -> bool:
+    async def _is_ours(self, key: str, body: bytes, contended: Contended) -> bool:
+        """Whether what is there already is an earlier try of ours. A location that does not tell is dropped: False.
+
+        Raises ``contended`` where it is another's.
+        """
         try:
             async with asyncio.timeout(self._budget.attempt_seconds):
-                return (await self.store.get(key))[0] == body
-        except TimeoutError:
-            raise Unreachable(f"{self.name} did not give {key} back in time") from None
+                found, _ = await self.store.get(key)
+        except (RecoveryError, TimeoutError) as error:
+            why = str(error) or f"{self.name} did not give it back within {self._budget.attempt_seconds:g} s"
+            self.drop(f"it is unknown what it holds as {key}: {why}")
+            return False
+        if found != body:
+            raise contended
+        return True
 
     async def _persist(self, key: str, body: bytes, sha256: str | None) -> bool:
         deadline = _now() + self._budget.object_seconds

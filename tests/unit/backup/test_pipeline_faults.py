@@ -93,6 +93,51 @@ async def test_a_manifest_whose_answer_was_lost_still_counts(sealer: Sealer, ope
     assert await read_all(store, opener) == plain(source)
 
 
+class _TakesAndDoesNotTell(MemoryStore):
+    """Every first put of a key below ``prefix`` arrives without an answer, and nothing can be read back."""
+
+    def __init__(self, name: str, prefix: str) -> None:
+        super().__init__(name)
+        self._prefix = prefix
+
+    async def put(self, key: str, body: bytes, **options: object) -> str:
+        new = key not in self.objects
+        etag = await super().put(key, body, **options)  # type: ignore[arg-type]
+        if new and key.startswith(self._prefix):
+            raise Unreachable("the connection was reset")
+        return etag
+
+    async def get(self, key: str) -> tuple[bytes, str]:
+        if key.startswith(self._prefix) and key in self.objects:
+            raise Unreachable("slow down")
+        return await super().get(key)
+
+
+@pytest.mark.parametrize("prefix", ["shop/", MANIFEST_KEY])
+async def test_a_location_that_took_an_object_and_cannot_be_read_back_is_dropped(
+    sealer: Sealer, opener: Opener, prefix: str
+) -> None:
+    good, silent, source = MemoryStore("a"), _TakesAndDoesNotTell("b", prefix), source_of()
+    written = await write(source, [good, silent], sealer)
+    assert written.complete_locations == ["a"]
+    assert "b" in written.dropped
+    assert "it is unknown what it holds as shop/" in written.dropped["b"]
+    assert await read_all(good, opener) == plain(source)
+
+
+async def test_a_location_that_hangs_when_it_is_asked_for_the_manifest_is_dropped(sealer: Sealer) -> None:
+    class Hangs(_TakesAndDoesNotTell):
+        async def get(self, key: str) -> tuple[bytes, str]:
+            if key in self.objects:
+                await asyncio.Event().wait()
+            return await MemoryStore.get(self, key)
+
+    async with asyncio.timeout(10):
+        written = await write(source_of(), [MemoryStore("a"), Hangs("b", MANIFEST_KEY)], sealer)
+    assert written.complete_locations == ["a"]
+    assert "b did not give it back within 0.3 s" in written.dropped["b"]
+
+
 async def test_cancelled_in_mid_upload_leaves_nothing(sealer: Sealer) -> None:
     hanging, other = FaultyStore("hanging", hang=lambda number, key: number == 6), MemoryStore("other")
     source = source_of(chunks=30)
