@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
 from recovery.backup.documents import read_manifest
 from recovery.backup.fill import fill_location
@@ -253,7 +255,8 @@ class StoredRecoveryPoints:
         self, group: GroupSnapshot, point_ids: Sequence[str], *, set_id: str, run_id: str, missing: Sequence[str] = ()
     ) -> tuple[RecoverySet, dict[str, str]]:
         """See the port."""
-        points = [await self.point(group, point_id) for point_id in point_ids]
+        # At the same time: a location that hangs costs its patience once, and not once for each point.
+        points = await for_each(point_ids, partial(self.point, group), max(len(point_ids), 1))
         found = set_of(points, set_id=set_id, run_id=run_id, missing=missing)
         manifests = [point.manifest for point in points]
         return found, await write_set(self.stores(group), found, manifests, self.keys.signing())

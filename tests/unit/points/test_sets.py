@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.recovery_points import RecoveryPointSteps
 from activities.recovery_sets import RecoverySetSteps
+from recovery.backup import catalogue as catalogue_module
 from recovery.backup.sets import page_key, set_key
 from recovery.domain.group import RetentionRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
@@ -88,6 +90,32 @@ async def test_a_location_that_does_not_take_it_is_named(streams: Streams) -> No
     a.put = refuse  # type: ignore[method-assign]
     with pytest.raises(Unreachable, match="no location took recovery set set-1"):
         await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+
+
+async def test_a_frozen_location_costs_its_patience_once_and_not_for_each_point(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await streams.take()
+    monkeypatch.setattr(catalogue_module, "REQUEST_SECONDS", 0.1)
+    a, b = streams.rig.stores
+    asked = most = 0
+
+    async def hang(key: str) -> tuple[bytes, str]:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asked -= 1
+        raise AssertionError
+
+    b.get = hang  # type: ignore[method-assign]
+    members = [streams.rig.point_id, POINT]
+    found, _ = await streams.points.write_set(streams.rig.group, members, set_id="set-1", run_id="run")
+    assert most == len(members)  # asked for at the same time
+    assert [each.point_id for each in found.members] == members
+    assert set_key("shop", "set-1") in a.objects
 
 
 async def test_a_set_goes_when_the_last_of_its_points_went(streams: Streams) -> None:
