@@ -236,17 +236,22 @@ class StoredRecoveryPoints:
     async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired:
         """See the port."""
         catalogue = self.catalogue(group)
-        plan = plan_retention(await catalogue.points(group.name), group.retention, now)
+        # Before the points: what a backup completes meanwhile is then a point without a set, and never the reverse.
+        sets = [] if dry_run else (await catalogue.sets(group.name)).sets
+        survey = await catalogue.survey(group.name)
+        plan = plan_retention(survey.points, group.retention, now)
         removed = {point_id: plan.reasons.get(point_id, "") for point_id in plan.remove}
         kept = {point_id: plan.reasons.get(point_id, "") for point_id in plan.keep}
         if dry_run:
             return Expired(removed, kept, len(await catalogue.orphans(group.name)))
         for point_id in plan.remove:
             await catalogue.delete_point(group.name, point_id)
-        for found in (await catalogue.sets(group.name)).sets:
-            if not any(member.point_id in plan.keep for member in found.members):
-                await catalogue.remove_set(group.name, found.set_id)
         orphans, failed = await catalogue.remove_orphans(group.name, now - ORPHAN_AGE)
+        if not survey.unreachable:  # else a set's points may all be at the location that did not tell
+            there = {*plan.keep, *(entry.point_id for entry in survey.rejected)}
+            for found in sets:
+                if there.isdisjoint(member.point_id for member in found.members):
+                    failed |= await catalogue.remove_set(group.name, found.set_id)
         if failed:
             raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         return Expired(removed, kept, sum(orphan.objects for orphan in orphans))

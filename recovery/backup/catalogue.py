@@ -148,9 +148,9 @@ class Catalogue:
         """The group's recovery sets, newest first. Raises Unreachable: no location answers."""
         return await list_sets(list(self._stores.values()), self._verifier, group)
 
-    async def remove_set(self, group: str, set_id: str) -> None:
-        """Idempotent. Raises Unreachable, Refused."""
-        await remove_set(list(self._stores.values()), group, set_id)
+    async def remove_set(self, group: str, set_id: str) -> dict[str, str]:
+        """Idempotent. Returns the locations that did not remove it, with the reason."""
+        return await remove_set(list(self._stores.values()), group, set_id)
 
     async def write_verdict(self, verdict: Verdict, signer: Signer) -> list[str]:
         """Stores the verdict at every location that holds the point; returns the names of those that took it.

@@ -24,7 +24,7 @@ from recovery.ports.object_store import ObjectStore
 
 FORMAT = 1
 PARALLEL_READS = 8
-REQUEST_SECONDS = 10.0  # for all sets at one location
+REQUEST_SECONDS = 10.0  # for one small request
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ async def list_sets(stores: Sequence[ObjectStore], verifier: Verifier, group: st
 
     async def read(store: ObjectStore, key: str) -> None:
         try:
-            body, _ = await store.get(key)
+            async with asyncio.timeout(REQUEST_SECONDS):
+                body, _ = await store.get(key)
             found = _read(body, verifier, group, key)
             sets.setdefault(found.set_id, found)
         except NotFound:
@@ -98,7 +99,7 @@ async def list_sets(stores: Sequence[ObjectStore], verifier: Verifier, group: st
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 keys = [info.key async for info in store.list(sets_prefix(group)) if info.key.endswith(".json")]
-                await for_each(keys, partial(read, store), PARALLEL_READS)
+            await for_each(keys, partial(read, store), PARALLEL_READS)
         except (RecoveryError, TimeoutError) as error:
             unreachable[store.name] = _words(error)
 
@@ -109,10 +110,19 @@ async def list_sets(stores: Sequence[ObjectStore], verifier: Verifier, group: st
     return ListedSets(newest, rejected, unreachable)
 
 
-async def remove_set(stores: Sequence[ObjectStore], group: str, set_id: str) -> None:
-    """Idempotent. Raises Unreachable, Refused."""
-    for store in stores:
-        await store.delete([set_key(group, set_id), page_key(group, set_id)])
+async def remove_set(stores: Sequence[ObjectStore], group: str, set_id: str) -> dict[str, str]:
+    """Idempotent. Returns the locations that did not remove it, with the reason."""
+    failed: dict[str, str] = {}
+
+    async def remove(store: ObjectStore) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await store.delete([set_key(group, set_id), page_key(group, set_id)])
+        except (RecoveryError, TimeoutError) as error:
+            failed[store.name] = _words(error)
+
+    await for_each(stores, remove, max(len(stores), 1))
+    return failed
 
 
 def _read(body: bytes, verifier: Verifier, group: str, key: str) -> RecoverySet:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,14 +13,17 @@ from temporalio.testing import ActivityEnvironment
 from activities.recovery_points import RecoveryPointSteps
 from activities.recovery_sets import RecoverySetSteps
 from recovery.backup import catalogue as catalogue_module
+from recovery.backup import sets as sets_module
+from recovery.backup.layout import manifest_key
 from recovery.backup.sets import page_key, set_key
 from recovery.domain.group import RetentionRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
 from recovery.domain.recovery_point import BackupKind, VerdictState
 from recovery.domain.recovery_set import SetState, set_of, state_of
-from recovery.errors import NotFound, Unreachable
+from recovery.errors import NotFound, Refused, Unreachable
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.points import NOW, point, verdict_on
+from tests.unit.points.rig import add_point
 from tests.unit.points.stream_rig import POINT, Streams
 from workflows.plans.backup import BACKUP, lacks_a_point, takes_a_set
 
@@ -130,6 +135,92 @@ async def test_a_set_goes_when_the_last_of_its_points_went(streams: Streams) -> 
     await catalogue.delete_point("shop", streams.rig.point_id)
     await streams.points.expire(group, NOW, dry_run=False)
     assert (await catalogue.sets("shop")).sets == []
+
+
+async def test_a_set_of_a_backup_that_completes_during_the_retention_stays(streams: Streams) -> None:
+    newer = NOW + timedelta(days=1)
+    await add_point(streams.rig.stores, streams.points.keys.sealer, newer)
+    a = streams.rig.stores[0]
+    delete, done = a.delete, False
+
+    async def meanwhile(keys: Sequence[str]) -> None:
+        nonlocal done
+        if not done and manifest_key("shop", streams.rig.point_id) in keys:
+            done = True
+            await streams.take()
+            await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+        await delete(keys)
+
+    a.delete = meanwhile  # type: ignore[method-assign]
+    group = streams.rig.group.model_copy(update={"retention": RetentionRule(count=1)})
+    expired = await streams.points.expire(group, newer + timedelta(days=1), dry_run=False)
+    assert (list(expired.removed), done) == ([streams.rig.point_id], True)
+    assert [found.set_id for found in (await streams.points.catalogue(group).sets("shop")).sets] == ["set-1"]
+    assert page_key("shop", "set-1") in a.objects
+
+
+async def test_a_set_stays_while_a_location_does_not_say_which_points_it_has(streams: Streams) -> None:
+    await streams.take()
+    a, b = streams.rig.stores
+    await streams.points.write_set(streams.rig.group, [POINT], set_id="set-1", run_id="run")
+    await a.delete([key for key in a.objects if POINT in key])  # only the other location has it
+
+    async def silent(prefix: str) -> Sequence[str]:
+        raise Unreachable("b is down")
+
+    b.folders = silent  # type: ignore[method-assign]
+    await streams.points.expire(streams.rig.group, NOW, dry_run=False)
+    assert set_key("shop", "set-1") in a.objects
+
+
+async def test_a_set_that_one_location_does_not_remove_keeps_nothing_else_from_going(streams: Streams) -> None:
+    await written(streams)
+    a, b = streams.rig.stores
+    catalogue = streams.points.catalogue(streams.rig.group)
+    for point_id in (POINT, streams.rig.point_id):
+        await catalogue.delete_point("shop", point_id)
+    await b.put("shop/nats/20261101T000000Z-streams-0/attempt-1-x/left", b"x")
+    delete = a.delete
+
+    async def no_sets(keys: Sequence[str]) -> None:
+        if any("/sets/" in key for key in keys):
+            raise Refused("a: DeleteObjects answered AccessDenied")
+        await delete(keys)
+
+    a.delete = no_sets  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="a: a: DeleteObjects answered AccessDenied"):
+        await streams.points.expire(streams.rig.group, datetime.now(UTC) + timedelta(days=2), dry_run=False)
+    assert b.objects == {}
+    assert len(a.objects) == 2
+    a.delete = delete  # type: ignore[method-assign]
+    await streams.points.expire(streams.rig.group, datetime.now(UTC) + timedelta(days=2), dry_run=False)
+    assert a.objects == {}
+
+
+async def test_many_sets_are_listed_however_long_all_of_them_take(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        await streams.points.write_set(streams.rig.group, [streams.rig.point_id], set_id=f"set-{number}", run_id="run")
+    monkeypatch.setattr(sets_module, "REQUEST_SECONDS", 0.3)  # in which not all can be read
+    monkeypatch.setattr(sets_module, "PARALLEL_READS", 1)
+    a, b = streams.rig.stores
+    for store in (a, b):
+        monkeypatch.setattr(store, "get", _slowly(store.get))
+    listed = await streams.points.catalogue(streams.rig.group).sets("shop")
+    assert (len(listed.sets), listed.unreachable) == (10, {})
+    monkeypatch.setattr(b, "get", _slowly(b.get, 30.0))
+    async with asyncio.timeout(10):
+        listed = await streams.points.catalogue(streams.rig.group).sets("shop")
+    assert (len(listed.sets), listed.unreachable) == (10, {"b": "no answer within 0 s"})
+
+
+def _slowly(get: Callable[[str], Awaitable[tuple[bytes, str]]], seconds: float = 0.05) -> Any:
+    async def slow(key: str) -> tuple[bytes, str]:
+        await asyncio.sleep(seconds)
+        return await get(key)
+
+    return slow
 
 
 def test_a_set_is_worth_what_its_worst_point_is() -> None:
