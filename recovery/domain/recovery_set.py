@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from recovery.domain.base import Recorded
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
 
 
 class SetMember(Recorded):
@@ -60,6 +60,10 @@ class SetState(StrEnum):
     BROKEN = "a member is gone or bad"
 
 
+_BAD = (VerdictState.CORRUPT, VerdictState.RESTORE_FAILED)
+"""FAILED is no such verdict: the validation could not judge."""
+
+
 def set_of(points: Iterable[RecoveryPoint], *, set_id: str, run_id: str, missing: Iterable[str] = ()) -> RecoverySet:
     """Raises ValueError without points."""
     members = list(points)
@@ -86,7 +90,7 @@ def state_of(found: RecoverySet, points: Iterable[RecoveryPoint]) -> SetState:
         if point is None or point.manifest_sha256 != member.manifest_sha256:
             return SetState.BROKEN
         states.append(point)
-    if any(point.verdict is not None and not point.is_valid for point in states):
+    if any(point.verdict is not None and point.verdict.state in _BAD for point in states):
         return SetState.BROKEN
     return SetState.VALID if all(point.is_valid for point in states) else SetState.UNPROVEN
 

@@ -18,7 +18,7 @@ from recovery.backup.layout import manifest_key
 from recovery.backup.sets import page_key, set_key
 from recovery.domain.group import RetentionRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
-from recovery.domain.recovery_point import BackupKind, VerdictState
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import SetState, set_of, state_of
 from recovery.errors import NotFound, Refused, Unreachable
 from tests.fakes.measurements import FakeMeasurements
@@ -227,11 +227,16 @@ def test_a_set_is_worth_what_its_worst_point_is() -> None:
     valid = [point(number, state=VerdictState.VALID) for number in (1, 2)]
     found = set_of(valid, set_id="set-1", run_id="run")
     unproven = valid[1].model_copy(update={"verdict": None})
-    bad = valid[1].model_copy(update={"verdict": verdict_on(valid[1].manifest, "digest", state=VerdictState.CORRUPT)})
+    corrupt, failed, unjudged = (
+        valid[1].model_copy(update={"verdict": verdict_on(valid[1].manifest, "digest", state=state)})
+        for state in (VerdictState.CORRUPT, VerdictState.RESTORE_FAILED, VerdictState.FAILED)
+    )
     other = valid[1].model_copy(update={"manifest_sha256": "another"})
     assert state_of(found, valid) is SetState.VALID
-    assert state_of(found, [valid[0], unproven]) is SetState.UNPROVEN
-    assert {state_of(found, [valid[0], *rest]) for rest in ([bad], [other], [])} == {SetState.BROKEN}
+    # FAILED: the validation could not judge, which says nothing of the point.
+    assert {state_of(found, [valid[0], rest]) for rest in (unproven, unjudged)} == {SetState.UNPROVEN}
+    gone: list[list[RecoveryPoint]] = [[corrupt], [failed], [other], []]
+    assert {state_of(found, [valid[0], *rest]) for rest in gone} == {SetState.BROKEN}
 
 
 @pytest.mark.parametrize(
