@@ -33,10 +33,17 @@ async def scratch_folder(parent: Path) -> AsyncIterator[Path]:
 
 
 async def sweep(parent: Path) -> list[Path]:
-    """Removes scratch folders of any store (and their servers) whose worker is gone."""
+    """Removes scratch folders of any store (and their servers) whose worker is gone. Another user's are his to sweep.
+
+    Raises:
+        OSError: a lock cannot be tried.
+    """
     removed = []
     for folder in await asyncio.to_thread(lambda: sorted(parent.glob(f"{PREFIX}*"))):
-        lock = await asyncio.to_thread(_try_lock, folder)
+        try:
+            lock = await asyncio.to_thread(_try_lock, folder)
+        except PermissionError:
+            continue
         if lock is not None:
             await stop_server(folder / "data", gentle=False)
             await asyncio.to_thread(discard, folder, lock)
@@ -45,11 +52,20 @@ async def sweep(parent: Path) -> list[Path]:
 
 
 def locked_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder and the descriptor of its lock, for ``discard``. Blocking."""
+    """A new folder and the descriptor of its lock, for ``discard``. Blocking.
+
+    Raises:
+        OSError: it cannot be made or locked; then it is removed again.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     while True:  # another validation's sweep may take a new folder for a forgotten one
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
-        lock = _try_lock(folder, os.O_CREAT)
+        try:
+            lock = _try_lock(folder, os.O_CREAT)
+        except OSError:
+            (folder / _LOCK).unlink(missing_ok=True)  # shutil.rmtree would need a descriptor
+            folder.rmdir()
+            raise
         if lock is not None:
             return folder, lock
 
@@ -61,14 +77,22 @@ def discard(folder: Path, lock: int) -> None:
 
 
 def _try_lock(folder: Path, flags: int = 0) -> int | None:
-    """Descriptor of the lock of a scratch folder, held as long as its worker lives; None where somebody holds it."""
+    """Descriptor of the lock of a scratch folder, held as long as its worker lives; None where somebody holds it, or
+    there is none.
+
+    Raises:
+        OSError: for another reason, of which the next folder would have as much: no descriptor or no space is left.
+    """
     try:
         descriptor = os.open(folder / _LOCK, flags | os.O_RDWR, 0o600)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -39,3 +41,35 @@ def test_one_that_cannot_be_prepared_keeps_neither_folder_nor_lock(
         scratch._make(tmp_path, None)
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC, errno.ENOLCK])
+def test_a_lock_that_cannot_be_made_is_no_rivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    tried = 0
+
+    def refuse(*arguments: object) -> int:
+        nonlocal tried
+        tried += 1
+        assert tried < 5, "it tries for ever"
+        raise OSError(code, os.strerror(code))
+
+    if code == errno.ENOLCK:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    else:
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        locked_folder(tmp_path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_folder_that_is_another_users_is_left_to_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, lock = locked_folder(tmp_path)
+    os.close(lock)
+
+    def denied(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(fcntl, "flock", denied)
+    assert await sweep(tmp_path) == []
+    assert folder.exists()
