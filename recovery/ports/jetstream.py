@@ -147,6 +147,7 @@ class JetStreamRecovery(Protocol):
             Refused: it exists already and may not be replaced, would get another name, or the server is too old.
             Corrupt: the archive is not whole.
             RestoreFailed: the server refused it, or the restored stream differs.
+            NoSpace: the server has no room for it.
             Unreachable: the server did not answer, or gave up waiting.
         On any of them, and when cancelled, what this restore made is deleted again.
         """

@@ -106,6 +106,7 @@ class FakeJetStream:
     answers: dict[str, Any] = field(default_factory=dict)
     after_snapshot: Callable[[FakeStream], None] = lambda stream: None
     refuse_piece: int | None = None  # the number of the piece of a restore that is answered with an error
+    refusal: bytes = b'{"error": {"err_code": 10062, "description": "restore failed: unexpected header"}}'
     silent_after: int | None = None  # after so many pieces nobody answers any more
     refuse_end: bool = False
     restored_state: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state
@@ -225,7 +226,7 @@ class FakeJetStream:
         if data:
             self.pieces.append(data)
             if self.refuse_piece == len(self.pieces):
-                return Message(b'{"error": {"err_code": 10062, "description": "insufficient resources"}}')
+                return Message(self.refusal)
             return Message(b"")
         if self.refuse_end:
             return Message(b'{"error": {"err_code": 10062, "description": "unexpected EOF"}}')

@@ -23,6 +23,7 @@ from recovery.adapters.nats.restoring import (
     marked,
     patiently,
     read_ahead,
+    refusal,
     remove_marked,
     unmark,
 )
@@ -194,7 +195,7 @@ class JetStreamSnapshots:
         except ApiError as error:
             if error.code in TEMPORARY:
                 raise Unreachable(f"NATS {self._server} cannot restore stream {stream} now: {error}.") from error
-            raise RestoreFailed(f"NATS {self._server} refused to restore stream {stream}: {error}.") from error
+            raise refusal(f"NATS {self._server} refused to restore stream {stream}", error.code, str(error)) from error
         except LOST as error:
             raise Unreachable(f"NATS {self._server} was lost while stream {stream} was restored: {error!r}.") from error
 

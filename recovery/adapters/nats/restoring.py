@@ -24,13 +24,16 @@ from nats.aio.client import Client
 
 from recovery.adapters.nats.archive import ArchiveCheck
 from recovery.adapters.nats.connection import LOST, ApiError, api, stream_info
-from recovery.errors import NotOurs, RestoreFailed, Unreachable
+from recovery.errors import NoSpace, NotOurs, RestoreFailed, Unreachable
 from recovery.ports.postgres import Progress
 
 MARK = "recovery-restoring"
 """Key in the metadata of a stream that is being restored: the restore's id."""
 
 EXISTS = frozenset({10058, 10130})
+_NO_ROOM = frozenset({10023, 10028, 10047, 10077})
+"""Error codes of JetStream: too few resources, too little memory or storage, and a store that cannot be written."""
+_NO_ROOM_WORDS = ("storage failure", "no space left", "insufficient resources")
 SEND_BYTES = 512 << 10
 SEND_SECONDS = 60.0
 KEPT_BYTES = 64 << 10
@@ -60,6 +63,7 @@ class Upload:
         Raises:
             Corrupt: the archive is not whole, or whatever its reader raises.
             RestoreFailed: the server refused a chunk.
+            NoSpace: it has no room for it.
             Unreachable: it did not answer, or gave up.
         """
         held = bytearray().join(first)
@@ -89,18 +93,18 @@ class Upload:
     async def _send(self, held: bytearray, size: int, progress: Progress | None) -> None:
         answer = await self._request(bytes(held[:size]), SEND_SECONDS)
         if answer:
-            raise RestoreFailed(f"NATS refused the archive of stream {self._stream}: {_error_of(answer)}.")
+            raise refusal(f"NATS refused the archive of stream {self._stream}", *_error_of(answer))
         del held[:size]
         self.sent += size
         if progress is not None:
             progress(self.sent, 0)
 
     async def finish(self, seconds: float) -> dict[str, Any]:
-        """State of the restored stream. Raises RestoreFailed, Unreachable."""
+        """State of the restored stream. Raises RestoreFailed, NoSpace, Unreachable."""
         answer = await self._request(b"", seconds)
         body: dict[str, Any] = json.loads(answer or b"{}")
         if body.get("error") or "state" not in body:
-            raise RestoreFailed(f"NATS could not restore stream {self._stream}: {_error_of(answer)}.")
+            raise refusal(f"NATS could not restore stream {self._stream}", *_error_of(answer))
         state: dict[str, Any] = body["state"]
         return state
 
@@ -128,12 +132,20 @@ class Upload:
             await self._client.flush(timeout=1)
 
 
-def _error_of(answer: bytes) -> str:
+def _error_of(answer: bytes) -> tuple[int, str]:
+    """Code and words; servers up to 2.14 have no code for a disk that is full."""
     try:
         error = json.loads(answer)["error"]
-        return str(error.get("description", error))
+        return int(error.get("err_code", 0)), str(error.get("description", error))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return answer[:200].decode(errors="replace") or "it answered nothing"
+        return 0, answer[:200].decode(errors="replace") or "it answered nothing"
+
+
+def refusal(what: str, code: int, words: str) -> RestoreFailed | NoSpace:
+    """A server without room says nothing of the archive."""
+    if code in _NO_ROOM or any(each in words for each in _NO_ROOM_WORDS):
+        return NoSpace(f"{what}, it has no room for it: {words}.")
+    return RestoreFailed(f"{what}: {words}.")
 
 
 async def begin(client: Client, stream: str, config: dict[str, Any], state: dict[str, Any], restore_id: str) -> str:

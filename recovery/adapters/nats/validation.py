@@ -123,8 +123,10 @@ def _further(reader: PointReader, part: StreamPart, progress: Progress | None) -
 
 
 def _check_space(reader: PointReader, folder: Path) -> None:
+    """For all streams, and for one archive: servers up to 2.14 write it to a file before they unpack it."""
     folder.mkdir(parents=True, exist_ok=True)
-    needed = int(sum(part.bytes for part in reader.manifest.jetstream.streams) * HEADROOM)
+    parts = reader.manifest.jetstream.streams
+    needed = int(sum(part.bytes for part in parts) * HEADROOM) + max((part.archive_bytes for part in parts), default=0)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NoSpace(f"the scratch server needs {size(needed)} in {folder}, and {size(free)} are free there")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from recovery.adapters.nats import validation
+from recovery.adapters.nats.connection import NatsServer
+from recovery.adapters.nats.recovery import JetStreamSnapshots
 from recovery.adapters.nats.restoring import MARK, marked
 from recovery.adapters.nats.validation import validate_streams
 from recovery.adapters.restores_by_store import RestoresByStore
@@ -27,6 +34,8 @@ from recovery.ports.postgres import BackupSource
 from recovery.ports.recovery_points import Restores
 from tests.fakes.jetstream import (
     CREATED,
+    SERVER,
+    FakeJetStream,
     FakeStream,
     archive,
     config_of,
@@ -120,6 +129,44 @@ async def test_a_server_that_does_not_start_is_no_valid_point(streams: Streams, 
     assert state is VerdictState.FAILED
     assert "the scratch nats-server ended while it started" in reason
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_disk_without_room_for_streams_and_an_archive_says_nothing_of_the_point(
+    streams: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = await streams.take()
+    held = sum(part.bytes for part in manifest.jetstream.streams)
+    free = int(held * 1.2) + max(part.archive_bytes for part in manifest.jetstream.streams) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(free))
+    state, reason, _ = await _validated(streams, tmp_path, Path("/bin/false"))
+    assert state is VerdictState.FAILED
+    assert "the scratch server needs" in reason
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(free + 1))
+    assert (
+        "the scratch nats-server ended while it started" in (await _validated(streams, tmp_path, Path("/bin/false")))[1]
+    )
+
+
+@dataclass
+class _Usage:
+    free: int
+
+
+async def test_a_disk_that_fills_up_meanwhile_says_nothing_of_the_point(
+    streams: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await streams.take()
+    full = FakeJetStream(refuse_piece=1, refusal=b"-ERR 'storage failure during restore'")
+
+    @asynccontextmanager
+    async def started(parent: Path, binary: Path) -> AsyncIterator[NatsServer]:
+        yield SERVER
+
+    monkeypatch.setattr(validation, "scratch_server", started)
+    monkeypatch.setattr(validation, "JetStreamSnapshots", partial(JetStreamSnapshots, connect=full.connect_apart))
+    state, reason, _ = await _validated(streams, tmp_path, Path("/bin/false"))
+    assert state is VerdictState.FAILED
+    assert "it has no room for it: -ERR 'storage failure during restore'" in reason
 
 
 @dataclass

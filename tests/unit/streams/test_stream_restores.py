@@ -18,7 +18,7 @@ from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
 from recovery.adapters.nats.restoring import MARK
 from recovery.adapters.nats.stream_state import state_differences
 from recovery.domain.jetstream import ConsumerPosition, StreamPart
-from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.errors import BadInput, Corrupt, NoSpace, NotFound, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StoredStream, StreamRestoreOptions
 from tests.fakes.jetstream import (
     CREATED,
@@ -34,6 +34,8 @@ from tests.fakes.jetstream import (
 )
 
 OPTIONS = StreamRestoreOptions("restore-1", consumers_seconds=0.2)
+FULL = b'{"error": {"err_code": 10062, "description": "restore failed: write 1.blk: no space left on device"}}'
+EXCEEDED = {"error": {"err_code": 10047, "description": "insufficient storage resources available"}}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
@@ -142,7 +144,14 @@ async def _damaged(data: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"refuse_piece": 1}, RestoreFailed, "refused the archive of stream events: insufficient resources"),
+        ({"refuse_piece": 1}, RestoreFailed, "refused the archive of stream events: restore failed: unexpected"),
+        ({"refuse_piece": 1, "refusal": b"-ERR 'storage failure during restore'"}, NoSpace, "storage failure"),
+        (
+            {"refuse_piece": 1, "refusal": FULL},
+            NoSpace,
+            "has no room for it: restore failed: write 1.blk: no space left",
+        ),
+        ({"answers": {"STREAM.RESTORE.events": EXCEEDED}}, NoSpace, "insufficient storage resources available"),
         ({"silent_after": 1}, Unreachable, "gave up on the restore of stream events"),
         ({"restored_state": lambda state: state | {"messages": 19}}, RestoreFailed, "19 messages and not 20"),
         ({"restored_state": lambda state: state | {"last_seq": 19}}, RestoreFailed, "last sequence is 19 and not 20"),
