@@ -110,7 +110,7 @@ class RestoredServer(Model):
     databases: list[str] = Field(default_factory=list)  # of a logical restore: all that it made
     kind: BackupKind
     streams: list[str] = Field(default_factory=list)  # of a restore of streams
-    restore_id: str = ""  # by which restored streams are known until they are opened
+    restore_id: str = ""  # the mark by which restored streams are known until they are opened
     data_directory: str | None = None
     run_as: str | None = None
     point_id: str

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import uuid4
 
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import BackupKind
@@ -55,17 +56,23 @@ class StreamRestoreOptions:
     """How a stream is put back.
 
     ``restore_id`` was minted before the first attempt: a stream that carries it was left half restored by an earlier
-    attempt, and is deleted before the next one. ``stream`` is the name wanted; another one than the archive's is
-    refused. ``replicas`` None keeps the number of the source.
+    attempt, and is deleted before the next one. ``attempt`` is this one's own. ``stream`` is the name wanted; another
+    one than the archive's is refused. ``replicas`` None keeps the number of the source.
     """
 
     restore_id: str
+    attempt: str = field(default_factory=lambda: uuid4().hex[:12])
     replace: bool = False  # an existing stream is deleted first, once the archive's beginning was found sound
     stream: str | None = None
     replicas: int | None = None
     keep_mark: bool = False  # until ``complete``: so that a restore of several streams can still be taken back whole
     finish_seconds: float = 3600.0  # for the server's own work after the last byte
     consumers_seconds: float = 15.0  # until the consumers of a cluster have their leaders
+
+    @property
+    def mark(self) -> str:
+        """What a stream carries while this attempt restores it, and until ``complete``."""
+        return f"{self.restore_id}/{self.attempt}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,7 @@ class JetStreamRecovery(Protocol):
 
         Raises:
             Refused: it exists already and may not be replaced, would get another name, or the server is too old.
+            NotOurs: another attempt of this restore was completed; that is not replaced whatever was asked for.
             Corrupt: the archive is not whole.
             RestoreFailed: the server refused it, or the restored stream differs.
             NoSpace: the server has no room for it.
@@ -161,19 +169,20 @@ class JetStreamRecovery(Protocol):
         """
         ...
 
-    async def complete(self, stream: str, restore_id: str) -> bool:
-        """Takes the mark away that ``keep_mark`` left; False where the stream carries none.
+    async def complete(self, stream: str, mark: str) -> bool:
+        """Takes the attempt's mark away that ``keep_mark`` left; False where the stream carries none.
 
         Raises:
-            NotOurs: it carries another restore's.
+            NotOurs: it carries another restore's, or another attempt's: somebody is at work there.
             RestoreFailed: there is no such stream.
             Unreachable: the server did not answer.
         """
         ...
 
-    async def remove_restored(self, stream: str, restore_id: str) -> bool:
-        """Undo of a restore that was not completed; True when there was something to remove.
+    async def remove_restored(self, stream: str, ours: str) -> bool:
+        """Undo of a restore that was not completed, by its id, or of one attempt of it, by its mark; True when there
+        was something to remove.
 
-        Raises NotOurs where the stream does not carry the mark of this restore.
+        Raises NotOurs where the stream does not carry the mark of it.
         """
         ...

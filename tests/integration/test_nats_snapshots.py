@@ -15,7 +15,7 @@ import pytest
 from recovery.adapters.nats.connection import NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import Position, positions
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
-from recovery.adapters.nats.restoring import MARK
+from recovery.adapters.nats.restoring import MARK, mark_of, restore_of
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import open_point
 from recovery.backup.sealing import Opener, Sealer
@@ -232,7 +232,7 @@ async def test_a_restore_that_breaks_leaves_nothing_and_can_be_repeated(servers:
 
 async def _is_marked(client: Any, stream: str, restore_id: str) -> bool:
     info = await stream_info(client, stream)
-    return info is not None and info["config"]["metadata"].get(MARK) == restore_id
+    return info is not None and restore_of(mark_of(info)) == restore_id
 
 
 async def _gone(server: NatsServer, stream: str) -> None:

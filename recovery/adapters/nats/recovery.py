@@ -19,13 +19,15 @@ from recovery.adapters.nats.restoring import (
     Upload,
     begin,
     closing,
+    complete,
     mark_of,
     marked,
     patiently,
     read_ahead,
     refusal,
     remove_marked,
-    unmark,
+    restore_of,
+    restored_by,
 )
 from recovery.adapters.nats.snapshots import (
     AT_ONCE,
@@ -123,7 +125,12 @@ class JetStreamSnapshots:
         existing = await patiently(lambda: stream_info(client, stream), options.consumers_seconds)
         if existing is None:
             return
-        if mark_of(existing) != options.restore_id and not options.replace:
+        if restored_by(existing) == options.restore_id:
+            raise NotOurs(
+                f"Stream {stream} was restored by another attempt of this restore, and is its clients' since: it was"
+                " not touched."
+            )
+        if restore_of(mark_of(existing)) != options.restore_id and not options.replace:
             state = existing["state"]
             half = " It was left by another restore that did not end." if mark_of(existing) else ""
             raise Refused(
@@ -165,28 +172,21 @@ class JetStreamSnapshots:
             standing = {position.name for position in await positions(client, part.stream)}
             return found + [f"consumer {name} is missing" for name in part.consumers if name not in standing]
 
-    async def complete(self, stream: str, restore_id: str) -> bool:
+    async def complete(self, stream: str, mark: str) -> bool:
         """See the port."""
         async with self._translated(stream), self._connect(self._server) as client:
-            info = await patiently(lambda: stream_info(client, stream), CONSUMERS_SECONDS)
-            if info is None:
-                raise RestoreFailed(f"Stream {stream} is not there any more: somebody deleted it after its restore.")
-            if mark_of(info) is None:
-                return False
-            if mark_of(info) != restore_id:
-                raise NotOurs(f"Stream {stream} carries the mark of another restore: it was not touched.")
-            await unmark(client, stream, CONSUMERS_SECONDS)
-            return True
+            return await complete(client, stream, mark, CONSUMERS_SECONDS)
 
     async def remove_restored(self, stream: str, restore_id: str) -> bool:
         async with self._translated(stream), self._connect(self._server) as client:
             return await remove_marked(client, stream, restore_id)
 
-    async def clean_up(self, stream: str, restore_id: str) -> None:
-        """After a failed attempt, bounded; what cannot be removed now is found by its mark at the next attempt."""
+    async def clean_up(self, stream: str, mark: str) -> None:
+        """After a failed attempt, bounded; what cannot be removed now is found by its mark at the next attempt. What
+        another attempt has made meanwhile is left alone."""
         with contextlib.suppress(RecoveryError, TimeoutError):
             async with asyncio.timeout(CLEANUP_SECONDS):
-                await self.remove_restored(stream, restore_id)
+                await self.remove_restored(stream, mark)
 
     @contextlib.asynccontextmanager
     async def _translated(self, stream: str) -> AsyncIterator[None]:
@@ -206,7 +206,9 @@ def _api_level(info: dict[str, Any]) -> int:
 
 def _seen(entry: dict[str, Any]) -> StreamSeen:
     state = entry["state"]
-    return StreamSeen(int(state["messages"]), int(state["first_seq"]), int(state["last_seq"]), mark_of(entry))
+    return StreamSeen(
+        int(state["messages"]), int(state["first_seq"]), int(state["last_seq"]), restore_of(mark_of(entry))
+    )
 
 
 def _room(info: dict[str, Any]) -> int | None:
@@ -232,7 +234,7 @@ class _Restore:
         options = self._options
         upload: Upload | None = None
         try:
-            config = marked(dict(self._stored.config), options.restore_id)
+            config = marked(dict(self._stored.config), options.mark)
             if options.replicas is not None:
                 config["num_replicas"] = options.replicas
             subject = await begin(self._client, self._stream, config, dict(self._stored.state), options.restore_id)
@@ -244,7 +246,7 @@ class _Restore:
             state = await upload.finish(options.finish_seconds)
             consumers, notes = await self._compare(state)
             if not options.keep_mark:
-                await unmark(self._client, self._stream, options.consumers_seconds)
+                await complete(self._client, self._stream, options.mark, options.consumers_seconds)
         except BaseException:
             await asyncio.shield(self._undo(upload, owner))
             raise
@@ -261,7 +263,7 @@ class _Restore:
     async def _undo(self, upload: Upload | None, owner: JetStreamSnapshots) -> None:
         if upload is not None:
             await upload.give_up()
-        await owner.clean_up(self._stream, self._options.restore_id)
+        await owner.clean_up(self._stream, self._options.mark)
 
     async def _compare(self, restored: dict[str, Any]) -> tuple[list[str], list[str]]:
         """Names of the consumers, and notes. Raises RestoreFailed where the stream is not what was stored."""

@@ -97,7 +97,7 @@ class StreamRestores:
             port=seen.port,
             database="",
             streams=[part.stream for part in parts],
-            restore_id=order.restore_id,
+            restore_id=options.mark,
             kind=BackupKind.STREAMS,
             point_id=order.point_id,
             restored_bytes=restored,

@@ -7,7 +7,9 @@ take long, has the restored stream's state. The server gives up when nothing com
 subject ends a restore at once.
 
 While it lasts, the stream carries a mark in its metadata (``MARK``, from NATS 2.10 on): a server that stops, or whose
-client does, can leave a part of a stream behind, which looks like any other.
+client does, can leave a part of a stream behind, which looks like any other. The mark tells the attempts of a restore
+apart: one that was taken for dead, and is not, removes only its own work. A completed stream says so (``RESTORED``) for
+good: it has clients' messages, and no attempt starts over there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from recovery.errors import NoSpace, NotOurs, RestoreFailed, Unreachable
 from recovery.ports.postgres import Progress
 
 MARK = "recovery-restoring"
-"""Key in the metadata of a stream that is being restored: the restore's id."""
+"""Key in the metadata of a stream that is being restored: ``StreamRestoreOptions.mark``."""
+
+RESTORED = "recovery-restored"
+"""Key in the metadata of a stream whose restore was completed: the restore's id."""
 
 EXISTS = frozenset({10058, 10130})
 _NO_ROOM = frozenset({10023, 10028, 10047, 10077})
@@ -162,7 +167,7 @@ async def begin(client: Client, stream: str, config: dict[str, Any], state: dict
             if error.code not in EXISTS or time.monotonic() > until:
                 raise
             info = await stream_info(client, stream)
-            if info is not None and mark_of(info) != restore_id:
+            if info is not None and restore_of(mark_of(info)) != restore_id:
                 raise
             if info is not None:
                 await api(client, f"STREAM.DELETE.{stream}")
@@ -170,11 +175,26 @@ async def begin(client: Client, stream: str, config: dict[str, Any], state: dict
 
 
 def mark_of(info: dict[str, Any]) -> str | None:
-    return (info["config"].get("metadata") or {}).get(MARK)
+    return _metadata(info["config"]).get(MARK)
 
 
-def marked(config: dict[str, Any], restore_id: str) -> dict[str, Any]:
-    return config | {"metadata": {**(config.get("metadata") or {}), MARK: restore_id}}
+def restore_of(mark: str | None) -> str | None:
+    """The id of the restore whose attempt's mark it is."""
+    return None if mark is None else mark.partition("/")[0]
+
+
+def restored_by(info: dict[str, Any]) -> str | None:
+    """The id of the restore that made the stream and was completed."""
+    return None if mark_of(info) is not None else _metadata(info["config"]).get(RESTORED)
+
+
+def marked(config: dict[str, Any], mark: str) -> dict[str, Any]:
+    kept = {key: value for key, value in _metadata(config).items() if key != RESTORED}  # of an earlier restore
+    return config | {"metadata": kept | {MARK: mark}}
+
+
+def _metadata(config: dict[str, Any]) -> dict[str, str]:
+    return config.get("metadata") or {}
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -188,27 +208,42 @@ async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
                 raise
 
 
-async def unmark(client: Client, stream: str, seconds: float) -> None:
-    """The stream is whole: it becomes one like any other. Raises ApiError, and what a connection raises."""
+async def complete(client: Client, stream: str, mark: str, seconds: float) -> bool:
+    """The stream is whole: it becomes one like any other, which says by whom it was restored. False where it carries no
+    mark.
+
+    Raises RestoreFailed where it is gone, NotOurs where it carries another mark, ApiError, what a connection raises.
+    """
     info = await patiently(lambda: stream_info(client, stream), seconds)
     if info is None:
-        raise RestoreFailed(f"Stream {stream} vanished as soon as it was restored.")
-    if mark_of(info) is not None:
-        config = info["config"]
-        metadata = {key: value for key, value in config["metadata"].items() if key != MARK}
-        await api(client, f"STREAM.UPDATE.{stream}", config | {"metadata": metadata}, 10.0)
+        raise RestoreFailed(f"Stream {stream} is not there any more: somebody deleted it after its restore.")
+    found = mark_of(info)
+    if found is None:
+        return False
+    if found != mark:
+        whose = "another attempt of this restore" if restore_of(found) == restore_of(mark) else "another restore"
+        raise NotOurs(f"Stream {stream} carries the mark of {whose}: it was not touched.")
+    config = info["config"]
+    metadata = {key: value for key, value in config["metadata"].items() if key != MARK}
+    metadata[RESTORED] = str(restore_of(mark))
+    await api(client, f"STREAM.UPDATE.{stream}", config | {"metadata": metadata}, 10.0)
+    return True
 
 
-async def remove_marked(client: Client, stream: str, restore_id: str) -> bool:
+async def remove_marked(client: Client, stream: str, ours: str) -> bool:
     """Deletes what a restore left; True when there was something.
 
-    Raises NotOurs where the stream does not carry its mark, ApiError, and what a connection raises.
+    Args:
+        ours: a restore's id, for what any of its attempts left, or one attempt's mark.
+
+    Raises NotOurs where the stream does not carry it, ApiError, and what a connection raises.
     """
     info = await patiently(lambda: stream_info(client, stream), _SETTLE_SECONDS)
     if info is None:
         return False
-    if mark_of(info) != restore_id:
-        raise NotOurs(f"Stream {stream} does not carry the mark of restore {restore_id}: it was not touched.")
+    mark = mark_of(info)
+    if ours not in (mark, restore_of(mark)):
+        raise NotOurs(f"Stream {stream} does not carry the mark of restore {ours}: it was not touched.")
     await api(client, f"STREAM.DELETE.{stream}", timeout=10.0)
     return True
 

@@ -262,7 +262,10 @@ async def test_streams_come_back_marked_until_they_are_opened(streams: Streams) 
     assert {name: stream.state["last_seq"] for name, stream in target.items()} == {"events": 20, "orders": 9}
     assert not await streams.restores.accepts_writes(group, restored)
     again = await streams.restores.restore(streams.order(), nothing)  # another attempt starts over
-    assert again == restored
+    assert again == restored.model_copy(update={"restore_id": again.restore_id})
+    with pytest.raises(NotOurs, match="another attempt of this restore"):  # an earlier one's work is gone
+        await streams.restores.open_writes(group, restored)
+    restored = again
     assert all(check.passed for check in await streams.restores.verify(group, restored))
     await streams.restores.open_writes(group, restored)
     await streams.restores.open_writes(group, restored)
@@ -272,6 +275,19 @@ async def test_streams_come_back_marked_until_they_are_opened(streams: Streams) 
     assert set(target) == {"events", "orders"}
     with pytest.raises(Refused, match="nothing is published"):
         await streams.restores.write_probe(group, restored, "run")
+
+
+async def test_an_attempt_that_was_taken_for_dead_replaces_nothing_that_clients_use(streams: Streams) -> None:
+    await streams.take()
+    streams.target.streams["orders"] = FakeStream(config_of("orders"), state_of(4))
+    restored = await streams.restores.restore(streams.order(replace=True), nothing)
+    await streams.restores.open_writes(streams.rig.group, restored)
+    streams.target.streams["orders"].state = state_of(8, first=3)  # a client published
+    streams.target.requests.clear()
+    with pytest.raises(NotOurs, match="is its clients' since"):
+        await streams.restores.restore(streams.order(replace=True), nothing)
+    assert not [name for name in streams.target.requests if name.startswith("STREAM.DELETE")]
+    assert streams.target.streams["orders"].state == state_of(8, first=3)
 
 
 async def test_everything_is_taken_back_until_then(streams: Streams) -> None:

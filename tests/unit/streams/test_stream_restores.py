@@ -15,7 +15,7 @@ import pytest
 from recovery.adapters.nats import restoring
 from recovery.adapters.nats.folder import read_folder
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
-from recovery.adapters.nats.restoring import MARK
+from recovery.adapters.nats.restoring import MARK, RESTORED
 from recovery.adapters.nats.stream_state import state_differences
 from recovery.domain.jetstream import ConsumerPosition, StreamPart
 from recovery.errors import BadInput, Corrupt, NoSpace, NotFound, NotOurs, Refused, RestoreFailed, Unreachable
@@ -136,6 +136,49 @@ async def test_what_another_restore_left_is_not_touched() -> None:
     assert not await recovery.remove_restored("events", "restore-0")
 
 
+def _stuck(data: bytes, begun: asyncio.Event) -> AsyncIterator[bytes]:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield data[:3000]
+        begun.set()
+        await asyncio.Event().wait()
+
+    return pieces()
+
+
+async def test_an_attempt_that_was_taken_for_dead_leaves_the_next_ones_stream_alone() -> None:
+    """Its worker is cut off from the plan and not from NATS, and is told later that it is over."""
+    server = FakeJetStream()
+    recovery = JetStreamSnapshots(SERVER, connect=server.connect_apart)
+    first, second = replace(OPTIONS, attempt="1", keep_mark=True), replace(OPTIONS, attempt="2", keep_mark=True)
+    begun, data = asyncio.Event(), archive(state_of(20))
+    lost = asyncio.create_task(recovery.restore(_stored(), _stuck(data, begun), first))
+    await begun.wait()
+    await recovery.restore(_stored(), _pieces(data), second)
+    lost.cancel()
+    await asyncio.gather(lost, return_exceptions=True)
+    assert server.streams["events"].state == state_of(20)
+    with pytest.raises(NotOurs, match="mark of another attempt of this restore"):
+        await recovery.complete("events", first.mark)
+    assert await recovery.complete("events", second.mark)
+    assert server.streams["events"].config["metadata"] == config_of("events")["metadata"] | {RESTORED: "restore-1"}
+
+
+async def test_a_completed_stream_is_replaced_by_another_restore_only() -> None:
+    server = FakeJetStream()
+    recovery = _recovery(server)
+    await recovery.restore(_stored(), _pieces(archive(state_of(20))), OPTIONS)
+    server.streams["events"].state = state_of(21)  # a client published
+    with pytest.raises(NotOurs, match="restored by another attempt of this restore"):
+        again = replace(OPTIONS, attempt="2", replace=True)
+        await recovery.restore(_stored(), _pieces(archive(state_of(20))), again)
+    assert server.streams["events"].state == state_of(21)
+    later = StreamRestoreOptions("restore-2", replace=True, keep_mark=True, consumers_seconds=0.2)
+    config = server.streams["events"].config  # as a backup of it has it
+    await recovery.restore(StoredStream(config, state_of(20)), _pieces(archive(state_of(20))), later)
+    assert RESTORED not in server.streams["events"].config["metadata"]
+    assert await recovery.remove_restored("events", "restore-2")
+
+
 async def _damaged(data: bytes) -> AsyncIterator[bytes]:
     yield data[:2000]
     raise Corrupt("an object differs from the manifest")
@@ -185,13 +228,7 @@ async def test_a_damaged_object_leaves_no_stream() -> None:
 async def test_a_cancelled_restore_leaves_no_stream() -> None:
     server = FakeJetStream()
     begun = asyncio.Event()
-
-    async def stuck() -> AsyncIterator[bytes]:
-        yield archive(state_of(20))[:3000]
-        begun.set()
-        await asyncio.Event().wait()
-
-    restore = asyncio.create_task(_recovery(server).restore(_stored(), stuck(), OPTIONS))
+    restore = asyncio.create_task(_recovery(server).restore(_stored(), _stuck(archive(state_of(20)), begun), OPTIONS))
     await begun.wait()
     assert "events" in server.streams
     restore.cancel()
