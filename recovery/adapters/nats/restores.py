@@ -105,12 +105,17 @@ class StreamRestores:
         )
 
     async def remove(self, order: RestoreOrder) -> bool:
-        """See the port. Only what carries this restore's mark: a stream that was replaced does not come back."""
+        """See the port. Only what carries this restore's mark: a stream that was replaced does not come back.
+
+        The account says itself what that is: the restore may have failed because no location answers.
+        """
         recovery = await self._recovery(order)
         removed = False
-        for part in _chosen(order, (await self._point(order)).manifest):
+        for stream, found in (await recovery.look()).streams.items():
+            if found.restore_id != order.restore_id:
+                continue
             try:
-                removed |= await recovery.remove_restored(part.stream, order.restore_id)
+                removed |= await recovery.remove_restored(stream, order.restore_id)
             except NotOurs:
                 continue  # somebody else's stands in its place
         return removed

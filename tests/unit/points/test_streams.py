@@ -28,7 +28,7 @@ from recovery.domain.jetstream import ConsumerPosition, JetStreamSource, StreamP
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, VerdictState
 from recovery.domain.retention import plan_retention
-from recovery.errors import BadInput, NotFound, NotOurs, Refused
+from recovery.errors import BadInput, NotFound, NotOurs, Refused, Unreachable
 from recovery.ports.jetstream import archive_name, description_name
 from recovery.ports.postgres import BackupSource
 from recovery.ports.recovery_points import Restores
@@ -297,6 +297,21 @@ async def test_everything_is_taken_back_until_then(streams: Streams) -> None:
     assert await streams.restores.remove(streams.order())
     assert set(streams.target.streams) == {"invoices"}
     assert not await streams.restores.remove(streams.order())
+
+
+async def test_a_restore_is_taken_back_without_any_location(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    await streams.take()
+    streams.target.streams["invoices"] = FakeStream(config_of("invoices"), state_of(1))
+    await streams.restores.restore(streams.order(), nothing)
+
+    async def silent(*arguments: object) -> Any:
+        raise Unreachable("down")
+
+    for store in streams.rig.stores:
+        for request in ("get", "head", "folders"):
+            monkeypatch.setattr(store, request, silent)
+    assert await streams.restores.remove(streams.order())
+    assert set(streams.target.streams) == {"invoices"}
 
 
 async def test_only_the_streams_that_were_asked_for_are_restored(streams: Streams) -> None:
