@@ -101,7 +101,7 @@ async def test_a_frozen_location_costs_its_patience_once_and_not_for_each_point(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await streams.take()
-    monkeypatch.setattr(catalogue_module, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(catalogue_module, "REQUEST_SECONDS", 0.5)
     a, b = streams.rig.stores
     asked = most = 0
 
