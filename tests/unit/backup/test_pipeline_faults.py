@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.errors import Refused, SourceFailed, Unreachable
 from tests.fakes.object_store import FaultyStore, MemoryStore
-from tests.unit.backup.writing import CHUNK, MANIFEST_KEY, plain, read_all, source_of, write
+from tests.unit.backup.writing import CHUNK, MANIFEST_KEY, QUICK, plain, read_all, source_of, write
 
 
 @pytest.mark.parametrize("at", [1, 5, 14])
@@ -29,7 +30,8 @@ async def test_a_location_that_goes_on_failing_is_dropped_and_the_other_finishes
 ) -> None:
     bad = FaultyStore("bad", fault=lambda number, key: error if number >= at else None)
     good, source = MemoryStore("good"), source_of()
-    written = await write(source, [bad, good], sealer)
+    patient = replace(QUICK, patience_seconds=60)  # it is not dropped for its pace before
+    written = await write(source, [bad, good], sealer, budget=patient)
     assert written.complete_locations == ["good"]
     assert str(error) in written.dropped["bad"]
     assert MANIFEST_KEY not in bad.objects
