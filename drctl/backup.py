@@ -17,6 +17,7 @@ from drctl.session import Session, catalogue, chosen_group, load_config, operato
 from drctl.starting import run_plan
 from drctl.tables import checks_table, console, points_table, sets_table
 from drctl.times import span
+from recovery.domain.chains import bases_of
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, PostgresSource, RecoveryPoint, kinds_of
@@ -258,6 +259,7 @@ def _origin(region: str, source: PostgresSource | JetStreamSource) -> list[tuple
     return [
         ("Source", f"{region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
         ("Position", f"timeline {source.timeline}{position}"),
+        *([("Builds on", ", then ".join(source.bases))] if source.bases else []),
         *([("Streamed from", f"the standby {source.streamed_from}")] if source.streamed_from else []),
         ("Databases", ", ".join(source.databases) or "all of the cluster"),
     ]
@@ -296,6 +298,7 @@ def _point_document(point: RecoveryPoint) -> dict[str, Any]:
         "finished_at": manifest.finished_at.isoformat(),
         "bytes": manifest.plain_bytes,
         "stored_bytes": manifest.stored_bytes,
+        "builds_on": bases_of(point),
         "locations": point.locations,
         "valid": point.is_valid,
         "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from drctl import words
+from recovery.domain.chains import as_trees
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import RecoverySet, SetState
 from recovery.domain.report import RunReport, StepRecord, StepState
@@ -127,7 +128,8 @@ def points_table(
 ) -> Table:
     """Recovery points, in the order given: kind, when, size, where, verdict with its age.
 
-    Below 100 columns without the stored size.
+    Incremental base backups stand below the full one that they build on, where the first of them would. Below 100
+    columns without the stored size.
     """
     unicode = words.is_unicode() if unicode is None else unicode
     narrow = width < NARROW
@@ -143,12 +145,13 @@ def points_table(
         table.add_column("Stored", justify="right", no_wrap=True)
     table.add_column("Locations", overflow="fold", min_width=9)
     table.add_column("Verdict", overflow="fold", min_width=10)
-    for point in points:
+    branch = "└ " if unicode else "`- "
+    for depth, point in as_trees(points):
         manifest = point.manifest
         stored = [] if narrow else [words.size(manifest.stored_bytes)]
         table.add_row(
-            words.plain(point.point_id, unicode),
-            manifest.kind.value,
+            (branch if depth else "") + words.plain(point.point_id, unicode),
+            manifest.kind.value + (f" +{depth}" if depth else ""),
             words.moment(manifest.finished_at),
             words.size(manifest.plain_bytes),
             *stored,

@@ -45,6 +45,7 @@ from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.postgres.standbys import LocalStandbys
+from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints
 from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
 from recovery.adapters.report_store import ObjectReportStore
@@ -248,7 +249,8 @@ class Wiring:
         stores = await self.locations()
         witness = await self.witness()
         reports = await self.reports()
-        points = StoredRecoveryPoints(stores, keys, self.parts(), witness, self.scratch_folder, self.budget)
+        parts = self.parts(lambda group: Catalogue(stores(group), keys.verifier))
+        points = StoredRecoveryPoints(stores, keys, parts, witness, self.scratch_folder, self.budget)
         archives = PostgresWalArchives(stores, keys, self)
         restores = self.restores(points.catalogue, keys, archives)
         probe = HttpProbe()
@@ -286,11 +288,14 @@ class Wiring:
 
     # What each store has of its own: one row for each.
 
-    def parts(self) -> dict[str, StorePoints]:
+    def parts(self, catalogue: Callable[[GroupSnapshot], Catalogue]) -> dict[str, StorePoints]:
         """How recovery points of each store are taken and proven."""
         return {
             DataStore.POSTGRES: PostgresPoints(
-                self.postgres, self, lambda group: self.config.group(group).backup.checkpoint
+                self.postgres,
+                self,
+                lambda group: self.config.group(group).backup.checkpoint,
+                chains=PostgresChains(catalogue),
             ),
             DataStore.NATS: StreamPoints(self.streams),
         }

@@ -11,6 +11,7 @@ from recovery.adapters.backup_lock import backup_lock
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.standby_source import ChosenStandby, choose_standby
+from recovery.adapters.postgres_chains import PostgresChains
 from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
 from recovery.errors import RecoveryError
@@ -39,6 +40,7 @@ class PostgresPoints:
     checkpoint: Callable[[str], Checkpoint]  # by group
     at_once: int = 1
     choose: Choose = choose_standby
+    chains: PostgresChains | None = None  # None: every base backup is a full one
 
     async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
         """See the port."""
@@ -52,6 +54,16 @@ class PostgresPoints:
             chosen = await self._standby(group, region, login, CHECK_SECONDS)
             detail = f"base backups are streamed from {chosen.name}" if chosen.login else _primary_instead(chosen)
             checks.append(CheckResult(name=f"{region} standby", passed=chosen.login is not None, detail=detail))
+            login = chosen.login or login
+        if group.base_backup.incrementals and self.chains is not None and BackupKind.PHYSICAL in group.backup_kinds:
+            obstacle = await self.chains.obstacle(login)
+            checks.append(
+                CheckResult(
+                    name=f"{region} incremental backups",
+                    passed=not obstacle,
+                    detail=obstacle or f"up to {group.base_backup.incrementals} after a full one",
+                )
+            )
         return checks
 
     @asynccontextmanager
@@ -60,25 +72,27 @@ class PostgresPoints:
         group = order.group.name
         login = await self.logins.backup(group, order.region)
         engine = self.postgres(group, order.region)
-        if order.kind is BackupKind.PHYSICAL:
-            opening = engine.physical_source(login, order.point_id, await self._options(order, login))
-        else:
-            opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
-        async with backup_lock(login, order.point_id, order.kind), opening as source:
-            yield source
+        async with backup_lock(login, order.point_id, order.kind):
+            if order.kind is BackupKind.PHYSICAL:
+                opening = engine.physical_source(login, order.point_id, await self._options(order, login))
+            else:
+                opening = engine.logical_source(login, order.point_id, order.group.logical_databases)
+            async with opening as source:
+                yield source
 
     async def _options(self, order: BackupOrder, login: PostgresLogin) -> BaseBackupOptions:
         rule = order.group.base_backup
-        if not rule.from_standby:
-            return BaseBackupOptions(self.checkpoint(order.group.name))
-        seconds = rule.standby_lag.total_seconds()
-        chosen = await self._standby(order.group, order.region, login, seconds)
-        return BaseBackupOptions(
-            self.checkpoint(order.group.name),
-            chosen.login,
-            seconds,
-            notes=() if chosen.login is not None else (_primary_instead(chosen),),
-        )
+        options = BaseBackupOptions(self.checkpoint(order.group.name))
+        if rule.from_standby:
+            seconds = rule.standby_lag.total_seconds()
+            chosen = await self._standby(order.group, order.region, login, seconds)
+            notes = () if chosen.login is not None else (_primary_instead(chosen),)
+            options = replace(options, standby=chosen.login, standby_seconds=seconds, notes=notes)
+        if rule.incrementals and self.chains is not None:
+            base, why_full = await self.chains.base_for(order.group, options.standby or login)
+            notes = (f"a full base backup: {why_full}",) if base is None else ()
+            options = replace(options, base=base, notes=options.notes + notes)
+        return options
 
     async def _standby(self, group: GroupSnapshot, region: str, login: PostgresLogin, seconds: float) -> ChosenStandby:
         """Of the servers of the other regions: those of the same site first, then by priority."""

@@ -13,13 +13,14 @@ import structlog
 
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
+from recovery.backup.chains import bases_in, open_proven_bases
 from recovery.backup.documents import read_manifest
 from recovery.backup.fill import fill_location
 from recovery.backup.layout import PointIdentity, manifest_key, point_prefix
 from recovery.backup.leftovers import existing_manifest, remove_leftovers
 from recovery.backup.pipeline import TransferProgress, write_point
-from recovery.backup.reader import check_key, open_point, verify_objects
-from recovery.backup.repair import repair_point
+from recovery.backup.reader import StoredPointReader, check_key, open_point, verify_objects
+from recovery.backup.repair import repair_points
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.sets import write_set
 from recovery.backup.signing import Signer, Verifier
@@ -123,6 +124,7 @@ class StoredRecoveryPoints:
                 check=lambda: self._same_epoch(order),
                 budget=self.budget(order.group.name),
                 at_once=part.at_once,
+                readable=order.readable,
             )
         return TakenPoint(written.manifest, written.complete_locations, written.dropped)
 
@@ -230,8 +232,12 @@ class StoredRecoveryPoints:
 
     async def repair(self, group: GroupSnapshot, point_id: str, progress: Progress) -> Repaired:
         """See the port."""
-        point = await self.catalogue(group).point(group.name, point_id)
-        return await repair_point(point, self.stores(group), self.keys.verifier, noting(progress, "comparing copies"))
+        catalogue = self.catalogue(group)
+        point = await catalogue.point(group.name, point_id)
+        members = [*await bases_in(catalogue, point), point]
+        return await repair_points(
+            members, self.stores(group), self.keys.verifier, noting(progress, "comparing copies")
+        )
 
     async def expire(self, group: GroupSnapshot, now: datetime, *, dry_run: bool) -> Expired:
         """See the port."""
@@ -263,7 +269,9 @@ class StoredRecoveryPoints:
         # At the same time: a location that hangs costs its patience once, and not once for each point.
         points = await for_each(point_ids, partial(self.point, group), max(len(point_ids), 1))
         found = set_of(points, set_id=set_id, run_id=run_id, missing=missing)
-        manifests = [point.manifest for point in points]
+        catalogue = self.catalogue(group)
+        whole = [member for point in points for member in (*await bases_in(catalogue, point), point)]
+        manifests = [member.manifest for member in whole]
         return found, await write_set(self.stores(group), found, manifests, self.keys.signing())
 
     # Parts of the above.
@@ -325,7 +333,14 @@ class StoredRecoveryPoints:
             intact.append(store)
         if not intact:
             return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, "none"
-        state, reason, more = await self._restored(group, point, intact[0], progress)
+        try:
+            bases, more = await open_proven_bases(self.catalogue(group), point, self.keys.opening(), progress)
+        except Corrupt as error:
+            return VerdictState.CORRUPT, str(error), checks, intact[0].name
+        except RecoveryError as error:
+            return VerdictState.FAILED, str(error), checks, "none"
+        checks += more
+        state, reason, more = await self._restored(group, point, intact[0], bases, progress)
         return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
 
     async def _manifests_elsewhere(
@@ -353,13 +368,18 @@ class StoredRecoveryPoints:
         return bad, silent
 
     async def _restored(
-        self, group: GroupSnapshot, point: RecoveryPoint, store: ObjectStore, progress: Progress
+        self,
+        group: GroupSnapshot,
+        point: RecoveryPoint,
+        store: ObjectStore,
+        bases: Sequence[StoredPointReader],
+        progress: Progress,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         scratch_folder = self.scratch_folder(group.name)
         scratch_folder.mkdir(parents=True, exist_ok=True)
         return await self.part(point.manifest.store).validate(
             group,
-            open_point(store, point.manifest, self.keys.opening()),
+            open_point(store, point.manifest, self.keys.opening(), bases=bases),
             scratch_folder,
             noting(progress, f"restoring from {store.name}"),
         )

@@ -15,7 +15,9 @@ from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_recovery import WalRecovery, comparable, open_recovery
 from recovery.backup.catalogue import Catalogue
+from recovery.backup.chains import bases_in, open_chain
 from recovery.backup.reader import check_key, open_point
+from recovery.domain.chains import bytes_to_restore
 from recovery.domain.group import GroupSnapshot, PostgresAt
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, kind_of
@@ -151,8 +153,11 @@ class PostgresRestores:
         return PostgresPlace(at.host, order.target_port or at.port, Path(directory), at.run_as)
 
     async def _check_key(self, order: RestoreOrder, point: RecoveryPoint) -> str:
-        await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))
-        return "opens the recovery point"
+        catalogue = self.catalogue(order.group)
+        bases = await bases_in(catalogue, point)
+        for member in [*bases, point]:
+            await check_key(member.manifest, self.keys.opening(), catalogue.stores_of(member))
+        return f"opens the recovery point{f' and the {len(bases)} that it builds on' if bases else ''}"
 
     async def _check_wal(self, order: RestoreOrder) -> str:
         """That the recovery's first segment is there, and opens."""
@@ -167,7 +172,11 @@ class PostgresRestores:
         wanted = point.manifest.postgres.major
         known = ", ".join(f"{major} ({version})" for major, version in sorted(majors.items())) or "none"
         free = await host.free_bytes(place.data_directory)
-        needed = int(point.manifest.plain_bytes * HEADROOM)
+        try:
+            chain = [*await bases_in(self.catalogue(order.group), point), point]
+        except RecoveryError:
+            chain = [point]  # the check of the key says what is wrong
+        needed = int(bytes_to_restore([member.manifest for member in chain]) * HEADROOM)
         empty = await host.is_empty(place)
         return [
             CheckResult(
@@ -251,7 +260,7 @@ class PostgresRestores:
         catalogue = self.catalogue(order.group)
         recovery = await self._recovery(order)
         restored = await self.postgres(order.group.name, order.region).restore_physical(
-            open_point(catalogue.stores_of(point), point.manifest, self.keys.opening()),
+            await open_chain(catalogue, point, self.keys.opening()),
             place,
             RestoreOptions(restore_id=order.restore_id, recovery=recovery.options if recovery is not None else None),
             noting(progress, "restoring the cluster"),

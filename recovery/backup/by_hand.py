@@ -18,24 +18,29 @@ def by_hand(found: RecoverySet, manifests: Sequence[Manifest]) -> str:
     """Markdown with the exact commands, for the set's members in their order.
 
     Args:
-        manifests: of the members; one that is missing here is left out.
+        manifests: of the members, and of what incremental base backups among them build on. A member that is missing
+            here is left out.
 
     Raises:
-        KeyError: a manifest lacks an artefact that its kind has.
+        KeyError: a manifest lacks an artefact that its kind has, or a base backup is missing.
     """
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # text
     environment.filters["quoted"] = shlex.quote
     known = {manifest.point_id: manifest for manifest in manifests}
     members = [known[member.point_id] for member in found.members if member.point_id in known]
-    recipients = list(dict.fromkeys(key for manifest in members for key in manifest.recipients))
+
+    def chain(manifest: Manifest) -> list[Manifest]:
+        return [*(known[point_id] for point_id in manifest.postgres.bases), manifest]
+
+    recipients = list(dict.fromkeys(key for manifest in known.values() for key in manifest.recipients))
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        found=found, group=found.group, manifests=members, recipients=recipients, attempt=_artefact_file
+        found=found, group=found.group, manifests=members, recipients=recipients, attempt=_artefact_file, chain=chain
     )
 
 
 def _artefact_file(manifest: Manifest, name: str) -> str:
     """The objects' common beginning within the point's folder, quoted: ``attempt-1-0a1b2c3d/base.tar``."""
-    first = manifest.artefact(name).objects[0].key
-    within = first.split("/", 3)[3]
-    return shlex.quote(within.rsplit(".", 3)[0])
+    artefact = manifest.artefact(name)
+    within = artefact.objects[0].key.split("/", 3)[3]
+    return shlex.quote(within.rsplit(".", 3 if artefact.sealed else 2)[0])

@@ -27,6 +27,7 @@ from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_l
 from recovery.backup.once import put_once
 from recovery.backup.sets import ListedSets, list_sets, remove_set
 from recovery.backup.signing import Signer, Verifier
+from recovery.domain.chains import judged_as_chains
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
@@ -102,7 +103,8 @@ class Catalogue:
             Unreachable: no location answers.
         """
         found, rejected, unreachable = await self._ask_locations(partial(self._points_at, group))
-        points = [point for point in _merge(found, rejected) if since is None or point.manifest.finished_at >= since]
+        points = judged_as_chains(_merge(found, rejected))
+        points = [point for point in points if since is None or point.manifest.finished_at >= since]
         return Survey(newest_first(points), rejected, unreachable)
 
     async def points(self, group: str, since: datetime | None = None) -> list[RecoveryPoint]:

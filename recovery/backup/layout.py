@@ -1,7 +1,7 @@
 """Names of everything that a recovery point stores, relative to the location's root.
 
 <group>/<store>/<point id>/manifest.json
-<group>/<store>/<point id>/attempt-<n>-<run nonce>/<artefact>.<000000>.zst.age
+<group>/<store>/<point id>/attempt-<n>-<run nonce>/<artefact>.<000000>.zst.age  (.zst where it is not encrypted)
 <group>/<store>/<point id>/verdicts/<validated at>-<run>.json
 
 The store (``postgres``, ``nats``) is that of the kind which the point's id names.
@@ -81,9 +81,9 @@ def verdict_key(verdict: Verdict) -> str:
     return f"{verdicts_prefix(verdict.group, verdict.point_id)}{at}-{nonce}.json"
 
 
-def object_key(identity: PointIdentity, artefact: str, index: int) -> str:
+def object_key(identity: PointIdentity, artefact: str, index: int, *, sealed: bool = True) -> str:
     prefix = point_prefix(identity.group, identity.point_id)
-    return f"{prefix}{identity.folder}/{quote(artefact, safe='')}.{index:06d}.zst.age"
+    return f"{prefix}{identity.folder}/{quote(artefact, safe='')}.{index:06d}.zst{'.age' if sealed else ''}"
 
 
 def attempt_prefixes(manifest: Manifest) -> set[str]:

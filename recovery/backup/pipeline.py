@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from recovery.backup.chunking import fixed_chunks
 from recovery.backup.documents import SignedManifest, sign_manifest
 from recovery.backup.layout import PointIdentity, manifest_key, object_key, point_prefix
 from recovery.backup.leftovers import delete_prefix, existing_manifest, lost_race, missing_objects
+from recovery.backup.readable import compressed
 from recovery.backup.sealing import Sealer
 from recovery.backup.signing import Signer
 from recovery.backup.upload import LocationUpload, PaceKeeper, WriteBudget
@@ -77,12 +78,14 @@ async def write_point(
     check: Check | None = None,
     budget: WriteBudget | None = None,
     at_once: int = 1,
+    readable: Collection[str] = (),
 ) -> WrittenPoint:
     """Backs ``source`` (already entered) up to all ``stores``.
 
     Args:
         at_once: artefacts that are read at the same time, where the source allows it; each holds up to one chunk more
             than ``budget.window`` counts.
+        readable: names of artefacts that are compressed only, for later backups to read without a private key.
         progress: called about once per object, from the event loop; must not block.
         check: called before the manifest is written; raises when the point must not come into being, for example
             because the group's epoch changed.
@@ -95,7 +98,7 @@ async def write_point(
     In every case but success, cancellation included, what this attempt wrote is removed again, and no location is left
     with a manifest of it.
     """
-    write = _Write(source, identity, list(stores), sealer, signer, progress, budget or WriteBudget(), at_once)
+    write = _Write(source, identity, list(stores), sealer, signer, progress, budget or WriteBudget(), at_once, readable)
     try:
         return await write.run(check)
     except BaseException:
@@ -116,8 +119,10 @@ class _Write:
         progress: Callable[[TransferProgress], None] | None,
         budget: WriteBudget,
         at_once: int,
+        readable: Collection[str],
     ) -> None:
         self.budget = budget
+        self._readable = readable
         self._at_once = at_once
         self._source = source
         self._identity = identity
@@ -218,15 +223,17 @@ class _Write:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        return Artefact(name=stream.name, objects=[objects[number] for number in range(index)])
+        written = [objects[number] for number in range(index)]
+        return Artefact(name=stream.name, objects=written, sealed=stream.name not in self._readable)
 
     async def _write_chunk(
         self, artefact: str, index: int, chunk: list[bytes], objects: dict[int, StoredObject]
     ) -> None:
         """Seals one chunk and stores it everywhere. The chunk comes in a list, so that it is freed once sealed."""
         try:
-            sealed = await self._sealer.seal(chunk.pop(), self.budget.compression_level)
-            key = object_key(self._identity, artefact, index)
+            seal = compressed if artefact in self._readable else self._sealer.seal
+            sealed = await seal(chunk.pop(), self.budget.compression_level)
+            key = object_key(self._identity, artefact, index, sealed=artefact not in self._readable)
             self._plain += sealed.plain_size
             self._stored += sealed.size
             self._require_location()

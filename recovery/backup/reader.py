@@ -10,6 +10,7 @@ from itertools import islice
 
 from recovery.backup.bounded import for_each
 from recovery.backup.fill import sha256_hex
+from recovery.backup.readable import decompressed
 from recovery.backup.sealing import Opener
 from recovery.domain.recovery_point import Artefact, CheckResult, Manifest, StoredObject
 from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Transient, Unreachable, WrongKey
@@ -33,25 +34,25 @@ class ObjectReader:
             else is ever tried: a validation must judge exactly one location.
     """
 
-    def __init__(self, stores: Sequence[ObjectStore], opener: Opener) -> None:
+    def __init__(self, stores: Sequence[ObjectStore], opener: Opener | None) -> None:
         if not stores:
             raise BadInput("a recovery point needs at least one location to be read from")
         self._stores = list(stores)
         self._opener = opener
 
-    async def plain(self, entry: StoredObject) -> bytes:
+    async def plain(self, entry: StoredObject, *, sealed: bool = True) -> bytes:
         """Size, SHA-256, decryption, decompression and plain size are checked in this order, at each location.
 
         Raises:
             Corrupt: no location has it intact.
             Unreachable: a location that may have it does not answer.
-            WrongKey: no identity at hand opens it.
+            WrongKey: no identity at hand opens it. Never of one that is not ``sealed``.
         """
         failures: dict[str, RecoveryError] = {}
         for attempt in range(1, TRIES + 1):
             for store in [store for store in self._stores if not _is_final(failures.get(store.name))]:
                 try:
-                    return await self._from(store, entry, first=attempt == 1)
+                    return await self._from(store, entry, sealed, first=attempt == 1)
                 except WrongKey:
                     raise
                 except RecoveryError as error:
@@ -67,7 +68,7 @@ class ObjectReader:
                 raise failure
         raise Corrupt("; ".join(str(failure) for failure in failures.values()))
 
-    async def _from(self, store: ObjectStore, entry: StoredObject, first: bool) -> bytes:
+    async def _from(self, store: ObjectStore, entry: StoredObject, sealed: bool, first: bool) -> bytes:
         """One try at one location, short at first where there is another location to turn to."""
         limit = SHORT_SECONDS if first and len(self._stores) > 1 else OBJECT_SECONDS
         try:
@@ -78,6 +79,10 @@ class ObjectReader:
         except TimeoutError as error:
             raise Unreachable(f"{store.name} did not deliver {entry.key} within {limit:g} s") from error
         try:
+            if not sealed:
+                return await decompressed(entry, body)
+            if self._opener is None:
+                raise WrongKey(f"object {entry.key} is encrypted, and no identity was given")
             return await self._opener.open(entry, body)
         except Corrupt as error:
             raise Corrupt(f"{store.name}: {error}") from error
@@ -94,8 +99,15 @@ def _is_final(failure: RecoveryError | None) -> bool:
 class StoredPointReader:
     """A recovery point opened for reading (``recovery.ports.postgres.PointReader``)."""
 
-    def __init__(self, manifest: Manifest, objects: ObjectReader, parallel: int = PARALLEL) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        objects: ObjectReader,
+        parallel: int = PARALLEL,
+        bases: Sequence[StoredPointReader] = (),
+    ) -> None:
         self.manifest = manifest
+        self.bases = bases
         self._objects = objects
         self._parallel = parallel
 
@@ -111,13 +123,13 @@ class StoredPointReader:
         """
         wanted = self._artefact(artefact)
         entries = iter(wanted.objects)
-        ahead = deque(self._start(islice(entries, self._parallel)))
+        ahead = deque(self._start(islice(entries, self._parallel), wanted.sealed))
         done = 0
         try:
             while ahead:
                 plain = await ahead[0]
                 ahead.popleft()
-                ahead.extend(self._start(islice(entries, 1)))
+                ahead.extend(self._start(islice(entries, 1), wanted.sealed))
                 yield plain
                 done += len(plain)
                 del plain
@@ -128,8 +140,8 @@ class StoredPointReader:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
 
-    def _start(self, entries: Iterable[StoredObject]) -> list[asyncio.Task[bytes]]:
-        return [asyncio.ensure_future(self._objects.plain(entry)) for entry in entries]
+    def _start(self, entries: Iterable[StoredObject], sealed: bool) -> list[asyncio.Task[bytes]]:
+        return [asyncio.ensure_future(self._objects.plain(entry, sealed=sealed)) for entry in entries]
 
     def _artefact(self, name: str) -> Artefact:
         try:
@@ -140,17 +152,23 @@ class StoredPointReader:
 
 
 def open_point(
-    stores: ObjectStore | Sequence[ObjectStore], manifest: Manifest, opener: Opener, parallel: int = PARALLEL
+    stores: ObjectStore | Sequence[ObjectStore],
+    manifest: Manifest,
+    opener: Opener | None,
+    parallel: int = PARALLEL,
+    bases: Sequence[StoredPointReader] = (),
 ) -> StoredPointReader:
     """Opens a point whose manifest the catalogue verified.
 
     Args:
         stores: locations that hold the point. Give exactly one for a validation; a restore takes an object that is
             missing or corrupt at one location from the next.
+        opener: None for artefacts that are not sealed.
         parallel: objects in memory at once.
+        bases: of an incremental base backup, the points that it needs, the full one first.
     """
     chosen = list(stores) if isinstance(stores, Sequence) else [stores]
-    return StoredPointReader(manifest, ObjectReader(chosen, opener), parallel)
+    return StoredPointReader(manifest, ObjectReader(chosen, opener), parallel, bases)
 
 
 async def check_key(manifest: Manifest, opener: Opener, stores: ObjectStore | Sequence[ObjectStore]) -> None:
@@ -165,7 +183,7 @@ async def check_key(manifest: Manifest, opener: Opener, stores: ObjectStore | Se
             f"recovery point {manifest.point_id} is encrypted for {', '.join(manifest.recipients)}; "
             f"the keys at hand are of {', '.join(opener.recipients)}. Give the identity of one of the former."
         )
-    entries = [entry for artefact in manifest.artefacts for entry in artefact.objects]
+    entries = [entry for artefact in manifest.artefacts if artefact.sealed for entry in artefact.objects]
     if entries:
         chosen = list(stores) if isinstance(stores, Sequence) else [stores]
         await ObjectReader(chosen, opener).plain(min(entries, key=lambda entry: entry.size))

@@ -54,6 +54,20 @@ async def repair_point(
     return await repair.run(stores)
 
 
+async def repair_points(
+    points: Sequence[RecoveryPoint], stores: Sequence[ObjectStore], verifier: Verifier, progress: Progress | None = None
+) -> Repaired:
+    """A point and all that it builds on, as one. Arguments and errors are those of :func:`repair_point`."""
+    written: dict[str, list[str]] = {}
+    left: dict[str, str] = {}
+    for point in points:
+        done = await repair_point(point, stores, verifier, progress)
+        for name, keys in done.written.items():
+            written.setdefault(name, []).extend(keys)
+        left |= done.left
+    return Repaired(written, left)
+
+
 class _Repair:
     def __init__(self, point: RecoveryPoint, verifier: Verifier, progress: Progress | None) -> None:
         self._point = point

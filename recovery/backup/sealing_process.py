@@ -67,11 +67,7 @@ def unseal(stored: bytes, expected: dict[str, object], identities: list[pyrage.x
     Raises:
         Unsealable: with kind ``Corrupt`` or ``WrongKey``.
     """
-    if len(stored) != expected["size"]:
-        raise Unsealable("Corrupt", f"it has {len(stored)} bytes, the manifest says {expected['size']}")
-    digest = hashlib.sha256(stored).hexdigest()
-    if digest != expected["sha256"]:
-        raise Unsealable("Corrupt", f"its SHA-256 is {digest}, the manifest says {expected['sha256']}")
+    check_stored(stored, expected)
     try:
         packed = pyrage.decrypt(stored, identities)
     except pyrage.DecryptError as error:
@@ -79,6 +75,15 @@ def unseal(stored: bytes, expected: dict[str, object], identities: list[pyrage.x
             raise Unsealable("WrongKey", "no identity at hand opens it") from error
         raise Unsealable("Corrupt", f"it is no sound age file: {error}") from error
     return unpack(packed, expected["plain_size"])
+
+
+def check_stored(stored: bytes, expected: dict[str, object]) -> None:
+    """Raises Unsealable (Corrupt): size or SHA-256 are not those that are expected."""
+    if len(stored) != expected["size"]:
+        raise Unsealable("Corrupt", f"it has {len(stored)} bytes, the manifest says {expected['size']}")
+    digest = hashlib.sha256(stored).hexdigest()
+    if digest != expected["sha256"]:
+        raise Unsealable("Corrupt", f"its SHA-256 is {digest}, the manifest says {expected['sha256']}")
 
 
 def unpack(packed: bytes, plain_size: object) -> bytes:

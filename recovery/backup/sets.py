@@ -55,7 +55,7 @@ async def write_set(
     """The same documents for every attempt. Returns the locations that did not take them, with the reason.
 
     Args:
-        manifests: of the set's members.
+        manifests: of the set's members, and of what they build on.
 
     Raises:
         Unreachable: no location took them.

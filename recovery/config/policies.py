@@ -101,6 +101,12 @@ class BaseBackupPolicy(Section):
         description="How long a standby may take to replay what the primary has when the backup begins.",
         examples=["30s"],
     )
+    incrementals: Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="So many backups after a full one hold only what changed (PostgreSQL 17 and later, with "
+        "summarize_wal on); the chain is kept, validated and restored as a whole. 0: each one is full.",
+        examples=[6],
+    )
 
 
 class BackupPolicy(Section):

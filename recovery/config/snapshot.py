@@ -14,6 +14,7 @@ from recovery.config.mistakes import KeyPath
 from recovery.config.names import split_address
 from recovery.config.plain import plain
 from recovery.config.policies import BackupPolicy
+from recovery.domain.chains import FIRST_MAJOR
 from recovery.domain.group import (
     BaseBackupRule,
     DnsRecord,
@@ -53,7 +54,9 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         critical_tables=group.critical_tables,
         retention=_retention(group.backup),
         base_backup=BaseBackupRule(
-            from_standby=group.backup.postgres.source == "standby", standby_lag=group.backup.postgres.standby_lag
+            from_standby=group.backup.postgres.source == "standby",
+            standby_lag=group.backup.postgres.standby_lag,
+            incrementals=group.backup.postgres.incrementals,
         ),
         wal=_wal(group),
         replication=_replication(group),
@@ -291,6 +294,15 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                     _nowhere("Elasticsearch", region, "elasticsearch", "https://search.example.com:9200"),
                 )
             yield from (((*path, key), said) for key, said in _unpointed(group, own))
+        if (
+            group.backup.postgres.incrementals
+            and group.postgres
+            and (group.postgres.major or FIRST_MAJOR) < FIRST_MAJOR
+        ):
+            yield (
+                ("groups", name, "backup", "postgres", "incrementals"),
+                f"expected 0 with PostgreSQL {group.postgres.major}: incremental base backups begin with {FIRST_MAJOR}",
+            )
         yield from _wal_locations(name, group, list(config.locations_of(name)))
         for region in sorted(group.patroni.members if group.patroni else ()):
             if region not in group.regions:

@@ -125,11 +125,12 @@ class RetentionRule(Model):
 
 
 class BaseBackupRule(Model):
-    """Where PostgreSQL's base backups come from: with ``from_standby`` from a standby that has what the primary has
-    within ``standby_lag``."""
+    """How PostgreSQL's base backups are taken: with ``from_standby`` from a standby that has what the primary has
+    within ``standby_lag``; after a full one so many ``incrementals`` that hold only what changed."""
 
     from_standby: bool = False
     standby_lag: timedelta = timedelta(seconds=30)
+    incrementals: int = 0
 
 
 class WalRule(Model):

@@ -71,7 +71,7 @@ class VerdictState(StrEnum):
 
 
 class StoredObject(Recorded):
-    """One object of a recovery point: a complete age file.
+    """One object of a recovery point: a complete age file (or a zstd frame, of an artefact that is not sealed).
 
     ``key`` is relative to the location's root; ``size`` and ``sha256`` are those of the stored (encrypted) bytes;
     ``plain_size`` is the number of bytes of the artefact that it holds (before compression).
@@ -86,11 +86,12 @@ class StoredObject(Recorded):
 class Artefact(Recorded):
     """A byte stream cut into objects, in order: ``base.tar``, ``backup_manifest``, ``shop.dump``, ``globals.sql``.
 
-    ``cat`` of all objects, each opened by ``age -d`` and ``zstd -d``, gives the stream.
+    ``cat`` of all objects, each opened by ``age -d`` (where it is ``sealed``) and ``zstd -d``, gives the stream.
     """
 
     name: str
     objects: list[StoredObject]
+    sealed: bool = True  # False: not encrypted, since later backups must read it without a private key
 
     @property
     def plain_size(self) -> int:
@@ -151,6 +152,8 @@ class PostgresSource(Recorded):
     settings: dict[str, str] = Field(default_factory=dict)  # non-default ones that mean the same on every machine
     database_properties: dict[str, DatabaseProperties] = Field(default_factory=dict)
     tablespaces: dict[str, str] = Field(default_factory=dict)  # oid -> folder at the source
+    # Of an incremental base backup: ids of the points that it needs, the full one first.
+    bases: list[str] = Field(default_factory=list)
     streamed_from: str | None = None  # address of the standby that a base backup came from; None: the server itself
     table_count: int = 0  # tables that hold data, in all databases of the point
     notes: list[str] = Field(default_factory=list)  # what this backup could not record, each with the reason

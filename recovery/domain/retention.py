@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pydantic import Field
 
 from recovery.domain.base import Model
+from recovery.domain.chains import BAD, bases_of
 from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
-from recovery.domain.recovery_point import RecoveryPoint, VerdictState
+from recovery.domain.recovery_point import RecoveryPoint
 
-_BAD = {VerdictState.CORRUPT, VerdictState.RESTORE_FAILED}
 _PERIODS: dict[str, tuple[str, Callable[[datetime], str]]] = {
     "daily": ("day", lambda at: f"{at:%Y-%m-%d}"),
     "weekly": ("week", lambda at: f"{at:%G-W%V}"),  # ISO 8601
@@ -42,6 +42,8 @@ def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: da
     where they have a point: when backups have stopped, or a clock is wrong, nothing expires. A period's last validated
     point stands for it, and where none is validated its last one.
 
+    What a kept incremental base backup builds on stays with it, whatever the rule says.
+
     Raises:
         ValueError: a part of the rule is negative.
     """
@@ -55,7 +57,12 @@ def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: da
     remove: list[str] = []
     reasons: dict[str, str] = {}
     for members in series.values():
+        needed: dict[str, str] = {}  # newest first: whatever builds on a point comes before it
         for point, reason in _judge(members, rule, now):
+            if not reason and point.point_id in needed:
+                reason = f"{needed[point.point_id]}, which is kept, builds on it"
+            if reason:
+                needed |= {base: point.point_id for base in bases_of(point) if base not in needed}
             reasons[point.point_id] = reason or _past(rule)
             (keep if reason else remove).append(point.point_id)
     return RetentionPlan(keep=keep, remove=remove, reasons=reasons)
@@ -122,7 +129,7 @@ def _past(rule: RetentionRule) -> str:
 
 
 def _is_bad(point: RecoveryPoint) -> bool:
-    return point.verdict is not None and point.verdict.state in _BAD
+    return point.verdict is not None and point.verdict.state in BAD
 
 
 def _proven(point: RecoveryPoint) -> bool:

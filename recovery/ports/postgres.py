@@ -155,17 +155,30 @@ class RestoredDatabase:
 
 
 @dataclass(frozen=True)
+class IncrementalBase:
+    """What an incremental base backup builds on.
+
+    ``chain``: ids of the points that it needs, the full one first. ``manifest``: PostgreSQL's own, of the last of them.
+    """
+
+    chain: tuple[str, ...]
+    manifest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class BaseBackupOptions:
     """How a base backup is taken.
 
     ``standby``: the server that streams it, instead of the primary; everything else is asked at the primary. It gets
     ``standby_seconds`` to replay what the primary had when the backup began. ``notes`` go into the manifest.
+    ``base``: only what changed since is sent, if the server can; else everything, and a note says why.
     """
 
     checkpoint: Checkpoint = "fast"
     standby: PostgresLogin | None = None
     standby_seconds: float = 30.0
     notes: tuple[str, ...] = ()
+    base: IncrementalBase | None = None
 
 
 FROM_THE_SERVER = BaseBackupOptions()
@@ -207,9 +220,15 @@ class PostgresHost(Protocol):
 
 
 class PointReader(Protocol):
-    """A recovery point opened for reading: objects fetched in parallel, checked, decrypted, decompressed, in order."""
+    """A recovery point opened for reading: objects fetched in parallel, checked, decrypted, decompressed, in order.
+
+    ``bases``: of an incremental base backup, the points that it needs, the full one first, opened in the same way.
+    """
 
     manifest: Manifest
+
+    @property
+    def bases(self) -> Sequence[PointReader]: ...
 
     def stream(self, artefact: str, progress: Progress | None = None) -> AsyncIterator[bytes]:
         """The artefact's bytes.

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from recovery.domain.chains import POSTGRES_MANIFEST
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import (
@@ -40,6 +41,13 @@ class BackupOrder:
     attempt: int
     started_at: datetime
     epoch: int | None = None
+
+    @property
+    def readable(self) -> frozenset[str]:
+        """Artefacts that are stored without encryption: a base backup that others follow has PostgreSQL's manifest
+        read again by a worker that holds no private key. It names files, their sizes, times and checksums."""
+        followed = self.kind is BackupKind.PHYSICAL and self.group.base_backup.incrementals
+        return frozenset({POSTGRES_MANIFEST} if followed else ())
 
 
 @dataclass(frozen=True)

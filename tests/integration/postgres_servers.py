@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,6 +195,7 @@ class MemoryPoint:
         self.manifest = manifest
         self.content = content
         self.failure = failure
+        self.bases: Sequence[MemoryPoint] = ()
         self.waiting: asyncio.Event | None = None  # set when half of an artefact was given and the stream then stands
 
     async def stream(self, artefact: str, progress: Progress | None = None) -> AsyncIterator[bytes]:

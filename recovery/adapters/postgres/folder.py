@@ -8,7 +8,7 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -157,6 +157,24 @@ def remove_folder(folder: Path, restore_id: str) -> bool:
     if mark.created_directory:
         folder.rmdir()
     return True
+
+
+def make_tablespace(folder: Path, user: str | None) -> None:
+    """Raises Refused: the folder is not empty."""
+    with no_space(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and any(folder.iterdir()):
+            raise Refused(f"the tablespace's folder {folder} is not empty: empty it yourself or name another folder")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        give_to(folder, user)
+
+
+def link_tablespaces(data_directory: Path, spaces: Mapping[str, Path], user: str | None) -> None:
+    """``spaces``: oid -> folder."""
+    for oid, folder in spaces.items():
+        link = data_directory / "pg_tblspc" / oid
+        link.symlink_to(folder)
+        give_to(link, user)
 
 
 def give_to(path: Path, user: str | None) -> None:

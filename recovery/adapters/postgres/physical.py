@@ -39,11 +39,10 @@ from recovery.adapters.postgres.replication import (
 )
 from recovery.adapters.postgres.standby_source import await_standby
 from recovery.adapters.postgres.unchanged import FingerprintBudget, UnchangedTables, UnchangedTablesProof
+from recovery.domain.chains import FIRST_MAJOR, POSTGRES_MANIFEST, no_incrementals
 from recovery.domain.recovery_point import BackupKind, PostgresSource
 from recovery.errors import RecoveryError, SourceFailed, Unreachable
-from recovery.ports.postgres import FROM_THE_SERVER, BaseBackupOptions, PostgresLogin
-
-MANIFEST_NAME = "backup_manifest"
+from recovery.ports.postgres import FROM_THE_SERVER, BaseBackupOptions, IncrementalBase, PostgresLogin
 
 _SAMPLE_SECONDS = 0.25
 
@@ -100,6 +99,7 @@ class PhysicalSource:
         self._identity: Identity
         self._header: BackupHeader
         self._size = 0
+        self._bases: list[str] = []  # what this one is incremental to
 
     @property
     def expected_bytes(self) -> int:
@@ -128,18 +128,42 @@ class PhysicalSource:
         await self._write_canary(self._point_id)
         if self._options.standby is not None:
             await self._await_standby(self._options.standby)
-        await self._replication.open()
-        await self._replication.query(
-            f"CREATE_REPLICATION_SLOT recovery_plans_{secrets.token_hex(6)} TEMPORARY PHYSICAL RESERVE_WAL"
-        )
-        self._header = await self._replication.start_backup(
-            f"recovery-plans {self._point_id}", checkpoint=self._options.checkpoint
-        )
+        self._header = await self._started()
         if self._options.standby is not None and self._header.timeline != self._identity.timeline:
             raise self._other_timeline(self._header.timeline, self._identity.timeline)
         # The second canary is younger than the start LSN: it is in the restored copy only if WAL was replayed.
         await self._write_canary(f"{self._point_id} during")
         self._sampling = asyncio.create_task(self._keep_sampling())
+
+    async def _started(self) -> BackupHeader:
+        """The incremental backup that was asked for; a full one where the server refuses it in its own words."""
+        base = self._options.base
+        if base is not None:
+            try:
+                header = await self._start(base)
+            except SourceFailed as error:
+                self._note(f"a full base backup, since an incremental one was refused: {error}")
+                await self._replication.close()
+                self._replication = ReplicationSession(self._streaming)
+            else:
+                self._bases = list(base.chain)
+                return header
+        return await self._start(None)
+
+    async def _start(self, base: IncrementalBase | None) -> BackupHeader:
+        await self._replication.open()
+        await self._replication.query(
+            f"CREATE_REPLICATION_SLOT recovery_plans_{secrets.token_hex(6)} TEMPORARY PHYSICAL RESERVE_WAL"
+        )
+        if base is not None:
+            if self._identity.major < FIRST_MAJOR:
+                raise SourceFailed(no_incrementals(self._login.address, self._identity.version))
+            await self._replication.upload_manifest(base.manifest)
+        return await self._replication.start_backup(
+            f"recovery-plans {self._point_id}",
+            checkpoint=self._options.checkpoint,
+            incremental=base is not None,
+        )
 
     async def _await_standby(self, standby: PostgresLogin) -> None:
         """Until it has what was read and written at the primary so far: its backup then ends after that."""
@@ -196,7 +220,7 @@ class PhysicalSource:
             if isinstance(event, ArchiveStart):
                 yield _Stream(event.name, self)
             elif isinstance(event, ManifestStart):
-                yield _Stream(MANIFEST_NAME, self)
+                yield _Stream(POSTGRES_MANIFEST, self)
             else:
                 raise RuntimeError("a stream was not read to its end before the next one was asked for")
 
@@ -287,6 +311,7 @@ class PhysicalSource:
             settings=identity.settings,
             database_properties=identity.properties,
             tablespaces=self._header.tablespaces,
+            bases=self._bases,
             streamed_from=self._streaming.address if self._options.standby is not None else None,
             table_count=unchanged.table_count,
             notes=self._notes,

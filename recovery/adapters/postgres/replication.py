@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -108,12 +109,22 @@ class ReplicationSession:
         """The rows of one replication command."""
         return await self._in_thread(lambda: self._query(command))
 
-    async def start_backup(self, label: str, *, checkpoint: Checkpoint = "fast") -> BackupHeader:
-        """Sends BASE_BACKUP and returns when the server begins to stream, after its checkpoint."""
+    async def upload_manifest(self, manifest: bytes) -> None:
+        """UPLOAD_MANIFEST (version 17 and later): PostgreSQL's own of the backup that an incremental one follows."""
+        await self._in_thread(lambda: self._upload_manifest(manifest))
+
+    async def start_backup(
+        self, label: str, *, checkpoint: Checkpoint = "fast", incremental: bool = False
+    ) -> BackupHeader:
+        """Sends BASE_BACKUP and returns when the server begins to stream, after its checkpoint.
+
+        ``incremental``: only what changed since the backup whose manifest was uploaded in this session.
+        """
         quoted_label = label.replace("'", "''")
         command = (
             f"BASE_BACKUP (LABEL '{quoted_label}', PROGRESS, CHECKPOINT '{checkpoint}', WAL, WAIT false, "
-            "TARGET 'client', MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS)"
+            "TARGET 'client', MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS"
+            f"{', INCREMENTAL' if incremental else ''})"
         )
         return await self._in_thread(lambda: self._start_backup(command))
 
@@ -226,6 +237,37 @@ class ReplicationSession:
         while (result := self._result()) is not None:
             rows += _rows(result)
         return rows
+
+    def _upload_manifest(self, manifest: bytes) -> None:
+        self._send("UPLOAD_MANIFEST")
+        result = self._result()
+        if result is None or result.status != pq.ExecStatus.COPY_IN:
+            raise SourceFailed(f"PostgreSQL at {self._login.address} does not take a backup's manifest")
+        try:
+            for offset in range(0, len(manifest), BATCH_BYTES):
+                part = manifest[offset : offset + BATCH_BYTES]
+                self._write_until(partial(self._put, part))
+            self._write_until(lambda: self._pgconn.put_copy_end() == 1)
+            self._write_until(lambda: self._pgconn.flush() == 0)
+        except psycopg.OperationalError as error:
+            raise self._failed(str(error)) from error
+        while self._result() is not None:
+            pass
+
+    def _put(self, part: bytes) -> bool:
+        return self._pgconn.put_copy_data(part) == 1
+
+    def _write_until(self, done: Callable[[], bool]) -> None:
+        """Waits for room in the socket; the server reads as fast as it parses."""
+        deadline = time.monotonic() + self._stall_seconds
+        while not done():
+            if self._stopping.is_set():
+                raise _Stopped
+            if time.monotonic() > deadline:
+                raise SourceFailed(f"PostgreSQL at {self._login.address} took nothing for {self._stall_seconds:.0f} s")
+            poll = select.poll()
+            poll.register(self._pgconn.socket, select.POLLOUT)
+            poll.poll(_SLICE_MILLISECONDS)
 
     def _start_backup(self, command: str) -> BackupHeader:
         self._send(command)

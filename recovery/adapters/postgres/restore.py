@@ -10,12 +10,15 @@ from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.postgres.archive_recovery import reached_point, recover_from_archive
+from recovery.adapters.postgres.combining import combine, make_member, take_over
 from recovery.adapters.postgres.folder import (
     MARKER,
     ClaimedFolder,
     RestoreMark,
     give_to,
     is_being_restored,
+    link_tablespaces,
+    make_tablespace,
     no_space,
     read_mark,
     remove_folder,
@@ -31,12 +34,12 @@ from recovery.adapters.postgres.settings import (
     write_read_only,
 )
 from recovery.adapters.process import Child, clean_environment, closing, run
-from recovery.domain.recovery_point import BackupKind, Manifest
+from recovery.domain.chains import POSTGRES_MANIFEST, bytes_to_restore
+from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_target import ReachedPoint
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotFound, Refused, RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresPlace, Progress, Restored, RestoreOptions
 
-MANIFEST_NAME = "backup_manifest"
 OWN_FILES = (INCOMPLETE, MARKER, LOG)  # in the data directory, and not PostgreSQL's
 SPACE_FACTOR = 1.1
 VERIFY_SECONDS = 6 * 3600.0
@@ -108,14 +111,14 @@ def _reloaded(log: Path, offset: int) -> bool:
         return b"reloading configuration files" in file.read()
 
 
-def plain_bytes_needed(manifest: Manifest) -> int:
+def plain_bytes_needed(reader: PointReader) -> int:
     """Room that a restore of the point needs: the plain size and a tenth for WAL and growth."""
-    return int(manifest.plain_bytes * SPACE_FACTOR)
+    return int(bytes_to_restore([each.manifest for each in (*reader.bases, reader)]) * SPACE_FACTOR)
 
 
 def is_restored(artefact: str) -> bool:
     """Whether a physical restore reads the artefact of this name."""
-    return artefact in ("base.tar", MANIFEST_NAME) or _TABLESPACE.fullmatch(artefact) is not None
+    return artefact in ("base.tar", POSTGRES_MANIFEST) or _TABLESPACE.fullmatch(artefact) is not None
 
 
 class PhysicalRestore:
@@ -138,6 +141,7 @@ class PhysicalRestore:
         self._options = options
         self._progress = progress
         self._manifest = reader.manifest
+        self._expected = sum(each.manifest.plain_bytes for each in (*reader.bases, reader))
         self._major = reader.manifest.postgres.major
         self._done = 0
         self._notes: list[str] = []
@@ -223,7 +227,7 @@ class PhysicalRestore:
             raise Refused(
                 f"something listens at {self._place.host}:{self._place.port} already: stop it or name another port"
             )
-        needed, free = plain_bytes_needed(manifest), await self._host.free_bytes(folder)
+        needed, free = plain_bytes_needed(self._reader), await self._host.free_bytes(folder)
         if needed > free:
             raise NoSpace(
                 f"{manifest.point_id} needs {_size(needed)} in {folder}, and {_size(free)} are free there: free some "
@@ -242,40 +246,37 @@ class PhysicalRestore:
         """All archives, then the manifest of PostgreSQL itself."""
         user = self._host.user_for(self._place)
         await asyncio.to_thread(self._hand_over, self._folder, user)
+        if self._reader.bases:
+            await self._unpack_chain(user)
+            return
         spaces = self._tablespace_folders()
         for artefact in self._manifest.artefacts:
             tablespace = _TABLESPACE.fullmatch(artefact.name)
             if tablespace is not None:
                 target = spaces[tablespace[1]]
-                await asyncio.to_thread(self._make_tablespace, target, user)
-                await self._untar(artefact.name, target, user)
+                await asyncio.to_thread(make_tablespace, target, user)
+                await self._untar(self._reader, artefact.name, target, user)
             elif artefact.name == "base.tar":
-                await self._untar(artefact.name, self._folder, user)
-        await asyncio.to_thread(self._link_tablespaces, spaces, user)
-        await self._store_manifest(user)
+                await self._untar(self._reader, artefact.name, self._folder, user)
+        await asyncio.to_thread(link_tablespaces, self._folder, spaces, user)
+        await self._store_manifest(self._reader, self._folder, user)
+
+    async def _unpack_chain(self, user: str | None) -> None:
+        """All members are read to their ends, and so checked, before the first of them is combined."""
+        members: list[Path] = []
+        for number, reader in enumerate((*self._reader.bases, self._reader)):
+            members.append(await asyncio.to_thread(make_member, self._folder, str(number), user))
+            await self._untar(reader, "base.tar", members[-1], user)
+            await self._store_manifest(reader, members[-1], user)
+        await combine(self._host.binaries, self._major, self._folder, members, user)
+        await asyncio.to_thread(take_over, self._folder)
 
     def _hand_over(self, folder: Path, user: str | None) -> None:
         for path in (folder, folder / INCOMPLETE, folder / MARKER):
             if path.exists():
                 give_to(path, user)
 
-    def _make_tablespace(self, folder: Path, user: str | None) -> None:
-        with no_space(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists() and any(folder.iterdir()):
-                raise Refused(
-                    f"the tablespace's folder {folder} is not empty: empty it yourself or name another folder"
-                )
-            folder.mkdir(mode=0o700, exist_ok=True)
-            give_to(folder, user)
-
-    def _link_tablespaces(self, spaces: dict[str, Path], user: str | None) -> None:
-        for oid, folder in spaces.items():
-            link = self._folder / "pg_tblspc" / oid
-            link.symlink_to(folder)
-            give_to(link, user)
-
-    async def _untar(self, artefact: str, folder: Path, user: str | None) -> None:
+    async def _untar(self, reader: PointReader, artefact: str, folder: Path, user: str | None) -> None:
         # The links of the source's tablespaces are left out: they name the source's folders. GNU tar refuses members
         # that would lead out of the folder.
         arguments = [
@@ -290,7 +291,7 @@ class PhysicalRestore:
         # A source that was restored itself has an earlier restore's mark and log: they must not pass for ours.
         arguments += [f"--exclude={name}" for name in OWN_FILES]
         async with Child(arguments, run_as=user, stdin=True, stdout=asyncio.subprocess.DEVNULL) as tar:
-            whole = await tar.feed(self._counted(artefact))
+            whole = await tar.feed(self._counted(reader, artefact))
             code = await tar.wait()
             if code != 0 or not whole:
                 if "No space left on device" in tar.stderr or "Disk quota exceeded" in tar.stderr:
@@ -301,20 +302,20 @@ class PhysicalRestore:
                     f"tar could not unpack {artefact} into {folder}: {tar.stderr or f'exit code {code}'}"
                 )
 
-    async def _counted(self, artefact: str) -> AsyncIterator[bytes]:
-        async with closing(self._reader.stream(artefact)) as chunks:
+    async def _counted(self, reader: PointReader, artefact: str) -> AsyncIterator[bytes]:
+        async with closing(reader.stream(artefact)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 self._done += len(chunk)
                 if self._progress is not None:
-                    self._progress(self._done, self._manifest.plain_bytes)
+                    self._progress(self._done, self._expected)
 
-    async def _store_manifest(self, user: str | None) -> None:
-        path = self._folder / MANIFEST_NAME
+    async def _store_manifest(self, reader: PointReader, folder: Path, user: str | None) -> None:
+        path = folder / POSTGRES_MANIFEST
         with no_space(path):
             file = await asyncio.to_thread(path.open, "wb")
             try:
-                async for chunk in self._counted(MANIFEST_NAME):
+                async for chunk in self._counted(reader, POSTGRES_MANIFEST):
                     await asyncio.to_thread(file.write, chunk)
             finally:
                 await asyncio.to_thread(file.close)

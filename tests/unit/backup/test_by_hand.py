@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 from recovery.backup.by_hand import by_hand
 from recovery.domain.jetstream import JetStreamSource, StreamPart
@@ -76,3 +77,38 @@ def test_what_is_shell_is_valid_shell() -> None:
 def test_a_point_without_tablespaces_is_verified() -> None:
     page = _page(_point(BackupKind.PHYSICAL, ["base.tar", "backup_manifest"], source=pg_source()))
     assert "pg_verifybackup data\n" in page
+
+
+def test_an_incremental_backup_is_combined_with_all_that_it_builds_on() -> None:
+    full = _point(BackupKind.PHYSICAL, ["base.tar", "backup_manifest"], source=pg_source())
+    full_id = full.point_id.replace("1a2b3c4d", "00000000")
+    own = _artefact(full_id, "postgres", "backup_manifest")
+    key = own.objects[0].key.removesuffix(".age")
+    readable = Artefact(name=own.name, objects=[own.objects[0].model_copy(update={"key": key})], sealed=False)
+    base = full.manifest.model_copy(
+        update={"point_id": full_id, "artefacts": [_artefact(full_id, "postgres", "base.tar"), readable]}
+    )
+    last = _point(BackupKind.PHYSICAL, ["base.tar", "backup_manifest"], source=pg_source(bases=[full_id]))
+    page = by_hand(set_of([last], set_id="20261122T101500Z-set", run_id="run-1"), [base, last.manifest])
+    assert page.count(f"check {full_id}\n") == page.count(f"check {last.point_id}\n") == 1
+    assert f"open_all {full_id}/attempt-1-0a1b2c3d/backup_manifest > {full_id}.data/backup_manifest\n" in page
+    assert f"pg_combinebackup --output=data {full_id}.data {last.point_id}.data\npg_verifybackup data\n" in page
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_objects_are_opened_whether_or_not_they_are_encrypted(tmp_path: Path) -> None:
+    """With programs that only say that they ran."""
+    page = _page(PHYSICAL)
+    definition = page[page.index("open_all()") : page.index("# are they whole")]
+    for name in ("base.tar.000000.zst.age", "base.tar.000001.zst.age", "own.000000.zst"):
+        (tmp_path / name).write_text(f"{name}\n")
+    programs = 'age() { echo "opened $(cat "${@: -1}")"; }; zstd() { cat; }\n'
+    done = subprocess.run(
+        ["bash", "-c", f"{programs}{definition}\nopen_all base.tar; open_all own"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "opened base.tar.000000.zst.age", "opened base.tar.000001.zst.age", "own.000000.zst",
+    ]  # fmt: skip

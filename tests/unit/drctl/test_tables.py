@@ -207,6 +207,21 @@ def test_points_show_size_place_and_verdict_with_age() -> None:
     assert "CORRUPT" in narrow
 
 
+def test_incremental_base_backups_stand_below_what_they_build_on() -> None:
+    full, other = point(1, None, ["primary"]), point(2, None, ["primary"])
+    source = full.manifest.postgres.model_copy(update={"bases": [full.point_id]})
+    last = point(3, None, ["primary"])
+    last = last.model_copy(update={"manifest": last.manifest.model_copy(update={"source": source})})
+    text = shown(tables.points_table([last, other, full], now=samples.START, unicode=True), width=200)
+    lines = [line for line in text.splitlines() if "physical" in line]
+    assert [line.lstrip().startswith("└ ") for line in lines] == [False, True, False]
+    assert f"└ {last.point_id}" in row(text, last.point_id)
+    assert "physical +1" in row(text, last.point_id)
+    assert full.point_id in lines[0]
+    ascii_only = shown(tables.points_table([last, full], now=samples.START, unicode=False), width=200)
+    assert f"`- {last.point_id}" in row(ascii_only, last.point_id)
+
+
 def test_no_points_is_said() -> None:
     assert "no recovery points" in shown(tables.points_table([], unicode=True))
 

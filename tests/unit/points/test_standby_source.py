@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.physical import PhysicalSource
 from recovery.adapters.postgres.replication import BackupEnd, BackupHeader
 from recovery.adapters.postgres.standby_source import ChosenStandby
+from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints
 from recovery.domain.group import (
     BaseBackupRule,
@@ -26,7 +27,7 @@ from recovery.domain.group import (
 )
 from recovery.domain.recovery_point import BackupKind
 from recovery.errors import NotFound, SourceFailed
-from recovery.ports.postgres import BackupSource, BaseBackupOptions, PostgresLogin, PostgresRecovery
+from recovery.ports.postgres import BackupSource, BaseBackupOptions, IncrementalBase, PostgresLogin, PostgresRecovery
 from recovery.ports.recovery_points import BackupOrder
 from tests.fakes.points import NOW
 from tests.fakes.postgres import FakePostgres
@@ -106,7 +107,7 @@ def _no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recovery.adapters.postgres_points.backup_lock", Held)
 
 
-async def _options(asked: Asked, **rule: Any) -> BaseBackupOptions:
+async def _options(asked: Asked, chains: PostgresChains | None = None, **rule: Any) -> BaseBackupOptions:
     postgres = NotingPostgres()
     order = BackupOrder(
         group=_group(**rule),
@@ -117,7 +118,7 @@ async def _options(asked: Asked, **rule: Any) -> BaseBackupOptions:
         attempt=1,
         started_at=NOW,
     )
-    async with _points(asked, postgres).opened(order):
+    async with replace(_points(asked, postgres), chains=chains).opened(order):
         return postgres.options
 
 
@@ -142,6 +143,24 @@ async def test_without_a_close_standby_the_primary_is_backed_up_and_the_point_sa
     assert options.notes[0].startswith("no standby was close enough, so the primary itself is backed up (")
     assert "b: env:PASSWORD is not set" in options.notes[0]
     assert "d: it lags" in options.notes[0]
+
+
+@pytest.mark.parametrize("close", ["d", None])
+async def test_the_server_that_streams_decides_what_the_next_one_builds_on(close: str | None) -> None:
+    asked: list[str] = []
+
+    class Chains:
+        async def base_for(self, group: GroupSnapshot, login: PostgresLogin) -> tuple[IncrementalBase | None, str]:
+            asked.append(login.host)
+            return (IncrementalBase(("full",), b"{}"), "") if close else (None, "its summaries are off")
+
+    options = await _options(Asked(close), cast(PostgresChains, Chains()), from_standby=True, incrementals=2)
+    assert asked == [close or "a"]
+    if close:
+        assert options.base == IncrementalBase(("full",), b"{}")
+    else:
+        assert options.base is None
+        assert options.notes[1:] == ("a full base backup: its summaries are off",)
 
 
 def _streamed(end_timeline: int) -> PhysicalSource:
