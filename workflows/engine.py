@@ -21,7 +21,7 @@ from workflows.control import Choice, Control, Hold, OperatorCommand
 from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline, kind_of
 from workflows.gates import Gates
 from workflows.journal import Journal
-from workflows.steps import HOLD, WARN, Parallel, Plan, Step
+from workflows.steps import HOLD, WARN, Plan, Step
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Alert
@@ -129,10 +129,13 @@ class Engine(Amendable):
 
     async def _go_forward(self) -> None:
         for row in self.plan.rows:
-            if isinstance(row, Parallel):
+            if isinstance(row, Step):
+                await self._step(row)
+            elif not row.since or workflow.patched(row.since):
                 await self._together(row.steps)
             else:
-                await self._step(row)
+                for step in row.steps:
+                    await self._step(step)
         if self._beside:
             await workflow.wait(self._beside)
 

@@ -141,13 +141,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Steps that do not depend on each other and run at the same time."""
+    """Steps that do not depend on each other and run at the same time.
+
+    ``since``: the patch that made them a row. A run that began before it takes them one after the other, to its end.
+    """
 
     steps: tuple[Step, ...]
+    since: str = ""
 
 
-def parallel(*steps: Step) -> Parallel:
-    return Parallel(steps)
+def parallel(*steps: Step, since: str = "") -> Parallel:
+    return Parallel(steps, since)
 
 
 @dataclass(frozen=True, slots=True)

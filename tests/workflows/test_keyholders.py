@@ -25,7 +25,7 @@ from tests.chaos.world import FileReports, SqliteOwnership, World
 from workers.options import worker_options
 from workers.registry import activities_of
 from workflows.definitions import FullRecovery, Restore
-from workflows.steps import Plan, Step, s
+from workflows.steps import Parallel, Plan, s
 
 PLANS = (Restore, FullRecovery)
 
@@ -129,7 +129,8 @@ def _hasty(plan: Plan) -> Plan:
     """The same, which does not wait half a minute for a keyholder."""
 
     def hasty(row: Any) -> Any:
-        brief = isinstance(row, Step) and row.start_within is not None
-        return dataclasses.replace(row, start_within=s(1)) if brief else row
+        if isinstance(row, Parallel):
+            return dataclasses.replace(row, steps=tuple(hasty(step) for step in row.steps))
+        return row if row.start_within is None else dataclasses.replace(row, start_within=s(1))
 
     return dataclasses.replace(plan, rows=tuple(hasty(row) for row in plan.rows))

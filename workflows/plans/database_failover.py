@@ -8,7 +8,7 @@ vouch that it is off. Everything before ``open-database`` can be undone.
 from temporalio import workflow
 
 from workflows.plans.conditions import IS_OFF
-from workflows.steps import CONTROL, HOLD, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, h, m, plan, s
+from workflows.steps import CONTROL, HOLD, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, h, m, parallel, plan, s
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -41,8 +41,10 @@ DATABASE_FAILOVER = plan(
     Step("claim-group",          Ownership.claim_run,          CONTROL, s(10),   m(1),   PROBE,   undo=Ownership.release_run),
     Step("assess-database",      Managed.assess,               CONTROL, m(1),    m(5),   PROBE),
     Step("choose-replacement",   Managed.choose_replacement,   CONTROL, m(1),    m(5),   PROBE),
-    Step("announce-start",       Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
+    parallel(
+    Step("announce-start",       Notifications.announce_start, CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
     Step("remember-records",     Dns.remember_records,         CONTROL, s(20),   m(1),   PROBE),
+    since="announced beside the plan"),
     Step("fence-primary",        Fencing.fence_primary,        CONTROL, m(15),   m(20),  PROBE,   undo=Fencing.unfence, on_failure=WARN, gate=MAY_REPLACE),
     Step("confirm-fence",        Guard.note_confirmation,      CONTROL, s(10),   s(30),  PROBE,   gate=IS_OFF, when=unproven),
     Step("restore-snapshot",     Managed.restore_snapshot,     CONTROL, m(2),    m(10),  PROBE,   undo=Managed.remove_restored, when=restores),

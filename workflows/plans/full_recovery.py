@@ -8,7 +8,22 @@ and the target's guard takes the group over.
 from temporalio import workflow
 
 from workflows.plans.conditions import has_no_guard, leaves_a_guard
-from workflows.steps import CONTROL, HOLD, KEYHOLDER, ONCE, PERSIST, PROBE, TARGET, WARN, Gate, Step, m, plan, s
+from workflows.steps import (
+    CONTROL,
+    HOLD,
+    KEYHOLDER,
+    ONCE,
+    PERSIST,
+    PROBE,
+    TARGET,
+    WARN,
+    Gate,
+    Step,
+    m,
+    parallel,
+    plan,
+    s,
+)
 
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
@@ -30,8 +45,10 @@ FULL_RECOVERY = plan(
     Step("claim-group",           Ownership.claim_run,            CONTROL,   s(10),   m(1),   PROBE,   undo=Ownership.release_run),
     Step("choose-target",         Restores.choose_target,         CONTROL,   s(10),   s(20),  PROBE),
     Step("choose-recovery-point", Points.choose_validated,        TARGET,    s(30),   m(1),   PROBE),
-    Step("announce-start",        Notifications.announce_start,   CONTROL,   s(30),   s(30),  ONCE,    on_failure=WARN),
+    parallel(
+    Step("announce-start",        Notifications.announce_start,   CONTROL,   s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
     Step("verify-infrastructure", Restores.verify_infrastructure, KEYHOLDER, m(1),    m(2),   PROBE,   gate=BEGIN, start_within=s(30)),
+    since="announced beside the plan"),
     Step("restore-database",      Restores.restore_database,      KEYHOLDER, m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
     Step("verify-data",           Restores.verify_data,           TARGET,    m(8),    m(8),   PROBE),
     Step("fence-primary",         Guard.fence,                    TARGET,    m(1),    m(2),   PROBE,   undo=Guard.unfence, when=leaves_a_guard),
