@@ -74,6 +74,11 @@ class RecoveryPointSteps:
         """Streams the snapshots of the group's JetStream streams to every location, several at once."""
         return await self._take(context, BackupKind.STREAMS)
 
+    @step("points.take_redis_backup")
+    async def take_redis_backup(self, context: PlanContext) -> StepOutcome:
+        """Streams the dump of Redis, from a replica where one follows closely, to every location."""
+        return await self._take(context, BackupKind.RDB)
+
     @step("points.judge_backup")
     async def judge_backup(self, context: PlanContext) -> StepOutcome:
         """Fails where a store has no new point. The points of the others stay."""
@@ -89,7 +94,8 @@ class RecoveryPointSteps:
     @step("points.remove_unfinished")
     async def remove_unfinished(self, context: PlanContext) -> StepOutcome:
         """Undo of a backup: what has no manifest is removed. A point that was completed stays."""
-        kind = next(kind for kind in BackupKind if f"-{kind}-" in context.step)
+        named = context.step.split("-")  # take-physical-backup: by the kind, or by a store that has one kind
+        kind = next(kind for kind in BackupKind if {kind.value, kind.store.value} & set(named))
         removed = await self._points.remove_unfinished(context.group, _point_id(context, kind))
         return StepOutcome(summary=f"{removed} objects removed")
 

@@ -89,7 +89,8 @@ class RestoreSteps:
         """Lets clients in: from here on their writes are acknowledged by this server."""
         restored = _restored(context)
         await self._restores.open_writes(context.group, restored)
-        return StepOutcome(summary=f"{restored.host}:{restored.port} accepts clients")
+        opened = f"{restored.host}:{restored.port} accepts clients"
+        return StepOutcome(summary=f"{_named(restored)} is in place" if _is_placed(restored) else opened)
 
     @step("restores.observe_writes")
     async def observe_writes(self, context: PlanContext) -> StepOutcome:
@@ -126,6 +127,8 @@ def _order(context: PlanContext) -> RestoreOrder:
         target_stream=context.request.target_stream,
         replicas=context.request.replicas,
         replace=context.request.replace,
+        way=context.request.way,
+        append_only=context.request.append_only,
     )
 
 
@@ -146,11 +149,18 @@ def _restored(context: PlanContext) -> RestoredServer:
 
 
 def _named(restored: RestoredServer) -> str:
-    """Where the data are: a dump and streams went into a server, a base backup is the server."""
+    """Where the data are: dumps and streams went into a server, a base backup is the server."""
+    if _is_placed(restored):
+        return f"{restored.data_directory}, which its Redis loads when it starts"
     at = f"{restored.host}:{restored.port}"
     if restored.kind is BackupKind.STREAMS:
         return f"streams {', '.join(restored.streams)} at {at}"
     return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at
+
+
+def _is_placed(restored: RestoredServer) -> bool:
+    """A dump for a Redis that does not run."""
+    return restored.kind is BackupKind.RDB and restored.data_directory is not None
 
 
 def _elsewhere(group: GroupSnapshot, regions: list[RegionPlan], owner: str | None) -> list[RegionPlan]:

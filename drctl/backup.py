@@ -20,8 +20,9 @@ from drctl.times import span
 from recovery.domain.chains import bases_of
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_point import BackupKind, DataStore, PostgresSource, RecoveryPoint, kinds_of
+from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Source, kinds_of
 from recovery.domain.recovery_set import SetState, state_of
+from recovery.domain.redis import RedisSource, server_name
 from recovery.domain.report import RunReport
 from recovery.errors import BadInput, NotFound
 
@@ -248,8 +249,10 @@ def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
     return facts + [("Note", text) for text in manifest.source.notes]
 
 
-def _origin(region: str, source: PostgresSource | JetStreamSource) -> list[tuple[str, str]]:
+def _origin(region: str, source: Source) -> list[tuple[str, str]]:
     """What is particular to the point's store."""
+    if isinstance(source, RedisSource):
+        return _redis_facts(region, source)
     if isinstance(source, JetStreamSource):
         place = (
             f", cluster {source.cluster}" if source.cluster else f", domain {source.domain}" if source.domain else ""
@@ -262,6 +265,23 @@ def _origin(region: str, source: PostgresSource | JetStreamSource) -> list[tuple
         *([("Builds on", ", then ".join(source.bases))] if source.bases else []),
         *([("Streamed from", f"the standby {source.streamed_from}")] if source.streamed_from else []),
         ("Databases", ", ".join(source.databases) or "all of the cluster"),
+    ]
+
+
+def _redis_facts(region: str, source: RedisSource) -> list[tuple[str, str]]:
+    keys = [
+        f"{max(each.before, each.after)} in database {number}"
+        if each.before == each.after
+        else f"{each.before} to {each.after} in database {number}"
+        for number, each in source.keys.items()
+    ]
+    server = server_name(source.product, source.server_version)
+    return [
+        ("Source", f"{region}, {server}, sent by its {source.taken_from} {source.address}"),
+        ("Position", f"offset {source.offset} of replication {source.replid}"),
+        ("Format", f"RDB version {source.rdb_version}; {source.checked or 'not read by redis-check-rdb'}"),
+        ("Keys", ", ".join(keys) or "none"),
+        *([("Functions", ", ".join(source.functions))] if source.functions else []),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from drctl.times import span
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, store_of
 from recovery.domain.recovery_target import RecoveryTarget
+from recovery.domain.redis import Way
 from recovery.domain.timelines import lsn_order
 from recovery.errors import BadInput
 
@@ -78,12 +80,29 @@ def validate(
     )
 
 
+_CLUSTERS = (None, DataStore.POSTGRES)
+_OPTIONS: Mapping[str, tuple[DataStore, ...]] = {
+    "--target-database": (DataStore.POSTGRES,),
+    "--target-port": (DataStore.POSTGRES,),
+    "--target-directory": (DataStore.POSTGRES, DataStore.REDIS),
+    "--to-time (or another moment)": (DataStore.POSTGRES,),
+    "--stream": (DataStore.NATS,),
+    "--target-stream": (DataStore.NATS,),
+    "--replicas": (DataStore.NATS,),
+    "--replace": (DataStore.NATS, DataStore.REDIS),
+    "--way": (DataStore.REDIS,),
+    "--append-only": (DataStore.REDIS,),
+}
+"""Whose recovery points an option of ``drctl restore`` is for."""
+
+
 @app.command(
     epilog=examples(
         "drctl restore --to-region region-b",
         "drctl restore --point 20261122T101500Z-logical-1a2b3c4d --target-database shop_copy",
         "drctl restore --group shop --target-directory /var/lib/postgresql/copy --target-port 5440",
         "drctl restore --store nats --stream orders --replace",
+        "drctl restore --store redis --target-directory /var/lib/redis --append-only",
     )
 )
 def restore(
@@ -94,7 +113,10 @@ def restore(
         str | None, typer.Option("--to-region", help="The region whose worker restores; else the owner's.")
     ] = None,
     target_directory: Annotated[
-        Path | None, typer.Option("--target-directory", help="Physical: an empty folder for the new server.")
+        Path | None,
+        typer.Option(
+            "--target-directory", help="Physical: an empty folder for the new server. Redis: a stopped server's folder."
+        ),
     ] = None,
     target_port: Annotated[
         int | None, typer.Option("--target-port", min=1, max=65535, help="Physical: the new server's port.")
@@ -114,7 +136,21 @@ def restore(
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="JetStream: delete existing streams of these names. Undoing brings none back."),
+        typer.Option(
+            "--replace",
+            help="JetStream: delete existing streams of these names. Redis: delete what the server holds. Undoing "
+            "brings nothing back.",
+        ),
+    ] = False,
+    way: Annotated[
+        Way | None,
+        typer.Option(
+            "--way",
+            help="Redis: let the server replicate from a scratch server, or give it key by key; else what fits.",
+        ),
+    ] = None,
+    append_only: Annotated[
+        bool, typer.Option("--append-only", help="Redis: the server in --target-directory has an append-only file.")
     ] = False,
     to_time: ToTime = None,
     to_lsn: ToLsn = None,
@@ -130,27 +166,43 @@ def restore(
 ) -> None:
     """Restore a validated recovery point into an empty target, beside the running service.
 
-    It moves no clients and owns no group; a target that is not empty is refused. Streams are restored under their own
-    names into the region's NATS, where clients see them at once. Without --point the newest validated
-    point of the kind that fits the target is taken, or the one that leads to the moment that was asked for.
+    It moves no clients and owns no group; a target that is not empty is refused. Streams and dumps of Redis are put
+    into the region's own NATS or Redis, where clients see them at once. Without --point the newest validated point of
+    the kind that fits the target is taken, or the one that leads to the moment that was asked for.
     """
     moment = _target(to_time, to_lsn, to_xid, to_name, latest, timeline)
     _demand_one_target(target_directory, target_port, target_database, beyond=moment is not None)
     of = _of_store(store, point)
-    for_streams = bool(stream or target_stream or replicas or replace)
-    _fits(of, for_streams, moment is not None or bool(target_database or target_directory or target_port))
+    _demand_fitting(
+        of,
+        {
+            "--target-database": target_database,
+            "--target-port": target_port,
+            "--target-directory": target_directory,
+            "--to-time (or another moment)": moment,
+            "--stream": stream,
+            "--target-stream": target_stream,
+            "--replicas": replicas,
+            "--replace": replace,
+            "--way": way,
+            "--append-only": append_only,
+        },
+    )
+    _demand_one_redis(of, target_directory, running=bool(way or replace), append_only=append_only)
     loaded = load_config(config)
     name = chosen_group(loaded, group)
     request = PlanRequest(
         group=name,
         region=to_region,
         point_id=point,
-        kind=_kind(target_database, target_directory, target_port) if point is None else None,
+        kind=_kind(target_database, target_directory, target_port) if point is None and of in _CLUSTERS else None,
         store=store,
         streams=tuple(stream) if stream else None,
         target_stream=target_stream,
         replicas=replicas,
         replace=replace,
+        way=way,
+        append_only=append_only,
         target_directory=str(target_directory) if target_directory is not None else None,
         target_port=target_port,
         target_database=target_database,
@@ -261,12 +313,20 @@ def _of_store(store: DataStore | None, point: str | None) -> DataStore | None:
     return its
 
 
-def _fits(store: DataStore | None, for_streams: bool, for_postgres: bool) -> None:
-    """Raises BadInput: an option is one of another store."""
-    if for_streams and store is not DataStore.NATS:
-        raise BadInput("--stream, --target-stream, --replicas and --replace go with --store nats, or a point of it")
-    if for_postgres and store is DataStore.NATS:
-        raise BadInput("streams are restored into the region's NATS: name it with --to-region, and nothing else")
+def _demand_fitting(store: DataStore | None, given: Mapping[str, object]) -> None:
+    """``given``: options and their values. Raises BadInput: one is of another store than the one that is restored."""
+    for option, value in given.items():
+        owners = _OPTIONS[option]
+        if value and (store or DataStore.POSTGRES) not in owners:
+            raise BadInput(f"{option} goes with --store {' or '.join(owners)}, or a point of it")
+
+
+def _demand_one_redis(store: DataStore | None, folder: Path | None, *, running: bool, append_only: bool) -> None:
+    """``running``: an option for a running server was given. Raises BadInput."""
+    if append_only and folder is None:
+        raise BadInput("--append-only says how a stopped server starts: name its folder with --target-directory")
+    if store is DataStore.REDIS and folder is not None and running:
+        raise BadInput("--way and --replace are for a running server: leave them out, or --target-directory")
 
 
 def _kind(database: str | None, directory: Path | None, port: int | None) -> BackupKind | None:

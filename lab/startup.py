@@ -202,7 +202,7 @@ def _plan_regions(build: _Build) -> None:
             state.nats[region] = f"nats://{site.host}:{site.ports['nats']}"
             build.add(_guarded_nats(build, site) if build.wanted.guarded else servers.nats(site))
         if "redis" in services:
-            password = build.shared_password if build.wanted.guarded else secrets.token_hex(16)
+            password = build.shared_password
             state.redis[region] = f"redis://:{password}@{site.host}:{site.ports['redis']}/0"
             build.add(servers.redis(site, password, build.wanted.guarded))
         if "s3" in services:

@@ -266,17 +266,10 @@ class _Wiring:
         return GuardedPostgres(place, login, binaries=binaries, strength=self._strength, replication=replication)
 
     async def _redis(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
-        from recovery.adapters.redis.connection import RedisLogin, RedisServer
         from recovery.adapters.redis.guarded import GuardedRedis
-        from workers.tls import tls_context
+        from workers.redis import redis_server
 
-        redis = self.config.group(snapshot.name).redis
-        address = snapshot.region(self.region).redis
-        assert redis is not None and address is not None, "asked for a group with Redis"
-        host, port = _host_and_port(address)
-        password = await self.secrets.resolve(redis.password) if redis.password else None
-        tls = await tls_context(redis.tls, self.secrets, f"groups.{snapshot.name}.redis.tls")
-        server = RedisServer(host, port, RedisLogin(redis.user, password, tls))
+        server = await redis_server(self.config, self.secrets, snapshot.name, self.region)
         others = {region: upstream for region, upstream in peers.items() if region != self.region}
         return GuardedRedis(server, self.folder, group=snapshot.name, peers=others, strength=self._strength)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from recovery.adapters.probes.nats import NatsLogin
 from recovery.adapters.probes.replicas import Places, Replicas
-from recovery.adapters.redis.connection import RedisLogin, RedisServer
+from recovery.adapters.redis.connection import RedisServer
 from recovery.config.names import split_address
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.health import ReplicaLag
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput, NotFound
 from recovery.ports.postgres import PostgresLogin
+from workers.redis import redis_server
 from workers.tls import tls_context
 from workers.wiring import Wiring
 
@@ -29,13 +30,9 @@ class StoreLogins:
         return await self._wiring.admin(self._group.name, region)
 
     async def redis(self, region: str) -> RedisServer | None:
-        address, configured = self._group.region(region).redis, self._configured.redis
-        if address is None or configured is None:
+        if self._group.region(region).redis is None:
             return None
-        host, port = _place(address)
-        tls = await tls_context(configured.tls, self._wiring.secrets, f"groups.{self._group.name}.redis.tls")
-        name = configured.tls.server_name if configured.tls else None
-        return RedisServer(host, port, RedisLogin(configured.user, await self._secret(configured.password), tls, name))
+        return await redis_server(self._wiring.config, self._wiring.secrets, self._group.name, region)
 
     async def nats(self, region: str) -> NatsLogin | None:
         address, configured = self._group.region(region).nats, self._configured.nats

@@ -48,6 +48,9 @@ from recovery.adapters.postgres.standbys import LocalStandbys
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints
 from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
+from recovery.adapters.redis.points import RedisPoints
+from recovery.adapters.redis.recovery import RedisDumps
+from recovery.adapters.redis.restores import RedisRestores
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.restores_by_store import RestoresByStore
@@ -75,6 +78,7 @@ from recovery.ports.standby import DivergenceSink, PostgresStandbys
 from workers.databases import ConfiguredDatabases
 from workers.jetstream import nats_server
 from workers.object_stores import object_store
+from workers.redis import redis_server, write_permit
 from workers.registry import activities_of
 from workers.routing import ConfiguredClusters, ConfiguredPoolers
 from workers.zones import ConfiguredZones
@@ -95,6 +99,7 @@ class Wiring:
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
     _stores: dict[str, ObjectStore] = field(default_factory=dict)
     _sealer: Sealer | None = None  # of diverged WAL
+    _guards: GuardClient | None = None
 
     async def __aenter__(self) -> Wiring:
         return self
@@ -196,9 +201,11 @@ class Wiring:
 
     async def guards(self) -> GuardClient:
         """All regions' guards, as seen from here; one that is not configured is not found when it is asked."""
+        if self._guards is not None:
+            return self._guards
         token = await self._secret_if_here(self.config.guards.token) if self.config.guards.token else None
         addresses = {name: region.guard for name, region in self.config.regions.items() if region.guard and token}
-        client = GuardClient(addresses, token or "", ca_file=self.config.guards.ca_file)
+        self._guards = client = GuardClient(addresses, token or "", ca_file=self.config.guards.ca_file)
         self._open.push_async_callback(client.close)
         return client
 
@@ -298,6 +305,7 @@ class Wiring:
                 chains=PostgresChains(catalogue),
             ),
             DataStore.NATS: StreamPoints(self.streams),
+            DataStore.REDIS: RedisPoints(self.redis),
         }
 
     def restores(
@@ -308,12 +316,18 @@ class Wiring:
             {
                 DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at, archives),
                 DataStore.NATS: StreamRestores(catalogue, keys, self.streams),
+                DataStore.REDIS: RedisRestores(catalogue, keys, self.redis, self.scratch_folder),
             }
         )
 
     async def streams(self, group: str, region: str) -> JetStreamSnapshots:
         """JetStream of a group in a region, as whoever may do everything there. Raises BadInput: it has none."""
         return JetStreamSnapshots(await nats_server(self.config, self.secrets, group, region))
+
+    async def redis(self, group: str, region: str) -> RedisDumps:
+        """Redis of a group in a region, written into only as its guard permits. Raises BadInput: it has none."""
+        permit = write_permit(await self.guards(), self.config.snapshot(group), region)
+        return RedisDumps(await redis_server(self.config, self.secrets, group, region), permit=permit)
 
     async def catalogue(self, group: GroupSnapshot) -> Catalogue:
         """For reading only: what the command line lists."""

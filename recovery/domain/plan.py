@@ -18,6 +18,7 @@ from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Verdict
 from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
+from recovery.domain.redis import Way
 
 MONITOR = "monitor"
 """Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
@@ -41,8 +42,10 @@ class PlanRequest(Model):
     target_stream: str | None = None  # the name that a stream is to get
     replicas: int | None = None  # of restored streams; None: as many as at the source
     replace: bool = False  # what a restore finds under the same name is deleted first
+    way: Way | None = None  # of Redis: how a running server gets the data
+    append_only: bool = False  # the stopped Redis in target_directory loads an append-only file
     target_database: str | None = None  # logical restore into this database
-    target_directory: str | None = None  # physical restore into this folder
+    target_directory: str | None = None  # physical restore into this folder; of Redis: a stopped server's
     target_port: int | None = None
     target: RecoveryTarget | None = None  # a moment to recover to, with archived WAL; None: the point's own end
     reason: str = ""
@@ -110,8 +113,10 @@ class RestoredServer(Model):
     databases: list[str] = Field(default_factory=list)  # of a logical restore: all that it made
     kind: BackupKind
     streams: list[str] = Field(default_factory=list)  # of a restore of streams
-    restore_id: str = ""  # the mark by which restored streams are known until they are opened
+    keys: dict[int, int] = Field(default_factory=dict)  # of a restored Redis, by database, right after it
+    restore_id: str = ""  # the mark by which restored streams or a restored Redis are known until they are opened
     data_directory: str | None = None
+    append_only: bool = False  # the Redis of data_directory
     run_as: str | None = None
     point_id: str
     restored_bytes: int = 0
@@ -143,6 +148,7 @@ class Facts(Model):
     physical_point: str | None = None  # what this run's backups wrote
     logical_point: str | None = None
     streams_point: str | None = None
+    rdb_point: str | None = None
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None

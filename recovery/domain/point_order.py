@@ -13,7 +13,7 @@ def newest_first(points: Iterable[RecoveryPoint]) -> list[RecoveryPoint]:
     which no clock can falsify; sources by their end time. The source with the youngest point comes first.
 
     Two points stand in the same order whatever others are there. One that names no position is taken for older than all
-    that do; every point that this software writes names one.
+    that do; of one source all name one, or none (Redis), which then stand by their end times.
     """
     sources: defaultdict[tuple[str, str], list[RecoveryPoint]] = defaultdict(list)
     for point in points:

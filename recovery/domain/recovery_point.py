@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from recovery.domain.base import Recorded
 from recovery.domain.jetstream import JetStreamSource
+from recovery.domain.redis import RedisSource
 from recovery.domain.timelines import lsn_order
 from recovery.errors import BadInput
 
@@ -18,6 +19,7 @@ class DataStore(StrEnum):
 
     POSTGRES = "postgres"
     NATS = "nats"
+    REDIS = "redis"
 
 
 class BackupKind(StrEnum):
@@ -26,6 +28,7 @@ class BackupKind(StrEnum):
     PHYSICAL = "physical"
     LOGICAL = "logical"
     STREAMS = "streams"
+    RDB = "rdb"
 
     @property
     def store(self) -> DataStore:
@@ -36,6 +39,7 @@ STORE_OF = {
     BackupKind.PHYSICAL: DataStore.POSTGRES,
     BackupKind.LOGICAL: DataStore.POSTGRES,
     BackupKind.STREAMS: DataStore.NATS,
+    BackupKind.RDB: DataStore.REDIS,
 }
 
 
@@ -178,9 +182,12 @@ class PostgresSource(Recorded):
         return None
 
 
-SOURCES: dict[str, type[PostgresSource | JetStreamSource]] = {
+Source = PostgresSource | JetStreamSource | RedisSource
+
+SOURCES: dict[str, type[Source]] = {
     DataStore.POSTGRES: PostgresSource,
     DataStore.NATS: JetStreamSource,
+    DataStore.REDIS: RedisSource,
 }
 """What a manifest says of where its point came from, by store. Each has ``identity``, ``position``, ``window`` and
 ``notes``."""
@@ -196,7 +203,7 @@ class Manifest(Recorded):
     kind: BackupKind
     started_at: datetime
     finished_at: datetime
-    source: PostgresSource | JetStreamSource
+    source: Source
     source_region: str
     artefacts: list[Artefact]
     recipients: list[str]  # age public keys that can open it
@@ -224,6 +231,13 @@ class Manifest(Recorded):
         """Raises BadInput: the point is of another store."""
         if not isinstance(self.source, JetStreamSource):
             raise BadInput(f"recovery point {self.point_id} is of {self.store}, and not of JetStream")
+        return self.source
+
+    @property
+    def redis(self) -> RedisSource:
+        """Raises BadInput: the point is of another store."""
+        if not isinstance(self.source, RedisSource):
+            raise BadInput(f"recovery point {self.point_id} is of {self.store}, and not of Redis")
         return self.source
 
     @property

@@ -11,6 +11,9 @@ from pydantic import Field
 from recovery.domain.base import Recorded
 
 Product = Literal["redis", "valkey"]
+Way = Literal["replicate", "keys"]
+"""How a running server gets the data: as a replica of a scratch server that loaded them, all at once; or by one
+RESTORE for each key, where REPLICAOF is not to be had (managed services, servers under a guard)."""
 
 RDB_VERSIONS: dict[Product, tuple[tuple[tuple[int, int], int], ...]] = {
     "redis": (

@@ -9,8 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from recovery.domain.jetstream import JetStreamSource
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, Source, VerdictState
 from recovery.domain.recovery_target import ReachedPoint
 
 Progress = Callable[[int, int], None]
@@ -48,7 +47,7 @@ class BackupSource(Protocol):
         store gives several at once."""
         ...
 
-    async def finish(self) -> PostgresSource | JetStreamSource:
+    async def finish(self) -> Source:
         """Identity, position, fingerprints. Only after all streams were read."""
         ...
 

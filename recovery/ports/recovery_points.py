@@ -23,6 +23,7 @@ from recovery.domain.recovery_point import (
 )
 from recovery.domain.recovery_set import RecoverySet
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
+from recovery.domain.redis import Way
 from recovery.ports.postgres import BackupSource, PointReader
 
 Progress = Callable[[int, int, str], None]
@@ -92,6 +93,8 @@ class RestoreOrder:
     target_stream: str | None = None  # JetStream: the name that was asked for
     replicas: int | None = None  # JetStream: another number than the source's
     replace: bool = False  # what is there under the same name is deleted first
+    way: Way | None = None  # Redis: how a running server gets the data; None: the one that fits it
+    append_only: bool = False  # Redis: the stopped server in target_directory loads an append-only file
 
 
 class StorePoints(Protocol):

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from recovery.domain.recovery_point import CheckResult, VerdictState
-from recovery.domain.redis import Product, RedisSource
+from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
+from recovery.domain.redis import Product, RedisSource, Way
 from recovery.ports.postgres import ArtefactStream, Progress
 
 DUMP_NAME = "dump.rdb"
@@ -18,6 +18,9 @@ DUMP_NAME = "dump.rdb"
 
 class DumpSource(Protocol):
     """One running backup of a Redis. An async context manager: leaving it ends the synchronisation."""
+
+    @property
+    def kind(self) -> BackupKind: ...
 
     @property
     def expected_bytes(self) -> int:
@@ -62,11 +65,6 @@ class PlacedDump:
     path: Path
     rdb_version: int
     bytes: int
-
-
-Way = Literal["replicate", "keys"]
-"""How a running server gets the data: as a replica of a scratch server that loaded them, all at once; or by one
-RESTORE for each key, where REPLICAOF is not to be had (managed services)."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,10 @@ class RedisRecovery(Protocol):
         """
         ...
 
+    async def check_place(self, source: RedisSource, place: DumpPlace, restore_id: str) -> None:
+        """Raises what ``place`` would raise, as far as it is known before. Changes nothing."""
+        ...
+
     async def place(self, dump: StoredDump, place: DumpPlace, restore_id: str) -> PlacedDump:
         """Puts the dump where a stopped server loads it at its next start.
 
@@ -149,11 +151,21 @@ class RedisRecovery(Protocol):
         """
         ...
 
+    async def is_placed(self, place: DumpPlace, restore_id: str) -> bool:
+        """Whether the file stands there as this restore put it, and no server took it yet."""
+        ...
+
     async def remove_placed(self, place: DumpPlace, restore_id: str) -> bool:
         """Undo of ``place`` before a server ran there; True when there was something to remove.
 
         Raises NotOurs: it is no more what was placed.
         """
+        ...
+
+    async def check_target(
+        self, source: RedisSource, options: RedisRestoreOptions, scratch_folder: Path
+    ) -> list[CheckResult]:
+        """What ``restore`` needs of the server, its guard and this machine. Changes nothing, raises nothing."""
         ...
 
     async def restore(
@@ -162,7 +174,8 @@ class RedisRecovery(Protocol):
         """Puts the dump into the running server, by way of a scratch server in ``scratch_folder``.
 
         Raises:
-            Refused: the server holds data and may not be replaced, is a replica, or is too old for the dump.
+            Refused: the server holds data and may not be replaced, is a replica, or is too old for the dump; or its
+                guard does not say that it may be written into.
             Corrupt: the dump is not whole.
             NoSpace: its memory or our disk is too small.
             NotFound: no redis-server is installed here.
@@ -173,13 +186,16 @@ class RedisRecovery(Protocol):
         ...
 
     async def complete(self, restore_id: str) -> bool:
-        """Takes the mark away that ``keep_mark`` left; False where there is none. Raises NotOurs, Unreachable."""
+        """Takes the mark away that ``keep_mark`` left; False where there is none.
+
+        Raises NotOurs, Unreachable; Refused where a guard does not say that it may be written into.
+        """
         ...
 
     async def remove_restored(self, restore_id: str) -> bool:
         """Undo of a restore that was not completed; True when there was something to remove.
 
-        Raises NotOurs where the server carries another restore's mark.
+        Raises NotOurs where the server carries another restore's mark; Refused as ``complete``.
         """
         ...
 

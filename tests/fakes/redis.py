@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from recovery.adapters.redis.connection import RedisLogin, RedisServer
+from recovery.domain.redis import KeyCount, RedisSource
+from tests.fakes.points import NOW
 
 REPLID = "0123456789abcdef0123456789abcdef01234567"
 MARK = b"0123456789abcdefghij0123456789ABCDEFGHIJ"
@@ -26,6 +28,16 @@ def a_dump(
     fields = {"redis-ver": "6.2.14", "repl-id": REPLID}
     head = version + b"".join(b"\xfa" + text(name) + text(value) for name, value in fields.items())
     return head + b"\xfa" + text("repl-offset") + b"\xc1" + offset.to_bytes(2, "little") + payload + b"\xff" + checksum
+
+
+def redis_source() -> RedisSource:
+    """What a point of a quiet Redis 7.0 says of it."""
+    return RedisSource(
+        product="redis", server_version="7.0.15", taken_from="replica", address="10.0.0.1:6379", replid=REPLID,
+        offset=1234, form="mark", rdb_product="redis", rdb_version=10, rdb_bytes=99, crc64="01" * 8,
+        checked="300 keys read", keys={"0": KeyCount(before=290, after=300), "3": KeyCount(before=7, after=7)},
+        functions={"shop": ["price"]}, began_at=NOW, finished_at=NOW,
+    )  # fmt: skip
 
 
 @dataclass

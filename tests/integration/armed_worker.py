@@ -32,6 +32,7 @@ from recovery.adapters.nats.restoring import Upload
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.postgres.restore import PhysicalRestore
 from recovery.adapters.recovery_points import StoredRecoveryPoints
+from recovery.adapters.redis.restores import RedisRestores
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
 from recovery.adapters.witness import WitnessStore
@@ -46,6 +47,7 @@ from workers.zones import ConfiguredZones
 
 CALLS: dict[type, tuple[str, ...]] = {
     StoredRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
+    RedisRestores: ("verify",),
     PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
     Upload: ("finish",),

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 from ruamel.yaml import YAML
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from drctl.demo.installation import GROUP, RECORD, Installation, install
+from drctl.demo.installation import Secrets as SecretFiles
 from lab import Lab
 from lab.readiness import s3_client
 from lab.shop import load_shop
@@ -43,10 +45,12 @@ from workers.client import connect
 from workers.operations import Handle
 from workers.wiring import Wiring
 
-SERVICES = {"postgres", "nats", "s3", "app", "witness", "temporal", "dns", "webhook"}
+SERVICES = {"postgres", "nats", "redis", "s3", "app", "witness", "temporal", "dns", "webhook"}
 STREAMS = "messages"
 """A second group: the shop's database, and streams of JetStream."""
 STREAM_NAMES = ["audit", "orders"]
+CACHE = "carts"
+"""A third group: a Redis alone."""
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
 PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
@@ -339,6 +343,7 @@ def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) 
         document["groups"][GROUP]["backup"].update(retention_count=1, retention_days=None)
         amend(document["groups"][GROUP])
         document["groups"][STREAMS] = _streams_group(lab, document["groups"][GROUP])
+        document["groups"][CACHE] = _cache_group(lab, folder, document["groups"][GROUP])
         document["notifications"]["attempts"] = 1
         yaml.dump(document, file)
     return installation
@@ -352,8 +357,21 @@ def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
     return {**own, "nats": {"streams": STREAM_NAMES}}
 
 
+def _cache_group(lab: Lab, folder: Path, shop: dict[str, Any]) -> dict[str, Any]:
+    urls = {region: urlsplit(lab.redis(region)) for region in REGIONS}
+    password = SecretFiles.below(folder).write("redis.password", urls[HOME].password or "")
+    return {
+        "tier": shop["tier"],
+        "home": HOME,
+        "regions": {region: {"redis": f"{url.hostname}:{url.port}"} for region, url in urls.items()},
+        "redis": {"password": password},
+        "backup": {**copy.deepcopy(shop["backup"]), "kinds": ["rdb"]},
+    }
+
+
 __all__ = [
     "AWAY",
+    "CACHE",
     "HOME",
     "REGIONS",
     "STREAMS",

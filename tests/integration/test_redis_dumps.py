@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.packages import redis_server
-from recovery.adapters.redis.connection import connected
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.server_info import MARK_KEY
 from recovery.adapters.redis.target import ReplicaMark
 from recovery.domain.recovery_point import VerdictState
-from recovery.domain.redis import RedisSource
+from recovery.domain.redis import RedisSource, Way
 from recovery.errors import Corrupt, NoSpace, NotOurs, Refused, RestoreFailed
 from recovery.ports.postgres import Progress
-from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
-from tests.integration.redis_dumps import stored, taken
+from recovery.ports.redis import DumpPlace, RedisRestoreOptions
+from tests.integration.redis_dumps import contents, fill, stored, taken, writing
 from tests.integration.redis_servers import PASSWORD, OwnRedis, own_redis
 
 KEYS = 1000
@@ -35,78 +33,12 @@ def dumps(server: OwnRedis, **settings: object) -> RedisDumps:
     return RedisDumps(server.server, program=redis_server(), **settings)  # type: ignore[arg-type]
 
 
-async def contents(server: OwnRedis) -> dict[tuple[int, str], tuple[str, int]]:
-    """DEBUG DIGEST-VALUE and the time of expiry (milliseconds) of every key, by database and name."""
-    found: dict[tuple[int, str], tuple[str, int]] = {}
-    async with asyncio.timeout(30), connected(server.server) as connection:
-        for number in (0, 3, 9):
-            await connection.run("SELECT", number)
-            keys = await connection.run("KEYS", "*")
-            for name in keys:
-                ttl = -1
-                while True:
-                    before, ttl, after = await connection.pipeline([("TIME",), ("PTTL", name), ("TIME",)])
-                    now = [int(moment[0]) * 1000 + int(moment[1]) // 1000 for moment in (before, after)]
-                    if ttl < 0 or now[0] == now[1]:
-                        break
-                (digest,) = await connection.run("DEBUG", "DIGEST-VALUE", name)
-                found[number, name] = digest, ttl if ttl < 0 else now[0] + ttl
-    return found
-
-
-async def fill(server: OwnRedis) -> None:
-    """All types, binary names and values, three databases, keys that expire and one whose time has come."""
-    await server.fill(KEYS)
-    async with asyncio.timeout(20), connected(server.server) as connection:
-        commands: list[tuple[str | int | bytes, ...]] = [
-            ("RPUSH", "list", *range(500)),
-            ("SADD", "set", "a", "b", b"\xff\x00\r\n"),
-            ("ZADD", "sorted", "1.5", "x", "2.5", "y"),
-            ("HSET", "hash", "field", "value", "other", 12),
-            ("XADD", "stream", "*", "field", "value"),
-            ("XGROUP", "CREATE", "stream", "group", 0),
-            ("PFADD", "log", *range(100)),
-            ("SETBIT", "bits", 1000, 1),
-            ("SET", b"binary \x00\xff\r\n", b"\x80\r\n$5\r\n"),
-            ("SET", "large", b"x" * 3_000_000),
-            ("SELECT", 3),
-            *[("SET", f"volatile:{number}", number, "PX", 600_000 + number) for number in range(200)],
-            ("SELECT", 9),
-            ("SET", "lonely", "value", "PX", 60_000_000),
-            ("SET", "short", "value", "PX", 1),
-        ]
-        replies = await connection.pipeline(commands)
-        assert not [reply for reply in replies if isinstance(reply, Exception)]
-        while await connection.run("DBSIZE") != 1:
-            await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def writing(server: OwnRedis) -> AsyncIterator[list[int]]:
-    """Numbered writes, one after another; the list has those that were acknowledged."""
-    acknowledged: list[int] = []
-    ended = False
-
-    async def write() -> None:
-        async with connected(server.server) as connection:
-            while not ended:
-                await connection.run("SET", f"load:{len(acknowledged)}", len(acknowledged))
-                acknowledged.append(len(acknowledged))
-
-    task = asyncio.create_task(write())
-    try:
-        yield acknowledged
-    finally:
-        ended = True
-        await task
-
-
 @pytest.fixture(scope="module")
 async def source(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnRedis]:
     server = _Primary(tmp_path_factory.mktemp("redis") / "source", append_only=False)
     with own_redis(server):
         await server.start()
-        await fill(server)
+        await fill(server.server, KEYS)
         yield server
 
 
@@ -143,7 +75,7 @@ async def test_a_dump_under_load_ends_at_one_moment(tmp_path: Path, diskless: st
         await replica.ask("REPLICAOF", "127.0.0.1", primary.port)
         await replica.wait_for("DBSIZE", expected=KEYS)
         recovery = dumps(primary)
-        async with writing(primary) as acknowledged:
+        async with writing(primary.server) as acknowledged:
             while len(acknowledged) < 100:
                 await asyncio.sleep(0.01)
             before = len(acknowledged)
@@ -187,7 +119,7 @@ async def test_a_running_server_gets_everything(
         with pytest.raises(NotOurs, match="mark of restore restore-1"):
             await recovery.complete("restore-2")
         assert await recovery.complete("restore-1") and not await recovery.complete("restore-1")
-        assert await contents(target) == await contents(source)
+        assert await contents(target.server) == await contents(source.server)
         seen = await recovery.look()
         assert seen.is_primary and seen.restore_id is None
         assert await target.ask("CONFIG", "GET", "masteruser") == ["masteruser", "before"]
@@ -309,6 +241,6 @@ async def test_a_server_starts_on_a_placed_dump(
     assert (placed.rdb_version, placed.bytes) == (9, len(data))
     with own_redis(target):
         await target.start()
-        assert await contents(target) == await contents(source)
+        assert await contents(target.server) == await contents(source.server)
         with pytest.raises(Refused, match="A Redis runs in"):
             await recovery.place(stored(data), place, "restore-1")

@@ -18,9 +18,9 @@ from recovery.adapters.redis.connection import RedisLogin, RedisServer, connecte
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import Listening, ServerTls
 from recovery.domain.recovery_point import VerdictState
-from recovery.domain.redis import RedisSource
+from recovery.domain.redis import RedisSource, Way
 from recovery.errors import Refused
-from recovery.ports.redis import DumpPlace, RedisRestoreOptions, Way
+from recovery.ports.redis import DumpPlace, RedisRestoreOptions
 from tests.certificates import self_signed
 from tests.integration.redis_dumps import stored, taken
 from tests.integration.redis_servers import OwnRedis, own_redis

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
+from recovery.adapters.redis.connection import connected
 from recovery.backup.sets import write_set
 from recovery.backup.signing import Signer
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_set import set_of
+from recovery.domain.report import RunState
 from recovery.ports.postgres import PostgresPlace
-from tests.integration.installation import HOME, Site, installed_site, value_of
+from tests.integration.installation import CACHE, HOME, Site, installed_site, value_of
+from tests.integration.redis_dumps import redis_of
+from tests.ports import free_port
 
 pytestmark = pytest.mark.system
 PAGE = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
@@ -56,10 +60,13 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def download(site: Site, kind: BackupKind, folder: Path) -> Path:
-    """The point's folder as any S3 client brings it, and the operator's key beside its objects."""
-    point_id = await site.point(kind)
+    """The shared point's folder."""
+    return await fetched(site, f"shop/postgres/{await site.point(kind)}/", folder)
+
+
+async def fetched(site: Site, prefix: str, folder: Path) -> Path:
+    """A point's folder as any S3 client brings it, and the operator's key beside its objects."""
     (store, *_) = await site.stores()
-    prefix = f"shop/postgres/{point_id}/"
     async for info in store.list(prefix):
         target = folder / info.key.removeprefix(prefix)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,3 +145,24 @@ async def test_a_logical_point_opens_with_pg_restore(site: Site, tmp_path: Path)
     said = await shell(by_hand, folder, PATH=f"{place.bin_directory}:{os.environ['PATH']}")
     assert "CREATE ROLE" in said
     assert "COPY public.orders" in (folder / "dump.sql").read_text()
+
+
+async def test_a_server_starts_on_a_dump_of_redis(site: Site, tmp_path: Path) -> None:
+    """The page's last line, here at a free port and in the background."""
+    async with connected(redis_of(site.lab, HOME)) as connection:
+        await connection.run("SET", "cart:7", "a book")
+    report = await site.run("Backup", group=CACHE)
+    assert report.state is RunState.COMPLETED, report.error
+    folder = await fetched(site, f"{CACHE}/redis/{report.point_ids[0]}/", tmp_path)
+    page = paragraphs()
+    assert "OK" in await shell(page["2"], folder)
+    port, last = free_port(), "--appendonly no\n"
+    assert page["6"].endswith(last)
+    background = f"--appendonly no --port {port} --bind 127.0.0.1 --save '' --daemonize yes\n"
+    commands = page["6"].replace("cd points/", "# cd points/").removesuffix(last) + background
+    said = await shell(
+        f"{commands}until redis-cli -p {port} get cart:7 | grep book; do sleep 0.05; done\n"
+        f"redis-cli -p {port} shutdown nosave\n",
+        folder,
+    )
+    assert "Checksum OK" in said and "a book" in said

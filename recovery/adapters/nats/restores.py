@@ -14,10 +14,11 @@ from recovery.adapters.nats.archive import ArchiveHead
 from recovery.adapters.nats.points import Streams
 from recovery.adapters.nats.stream_state import check_server
 from recovery.adapters.nats.validation import stored_of
+from recovery.adapters.point_checks import check_point
 from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import Catalogue
-from recovery.backup.reader import check_key, open_point
+from recovery.backup.reader import open_point
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.jetstream import StreamPart
 from recovery.domain.plan import RestoredServer
@@ -45,11 +46,8 @@ class StreamRestores:
         """See the port."""
         point = await self._point(order)
         parts = _chosen(order, point.manifest)
-        checks = [
-            CheckResult(name="recovery point", passed=True, detail=f"{point.point_id} at {', '.join(point.locations)}"),
-            await self._check_key(order, point),
-            _check_name(order, parts),
-        ]
+        stores = self.catalogue(order.group).stores_of(point)
+        checks = [*await check_point(point, self.keys, stores), _check_name(order, parts)]
         try:
             seen = await (await self._recovery(order)).look()
         except RecoveryError as error:
@@ -159,13 +157,6 @@ class StreamRestores:
 
     async def _recovery(self, order: RestoreOrder) -> JetStreamRecovery:
         return await self.streams(order.group.name, order.region)
-
-    async def _check_key(self, order: RestoreOrder, point: RecoveryPoint) -> CheckResult:
-        try:
-            await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))
-        except RecoveryError as error:
-            return CheckResult(name="key", passed=False, detail=str(error))
-        return CheckResult(name="key", passed=True, detail="opens the recovery point")
 
 
 def _chosen(order: RestoreOrder, manifest: Manifest) -> list[StreamPart]:

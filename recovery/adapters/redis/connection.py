@@ -80,6 +80,12 @@ class Connection:
                     found[name] = value
         return found
 
+    @property
+    def local_host(self) -> str | None:
+        """The address of this host from which the server was reached; None by way of a socket's path."""
+        name = self._writer.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else None
+
     def abort(self) -> None:
         self._writer.transport.abort()
 

@@ -17,6 +17,7 @@ from recovery.adapters.redis.rdb import DumpCheck, DumpHead
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.server_info import ServerInfo, functions, server_info
 from recovery.adapters.redis.synchronising import SILENCE_SECONDS, Synchronisation, synchronising
+from recovery.domain.recovery_point import BackupKind
 from recovery.domain.redis import KeyCount, RedisSource
 from recovery.errors import Corrupt, NotFound, RecoveryError, SourceFailed
 from recovery.ports.redis import DUMP_NAME
@@ -66,6 +67,8 @@ class RedisDumpSource:
         silence: seconds without a byte after which a server is given up.
         program: the redis-server whose checker reads along; None: what is found here, if anything is.
     """
+
+    kind = BackupKind.RDB
 
     def __init__(
         self,

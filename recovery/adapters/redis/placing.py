@@ -19,7 +19,8 @@ from recovery.adapters.listening import write_durably
 from recovery.adapters.postgres.folder import no_space
 from recovery.adapters.process import closing
 from recovery.adapters.redis.programs import RedisProgram
-from recovery.adapters.redis.rdb import DumpCheck, check_readable
+from recovery.adapters.redis.rdb import DumpCheck, check_readable, head_of
+from recovery.domain.redis import RedisSource
 from recovery.errors import Corrupt, NoSpace, NotOurs, Refused
 from recovery.ports.redis import DumpPlace, PlacedDump, StoredDump
 
@@ -32,9 +33,8 @@ async def place_dump(dump: StoredDump, place: DumpPlace, restore_id: str, progra
     """See the port. ``program``: what will start there; None: nobody knows."""
     target = _target(place)
     async with closing(dump.chunks) as chunks:
+        await check_place(dump.source, place, restore_id, program)
         with no_space(place.folder):
-            await asyncio.to_thread(_check_free, place, restore_id)
-            await asyncio.to_thread(_check_space, place.folder, dump.source.rdb_bytes if dump.source else 0)
             part = place.folder / f"{_PART}-{hashlib.sha256(restore_id.encode()).hexdigest()[:16]}"
             try:
                 check = await _write(chunks, part, program)
@@ -47,6 +47,22 @@ async def place_dump(dump: StoredDump, place: DumpPlace, restore_id: str, progra
             finally:
                 await asyncio.shield(asyncio.to_thread(part.unlink, missing_ok=True))
     return PlacedDump(target, head.rdb_version, check.bytes)
+
+
+async def check_place(
+    source: RedisSource | None, place: DumpPlace, restore_id: str, program: RedisProgram | None
+) -> None:
+    """See the port. ``source``: what the dump is of; None: nobody knows."""
+    with no_space(place.folder):
+        await asyncio.to_thread(_check_free, place, restore_id)
+        await asyncio.to_thread(_check_space, place.folder, source.rdb_bytes if source else 0)
+    if source is not None and program is not None:
+        check_readable(head_of(source), program.product, program.version)
+
+
+async def is_placed(place: DumpPlace, restore_id: str) -> bool:
+    """See the port."""
+    return await asyncio.to_thread(lambda: _is_ours(place, restore_id) and not _servers_in(place.folder))
 
 
 async def remove_placed(place: DumpPlace, restore_id: str) -> bool:

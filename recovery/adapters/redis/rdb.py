@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from recovery.domain.redis import Product, rdb_version_of, reads, server_name, written_by
+from recovery.domain.redis import Product, RedisSource, rdb_version_of, reads, server_name, written_by
 from recovery.errors import Corrupt, Refused
 
 HEAD_BYTES = 16 << 10  # the fields take some 200
@@ -131,6 +131,11 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
 def _check_end(data: bytes, end: int) -> None:
     if end > len(data):
         raise IndexError(end)
+
+
+def head_of(source: RedisSource) -> DumpHead:
+    """As the dump's own says it, as far as its point's manifest does."""
+    return DumpHead(source.rdb_product, source.rdb_version, {f"{source.rdb_product}-ver": source.server_version})
 
 
 def check_readable(head: DumpHead, product: Product, version: str, newest: int | None = None) -> None:

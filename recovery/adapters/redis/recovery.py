@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
+from recovery.adapters.point_checks import checked
 from recovery.adapters.process import closing
 from recovery.adapters.redis.by_replication import replica_login, replica_mark, restore_by_replication
 from recovery.adapters.redis.bytes_connection import bytes_connected
 from recovery.adapters.redis.connection import RedisServer, asking
 from recovery.adapters.redis.dumps import RedisDumpSource
 from recovery.adapters.redis.key_by_key import KeyCopy
-from recovery.adapters.redis.placing import place_dump, remove_placed
+from recovery.adapters.redis.placing import check_place, is_placed, place_dump, remove_placed
 from recovery.adapters.redis.programs import RedisProgram, redis_program
 from recovery.adapters.redis.rdb import DumpHead, check_readable
 from recovery.adapters.redis.scratch import Listening, ScratchServer, ScratchSpace, running, scratch_space
 from recovery.adapters.redis.server_info import ServerInfo, functions, server_info
 from recovery.adapters.redis.synchronising import SILENCE_SECONDS
-from recovery.adapters.redis.target import ANSWER_SECONDS, DELETE_SECONDS, ReplicaMark, Target, TargetState
-from recovery.adapters.redis.validation import validate_dump
+from recovery.adapters.redis.target import ANSWER_SECONDS, DELETE_SECONDS, ReplicaMark, Target
+from recovery.adapters.redis.target_checks import check_scratch, target_checks
+from recovery.adapters.redis.validation import validate_stored
 from recovery.domain.recovery_point import CheckResult, VerdictState
-from recovery.domain.redis import reads
-from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.domain.redis import RedisSource, Way
+from recovery.errors import NotFound, RecoveryError, RestoreFailed, Unreachable
 from recovery.ports.postgres import Progress
 from recovery.ports.redis import (
     DumpPlace,
@@ -34,6 +36,9 @@ from recovery.ports.redis import (
     StoredDump,
 )
 
+Permit = Callable[[Way], Awaitable[None]]
+"""Returns where the server may be written into in this way now. Raises Refused, Unreachable."""
+
 USERS_NOTE = "users (ACL) and configuration are not in a dump"
 
 
@@ -43,7 +48,8 @@ class RedisDumps:
     Args:
         replicas: where its replicas are reached; None: where it says that they are.
         program: the redis-server of scratch servers; None: the one that is found here.
-        listening: how ``server`` reaches a scratch server of this host.
+        listening: how ``server`` reaches a scratch server of this host; None: at the address from which we reach it.
+        permit: asked right before anything is written into ``server``; None: nobody else decides on that.
     """
 
     def __init__(
@@ -54,12 +60,14 @@ class RedisDumps:
         program: Path | None = None,
         listening: Listening | None = None,
         silence: float = SILENCE_SECONDS,
+        permit: Permit | None = None,
     ) -> None:
         self._target = Target(server)
         self._replicas = replicas
         self._program = program
-        self._listening = listening or Listening()
+        self._listening = listening
         self._silence = silence
+        self._permit = permit
 
     async def look(self) -> RedisSeen:
         """See the port."""
@@ -69,19 +77,31 @@ class RedisDumps:
         """See the port."""
         return RedisDumpSource(self._target.server, self._replicas, silence=self._silence, program=self._program)
 
+    async def check_place(self, source: RedisSource, place: DumpPlace, restore_id: str) -> None:
+        """See the port."""
+        await check_place(source, place, restore_id, await self._program_of(place))
+
     async def place(self, dump: StoredDump, place: DumpPlace, restore_id: str) -> PlacedDump:
         """See the port."""
-        program: RedisProgram | None = None
-        try:
-            program = await redis_program(place.program or self._program)
-        except NotFound:
-            if place.program is not None:
-                raise
-        return await place_dump(dump, place, restore_id, program)
+        return await place_dump(dump, place, restore_id, await self._program_of(place))
+
+    async def is_placed(self, place: DumpPlace, restore_id: str) -> bool:
+        """See the port."""
+        return await is_placed(place, restore_id)
 
     async def remove_placed(self, place: DumpPlace, restore_id: str) -> bool:
         """See the port."""
         return await remove_placed(place, restore_id)
+
+    async def check_target(
+        self, source: RedisSource, options: RedisRestoreOptions, scratch_folder: Path
+    ) -> list[CheckResult]:
+        """See the port."""
+        serves_tls = self._listening is not None and self._listening.tls is not None
+        checks = await target_checks(self._target, source, options, scratch_folder, self._program, serves_tls)
+        if self._permit is None:
+            return checks
+        return [*checks, await checked("guard", self._permitted(options.way))]
 
     async def restore(
         self, dump: StoredDump, options: RedisRestoreOptions, scratch_folder: Path, progress: Progress | None = None
@@ -92,17 +112,19 @@ class RedisDumps:
             state = await self._target.state()
             self._target.check_free(state, options)
             mark: ReplicaMark | None = None
+            listening: Listening | None = None
             if options.way == "replicate":
-                mark = await replica_mark(self._target, state, options, self._listening.tls is not None)
+                listening = self._listening or await self._reachable()
+                mark = await replica_mark(self._target, state, options, listening.tls is not None)
 
             def acceptable(head: DumpHead) -> None:
                 check_readable(head, state.info.product, state.info.version, state.newest_rdb)
                 check_readable(head, program.product, program.version)
-                _check_scratch(program, state)
+                check_scratch(program, state)
 
             async with scratch_space(scratch_folder) as space:
                 head = await space.write(dump, acceptable, progress)
-                keys, libraries = await self._fill(space, program, options, mark, progress)
+                keys, libraries = await self._fill(space, program, options, mark, listening, progress)
                 return RestoredRedis(keys, libraries, head.rdb_version, space.bytes, [USERS_NOTE])
 
     async def _fill(
@@ -111,27 +133,29 @@ class RedisDumps:
         program: RedisProgram,
         options: RedisRestoreOptions,
         mark: ReplicaMark | None,
+        listening: Listening | None,
         progress: Progress | None,
     ) -> tuple[dict[int, int], list[str]]:
-        """By replication where there is a mark for it, else key by key."""
+        """By replication where there is a mark for it and ``listening``, else key by key."""
         login = replica_login(mark) if mark else None
         async with running(
             space,
             program,
             load_seconds=options.load_seconds,
             keep_expired=mark is None,
-            listening=self._listening if mark else None,
+            listening=listening,
             replica=login,
         ) as scratch:
             held = await _held(scratch)
             state = await self._target.state()  # loading took its time
             self._target.check_free(state, options)
             self._target.check_memory(state, held.used_memory)
+            await self._permitted(options.way)
             try:
                 async with _alive(scratch):
-                    if mark is not None and login is not None:
+                    if mark is not None and login is not None and listening is not None:
                         found = await restore_by_replication(
-                            self._target, scratch, self._listening.host, login, mark, options.silence_seconds
+                            self._target, scratch, listening.host, login, mark, options.silence_seconds
                         )
                     else:
                         found = await self._copy(scratch, held, options, space.bytes, progress)
@@ -144,35 +168,44 @@ class RedisDumps:
 
     async def complete(self, restore_id: str) -> bool:
         """See the port."""
+        if (await self._target.state()).restore_id is None:
+            return False
+        await self._permitted("keys")
         return await self._target.complete(restore_id)
 
     async def remove_restored(self, restore_id: str) -> bool:
-        """See the port."""
+        """See the port. Where nothing is to be undone, nobody is asked."""
+        if (await self._target.state()).restore_id is None:
+            return False
+        await self._permitted("keys")
         return await self._target.remove(restore_id)
 
     async def validate(
         self, dump: StoredDump, scratch_folder: Path, progress: Progress | None = None
     ) -> tuple[VerdictState, str, list[CheckResult]]:
-        """See the port. ``CORRUPT``: the bytes are no whole dump. ``RESTORE_FAILED``: the server does not load them, or
-        holds something else then. ``FAILED``: this machine kept us from finding out."""
-        checks: list[CheckResult] = []
+        """See the port."""
+        return await validate_stored(dump, scratch_folder, progress, self._program)
+
+    async def _program_of(self, place: DumpPlace) -> RedisProgram | None:
+        """What will start there, as far as it is known. Raises NotFound: what was named is none."""
         try:
-            async with closing(dump.chunks):
-                program = await redis_program(self._program)
-                await validate_dump(dump, program, scratch_folder, checks, progress)
-        except Corrupt as error:
-            return VerdictState.CORRUPT, str(error), checks
-        except RestoreFailed as error:
-            return VerdictState.RESTORE_FAILED, str(error), checks
-        except (RecoveryError, TimeoutError) as error:
-            return VerdictState.FAILED, str(error) or "redis-check-rdb came to no end", checks
-        except OSError as error:
-            reason = f"the scratch server could not be set up in {scratch_folder}: {error}"
-            return VerdictState.FAILED, reason, checks
-        failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
-        if failed:
-            return VerdictState.RESTORE_FAILED, "; ".join(failed), checks
-        return VerdictState.VALID, f"loaded, and all {len(checks)} checks passed", checks
+            return await redis_program(place.program or self._program)
+        except NotFound:
+            if place.program is not None:
+                raise
+            return None
+
+    async def _reachable(self) -> Listening:
+        """Where the target finds this host: it sees us come from there, unless addresses are translated between."""
+        async with self._target.asked("say how it is reached") as connection:
+            host = connection.local_host
+        return Listening(host, host) if host else Listening()
+
+    async def _permitted(self, way: Way) -> str:
+        """Raises Refused, Unreachable."""
+        if self._permit is not None:
+            await self._permit(way)
+        return "it may be written into"
 
     async def _copy(
         self,
@@ -205,16 +238,8 @@ class RedisDumps:
         """After a failed attempt, bounded; what cannot be removed now is found by its mark at the next attempt."""
         with contextlib.suppress(RecoveryError, TimeoutError):
             async with asyncio.timeout(DELETE_SECONDS):
+                await self._permitted("keys")
                 await self._target.remove(restore_id)
-
-
-def _check_scratch(program: RedisProgram, state: TargetState) -> None:
-    """A scratch server writes its own version of the format, whatever it read."""
-    if not reads(state.info.product, state.newest_rdb, program.rdb_version):
-        raise Refused(
-            f"{program.name} on this machine would hand the data on in RDB version {program.rdb_version}, and"
-            f" {state.name} reads version {state.newest_rdb}: install a redis-server here that is not newer than that."
-        )
 
 
 async def _held(scratch: ScratchServer) -> ServerInfo:

@@ -10,17 +10,45 @@ from pathlib import Path
 
 from recovery.adapters.process import closing
 from recovery.adapters.redis.connection import asking
-from recovery.adapters.redis.programs import DumpChecker, RedisProgram, dump_checker
+from recovery.adapters.redis.programs import DumpChecker, RedisProgram, dump_checker, redis_program
 from recovery.adapters.redis.rdb import DumpHead, check_readable
 from recovery.adapters.redis.scratch import running, scratch_space
 from recovery.adapters.redis.server_info import functions, server_info
-from recovery.domain.recovery_point import CheckResult
+from recovery.domain.recovery_point import CheckResult, VerdictState
 from recovery.domain.redis import RedisSource
-from recovery.errors import Corrupt
+from recovery.errors import Corrupt, RecoveryError, RestoreFailed
 from recovery.ports.postgres import Progress
 from recovery.ports.redis import StoredDump
 
 ANSWER_SECONDS = 10.0
+
+
+async def validate_stored(
+    dump: StoredDump, scratch_folder: Path, progress: Progress | None = None, program: Path | None = None
+) -> tuple[VerdictState, str, list[CheckResult]]:
+    """Verdict, its reason in a sentence, and the checks. ``program``: the redis-server of this machine; None: what is
+    found.
+
+    ``CORRUPT``: the bytes are no whole dump. ``RESTORE_FAILED``: the server does not load them, or holds something else
+    then. ``FAILED``: this machine kept us from finding out.
+    """
+    checks: list[CheckResult] = []
+    try:
+        async with closing(dump.chunks):
+            await validate_dump(dump, await redis_program(program), scratch_folder, checks, progress)
+    except Corrupt as error:
+        return VerdictState.CORRUPT, str(error), checks
+    except RestoreFailed as error:
+        return VerdictState.RESTORE_FAILED, str(error), checks
+    except (RecoveryError, TimeoutError) as error:
+        return VerdictState.FAILED, str(error) or "redis-check-rdb came to no end", checks
+    except OSError as error:
+        reason = f"the scratch server could not be set up in {scratch_folder}: {error}"
+        return VerdictState.FAILED, reason, checks
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+    if failed:
+        return VerdictState.RESTORE_FAILED, "; ".join(failed), checks
+    return VerdictState.VALID, f"loaded, and all {len(checks)} checks passed", checks
 
 
 async def validate_dump(

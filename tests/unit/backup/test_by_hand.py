@@ -12,6 +12,7 @@ from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import Artefact, BackupKind, Manifest, RecoveryPoint, StoredObject
 from recovery.domain.recovery_set import set_of
 from tests.fakes.points import NOW, pg_source
+from tests.fakes.redis import redis_source
 
 
 def _artefact(point_id: str, store: str, name: str) -> Artefact:
@@ -47,6 +48,8 @@ STREAMS = _point(
     BackupKind.STREAMS, ["orders/backup.json", "orders/stream.tar.s2"],
     source=JetStreamSource(server_version="2.12.0", api_level=1, streams=[PART]),
 )  # fmt: skip
+RDB = _point(BackupKind.RDB, ["dump.rdb"], source=redis_source())
+EVERY = (PHYSICAL, LOGICAL, STREAMS, RDB)
 
 
 def _page(*points: RecoveryPoint) -> str:
@@ -55,8 +58,9 @@ def _page(*points: RecoveryPoint) -> str:
 
 
 def test_every_member_has_its_commands() -> None:
-    page = _page(PHYSICAL, LOGICAL, STREAMS)
-    for point in (PHYSICAL, LOGICAL, STREAMS):
+    page = _page(*EVERY)
+    assert {point.manifest.kind for point in EVERY} == set(BackupKind), "a kind without commands"
+    for point in EVERY:
         assert f"check {point.point_id}\n" in page
         assert f'"$LOCATION/shop/{point.manifest.store}/{point.point_id}"' in page
     assert f"open_all {PHYSICAL.point_id}/attempt-1-0a1b2c3d/base.tar | tar -x -C data\n" in page
@@ -64,12 +68,13 @@ def test_every_member_has_its_commands() -> None:
     assert "pg_verifybackup" not in page, "it knows nothing of tablespaces that were put elsewhere"
     assert f"open_all {LOGICAL.point_id}/attempt-1-0a1b2c3d/shop.dump | pg_restore --create -d postgres\n" in page
     assert "nats stream restore ./orders\n" in page
+    assert f"open_all {RDB.point_id}/attempt-1-0a1b2c3d/dump.rdb > dump.rdb\nredis-check-rdb dump.rdb\n" in page
     assert page.count("- `age1") == 2
 
 
 def test_what_is_shell_is_valid_shell() -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", _page(PHYSICAL, LOGICAL, STREAMS), re.DOTALL)
-    assert len(blocks) == 7
+    blocks = re.findall(r"```sh\n(.*?)```", _page(*EVERY), re.DOTALL)
+    assert len(blocks) == 9
     checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 

@@ -101,7 +101,7 @@ KINDS = [
     ),
     pytest.param(
         "backup:\n", "backup:\n      kinds: [fysical]\n", "groups.shop.backup.kinds[0]",
-        "expected 'physical', 'logical' or 'streams', for example [physical, logical, streams]"
+        "expected 'physical', 'logical', 'streams' or 'rdb', for example [physical, logical, streams, rdb]"
         " (did you mean 'physical'?); got 'fysical'",
         id="wrong entry of a list",
     ),

@@ -219,9 +219,11 @@ def test_backup_asks_for_what_was_said(asked: list[Any]) -> None:
 
 def test_a_store_is_backed_up_by_its_name(asked: list[Any]) -> None:
     assert drctl("backup", "run", "--store", "nats").exit_code == 0
+    assert drctl("backup", "run", "--store", "redis").exit_code == 0
     assert drctl("backup", "run", "--store", "postgres").exit_code == 0
     assert [(request.kind, request.store) for _, request, _ in asked] == [
         (BackupKind.STREAMS, DataStore.NATS),  # whether or not backup.kinds has it
+        (BackupKind.RDB, DataStore.REDIS),
         (None, DataStore.POSTGRES),  # the configured ones of its kinds
     ]
     assert drctl("backup", "run", "--store", "postgres", "--kind", "streams").exit_code == 2
@@ -244,13 +246,31 @@ def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
     )
 
 
+def test_restore_of_redis_asks_for_what_was_said(asked: list[Any]) -> None:
+    assert drctl("restore", "-s", "redis", "--way", "keys", "--replace", "--to-region", "region-b").exit_code == 0
+    placed = drctl(
+        "restore", "--point", "20261122T101500Z-rdb-1a2b3c4d", "--target-directory", "/srv/r", "--append-only"
+    )
+    assert placed.exit_code == 0, placed.stderr
+    assert drctl("restore", "--store", "redis", "--target-directory", "/srv/r").exit_code == 0
+    first, second, third = (request for _, request, _ in asked)
+    assert (first.store, first.way, first.replace, first.kind) == (DataStore.REDIS, "keys", True, None)
+    assert (second.target_directory, second.append_only, second.way) == ("/srv/r", True, None)
+    assert (third.kind, third.store, third.append_only) == (None, DataStore.REDIS, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--replace"], "--replace go with --store nats, or a point of it"),
-        (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "go with --store nats"),
+        (["--replace"], "--replace goes with --store nats or redis, or a point of it"),
+        (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "--stream goes with --store nats"),
         (["--point", "20261122T101500Z-streams-1a2b3c4d", "--store", "postgres"], "is of nats, and not of postgres"),
-        (["--store", "nats", "--target-port", "5440"], "streams are restored into the region's NATS"),
+        (["--store", "nats", "--target-port", "5440"], "--target-port goes with --store postgres, or a point of it"),
+        (["--store", "nats", "--latest"], "(or another moment) goes with --store postgres"),
+        (["--store", "redis", "--stream", "orders"], "--stream goes with --store nats"),
+        (["--store", "redis", "--append-only"], "name its folder with --target-directory"),
+        (["--store", "redis", "--target-directory", "/srv/redis", "--way", "keys"], "are for a running server"),
+        (["--way", "keys"], "--way goes with --store redis"),
     ],
 )
 def test_options_of_another_store_are_refused(asked: list[Any], arguments: list[str], said: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from recovery.backup.sealing import Opener, Sealer
 from tests.fakes.points import AGE
+from tests.unit.points.redis_rig import Dumps, made_dumps
 from tests.unit.points.rig import Rig, make_rig
 from tests.unit.points.stream_rig import Streams, make_streams
 
@@ -34,3 +36,10 @@ async def rig(sealer: Sealer, opener: Opener) -> Rig:
 def streams(rig: Rig) -> Streams:
     """The same, and two streams to back up."""
     return make_streams(rig)
+
+
+@pytest.fixture
+async def dumps(rig: Rig, tmp_path: Path) -> AsyncIterator[Dumps]:
+    """The same, and a Redis to back up and one to restore into."""
+    async with made_dumps(rig, tmp_path) as made:
+        yield made
