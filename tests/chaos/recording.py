@@ -6,7 +6,6 @@ The lock (``Ownership``) and the loading of the configuration are the real ones:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,89 +18,16 @@ from activities.notifications import Notifications
 from activities.ownership import Ownership
 from activities.reports import Reports
 from recovery.adapters.incident_text import TemplateIncidentWriter
-from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan
-from recovery.domain.managed import ManagedTarget, Way
-from recovery.domain.ownership import FenceProof
-from recovery.domain.plan import DnsBefore, Facts, PlanContext, RestoredServer, StepOutcome
-from recovery.domain.recovery_point import BackupKind, Verdict, VerdictState
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.plan import PlanContext, StepOutcome
+from tests.chaos.variants import group, variant_of
 from tests.chaos.world import FileNotifier, FileReports, SqliteOwnership, World
 from tests.fakes.measurements import FakeMeasurements
 from workers.registry import activities_of
 from workflows.plans import PLANS
 from workflows.steps import Activity, Plan
 
-NOW = datetime(2026, 11, 22, 5, 0, tzinfo=UTC)
 REAL = ("ownership.", "configuration.")
-
-
-def group(name: str, queue: str) -> GroupSnapshot:
-    """A group of two regions, both of whose queues the recording workers take."""
-    return GroupSnapshot(
-        name=name,
-        objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
-        home_region="region-a",
-        regions=[_region("region-a", queue, "10.0.0.1"), _region("region-b", queue, "10.0.0.2")],
-        streams=["ORDERS"],
-        records=[DnsRecord(name="shop.example.com", zone="example.com")],
-        config_hash="0" * 64,
-        validation_queue=queue,
-    )
-
-
-def _region(name: str, queue: str, address: str) -> RegionPlan:
-    """With every kind of store, and a guard."""
-    return RegionPlan(
-        name=name,
-        task_queue=queue,
-        dns_value=address,
-        guard=f"http://{address}:7450",
-        postgres=PostgresAt(host=address),
-        redis=f"{address}:6379",
-        nats=f"{address}:4222",
-    )
-
-
-RESTORED = RestoredServer(
-    region="region-b", host="127.0.0.1", port=5432, database="shop", kind=BackupKind.PHYSICAL, point_id="point-1"
-)
-VERDICT = Verdict(
-    point_id="point-1", group="shop", state=VerdictState.VALID, location="folder", manifest_sha256="0" * 64,
-    validated_at=NOW, duration=timedelta(seconds=3), run_id="run",
-)  # fmt: skip
-DAMAGED = VERDICT.model_copy(update={"state": VerdictState.CORRUPT, "reason": "an object at folder differs"})
-
-MANAGED = ManagedTarget(
-    way=Way.RESTORE, source_region="region-a", source_instance="shop-production", region="region-b",
-    instance="shop-restored", snapshot="newest",
-)  # fmt: skip
-FENCE = FenceProof(epoch=1, region="region-a", how="demotion-confirmed", by="region-b/guard", at=NOW, run="run")
-
-# What the following steps need to know, as the real activities would tell them.
-FACTS: Mapping[str, Facts] = {
-    "restores.choose_target": Facts(target_region="region-b"),
-    "choosing.choose_target": Facts(target_region="region-b"),
-    "choosing.find_way_home": Facts(target_region="region-a", source_region="region-b", stale_regions=["region-a"]),
-    "reprotecting.find_returned": Facts(target_region="region-b"),
-    "guarding.fence": Facts(fence=FENCE),
-    "managed_postgres.choose_replacement": Facts(managed=MANAGED, target_region="region-b"),
-    "managed_postgres.fence_primary": Facts(fence=FENCE),
-    "managed_postgres.confirm_service": Facts(service_restored_at=NOW + timedelta(seconds=5)),
-    "standbys.write_probe": Facts(service_restored_at=NOW + timedelta(seconds=5)),
-    "standbys.verify_switchover": Facts(verification_failed=""),
-    "points.choose_validated": Facts(point_id="point-1", outage_began_at=NOW),
-    "restores.restore_database": Facts(restored=RESTORED, last_recovered_commit_at=NOW),
-    "restores.confirm_service": Facts(service_restored_at=NOW + timedelta(seconds=42)),
-    "dns.remember_records": Facts(
-        dns_before=[DnsBefore(name="shop.example.com", type="A", ttl=60, values=["10.0.0.1"], zone="example.com")]
-    ),
-    "points.take_physical_backup": Facts(physical_point="point-1"),
-    "points.take_logical_backup": Facts(logical_point="point-2"),
-    "points.choose_to_validate": Facts(points_to_validate=["point-1"]),
-    "points.validate": Facts(verdicts=[DAMAGED]),
-    "points.repair": Facts(points_repaired=["point-1"]),
-    "points.prove_again": Facts(verdicts=[VERDICT]),
-    "points.expire": Facts(points_removed=["point-0"]),
-}
 
 
 def name_of(method: Activity) -> str:
@@ -110,25 +36,24 @@ def name_of(method: Activity) -> str:
     return str(getattr(definition, "name", ""))
 
 
-def recorded(plans: Mapping[str, Plan]) -> dict[str, str]:
-    """Activity name -> ``do``, ``undo`` or ``observe``: what the tables use it for."""
-    found: dict[str, str] = {}
-    for plan in plans.values():
-        for row in plan.steps():
-            uses = {"do": row.activity, "undo": row.undo, "observe": row.observe}
-            found.update({name_of(used): use for use, used in uses.items() if used is not None})
-    return {name: use for name, use in found.items() if not name.startswith(REAL)}
+def recorded(plans: Mapping[str, Plan]) -> set[str]:
+    """The names of all activities that the tables name, but for those that stay real."""
+    used = {each for plan in plans.values() for row in plan.steps() for each in (row.activity, row.undo, row.observe)}
+    return {name for each in used if each is not None and not (name := name_of(each)).startswith(REAL)}
 
 
-def _recording(name: str, use: str) -> Callable[..., Any]:
+def _recording(name: str) -> Callable[..., Any]:
     @step(name)
     async def run(self, context: PlanContext) -> StepOutcome:
         # Temporal finds the argument's type only where self has none, as in a method.
-        world = World(self.root, context.request.group)
-        if use == "observe":
+        world, asked = World(self.root, context.request.group), activity.info().activity_id
+        if asked.startswith("observe "):
             return StepOutcome(effect_present=context.step in world.present)
-        (world.do if use == "do" else world.undo)(context.step)
-        return StepOutcome(summary=f"{use} {context.step}", facts=FACTS.get(name, Facts()))
+        if asked.startswith("undo "):  # the same activity may be a step of its own elsewhere
+            world.undo(context.step)
+            return StepOutcome(summary=asked)
+        world.do(context.step)
+        return StepOutcome(summary=f"do {asked}", facts=variant_of(context.request.group).told_by(name))
 
     return run
 
@@ -140,12 +65,12 @@ class RecordingSteps:
         self.root = root
 
 
-for _name, _use in recorded(PLANS).items():
-    setattr(RecordingSteps, _name.replace(".", "_"), _recording(_name, _use))
+for _name in recorded(PLANS):
+    setattr(RecordingSteps, _name.replace(".", "_"), _recording(_name))
 
 
 class KnownGroups:
-    """``recovery.ports.configuration.Configuration``: every group exists and looks alike."""
+    """``recovery.ports.configuration.Configuration``: every group exists, and looks as its variant does."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

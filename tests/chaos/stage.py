@@ -19,9 +19,10 @@ from temporalio.service import RPCError
 from activities.ownership import Ownership
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport, RunState, StepState
-from tests.chaos.cases import TABLES, Case
+from tests.chaos.cases import REHEARSALS, Case
 from tests.chaos.recording import REAL, name_of
 from tests.chaos.temporal_server import TemporalServer
+from tests.chaos.variants import PLAIN
 from tests.chaos.worker_process import serve
 from tests.chaos.world import Fault, SqliteOwnership, World
 from workflows.control import OperatorCommand
@@ -102,19 +103,19 @@ class Stage:
             pair.kill()
 
     async def start(
-        self, plan: str, queue: str, faults: list[Fault]
+        self, plan: str, queue: str, faults: list[Fault], variant: str = PLAIN.name
     ) -> tuple[World, WorkflowHandle[object, RunReport]]:
-        group = f"group-{next(self._numbers)}"
+        group = f"{variant}-{next(self._numbers)}"
         world = World(self.root, group)
         world.create(faults)
         handle: WorkflowHandle[object, RunReport] = await self.client.start_workflow(
-            plan, {"group": group}, id=f"{plan}/{group}", task_queue=queue, result_type=RunReport
+            plan, {"group": group, "confirm_fence": True}, id=f"{plan}/{group}", task_queue=queue, result_type=RunReport
         )
         return world, handle
 
     async def play(self, case: Case) -> Played:
         async with self.pair() as pair, asyncio.timeout(PATIENCE):
-            world, handle = await self.start(case.plan, pair.queue, list(case.faults))
+            world, handle = await self.start(case.plan, pair.queue, list(case.faults), case.variant)
             fault = case.faults[-1]
             if case.cancel:
                 await self.struck(world, fault)
@@ -200,10 +201,10 @@ def judge(case: Case, played: Played) -> None:
 
 
 def _judge_complete(case: Case, played: Played) -> None:
-    table, world = TABLES[case.plan], played.world
+    table, world = REHEARSALS[case.plan, case.variant], played.world
     assert (played.status, played.report.state) == (WorkflowExecutionStatus.COMPLETED, RunState.COMPLETED)
     real = {step.name for step in table.steps if not _records(case.plan, step.name)}
-    expected = {step.name for step in table.steps} - real - case.missing
+    expected = ({step.name for step in table.steps} | case.added) - real - case.missing
     assert world.present == expected
     assert sorted(world.log) == sorted(f"do {name}" for name in expected), "each effect once, and nothing undone"
     assert played.report.undo_order == []
@@ -215,7 +216,7 @@ def _judge_complete(case: Case, played: Played) -> None:
 
 
 def _judge_undone(case: Case, played: Played) -> None:
-    table, world = TABLES[case.plan], played.world
+    table, world = REHEARSALS[case.plan, case.variant], played.world
     assert played.report.state is RunState.ROLLED_BACK
     wanted = WorkflowExecutionStatus.CANCELED if case.cancel else WorkflowExecutionStatus.FAILED
     assert played.status == wanted

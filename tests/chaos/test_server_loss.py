@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.cases import TABLES, Case, faults_in_undo, forward_kills
+from tests.chaos.cases import REHEARSALS, Case, faults_in_undo, forward_kills
 from tests.chaos.stage import Stage, judge
 from tests.chaos.temporal_server import TemporalServer
 from tests.chaos.world import Fault
@@ -36,7 +36,7 @@ def cases() -> list[Case]:
     """
     left_out = {
         step.name
-        for table in TABLES.values()
+        for table in REHEARSALS.values()
         for step in table.steps
         if step.retry.maximum_attempts == 1 or step.start_within is not None
     }
@@ -45,7 +45,8 @@ def cases() -> list[Case]:
     blocked = []
     for case in found:
         *others, last = case.faults
-        blocked.append(Case(case.plan, "server", (*others, Fault("block", last.at, last.side)), case.end))
+        faults = (*others, Fault("block", last.at, last.side))
+        blocked.append(Case(case.plan, "server", faults, case.end, variant=case.variant))
     return blocked
 
 
@@ -66,7 +67,7 @@ def a_quarter(found: list[Case]) -> list[Case]:
 )
 async def test_the_server_is_killed_and_comes_back(fragile: Stage, chosen: list[Case]) -> None:
     async with fragile.pair() as pair, asyncio.timeout(PATIENCE):
-        runs = [(case, *await fragile.start(case.plan, pair.queue, list(case.faults))) for case in chosen]
+        runs = [(case, *await fragile.start(case.plan, pair.queue, list(case.faults), case.variant)) for case in chosen]
         for case, world, _ in runs:
             await fragile.struck(world, case.faults[-1])
         await fragile.server.kill()

@@ -20,7 +20,8 @@ from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.domain.report import RunReport, RunState
 from recovery.errors import WrongKey
-from tests.chaos.recording import activities, group
+from tests.chaos.recording import activities
+from tests.chaos.variants import group
 from tests.chaos.world import FileReports, SqliteOwnership, World
 from workers.options import worker_options
 from workers.registry import activities_of
