@@ -165,6 +165,7 @@ class Control:
         """Waits for the operator's answer, however long it takes; None when ``patience`` came to its end."""
         self.holds[hold.step] = hold
         self._show_choices()
+        self._journal.show()
         try:
             await workflow.wait_condition(lambda: hold.answer is not None, timeout=patience)
         except TimeoutError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
@@ -101,6 +102,29 @@ async def test_a_hold_waits_for_the_operator(rig: Rig, choice: str):
     assert [(action.action, action.actor, action.reason) for action in report.actions] == [
         (choice, "ana", "checked by hand")
     ]
+
+
+async def shown(handle) -> str:
+    """What the Temporal UI shows of a run: it asks this query."""
+    metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return str(metadata.current_details)
+
+
+async def test_the_temporal_ui_shows_the_table_of_a_held_and_of_a_finished_run(rig: Rig):
+    rig.world.fail_before["check"] = [Refused("odd")]
+    handle = await rig.start()
+    await rig.until_state(handle, RunState.HELD)
+    held = await shown(handle)
+    assert held.startswith("**Held for the operator**: Rehearsal of shop")
+    assert "| ✓ | prepare | done | 1 |" in held and "| ‖ | check | held for the operator |" in held
+    assert "| · | pivot (pivot) | pending |" in held and "**Choices**\n- check: odd Choose retry, skip, abort." in held
+    await handle.execute_update("retry", ANA)
+    await handle.result()
+    finished = await shown(handle)
+    assert finished.startswith("**Completed**: Rehearsal of shop") and "took" in finished.splitlines()[0]
+    assert "**Choices**" not in finished
+    rows = [line.split(" | ")[1:3] for line in finished.splitlines() if line.startswith(("| ✓", "| ·", "| ‖"))]
+    assert len(rows) == 11 and {state for _, state in rows} == {"done"}
 
 
 async def test_updates_without_actor_or_without_an_open_question_are_rejected(rig: Rig):
