@@ -48,6 +48,8 @@ async def test_a_run_of_before_replays(name: str) -> None:
     [
         ("HealthMonitor", "strengths-at-run-time"),
         ("FullRecovery stopped in its pause", "a stop ends a pause"),
+        ("FullRecovery cancelled while announcing", "announced beside the plan"),
+        ("DatabaseFailover cancelled while announcing", "announced beside the plan"),
     ],
 )
 async def test_it_goes_on_by_its_patch(monkeypatch: pytest.MonkeyPatch, name: str, patch: str) -> None:
