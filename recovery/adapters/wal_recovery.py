@@ -10,10 +10,10 @@ from recovery.adapters.wal_archives import PostgresWalArchives, listed
 from recovery.backup.wal.reader import LineageReader, fetch_from_any, readers_of
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import CheckResult, Manifest
-from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
+from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget, farthest
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import history_timeline, segment_file
-from recovery.errors import NotFound
+from recovery.errors import Corrupt, NotFound, Unreachable
 from recovery.ports.postgres import ArchiveRecovery
 
 CHECK = "recovery target"
@@ -73,8 +73,10 @@ class WalRecovery:
         if not lsn_order(self.chosen.start) <= lsn <= lsn_order(self.chosen.until):
             return f"it ended outside of {self.chosen.start} to {self.chosen.until}"
         if target.time is not None:
-            late = reached.last_commit_at is not None and reached.last_commit_at > target.time
-            return f"it holds a commit of {reached.last_commit_at}" if late else None
+            if reached.last_commit_at is not None and reached.last_commit_at > target.time:
+                return f"it holds a commit of {reached.last_commit_at}"
+            # PostgreSQL stopped before a commit that is later, unless its WAL ended first.
+            return await self._left_out(lsn) if reached.at_end_of_wal else None
         if target.must_be_met:
             return None  # PostgreSQL itself does not start without it
         return await self._left_out(lsn)
@@ -85,11 +87,13 @@ class WalRecovery:
         first = lsn - lsn % size
         known: dict[int, bytes] = {}
         for position in range(first, min(until, first + 2 * size), size):
-            name = segment_file(self.chosen.branch.stretch_at(position).branch.timeline, position, size)
+            # Where a fork lies in it, the newer timeline's segment has the older one's bytes, too.
+            newest = self.chosen.branch.stretch_at(min(position + size, until) - 1).branch.timeline
+            name = segment_file(newest, position, size)
             try:
                 known[position] = await fetch_from_any(self.readers, name, until=until)
-            except NotFound:
-                break
+            except (NotFound, Corrupt) as error:
+                return f"{name} holds WAL before the target and cannot be read any more: {error}"
 
         def read(position: int, count: int) -> bytes:
             begin = position - position % size
@@ -113,10 +117,18 @@ async def open_recovery(archives: PostgresWalArchives, group: GroupSnapshot, cho
     """Opens the archive at every location that has any of the lineage.
 
     Raises:
-        WrongKey: this worker has no key that opens archived WAL. NotFound, Unreachable, Corrupt: of the last location.
+        WrongKey: this worker has no key that opens archived WAL. NotFound, Corrupt: of the last location.
+        Unreachable: none answers, or those that do have less than it was chosen for.
     """
     found = await listed(await archives.archives(group, chosen.system_identifier, opened=True))
-    readers = await readers_of([archive for archive, _ in found], chosen.branch)
+    readers = readers_of(found, chosen.branch)
+    end = farthest((each.ranges for each in readers), lsn_order(chosen.start), readers[0].segment_bytes)
+    if end < lsn_order(chosen.until):
+        answering = ", ".join(archive.location for archive, _ in found)
+        raise Unreachable(
+            f"the locations that answer ({answering}) have the WAL up to {lsn_text(end)}, and not that up to "
+            f"{chosen.until}: without the others the recovery would end early"
+        )
     known = [each.record for _, timelines in found for each in timelines]
     return WalRecovery(chosen, readers, {each.timeline: each.history.encode() for each in known if each.history})
 

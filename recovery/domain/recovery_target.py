@@ -116,12 +116,16 @@ class ChosenRecovery(Model):
 
 
 class ReachedPoint(Model):
-    """Where a recovery ended: the last LSN that it replayed, on which timeline, and on which one it goes on."""
+    """Where a recovery ended: the last LSN that it replayed, on which timeline, and on which one it goes on.
+
+    ``at_end_of_wal``: it was given no more, and found no target of PostgreSQL's own.
+    """
 
     timeline: int
     lsn: str
     new_timeline: int
     last_commit_at: datetime | None = None
+    at_end_of_wal: bool = False
 
     def __str__(self) -> str:
         commit = f", last commit at {self.last_commit_at:%Y-%m-%d %H:%M:%S.%f} UTC" if self.last_commit_at else ""

@@ -121,3 +121,33 @@ class FaultyStore(MemoryStore):
         if self.lose_answers:
             raise Unreachable(f"{self.name}: the connection was reset")
         return etag
+
+
+class UnreadableStore(MemoryStore):
+    """Fails the reads for which ``broken``, called with (method, key or prefix), gives an error."""
+
+    def __init__(self, name: str = "unreadable") -> None:
+        super().__init__(name)
+        self.broken: Callable[[str, str], RecoveryError | None] = lambda method, key: None
+
+    def _demand(self, method: str, key: str) -> None:
+        error = self.broken(method, key)
+        if error is not None:
+            raise error
+
+    async def get(self, key: str) -> tuple[bytes, str]:
+        self._demand("get", key)
+        return await super().get(key)
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        self._demand("head", key)
+        return await super().head(key)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        self._demand("list", prefix)
+        async for info in super().list(prefix):
+            yield info
+
+    async def folders(self, prefix: str) -> Sequence[str]:
+        self._demand("folders", prefix)
+        return await super().folders(prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -19,10 +20,13 @@ NOT_REACHED = "recovery ended before configured recovery target was reached"  # 
 
 async def recover_from_archive(
     host: LocalPostgresHost, place: PostgresPlace, recovery: ArchiveRecovery, timeout: float
-) -> None:
+) -> bool:
     """Starts the unpacked copy, and gives it archived WAL until it says that it is where it was to go.
 
     Its configuration must be written already, with ``recovery.signal``.
+
+    Returns:
+        Whether it ended because it was given no more, and not at a target of PostgreSQL's own.
 
     Raises:
         RestoreFailed: it did not get there, in PostgreSQL's words.
@@ -31,18 +35,27 @@ async def recover_from_archive(
     folder, user = place.data_directory, host.user_for(place)
     await asyncio.to_thread(_forget_own_wal, folder)
     async with WalFeed(folder, recovery.fetch, recovery.segment_bytes, user) as feed:
-        for target in (recovery.settings, {}):
+
+        async def start(target: Mapping[str, str]) -> None:
             settings = archive_settings(feed.command, recovery.timeline, target)
             await asyncio.to_thread(write_recovery, folder, settings, user)
             try:
                 await host.launch(place, timeout=timeout)
-                return
             except RestoreFailed as error:
                 if feed.failure is not None:
                     raise feed.failure from error
-                # Everything before the target is replayed, and nothing behind it was ever written.
-                if not (target and recovery.end_is_enough and NOT_REACHED in str(error)):
-                    raise
+                raise
+
+        try:
+            await start(recovery.settings)
+        except RestoreFailed as error:
+            # Everything before the target is replayed, and nothing behind it was ever written.
+            if not (recovery.settings and recovery.end_is_enough and NOT_REACHED in str(error)):
+                raise
+        else:
+            return not recovery.settings
+        await start({})
+        return True
 
 
 def _forget_own_wal(folder: Path) -> None:
@@ -51,8 +64,11 @@ def _forget_own_wal(folder: Path) -> None:
         file.unlink()
 
 
-def reached_point(folder: Path, last_commit: datetime | None) -> ReachedPoint:
+def reached_point(folder: Path, last_commit: datetime | None, *, at_end_of_wal: bool) -> ReachedPoint:
     """Where a recovery ended, as the server itself wrote it into the history of the timeline that it began.
+
+    Args:
+        at_end_of_wal: what ``recover_from_archive`` returned.
 
     Raises:
         RestoreFailed: it began none.
@@ -63,5 +79,9 @@ def reached_point(folder: Path, last_commit: datetime | None) -> ReachedPoint:
         raise RestoreFailed(f"the server in {folder} began no timeline of its own: where its recovery ended is unknown")
     timeline, lsn = forks[-1]
     return ReachedPoint(
-        timeline=timeline, lsn=lsn, new_timeline=int(histories[-1].stem, 16), last_commit_at=last_commit
+        timeline=timeline,
+        lsn=lsn,
+        new_timeline=int(histories[-1].stem, 16),
+        last_commit_at=last_commit,
+        at_end_of_wal=at_end_of_wal,
     )

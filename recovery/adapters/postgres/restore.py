@@ -145,6 +145,7 @@ class PhysicalRestore:
         self._major = reader.manifest.postgres.major
         self._done = 0
         self._notes: list[str] = []
+        self._at_end_of_wal = False
 
     @property
     def _folder(self) -> Path:
@@ -377,14 +378,15 @@ class PhysicalRestore:
         if recovery is None:
             await self._host.launch(self._place, timeout=self._options.start_timeout)
         else:
-            await recover_from_archive(self._host, self._place, recovery, self._options.start_timeout)
+            limit = self._options.start_timeout
+            self._at_end_of_wal = await recover_from_archive(self._host, self._place, recovery, limit)
         await asyncio.to_thread(end_recovery, self._folder, user)
         return await asyncio.to_thread(last_replayed_commit, self._folder / LOG)
 
     def _reached(self, last_commit: datetime | None) -> ReachedPoint | None:
         if self._options.recovery is None or not self._options.start:
             return None
-        return reached_point(self._folder, last_commit)
+        return reached_point(self._folder, last_commit, at_end_of_wal=self._at_end_of_wal)
 
     async def _clear(self, claimed: ClaimedFolder) -> None:
         await stop_server(self._folder, gentle=False)

@@ -38,8 +38,13 @@ def pieces_prefix(prefix: str, branch: Branch) -> str:
     return f"{prefix}{branch.folder}/pieces/"
 
 
+def pieces_folder(prefix: str, branch: Branch, folder: int) -> str:
+    """Of 4 GiB: ``folder`` is the upper half of the LSNs at which its pieces begin."""
+    return f"{pieces_prefix(prefix, branch)}{folder:08X}/"
+
+
 def piece_key(prefix: str, branch: Branch, piece: WalPiece) -> str:
-    return f"{pieces_prefix(prefix, branch)}{piece.start >> 32:08X}/{piece.name}{RECORD}"
+    return f"{pieces_folder(prefix, branch, piece.start >> 32)}{piece.name}{RECORD}"
 
 
 def object_key(prefix: str, branch: Branch, piece: WalPiece, digest: str) -> str:

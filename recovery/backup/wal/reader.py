@@ -29,7 +29,7 @@ from recovery.domain.wal_archive import (
     segment_range,
     served_range,
 )
-from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Transient
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError
 from recovery.ports.object_store import ObjectStore
 
 PIECES_KEPT = 4  # opened pieces: a segment of partials is asked for once, a larger one unit by unit
@@ -136,13 +136,23 @@ class WalArchive:
         prefix = layout.pieces_prefix(self._prefix, branch)
         return {layout.piece_of(info.key): info.modified async for info in self.store.list(prefix)}
 
+    async def pieces_of_folder(self, branch: Branch, folder: int) -> list[WalPiece]:
+        """Those that begin in one range of 4 GiB: ``folder`` is the upper half of their LSNs."""
+        prefix = layout.pieces_folder(self._prefix, branch, folder)
+        return [layout.piece_of(info.key) async for info in self.store.list(prefix)]
+
     async def lineage(self, branch: Branch) -> LineageReader:
-        """What a recovery along ``branch`` may read.
+        """What a recovery along ``branch`` may read. Raises as ``timelines`` and ``lineage_of``."""
+        return self.lineage_of(branch, await self.timelines())
+
+    def lineage_of(self, branch: Branch, timelines: Sequence[ArchivedTimeline]) -> LineageReader:
+        """The same of timelines that were listed already.
 
         Raises:
             NotFound: no timeline of this ancestry is archived.
+            Corrupt: they are not of one server.
         """
-        known = {each.branch: each for each in await self.timelines()}
+        known = {each.branch: each for each in timelines}
         relevant = [known[each.branch] for each in branch.stretches() if each.branch in known]
         if not relevant:
             raise NotFound(f"location {self.location} has no WAL of the timelines {branch}")
@@ -190,7 +200,8 @@ class LineageReader:
     """The files of one lineage, as PostgreSQL names them: what ``restore_command`` asks for.
 
     No timeline that is no ancestor is served, and no ancestor beyond the LSN at which it was left. A segment that is
-    not archived to its end is filled with zeros, which PostgreSQL takes for the end of the WAL.
+    not archived to its end is filled with zeros, which PostgreSQL takes for the end of the WAL. So what was listed once
+    is served or an error: less of it would end a recovery early.
     """
 
     def __init__(
@@ -200,7 +211,10 @@ class LineageReader:
         self.segment_bytes = segment_bytes
         self._archive = archive
         self._histories = {each.branch.timeline: each.record.history for each in timelines}
-        self._pieces = {each.branch: list(each.pieces) for each in timelines}
+        self._pieces: dict[tuple[Branch, int], list[WalPiece]] = {}  # by branch and folder of 4 GiB
+        for each in timelines:
+            for piece in each.pieces:
+                self._pieces.setdefault((each.branch, piece.start >> 32), []).append(piece)
         self.ranges = lineage_ranges(
             branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines}
         )
@@ -228,14 +242,25 @@ class LineageReader:
         timeline = history_timeline(name)
         if timeline is not None:
             return self._history(timeline), True
-        parsed = segment_range(name, self.segment_bytes)
-        if parsed is None:
-            raise BadInput(f"{name!r} is no segment or history file of a server with these segments")
-        allowed = served_range(self.branch, *parsed, until=until)
+        allowed = self._allowed(name, until)
         body = b"" if allowed is None else await self._assembled(allowed)
         if allowed is None or not body:
             raise NotFound(f"location {self._archive.location} has no {name} of the timelines {self.branch}")
         return body, len(body) == allowed.size
+
+    def listed_bytes(self, name: str, until: int | None) -> int:
+        """How much of a segment this location has by its list. Raises BadInput as ``fetch``."""
+        allowed = None if history_timeline(name) is not None else self._allowed(name, until)
+        return 0 if allowed is None else self._promised(allowed)
+
+    def _allowed(self, name: str, until: int | None) -> WalRange | None:
+        parsed = segment_range(name, self.segment_bytes)
+        if parsed is None:
+            raise BadInput(f"{name!r} is no segment or history file of a server with these segments")
+        return served_range(self.branch, *parsed, until=until)
+
+    def _promised(self, wanted: WalRange) -> int:
+        return min(self.reachable_from(wanted.start), wanted.end) - wanted.start
 
     def _history(self, timeline: int) -> bytes:
         stretch = self.branch.stretch_of(timeline)
@@ -248,17 +273,38 @@ class LineageReader:
         return text.encode()
 
     async def _assembled(self, wanted: WalRange) -> bytes:
-        """Bytes from the begin of ``wanted`` on, as far as they are there without a gap.
+        """Bytes from the begin of ``wanted`` on, as far as they are there without a gap: what was listed at least.
 
-        A timeline's first segment begins with its parent's bytes, so it is put together across the fork.
+        Raises:
+            Corrupt: something that was listed is not there any more.
         """
+        try:
+            body = await self._joined(wanted)
+        except NotFound:
+            # A unit that became whole since the list was made lost its partials to retention.
+            try:
+                await self._list_again(wanted.start >> 32)
+                body = await self._joined(wanted)
+            except NotFound as error:
+                raise Corrupt(f"archived WAL is listed at {self._archive.location} and missing: {error}") from error
+        if len(body) < self._promised(wanted):
+            raise Corrupt(
+                f"WAL from {lsn_text(wanted.start + len(body))} on was listed at {self._archive.location} and is not "
+                "there any more"
+            )
+        return body
+
+    async def _joined(self, wanted: WalRange) -> bytes:
+        """A timeline's first segment begins with its parent's bytes, so it is put together across the fork."""
         parts: list[bytes] = []
         position = wanted.start
         while position < wanted.end:
             stretch = self.branch.stretch_at(position)
             end = wanted.end if stretch.left_at is None else min(wanted.end, stretch.left_at)
             before = position
-            for piece in pieces_for(self._pieces.get(stretch.branch, ()), WalRange(position, end)):
+            # No segment crosses a folder's end: 4 GiB is a multiple of every size that segments have.
+            pieces = self._pieces.get((stretch.branch, wanted.start >> 32), ())
+            for piece in pieces_for(pieces, WalRange(position, end)):
                 plain = await self._archive.plain(stretch.branch, piece)
                 taken = plain[position - piece.start : end - piece.start]
                 parts.append(taken)
@@ -267,43 +313,53 @@ class LineageReader:
                 break
         return b"".join(parts)
 
+    async def _list_again(self, folder: int) -> None:
+        for branch in [branch for branch, number in list(self._pieces) if number == folder]:
+            self._pieces[branch, folder] = await self._archive.pieces_of_folder(branch, folder)
 
-async def readers_of(archives: Sequence[WalArchive], branch: Branch) -> list[LineageReader]:
-    """One per location that has any of the lineage.
+
+def readers_of(found: Sequence[tuple[WalArchive, Sequence[ArchivedTimeline]]], branch: Branch) -> list[LineageReader]:
+    """One per location that has any of the lineage, of what was listed there.
 
     Raises:
-        RecoveryError: none has; the last location's own words.
+        NotFound, Corrupt: none has; the last location's own words.
     """
-    found: list[LineageReader] = []
+    readers: list[LineageReader] = []
     failure: RecoveryError = NotFound("no location of the WAL archive is configured")
-    for archive in archives:
+    for archive, timelines in found:
         try:
-            found.append(await archive.lineage(branch))
-        except RecoveryError as error:
+            readers.append(archive.lineage_of(branch, timelines))
+        except (NotFound, Corrupt) as error:
             failure = error
-    if not found:
+    if not readers:
         raise failure
-    return found
+    return readers
 
 
 async def fetch_from_any(readers: Sequence[LineageReader], name: str, *, until: int | None = None) -> bytes:
     """Like ``LineageReader.fetch``, from the first location that has the file whole, else from that with most of it.
 
-    What one location lacks or has damaged is asked of the next.
+    What one location lacks, refuses or has damaged is asked of the next. Less than what a location that failed has
+    listed is not given: its error is raised, first of all one that another attempt may mend.
     """
+    listed = [reader.listed_bytes(name, until) for reader in readers]  # a name that no file has is no location's fault
     best = b""
-    failure: RecoveryError | None = None
-    for reader in readers:
+    missing: NotFound | None = None
+    failed: list[tuple[int, RecoveryError]] = []
+    for reader, there in zip(readers, listed, strict=True):
         try:
             found, whole = await reader.part(name, until)
         except NotFound as error:
-            failure = failure or error
-        except (Corrupt, Transient) as error:
-            failure = error
+            missing = missing or error
+        except RecoveryError as error:
+            failed.append((there, error))
         else:
             best = max(best, found, key=len)
             if whole:
                 break
+    lost = [error for there, error in failed if there > len(best)]
+    if lost:
+        raise min(lost, key=lambda error: not error.retryable)
     if not best:
-        raise failure or NotFound(f"no location has {name}")
+        raise missing or NotFound(f"no location has {name}")
     return best if history_timeline(name) is not None else best.ljust(readers[0].segment_bytes, b"\0")

@@ -8,15 +8,16 @@ import pytest
 
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
+from recovery.backup.wal.expiry import expire_branch
 from recovery.backup.wal.filling import fill_archive
-from recovery.backup.wal.reader import archived_servers, fetch_from_any, readers_of
+from recovery.backup.wal.reader import archived_servers, fetch_from_any
 from recovery.domain.timelines import lsn_text
 from recovery.domain.wal_archive import Branch, segment_file
-from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError
-from tests.fakes.object_store import MemoryStore
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable
+from tests.fakes.object_store import MemoryStore, UnreadableStore
 from tests.fakes.points import signer
 from tests.fakes.wal import FIRST, SEGMENT, FakeServer
-from tests.unit.backup.wal_session import archive, running
+from tests.unit.backup.wal_session import archive, readers, running
 
 
 async def test_what_the_old_primary_wrote_after_the_fork_is_never_served(sealer: Sealer, opener: Opener) -> None:
@@ -62,14 +63,11 @@ async def test_damage_at_one_location_is_made_good_by_another(sealer: Sealer, op
     name = segment_file(1, FIRST, SEGMENT)
     for key in [key for key in stores[0].objects if "/objects/" in key]:
         stores[0].objects[key] = b"x" + stores[0].objects[key][1:]
-    archives = [archive(store, opener) for store in stores]
     with pytest.raises(Corrupt):
-        await (await archives[0].lineage(Branch(1))).fetch(name)
-    readers = await readers_of(archives, Branch(1))
-    assert await fetch_from_any(readers, name) == bytes(server.wal)
-    stores[1].objects = {}
+        await (await archive(stores[0], opener).lineage(Branch(1))).fetch(name)
+    assert await fetch_from_any(await readers(stores, opener, Branch(1)), name) == bytes(server.wal)
     with pytest.raises(Corrupt):
-        await fetch_from_any(await readers_of([archive(stores[0], opener)], Branch(1)), name)
+        await fetch_from_any(await readers(stores[:1], opener, Branch(1)), name)
 
 
 async def test_the_location_that_has_more_of_a_segment_is_asked(sealer: Sealer, opener: Opener) -> None:
@@ -78,9 +76,58 @@ async def test_the_location_that_has_more_of_a_segment_is_asked(sealer: Sealer, 
         await session.archived(server.write(1000))
     async with running(server, [far], sealer) as session:
         await session.archived(server.write(1000))
-    readers = await readers_of([archive(near, opener), archive(far, opener)], Branch(1))
-    found = await fetch_from_any(readers, segment_file(1, FIRST, SEGMENT))
+    found = await fetch_from_any(await readers([near, far], opener, Branch(1)), segment_file(1, FIRST, SEGMENT))
     assert found == bytes(server.wal).ljust(SEGMENT, b"\0")
+
+
+@pytest.mark.parametrize("error", [Unreachable("503"), Refused("403"), Corrupt("damaged")], ids=type)
+async def test_no_segment_is_cut_short_because_the_location_that_has_it_fails(
+    sealer: Sealer, opener: Opener, error: RecoveryError
+) -> None:
+    """PostgreSQL would take the zeros for the end of the WAL, and the recovery would end there."""
+    server, near, far = FakeServer(), MemoryStore("a"), UnreadableStore("b")
+    async with running(server, [near, far], sealer) as session:
+        await session.archived(server.write(1000))
+    async with running(server, [far], sealer) as session:
+        await session.archived(server.write(SEGMENT - 1000))
+    found, name = await readers([near, far], opener, Branch(1)), segment_file(1, FIRST, SEGMENT)
+    far.broken = lambda method, key: error if method == "get" else None
+    with pytest.raises(type(error)):
+        await fetch_from_any(found, name)
+    assert await fetch_from_any(found, name, until=FIRST + 1000) == server.slice(FIRST, FIRST + 1000).ljust(
+        SEGMENT, b"\0"
+    ), "so much the other one has, too"
+    far.broken = lambda method, key: None
+    assert await fetch_from_any(found, name) == bytes(server.wal)
+
+
+@pytest.mark.parametrize("removed", ["/objects/", "/pieces/"])
+async def test_what_was_listed_and_is_missing_is_damage_and_no_end(
+    sealer: Sealer, opener: Opener, removed: str
+) -> None:
+    server, store = FakeServer(), MemoryStore()
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.write(2 * SEGMENT))
+    reader = await archive(store, opener).lineage(Branch(1))
+    await store.delete([key for key in store.objects if removed in key])
+    for number in range(2):
+        with pytest.raises(Corrupt, match="listed at memory"):
+            await reader.fetch(segment_file(1, FIRST + number * SEGMENT, SEGMENT))
+    with pytest.raises(NotFound):
+        await reader.fetch(segment_file(1, FIRST + 2 * SEGMENT, SEGMENT))
+
+
+async def test_a_recovery_goes_on_when_partials_became_a_unit_meanwhile(sealer: Sealer, opener: Opener) -> None:
+    server, store = FakeServer(), MemoryStore()
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.write(5000))
+        await session.archived(server.write(5000))
+    reader = await archive(store, opener).lineage(Branch(1))
+    async with running(server, [store], sealer) as session:
+        await session.archived(server.write(SEGMENT))
+    (timeline,) = await archive(store).timelines()
+    assert await expire_branch(store, "shop", "7000", Branch(1), timeline.pieces, FIRST) >= 2
+    assert await reader.fetch(segment_file(1, FIRST, SEGMENT)) == server.slice(FIRST, FIRST + SEGMENT)
 
 
 async def test_a_forged_or_misplaced_record_is_not_believed(sealer: Sealer, opener: Opener) -> None:

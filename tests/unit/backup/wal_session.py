@@ -10,10 +10,10 @@ from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.signing import Verifier
 from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.location import StorePatience
-from recovery.backup.wal.reader import LineageReader, WalArchive
+from recovery.backup.wal.reader import LineageReader, WalArchive, readers_of
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.timelines import lsn_order
-from recovery.domain.wal_archive import segment_file
+from recovery.domain.wal_archive import Branch, segment_file
 from recovery.domain.wal_progress import ArchiveState
 from tests.fakes.object_store import MemoryStore
 from tests.fakes.points import signer
@@ -69,6 +69,12 @@ async def running(
 
 def archive(store: MemoryStore, opener: Opener | None = None) -> WalArchive:
     return WalArchive(store, "shop", "7000", Verifier([signer().public_key]), opener)
+
+
+async def readers(stores: Sequence[MemoryStore], opener: Opener, branch: Branch) -> list[LineageReader]:
+    """One per location, of what it lists now."""
+    archives = [archive(store, opener) for store in stores]
+    return readers_of([(each, await each.timelines()) for each in archives], branch)
 
 
 async def everything(reader: LineageReader, timeline: int, start: int, end: int) -> bytes:

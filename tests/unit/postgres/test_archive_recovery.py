@@ -40,17 +40,17 @@ async def nothing(name: str) -> bytes:
     raise NotFound(name)
 
 
-async def recovered(folder: Path, host: Host, *, end_is_enough: bool = True) -> None:
+async def recovered(folder: Path, host: Host, *, end_is_enough: bool = True) -> bool:
     (folder / "pg_wal").mkdir(exist_ok=True)
     (folder / "pg_wal" / "000000010000000000000003").write_bytes(b"came with the backup")
     recovery = ArchiveRecovery(2, nothing, 16 << 20, TARGET, end_is_enough)
     place = PostgresPlace("127.0.0.1", 5432, folder)
-    await recover_from_archive(cast(LocalPostgresHost, host), place, recovery, 10)
+    return await recover_from_archive(cast(LocalPostgresHost, host), place, recovery, 10)
 
 
 async def test_the_server_is_told_timeline_target_and_where_to_ask(tmp_path: Path) -> None:
     host = Host(tmp_path, None)
-    await recovered(tmp_path, host)
+    assert not await recovered(tmp_path, host), "it ended at its target"
     (asked,) = host.asked
     for line in ("recovery_target_timeline = '2'", "recovery_target_time = '2026-11-22 10:15:00+00:00'", "fetch.sh"):
         assert line in asked
@@ -59,7 +59,7 @@ async def test_the_server_is_told_timeline_target_and_where_to_ask(tmp_path: Pat
 
 async def test_a_time_after_the_last_commit_is_the_end_of_the_wal(tmp_path: Path) -> None:
     host = Host(tmp_path, RestoreFailed(f"FATAL: {NOT_REACHED}"), None)
-    await recovered(tmp_path, host)
+    assert await recovered(tmp_path, host), "whoever judges it must know that it ended with its WAL"
     assert ["recovery_target_time =" in asked for asked in host.asked] == [True, False]
 
 
@@ -92,7 +92,9 @@ def test_where_it_ended_is_what_the_server_wrote(tmp_path: Path) -> None:
     wal = tmp_path / "pg_wal"
     wal.mkdir()
     with pytest.raises(RestoreFailed, match="began no timeline of its own"):
-        reached_point(tmp_path, None)
+        reached_point(tmp_path, None, at_end_of_wal=False)
     (wal / "00000002.history").write_text("1\t0/4000000\tno recovery target specified\n")
     (wal / "0000000A.history").write_text("1\t0/4000000\tpromoted\n\n2\t0/5000148\tbefore 2026-11-22 10:15:00\n")
-    assert reached_point(tmp_path, None) == ReachedPoint(timeline=2, lsn="0/5000148", new_timeline=10)
+    assert reached_point(tmp_path, None, at_end_of_wal=True) == ReachedPoint(
+        timeline=2, lsn="0/5000148", new_timeline=10, at_end_of_wal=True
+    )

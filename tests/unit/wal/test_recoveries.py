@@ -24,9 +24,9 @@ from recovery.domain.recovery_target import ReachedPoint, RecoveryTarget
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import history_file, segment_file
 from recovery.domain.wal_progress import ArchiveState
-from recovery.errors import NotFound
+from recovery.errors import Corrupt, NotFound, Unreachable
 from recovery.ports.postgres import BackupSource
-from tests.fakes.object_store import MemoryStore
+from tests.fakes.object_store import MemoryStore, UnreadableStore
 from tests.fakes.points import NOW, FakeSource, pg_source, signer, verifier
 from tests.fakes.wal import FIRST, MOMENT, SEGMENT, FakeServer, FakeWal
 
@@ -163,6 +163,53 @@ async def test_an_end_that_is_not_the_target_is_found_out(rig: Rig) -> None:
     recovery = await rig.recovery(RecoveryTarget(lsn=lsn_text(FIRST + 5000)), point)
     passed, detail = await judged(1, at)
     assert not passed and "was not replayed" in detail
+
+
+@pytest.mark.parametrize("target", [RecoveryTarget(latest=True), RecoveryTarget(time=NOW)], ids=str)
+async def test_wal_that_went_missing_before_the_target_is_no_success(rig: Rig, target: RecoveryTarget) -> None:
+    rig.server.write(3 * SEGMENT)
+    await rig.archive()
+    point = await rig.point("one", FIRST + 40, FIRST + 300)
+    _, chosen = await rig.archives.choose(GROUP, RecoveryTarget(latest=True), point)
+    recovery = await open_recovery(rig.archives, GROUP, chosen.model_copy(update={"target": target}))
+    second = segment_file(1, FIRST + SEGMENT, SEGMENT)
+    for store in rig.stores:
+        folder = f"-{FIRST + 2 * SEGMENT:016X}."
+        await store.delete([key for key in store.objects if "/objects/" in key and folder in key])
+    with pytest.raises(Corrupt, match="listed at"):
+        await recovery.fetch(second)
+    early = ReachedPoint(timeline=1, lsn=lsn_text(FIRST + SEGMENT), new_timeline=2, at_end_of_wal=True)
+    check = await recovery.check(early)
+    assert not check.passed and f"{second} holds WAL before the target" in check.detail
+    if target.time is not None:
+        stopped = early.model_copy(update={"at_end_of_wal": False, "last_commit_at": target.time})
+        assert (await recovery.check(stopped)).passed, "PostgreSQL itself found the first commit that is later"
+
+
+async def test_an_end_within_the_segment_of_a_fork_is_found_out(rig: Rig) -> None:
+    rig.server.write(SEGMENT + 4000)
+    rig.server.promote(2)
+    rig.server.write(SEGMENT)
+    at = FIRST + SEGMENT + 4800
+    rig.server.wal[at - FIRST : at - FIRST + 24] = (96).to_bytes(4, "little") + bytes(20)
+    await rig.archive()
+    recovery = await rig.recovery(RecoveryTarget(latest=True), await rig.point("one", FIRST + 40, FIRST + 300))
+    check = await recovery.check(ReachedPoint(timeline=2, lsn=lsn_text(at), new_timeline=3, at_end_of_wal=True))
+    assert not check.passed and "was not replayed" in check.detail
+
+
+async def test_a_recovery_does_not_begin_without_the_location_that_has_its_end(sealer: Sealer, opener: Opener) -> None:
+    near, far = MemoryStore("near"), UnreadableStore("far")
+    rig = made_rig(sealer, opener, [near, far])
+    rig.server.write(SEGMENT)
+    await rig.archive()
+    rig.server.write(SEGMENT)
+    await rig.archive([far])
+    point = await rig.point("one", FIRST + 40, FIRST + 300)
+    _, chosen = await rig.archives.choose(GROUP, RecoveryTarget(latest=True), point)
+    far.broken = lambda method, key: Unreachable("far does not answer")
+    with pytest.raises(Unreachable, match=f"near.* have the WAL up to {lsn_text(FIRST + SEGMENT)}"):
+        await open_recovery(rig.archives, GROUP, chosen)
 
 
 async def test_a_gap_asks_for_a_new_base_backup(rig: Rig) -> None:
