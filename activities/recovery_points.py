@@ -277,11 +277,15 @@ class RecoveryPointSteps:
         archived WAL that only removed points needed."""
         expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
         summary = f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed"
+        warnings: list[str] = []
         if self._targets is not None and context.group.wal is not None:
-            summary += f"; {await self._targets.expire(context.group)} pieces of WAL removed"
+            wal = await self._targets.expire(context.group)
+            summary += f"; {wal.pieces} pieces of WAL removed"
+            warnings = [f"no archived WAL was removed: {wal.kept}"] if wal.kept else []
         return StepOutcome(
             summary=summary,
             facts=Facts(points_removed=sorted(expired.removed)),
+            warnings=warnings,
         )
 
     async def _chosen(

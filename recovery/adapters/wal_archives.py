@@ -5,44 +5,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import Any
-
-import structlog
 
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import WalStream
 from recovery.adapters.recovery_points import KeyRing
+from recovery.adapters.wal_listing import Held, answers, listed
 from recovery.adapters.wal_locations import ArchiveLocations
-from recovery.backup.catalogue import Catalogue
+from recovery.backup.catalogue import Catalogue, Survey
+from recovery.backup.layout import manifest_key
 from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.expiry import expire_branch
 from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.location import StorePatience
-from recovery.backup.wal.reader import ArchivedTimeline, WalArchive, archived_servers
+from recovery.backup.wal.reader import WalArchive, archived_servers
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.group import GroupSnapshot, WalRule
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint
-from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose, farthest
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint, kind_of
+from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose
 from recovery.domain.timelines import lsn_order, lsn_text
-from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges, tips
+from recovery.domain.wal_archive import tips
 from recovery.domain.wal_progress import ArchiveState, HeldWal, WalOrder, WalProgress
-from recovery.errors import BadInput, NotFound, Refused, Transient, Unreachable
+from recovery.errors import BadInput, NotFound, Refused
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin
-
-LIST_SECONDS = 15.0  # for the names of one server's archive at one location
+from recovery.ports.recovery_points import ExpiredWal
 
 _HELD = """
 SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
                        restart_lsn)::bigint AS retained, wal_status, safe_wal_size
 FROM pg_replication_slots WHERE slot_name = $1
 """
-
-log = structlog.get_logger("recovery.wal")
-
 
 PATIENCE = StorePatience(attempt_seconds=20.0, whole_seconds=60.0)
 """For one piece at a location that a session waits for; then the session ends, and the next begins without it."""
@@ -168,9 +164,13 @@ class PostgresWalArchives:
             ]
         return found
 
-    async def expire(self, group: GroupSnapshot) -> int:
+    async def expire(self, group: GroupSnapshot) -> ExpiredWal:
         """See ``recovery.ports.recovery_points.RecoveryTargets``."""
-        points = await self._points(group)
+        survey = await Catalogue(self.stores(group), self.keys.verifier).survey(group.name)
+        unseen = _unseen(group.name, survey)
+        if unseen:
+            return ExpiredWal(0, f"recovery points that are not seen may need it: {unseen}")
+        points = _with_wal(survey.points)
         removed = 0
         for identifier in await self.servers(group):
             starts = [
@@ -186,7 +186,7 @@ class PostgresWalArchives:
                     removed += await expire_branch(
                         archive.store, group.name, identifier, each.branch, each.pieces, keep_from
                     )
-        return removed
+        return ExpiredWal(removed)
 
     async def archives(self, group: GroupSnapshot, system_identifier: str, *, opened: bool = False) -> list[WalArchive]:
         """One server's archive at each location; ``opened``: to read WAL, not only to list it."""
@@ -196,24 +196,17 @@ class PostgresWalArchives:
         ]
 
     async def servers(self, group: GroupSnapshot) -> list[str]:
-        """System identifiers of all servers whose WAL any location has."""
-        found: set[str] = set()
-        for store in self.stores(group):
-            found |= set(await archived_servers(store, group.name))
-        return sorted(found)
+        """System identifiers of all servers whose WAL any location that answers has. Raises Unreachable: none does."""
+        found = await answers(
+            {store.name: partial(archived_servers, store, group.name) for store in self.stores(group)}
+        )
+        return sorted({identifier for there in found for identifier in there})
 
     async def _points(self, group: GroupSnapshot) -> list[RecoveryPoint]:
-        points = await Catalogue(self.stores(group), self.keys.verifier).points(group.name)
-        return [
-            each
-            for each in points
-            if each.manifest.kind is BackupKind.PHYSICAL
-            and each.manifest.postgres.start_lsn
-            and each.manifest.postgres.stop_lsn
-        ]
+        return _with_wal(await Catalogue(self.stores(group), self.keys.verifier).points(group.name))
 
-    async def _held(self, group: GroupSnapshot, system_identifier: str) -> _Held:
-        return _Held(system_identifier, await listed(await self.archives(group, system_identifier)))
+    async def _held(self, group: GroupSnapshot, system_identifier: str) -> Held:
+        return Held(system_identifier, await listed(await self.archives(group, system_identifier)))
 
 
 async def _identifier(login: PostgresLogin, slot: str) -> str:
@@ -237,77 +230,33 @@ async def _first_of(archiving: Coroutine[Any, Any, None], returning: Coroutine[A
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def listed(archives: Sequence[WalArchive]) -> list[tuple[WalArchive, list[ArchivedTimeline]]]:
-    """What each location that answers has. Raises Unreachable when none does, Corrupt and WrongKey of damage."""
-    silent: list[str] = []
-
-    async def one(archive: WalArchive) -> tuple[WalArchive, list[ArchivedTimeline]] | None:
-        try:
-            async with asyncio.timeout(LIST_SECONDS):
-                return archive, await archive.timelines()
-        except (Transient, TimeoutError) as error:
-            log.warning("a location's WAL archive could not be listed", location=archive.location, why=str(error))
-            silent.append(f"{archive.location}: {error or 'no answer in time'}")
-            return None
-
-    found = [each for each in await asyncio.gather(*map(one, archives)) if each is not None]
-    if not found:
-        raise Unreachable(f"no location's WAL archive could be listed: {'; '.join(silent) or 'none is configured'}")
-    return found
+def _with_wal(points: Sequence[RecoveryPoint]) -> list[RecoveryPoint]:
+    """The physical ones that say which WAL they need."""
+    return [
+        each
+        for each in points
+        if each.manifest.kind is BackupKind.PHYSICAL
+        and each.manifest.postgres.start_lsn
+        and each.manifest.postgres.stop_lsn
+    ]
 
 
-class _Held:
-    """What the locations hold of one server."""
+def _unseen(group: str, survey: Survey) -> str:
+    """Why there may be recovery points beside those that were seen; empty where there are none."""
+    silent = [f"{location} did not answer: {why}" for location, why in sorted(survey.unreachable.items())]
+    rejected = [
+        f"{each.point_id} at {each.location} is not believed: {each.reason}"
+        for each in survey.rejected
+        if each.key == manifest_key(group, each.point_id) and _may_need_wal(each.point_id)
+    ]
+    return "; ".join([*silent, *rejected])
 
-    def __init__(self, system_identifier: str, found: list[tuple[WalArchive, list[ArchivedTimeline]]]) -> None:
-        self._system_identifier = system_identifier
-        self._found = found
-        timelines = {each.branch: each for _, timelines in found for each in timelines}
-        self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
-        self._segment_bytes = max((each.record.segment_bytes for each in timelines.values()), default=1)
 
-    def ranges_of(self, branch: Branch) -> list[list[WalRange]]:
-        """Of a lineage, for each location."""
-        return [
-            lineage_ranges(branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines})
-            for _, timelines in self._found
-        ]
-
-    def reach(self, branch: Branch, point: RecoveryPoint) -> int | None:
-        """How far a recovery gets from the point along the lineage; None: not even to its own end."""
-        source = point.manifest.postgres
-        start, stop = lsn_order(source.start_lsn or ""), lsn_order(source.stop_lsn or "")
-        stretch = branch.stretch_of(source.timeline)
-        if stretch is None or start < stretch.begin or (stretch.left_at is not None and stop > stretch.left_at):
-            return None
-        end = farthest(self.ranges_of(branch), start, self._segment_bytes)
-        return end if end >= stop else None
-
-    async def window(self, branch: Branch, point: RecoveryPoint, end: int) -> Window:
-        source = point.manifest.postgres
-        return Window(
-            system_identifier=self._system_identifier,
-            point_id=point.point_id,
-            point_timeline=source.timeline,
-            timeline=branch.timeline,
-            forks=[(number, lsn_text(left)) for number, left in branch.forks],
-            fork_times=[await self._written(branch, left) for _, left in branch.forks],
-            first=source.stop_lsn or "",
-            first_time=point.manifest.finished_at,
-            last=lsn_text(end),
-            last_time=await self._written(branch, end),
-            validated=point.is_valid,
-        )
-
-    async def _written(self, branch: Branch, end: int) -> datetime | None:
-        """The server's clock when it had sent everything before ``end``."""
-        stretch = branch.stretch_at(end - 1)
-        for archive, timelines in self._found:
-            for each in timelines:
-                pieces = [piece for piece in each.pieces if piece.start < end <= piece.end]
-                if each.branch == stretch.branch and pieces:
-                    return await archive.written_at(each.branch, min(pieces, key=lambda piece: piece.end))
-        return None
+def _may_need_wal(point_id: str) -> bool:
+    try:
+        return kind_of(point_id) is BackupKind.PHYSICAL
+    except ValueError:
+        return True
 
 
 def _rule(group: GroupSnapshot) -> WalRule:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recovery.adapters.postgres.wal import RECORD_HEADER, record_bytes, record_end
-from recovery.adapters.wal_archives import PostgresWalArchives, listed
+from recovery.adapters.wal_archives import PostgresWalArchives
+from recovery.adapters.wal_listing import listed
 from recovery.backup.wal.reader import LineageReader, fetch_from_any, readers_of
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import CheckResult, Manifest

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from recovery.adapters.wal_archives import PostgresWalArchives, listed
+from recovery.adapters.wal_archives import PostgresWalArchives
+from recovery.adapters.wal_listing import listed
 from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.reader import LineageReader, fetch_from_any, readers_of
 from recovery.domain.group import GroupSnapshot

@@ -78,6 +78,14 @@ class Expired:
 
 
 @dataclass(frozen=True)
+class ExpiredWal:
+    """``pieces`` of archived WAL were removed; ``kept``: why none was looked at, empty otherwise."""
+
+    pieces: int
+    kept: str = ""
+
+
+@dataclass(frozen=True)
 class RestoreOrder:
     """One restore. ``restore_id`` was minted before the call: only what carries it is ever removed."""
 
@@ -232,9 +240,9 @@ class RecoveryTargets(Protocol):
         """
         ...
 
-    async def expire(self, group: GroupSnapshot) -> int:
-        """Removes archived WAL that no recovery point needs any more, and partials of whole units; how many pieces.
+    async def expire(self, group: GroupSnapshot) -> ExpiredWal:
+        """Removes archived WAL that no recovery point needs any more, and partials of whole units.
 
-        WAL of a server without any recovery point stays.
+        WAL of a server without any recovery point stays, and all of it while there may be points that are not seen.
         """
         ...

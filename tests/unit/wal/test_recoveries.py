@@ -17,6 +17,7 @@ from recovery.adapters.wal_recovery import WalRecovery, open_recovery
 from recovery.backup.layout import PointIdentity
 from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer
+from recovery.backup.signing import Signer
 from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.writer import ArchiveKeys
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
@@ -26,6 +27,7 @@ from recovery.domain.wal_archive import history_file, segment_file
 from recovery.domain.wal_progress import ArchiveState
 from recovery.errors import Corrupt, NotFound, Unreachable
 from recovery.ports.postgres import BackupSource
+from recovery.ports.recovery_points import ExpiredWal
 from tests.fakes.object_store import MemoryStore, UnreadableStore
 from tests.fakes.points import NOW, FakeSource, pg_source, signer, verifier
 from tests.fakes.wal import FIRST, MOMENT, SEGMENT, FakeServer, FakeWal
@@ -61,7 +63,16 @@ class Rig:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def point(self, name: str, start: int, stop: int, timeline: int = 1) -> str:
+    async def point(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        timeline: int = 1,
+        *,
+        stores: Sequence[MemoryStore] | None = None,
+        signed_by: Signer | None = None,
+    ) -> str:
         identity = PointIdentity(
             point_id=f"20261122T101500Z-physical-{name}", group="shop", attempt=1, run_id="r", region="region-a",
             started_at=NOW,
@@ -70,8 +81,9 @@ class Rig:
             self.server.identifier, timeline=timeline, start_lsn=lsn_text(start), stop_lsn=lsn_text(stop)
         ))  # fmt: skip
         written = await write_point(
-            cast(BackupSource, source), identity=identity, stores=self.stores, sealer=self.sealer, signer=signer()
-        )
+            cast(BackupSource, source), identity=identity, stores=stores or self.stores, sealer=self.sealer,
+            signer=signed_by or signer(),
+        )  # fmt: skip
         return written.manifest.point_id
 
     async def recovery(self, target: RecoveryTarget, point: str) -> WalRecovery:
@@ -243,10 +255,10 @@ async def test_wal_that_no_point_needs_is_removed_and_the_rest_still_recovers(ri
     await rig.archive()
     rig.server.write(2 * SEGMENT + 5000)
     await rig.archive()
-    assert await rig.archives.expire(GROUP) == 0, "without a point nothing is removed"
+    assert (await rig.archives.expire(GROUP)).pieces == 0, "without a point nothing is removed"
     point = await rig.point("one", FIRST + SEGMENT + 40, FIRST + SEGMENT + 300)
     before = {key for key in rig.stores[0].objects if "/postgres-wal/" in key}
-    removed = await rig.archives.expire(GROUP)
+    removed = (await rig.archives.expire(GROUP)).pieces
     after = {key for key in rig.stores[0].objects if "/postgres-wal/" in key}
     # At each location: the first unit, and the partials of it and of the other whole unit.
     assert removed % len(rig.stores) == 0 and len(before) - len(after) == 2 * removed // len(rig.stores)
@@ -257,4 +269,4 @@ async def test_wal_that_no_point_needs_is_removed_and_the_rest_still_recovers(ri
     recovery = await rig.recovery(RecoveryTarget(latest=True), point)
     found = await recovery.fetch(segment_file(1, FIRST + 2 * SEGMENT, SEGMENT))
     assert found == rig.server.slice(FIRST + 2 * SEGMENT, rig.server.position).ljust(SEGMENT, b"\0")
-    assert await rig.archives.expire(GROUP) == 0
+    assert await rig.archives.expire(GROUP) == ExpiredWal(0)

@@ -17,7 +17,7 @@ from recovery.domain.recovery_point import BackupKind, VerdictState
 from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
 from recovery.errors import NotFound, RecoveryError, Refused
 from recovery.ports.measurements import Measurements
-from recovery.ports.recovery_points import Expired, RecoveryPoints, RecoveryTargets, RestoreOrder, Restores
+from recovery.ports.recovery_points import Expired, ExpiredWal, RecoveryPoints, RecoveryTargets, RestoreOrder, Restores
 from tests.fakes.points import NOW
 from tests.fakes.points import point as listed_point
 from tests.unit.wal.test_recoveries import GROUP
@@ -32,6 +32,7 @@ class Targets:
     def __init__(self) -> None:
         self.asked: list[tuple[RecoveryTarget, str | None]] = []
         self.expired = 0
+        self.removed = ExpiredWal(7)
         self.missing: RecoveryError | None = None
 
     async def choose(self, group: GroupSnapshot, target: RecoveryTarget, point_id: str | None = None) -> Any:
@@ -40,9 +41,9 @@ class Targets:
             raise self.missing
         return listed_point(state=VerdictState.VALID), CHOSEN
 
-    async def expire(self, group: GroupSnapshot) -> int:
+    async def expire(self, group: GroupSnapshot) -> ExpiredWal:
         self.expired += 1
-        return 7
+        return self.removed
 
 
 class Points:
@@ -110,7 +111,10 @@ async def test_a_recovery_goes_to_the_end_of_the_archive_unless_it_is_told_other
 async def test_retention_removes_wal_where_it_is_archived() -> None:
     targets = Targets()
     expired = await call(steps(targets).expire, context(wal=WalRule()))
-    assert expired.summary.endswith("; 7 pieces of WAL removed")
+    assert (expired.summary.endswith("; 7 pieces of WAL removed"), expired.warnings) == (True, [])
+    targets.removed = ExpiredWal(0, "b did not answer")
+    expired = await call(steps(targets).expire, context(wal=WalRule()))
+    assert expired.warnings == ["no archived WAL was removed: b did not answer"]
 
 
 @pytest.mark.parametrize(

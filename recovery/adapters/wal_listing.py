@@ -1,0 +1,120 @@
+"""What the locations that answer hold of one server's WAL, and how far recoveries get with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from recovery.backup.wal.reader import ArchivedTimeline, WalArchive
+from recovery.domain.recovery_point import RecoveryPoint
+from recovery.domain.recovery_target import Window, farthest
+from recovery.domain.timelines import lsn_order, lsn_text
+from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges
+from recovery.errors import Corrupt, RecoveryError, Unreachable, WrongKey
+
+LIST_SECONDS = 15.0  # for the names of one server's archive at one location
+ANSWER_SECONDS = 5.0  # for one record
+
+Listed = tuple[WalArchive, list[ArchivedTimeline]]
+_Answer = TypeVar("_Answer")
+
+log = structlog.get_logger("recovery.wal")
+
+
+async def answers(asked: Mapping[str, Callable[[], Awaitable[_Answer]]]) -> list[_Answer]:
+    """What the locations (by name) answer that do: no other one may stop a recovery, whatever is wrong with it.
+
+    Raises:
+        Unreachable: none answers. Corrupt, WrongKey: none does, because of damage at all of them.
+    """
+    failed: dict[str, RecoveryError | TimeoutError] = {}
+
+    async def one(location: str, ask: Callable[[], Awaitable[_Answer]]) -> list[_Answer]:
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return [await ask()]
+        except (RecoveryError, TimeoutError) as error:
+            log.warning("a location's WAL archive could not be listed", location=location, why=str(error))
+            failed[location] = error
+            return []
+
+    found = [each for answer in await asyncio.gather(*(one(*each) for each in asked.items())) for each in answer]
+    if found:
+        return found
+    damage = [error for error in failed.values() if isinstance(error, Corrupt | WrongKey)]
+    if damage and len(damage) == len(failed):
+        raise damage[0]
+    words = "; ".join(f"{location}: {str(error) or 'no answer in time'}" for location, error in failed.items())
+    raise Unreachable(f"no location's WAL archive could be listed: {words or 'none is configured'}")
+
+
+async def listed(archives: Sequence[WalArchive]) -> list[Listed]:
+    """What each location that answers has. Raises as ``answers``."""
+
+    async def of(archive: WalArchive) -> Listed:
+        return archive, await archive.timelines()
+
+    return await answers({archive.location: partial(of, archive) for archive in archives})
+
+
+class Held:
+    """What the locations hold of one server."""
+
+    def __init__(self, system_identifier: str, found: Sequence[Listed]) -> None:
+        self._system_identifier = system_identifier
+        self._found = found
+        timelines = {each.branch: each for _, timelines in found for each in timelines}
+        self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
+        self._segment_bytes = max((each.record.segment_bytes for each in timelines.values()), default=1)
+
+    def ranges_of(self, branch: Branch) -> list[list[WalRange]]:
+        """Of a lineage, for each location."""
+        return [
+            lineage_ranges(branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines})
+            for _, timelines in self._found
+        ]
+
+    def reach(self, branch: Branch, point: RecoveryPoint) -> int | None:
+        """How far a recovery gets from the point along the lineage; None: not even to its own end."""
+        source = point.manifest.postgres
+        start, stop = lsn_order(source.start_lsn or ""), lsn_order(source.stop_lsn or "")
+        stretch = branch.stretch_of(source.timeline)
+        if stretch is None or start < stretch.begin or (stretch.left_at is not None and stop > stretch.left_at):
+            return None
+        end = farthest(self.ranges_of(branch), start, self._segment_bytes)
+        return end if end >= stop else None
+
+    async def window(self, branch: Branch, point: RecoveryPoint, end: int) -> Window:
+        source = point.manifest.postgres
+        return Window(
+            system_identifier=self._system_identifier,
+            point_id=point.point_id,
+            point_timeline=source.timeline,
+            timeline=branch.timeline,
+            forks=[(number, lsn_text(left)) for number, left in branch.forks],
+            fork_times=[await self._written(branch, left) for _, left in branch.forks],
+            first=source.stop_lsn or "",
+            first_time=point.manifest.finished_at,
+            last=lsn_text(end),
+            last_time=await self._written(branch, end),
+            validated=point.is_valid,
+        )
+
+    async def _written(self, branch: Branch, end: int) -> datetime | None:
+        """The server's clock when it had sent everything before ``end``; None where no location can say."""
+        stretch = branch.stretch_at(end - 1)
+        for archive, timelines in self._found:
+            for each in timelines:
+                pieces = [piece for piece in each.pieces if piece.start < end <= piece.end]
+                if each.branch == stretch.branch and pieces:
+                    try:
+                        async with asyncio.timeout(ANSWER_SECONDS):
+                            return await archive.written_at(each.branch, min(pieces, key=lambda piece: piece.end))
+                    except (RecoveryError, TimeoutError) as error:  # another location may know it
+                        log.warning("a piece's time could not be read", location=archive.location, why=str(error))
+        return None
