@@ -1,8 +1,8 @@
 """Which locations a session of the WAL archive waits for, and how one that was away is completed again.
 
-A server must not wait for the location of a region that is lost: its disk would fill, and what it writes would be
-archived nowhere. So a session begins with the locations that answer. The others are filled as soon as they do, and then
-waited for again, from the next session on.
+A server must not wait for the location of a region that is lost, nor for one that refuses: its disk would fill, and
+what it writes would be archived nowhere. So a session begins with the locations that answer and take what they lack.
+The others are filled as soon as they do, and then waited for again, from the next session on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recovery.backup.wal.filling import fill_archive
 from recovery.backup.wal.reader import ArchivedTimeline, WalArchive, archived_servers
 from recovery.domain.wal_archive import Branch, WalRange, merged
 from recovery.domain.words import size
-from recovery.errors import RecoveryError, Unreachable
+from recovery.errors import NoSpace, NotFound, NotOurs, RecoveryError, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
 
 ANSWER_SECONDS = 10.0
@@ -27,6 +27,8 @@ FILLED_AT_ONCE = 64 << 20  # bytes that a location may lack to be filled before 
 FILL_SECONDS = 60.0  # for that
 LOOK_AGAIN_SECONDS = 15.0
 NEARLY = 8  # pieces: a fill that copied no more has caught up
+AWAY = (Unreachable, Refused, NotFound, NoSpace, TimeoutError)
+"""What a location says that cannot be waited for. NotOurs is no such word: it is about what the location holds."""
 
 log = structlog.get_logger("recovery.wal")
 
@@ -63,15 +65,15 @@ class ArchiveLocations:
                     await archived_servers(store, self.group)
                 async with asyncio.timeout(LIST_SECONDS):
                     return store, await archive.timelines()
-            except (Unreachable, TimeoutError) as error:
+            except AWAY as error:
                 away[store.name] = str(error) or "it did not answer in time"
                 return None
 
         found = [each for each in await asyncio.gather(*map(look, self.stores)) if each is not None]
         if not found:
             raise Unreachable(f"no location of the WAL archive answers: {'; '.join(away.values())}")
-        everything = _held(timeline for _, timelines in found for timeline in timelines)
-        lacking = {store.name: everything - _held(timelines) for store, timelines in found}
+        whole = [timeline for _, timelines in found for timeline in timelines]
+        lacking = {store.name: _Lack.of(whole, timelines) for store, timelines in found}
         best = min((store for store, _ in found), key=lambda store: lacking[store.name])
         waited = [best]
         for store, _ in found:
@@ -84,15 +86,17 @@ class ArchiveLocations:
                 waited.append(store)
         return Standing(waited, away)
 
-    async def _complete(self, best: ObjectStore, store: ObjectStore, lacking: int) -> str:
+    async def _complete(self, best: ObjectStore, store: ObjectStore, lacking: _Lack) -> str:
         """Fills a location that lacks a little; why it cannot be waited for, empty when it can."""
-        if lacking > FILLED_AT_ONCE:
-            return f"it lacks {size(lacking)} of WAL, which is copied to it"
-        if lacking > 0:
+        if lacking.wal > FILLED_AT_ONCE:
+            return f"it lacks {size(lacking.wal)} of WAL, which is copied to it"
+        if lacking > _Lack():
             try:
                 async with asyncio.timeout(FILL_SECONDS):
                     await fill_archive(best, store, self.group, self.system_identifier, self.verifier)
-            except (Unreachable, TimeoutError) as error:
+            except NotOurs:
+                raise
+            except AWAY as error:
                 return str(error) or f"it could not be filled within {FILL_SECONDS:g} s"
         return ""
 
@@ -110,6 +114,19 @@ class ArchiveLocations:
                     continue
                 if copied <= NEARLY:
                     return store.name
+
+
+@dataclass(frozen=True, order=True)
+class _Lack:
+    """What a location has not that another one has: bytes of WAL, and histories of timelines."""
+
+    wal: int = 0
+    histories: int = 0
+
+    @classmethod
+    def of(cls, whole: Sequence[ArchivedTimeline], there: Sequence[ArchivedTimeline]) -> _Lack:
+        missing = {each.branch for each in whole} - {each.branch for each in there}
+        return cls(_held(whole) - _held(there), len(missing))
 
 
 def _held(timelines: Iterable[ArchivedTimeline]) -> int:

@@ -14,7 +14,7 @@ from recovery.backup.wal.location import ArchiveLocation, StorePatience
 from recovery.backup.wal.records import HistoryRecord, PieceRecord, sign_record
 from recovery.backup.wal.units import CutPiece
 from recovery.domain.wal_archive import Branch
-from recovery.errors import RecoveryError
+from recovery.errors import NotOurs, RecoveryError
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.wal import WalServer
 
@@ -102,12 +102,25 @@ class ArchiveWriter:
             task = asyncio.ensure_future(self._tolerantly(location, put, what))
             self._side.add(task)
             task.add_done_callback(self._side.discard)
+
+        async def required(location: ArchiveLocation) -> RecoveryError | None:
+            try:
+                await put(location)
+            except NotOurs:
+                raise  # no other location must get it
+            except RecoveryError as error:
+                # The others are to have it all the same: by that the next session sees which one does not take it.
+                return error
+            return None
+
         try:
             async with asyncio.TaskGroup() as uploads:
-                for location in self.required:
-                    uploads.create_task(_awaited(put(location)))
+                tasks = [uploads.create_task(required(location)) for location in self.required]
         except BaseExceptionGroup as group:
             raise first_of(group) from group
+        for failure in (task.result() for task in tasks):
+            if failure is not None:
+                raise failure
 
     async def _tolerantly(
         self, location: ArchiveLocation, put: Callable[[ArchiveLocation], Awaitable[None]], what: str
@@ -130,7 +143,3 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one error that ended the others."""
     found = group.exceptions[0]
     return first_of(found) if isinstance(found, BaseExceptionGroup) else found
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work

@@ -11,21 +11,22 @@ from recovery.adapters.wal_locations import ArchiveLocations, Standing
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.wal.reader import WalArchive
 from recovery.domain.wal_archive import merged
-from recovery.errors import Unreachable
-from tests.fakes.object_store import MemoryStore
+from recovery.errors import Corrupt, NoSpace, NotFound, NotOurs, RecoveryError, Refused, Unreachable
+from tests.fakes.object_store import FaultyStore, MemoryStore
 from tests.fakes.points import verifier
 from tests.fakes.wal import SEGMENT
 from tests.unit.wal.test_recoveries import Rig, made_rig
 
 
-class Switched(MemoryStore):
-    """Answers while ``up``."""
+class Switched(FaultyStore):
+    """Answers while ``up``, else with ``error``."""
 
     up = True
+    error: RecoveryError = Unreachable("far does not answer")
 
     async def folders(self, prefix: str) -> list[str]:
         if not self.up:
-            raise Unreachable(f"{self.name} does not answer")
+            raise self.error
         return list(await super().folders(prefix))
 
 
@@ -103,4 +104,57 @@ async def test_without_any_location_there_is_no_session(stores: list[Switched]) 
     for store in stores:
         store.up = False
     with pytest.raises(Unreachable, match="no location of the WAL archive answers"):
+        await locations(stores).standing()
+
+
+REFUSALS = [Refused("403"), NotFound("NoSuchBucket"), NoSpace("the quota is full")]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.kind)
+async def test_one_that_refuses_is_not_waited_for(stores: list[Switched], error: RecoveryError) -> None:
+    far = stores[1]
+    far.up, far.error = False, error
+    found = await locations(stores).standing()
+    assert (names(found), found.away) == (["near"], {"far": str(error)})
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.kind)
+async def test_one_that_refuses_only_what_is_put_is_not_waited_for(
+    rig: Rig, stores: list[Switched], error: RecoveryError
+) -> None:
+    """The session that met it has left a little at the others: else the next one would wait for it, too."""
+    near, far = stores
+    rig.server.write(SEGMENT)
+    await rig.archive()
+    far.fault = lambda number, key: error
+    near.pace = 0.3  # slower than a refusal
+    rig.server.write(SEGMENT)
+    with pytest.raises(AssertionError, match=str(error)):
+        await rig.archive()
+    near.pace = 0.0
+    found = await locations(stores).standing()
+    assert (names(found), found.away) == (["near"], {"far": str(error)})
+
+
+async def test_one_that_does_not_take_a_new_timeline_is_not_waited_for(rig: Rig, stores: list[Switched]) -> None:
+    """Right after a failover only the history of the new timeline is missing there, and no WAL."""
+    far = stores[1]
+    rig.server.write(SEGMENT)
+    await rig.archive()
+    rig.server.promote(2)
+    far.fault = lambda number, key: Refused("403")
+    with pytest.raises(AssertionError, match="403"):
+        await rig.archive()
+    found = await locations(stores).standing()
+    assert (names(found), found.away) == (["near"], {"far": "403"})
+
+
+@pytest.mark.parametrize("error", [NotOurs("other WAL"), Corrupt("damaged")], ids=lambda error: error.kind)
+async def test_what_a_location_holds_that_is_not_this_servers_ends_the_session(
+    rig: Rig, stores: list[Switched], error: RecoveryError
+) -> None:
+    rig.server.write(SEGMENT)
+    await rig.archive([stores[0]])
+    stores[1].fault = lambda number, key: error
+    with pytest.raises(type(error)):
         await locations(stores).standing()
