@@ -25,6 +25,8 @@ LISTED_SECONDS = 5.0  # an archive that somebody recovers from is listed again a
 AHEAD = 2  # segments that are fetched before they are asked for
 FETCHED = 4  # files that are kept for whoever asks next
 REQUEST_SECONDS = 60.0  # for a client to say what it wants
+REFUSED_SECONDS = 5.0  # for one that may not, to end its sentence
+BUFFER_BYTES = 64 << 10  # of each connection, beside the file of a request
 LINE_BYTES = 1024
 AT_ONCE = 4  # requests, each with one segment in memory
 
@@ -112,7 +114,7 @@ class WalSocket:
     async def open(self) -> None:
         try:
             await asyncio.to_thread(self._path.unlink, True)
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=1 << 20)
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=BUFFER_BYTES)
             await asyncio.to_thread(self._path.chmod, 0o666)  # who may ask is looked at by user, not by mode
         except OSError as error:
             raise BadInput(f"the socket {self._path} of the WAL archive cannot be made: {error}") from error
@@ -127,9 +129,14 @@ class WalSocket:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            allowed = self._user_of(writer) in self._users
-            async with self._turns:
-                answer = await self._answer(reader, allowed)
+            if self._user_of(writer) in self._users:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    words = await _question(reader)
+                async with self._turns:
+                    answer = await self._answer(reader, words)
+            else:
+                await _read_away(reader)
+                answer = b"error this user may not use the WAL archive\n"
             writer.write(answer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
@@ -143,19 +150,15 @@ class WalSocket:
         _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
         return int(user)
 
-    async def _answer(self, reader: asyncio.StreamReader, allowed: bool) -> bytes:
-        """The whole question is read first: who is refused while still sending does not hear why."""
-        async with asyncio.timeout(REQUEST_SECONDS):
-            words = (await reader.readline())[:LINE_BYTES].decode(errors="replace").split()
-            body = b""
-            if len(words) == 3 and words[0] == "push" and words[2].isdigit():
-                if int(words[2]) > LARGEST_SEGMENT:
-                    return b"error that is larger than any segment of WAL\n"
-                body = await reader.readexactly(int(words[2]))
-            elif len(words) != 2 or words[0] != "fetch":
-                return b"error expected push NAME SIZE or fetch NAME\n"
-        if not allowed:
-            return b"error this user may not use the WAL archive\n"
+    async def _answer(self, reader: asyncio.StreamReader, words: Sequence[str]) -> bytes:
+        body, size = b"", _pushed(words)
+        if size is not None:
+            if size > LARGEST_SEGMENT:
+                return b"error that is larger than any segment of WAL\n"
+            async with asyncio.timeout(REQUEST_SECONDS):
+                body = await reader.readexactly(size)
+        elif len(words) != 2 or words[0] != "fetch":
+            return b"error expected push NAME SIZE or fetch NAME\n"
         name = words[1]
         try:
             if words[0] == "push":
@@ -168,3 +171,22 @@ class WalSocket:
                 return b"none\n"
             log.warning("a WAL file was not handed over", action=words[0], file=name, why=str(error))
             return f"error {' '.join(str(error).split())}\n".encode()
+
+
+async def _question(reader: asyncio.StreamReader) -> list[str]:
+    return (await reader.readline())[:LINE_BYTES].decode(errors="replace").split()
+
+
+def _pushed(words: Sequence[str]) -> int | None:
+    """How many bytes a push announces; None of another question."""
+    return int(words[2]) if len(words) == 3 and words[0] == "push" and words[2].isdigit() else None
+
+
+async def _read_away(reader: asyncio.StreamReader) -> None:
+    """Reads a question and keeps nothing: who is refused while still sending does not hear why."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REFUSED_SECONDS):
+            left = _pushed(await _question(reader)) or 0
+            while left > 0:
+                block = await reader.read(min(left, BUFFER_BYTES))
+                left = left - len(block) if block else 0

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,7 @@ import recovery.wal_client
 from recovery.adapters.logins import Logins
 from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_archives import PostgresWalArchives
-from recovery.adapters.wal_socket import WalOutlet, WalSocket
+from recovery.adapters.wal_socket import AT_ONCE, WalOutlet, WalSocket
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.location import StorePatience
@@ -152,6 +153,40 @@ async def test_another_user_is_sent_away(rig: Rig, monkeypatch: pytest.MonkeyPat
     async with serving(rig):
         code, said = await rig.push(*rig.segment(0))
     assert code == 1 and "this user may not use the WAL archive" in said
+
+
+async def test_who_may_not_use_it_fills_no_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WalSocket, "_user_of", staticmethod(lambda writer: 4711))
+    size, block = 48 << 20, bytes(1 << 20)
+    async with serving(rig):
+        reader, writer = await asyncio.open_unix_connection(rig.socket)
+        tracemalloc.start()
+        try:
+            writer.write(b"push %s %d\n" % (segment_file(1, FIRST, SEGMENT).encode(), size))
+            for _ in range(size // len(block)):
+                writer.write(block)
+                await writer.drain()
+            async with asyncio.timeout(10):
+                assert b"may not use" in await reader.readline()
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20, "nothing of it is kept"
+        finally:
+            tracemalloc.stop()
+            writer.close()
+
+
+@pytest.mark.parametrize("user", [4711, os.geteuid()], ids=["refused", "allowed"])
+async def test_who_says_nothing_takes_no_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    asking = iter([user] * AT_ONCE)
+    monkeypatch.setattr(WalSocket, "_user_of", staticmethod(lambda writer: next(asking, os.geteuid())))
+    async with serving(rig):
+        silent = [await asyncio.open_unix_connection(rig.socket) for _ in range(AT_ONCE)]
+        try:
+            async with asyncio.timeout(4):
+                assert (await rig.push(*rig.segment(0)))[0] == 0
+                assert (await rig.fetch(rig.segment(0)[0]))[0] == 0
+        finally:
+            for _, writer in silent:
+                writer.close()
 
 
 def test_the_client_starts_hardly_slower_than_the_bare_interpreter(tmp_path: Path) -> None:
