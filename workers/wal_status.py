@@ -23,7 +23,7 @@ from recovery.errors import RecoveryError
 from recovery.ports.object_store import ObjectStore
 from workers.wiring import Wiring
 
-LOCATION_SECONDS = 60.0
+LOCATION_SECONDS = 15.0  # without an answer
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ async def archive_status(wiring: Wiring, name: str) -> ArchiveStatus:
 async def _location(store: ObjectStore, group: GroupSnapshot, verifier: Verifier) -> LocationArchive:
     try:
         async with asyncio.timeout(LOCATION_SECONDS):
-            servers = [
-                ServerArchive(identifier, await WalArchive(store, group.name, identifier, verifier).status())
-                for identifier in await archived_servers(store, group.name)
-            ]
+            identifiers = await archived_servers(store, group.name)
+        archives = [WalArchive(store, group.name, identifier, verifier) for identifier in identifiers]
+        servers = [
+            ServerArchive(identifier, await archive.status(silence=LOCATION_SECONDS))
+            for identifier, archive in zip(identifiers, archives, strict=True)
+        ]
     except (RecoveryError, TimeoutError) as error:
         return LocationArchive(store.name, error=str(error) or f"no answer within {LOCATION_SECONDS:.0f} s")
     return LocationArchive(store.name, servers)

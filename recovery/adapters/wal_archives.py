@@ -13,7 +13,7 @@ from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import WalStream
 from recovery.adapters.recovery_points import KeyRing
-from recovery.adapters.wal_listing import Held, answers, listed
+from recovery.adapters.wal_listing import LIST_SECONDS, Held, answers, listed
 from recovery.adapters.wal_locations import ArchiveLocations
 from recovery.backup.catalogue import Catalogue, Survey
 from recovery.backup.layout import manifest_key
@@ -99,18 +99,20 @@ class PostgresWalArchives:
         points = [
             each for each in await self._points(group) if each.manifest.postgres.system_identifier == system_identifier
         ]
-        held = await self._held(group, system_identifier)
-        branches = [each for each in held.branches if each.timeline == timeline]
-        if not branches:
+        newest = max((lsn_order(each.manifest.postgres.start_lsn or "") for each in points), default=0)
+        end = None
+        for since in dict.fromkeys((newest, 0)):  # all names are needed only where the newest point does not reach
+            held = await self._held(group, system_identifier, since)
+            branches = [each for each in held.branches if each.timeline == timeline]
+            ranges = [each for branch in branches[-1:] for there in await held.ranges_of(branch) for each in there]
+            if not ranges:
+                continue
+            end = max(each.end for each in ranges)
+            reached = [await held.reach(branches[-1], point) for point in points]
+            if any(position is not None and position >= end for position in reached):
+                return None
+        if end is None:
             return None  # nothing is archived yet
-        branch = branches[-1]
-        ranges = [each for location in held.ranges_of(branch) for each in location]
-        if not ranges:
-            return None
-        end = max(each.end for each in ranges)
-        reached = [held.reach(branch, point) for point in points]
-        if any(position is not None and position >= end for position in reached):
-            return None
         return f"no recovery point leads to the WAL before {lsn_text(end)} on timeline {timeline} without a gap"
 
     def intake(self, group: GroupSnapshot, region: str) -> WalIntake:
@@ -160,7 +162,7 @@ class PostgresWalArchives:
                 await held.window(branch, point, end)
                 for branch in branches
                 for point in own
-                if (end := held.reach(branch, point)) is not None
+                if (end := await held.reach(branch, point)) is not None
             ]
         return found
 
@@ -197,16 +199,15 @@ class PostgresWalArchives:
 
     async def servers(self, group: GroupSnapshot) -> list[str]:
         """System identifiers of all servers whose WAL any location that answers has. Raises Unreachable: none does."""
-        found = await answers(
-            {store.name: partial(archived_servers, store, group.name) for store in self.stores(group)}
-        )
+        asked = {store.name: partial(archived_servers, store, group.name) for store in self.stores(group)}
+        found = await answers(asked, LIST_SECONDS)
         return sorted({identifier for there in found for identifier in there})
 
     async def _points(self, group: GroupSnapshot) -> list[RecoveryPoint]:
         return _with_wal(await Catalogue(self.stores(group), self.keys.verifier).points(group.name))
 
-    async def _held(self, group: GroupSnapshot, system_identifier: str) -> Held:
-        return Held(system_identifier, await listed(await self.archives(group, system_identifier)))
+    async def _held(self, group: GroupSnapshot, system_identifier: str, since: int = 0) -> Held:
+        return Held(system_identifier, await listed(await self.archives(group, system_identifier), since))
 
 
 async def _identifier(login: PostgresLogin, slot: str) -> str:

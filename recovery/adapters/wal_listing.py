@@ -17,7 +17,7 @@ from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges
 from recovery.errors import Corrupt, RecoveryError, Unreachable, WrongKey
 
-LIST_SECONDS = 15.0  # for the names of one server's archive at one location
+LIST_SECONDS = 15.0  # without a name of one server's archive, after which a location counts as silent
 ANSWER_SECONDS = 5.0  # for one record
 
 Listed = tuple[WalArchive, list[ArchivedTimeline]]
@@ -26,8 +26,11 @@ _Answer = TypeVar("_Answer")
 log = structlog.get_logger("recovery.wal")
 
 
-async def answers(asked: Mapping[str, Callable[[], Awaitable[_Answer]]]) -> list[_Answer]:
+async def answers(asked: Mapping[str, Callable[[], Awaitable[_Answer]]], seconds: float | None = None) -> list[_Answer]:
     """What the locations (by name) answer that do: no other one may stop a recovery, whatever is wrong with it.
+
+    Args:
+        seconds: for each answer; None: it ends by itself, at last with a TimeoutError.
 
     Raises:
         Unreachable: none answers. Corrupt, WrongKey: none does, because of damage at all of them.
@@ -36,7 +39,7 @@ async def answers(asked: Mapping[str, Callable[[], Awaitable[_Answer]]]) -> list
 
     async def one(location: str, ask: Callable[[], Awaitable[_Answer]]) -> list[_Answer]:
         try:
-            async with asyncio.timeout(LIST_SECONDS):
+            async with asyncio.timeout(seconds):
                 return [await ask()]
         except (RecoveryError, TimeoutError) as error:
             log.warning("a location's WAL archive could not be listed", location=location, why=str(error))
@@ -53,11 +56,11 @@ async def answers(asked: Mapping[str, Callable[[], Awaitable[_Answer]]]) -> list
     raise Unreachable(f"no location's WAL archive could be listed: {words or 'none is configured'}")
 
 
-async def listed(archives: Sequence[WalArchive]) -> list[Listed]:
-    """What each location that answers has. Raises as ``answers``."""
+async def listed(archives: Sequence[WalArchive], since: int = 0) -> list[Listed]:
+    """What each location that answers has, of folders from an LSN on. Raises as ``answers``."""
 
     async def of(archive: WalArchive) -> Listed:
-        return archive, await archive.timelines()
+        return archive, await archive.timelines(since=since, silence=LIST_SECONDS)
 
     return await answers({archive.location: partial(of, archive) for archive in archives})
 
@@ -71,22 +74,29 @@ class Held:
         timelines = {each.branch: each for _, timelines in found for each in timelines}
         self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
         self._segment_bytes = max((each.record.segment_bytes for each in timelines.values()), default=1)
+        self._ranges: dict[Branch, list[list[WalRange]]] = {}
+        self._times: dict[tuple[Branch, int], datetime | None] = {}
 
-    def ranges_of(self, branch: Branch) -> list[list[WalRange]]:
-        """Of a lineage, for each location."""
+    async def ranges_of(self, branch: Branch) -> list[list[WalRange]]:
+        """Of a lineage, for each location. Of a long archive that is seconds of work, once and beside the loop."""
+        if branch not in self._ranges:
+            self._ranges[branch] = await asyncio.to_thread(self._merged, branch)
+        return self._ranges[branch]
+
+    def _merged(self, branch: Branch) -> list[list[WalRange]]:
         return [
             lineage_ranges(branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines})
             for _, timelines in self._found
         ]
 
-    def reach(self, branch: Branch, point: RecoveryPoint) -> int | None:
+    async def reach(self, branch: Branch, point: RecoveryPoint) -> int | None:
         """How far a recovery gets from the point along the lineage; None: not even to its own end."""
         source = point.manifest.postgres
         start, stop = lsn_order(source.start_lsn or ""), lsn_order(source.stop_lsn or "")
         stretch = branch.stretch_of(source.timeline)
         if stretch is None or start < stretch.begin or (stretch.left_at is not None and stop > stretch.left_at):
             return None
-        end = farthest(self.ranges_of(branch), start, self._segment_bytes)
+        end = farthest(await self.ranges_of(branch), start, self._segment_bytes)
         return end if end >= stop else None
 
     async def window(self, branch: Branch, point: RecoveryPoint, end: int) -> Window:
@@ -107,14 +117,20 @@ class Held:
 
     async def _written(self, branch: Branch, end: int) -> datetime | None:
         """The server's clock when it had sent everything before ``end``; None where no location can say."""
-        stretch = branch.stretch_at(end - 1)
+        key = branch.stretch_at(end - 1).branch, end
+        if key not in self._times:
+            self._times[key] = await self._asked(*key)
+        return self._times[key]
+
+    async def _asked(self, branch: Branch, end: int) -> datetime | None:
         for archive, timelines in self._found:
-            for each in timelines:
+            for each in (timeline for timeline in timelines if timeline.branch == branch):
                 pieces = [piece for piece in each.pieces if piece.start < end <= piece.end]
-                if each.branch == stretch.branch and pieces:
-                    try:
-                        async with asyncio.timeout(ANSWER_SECONDS):
-                            return await archive.written_at(each.branch, min(pieces, key=lambda piece: piece.end))
-                    except (RecoveryError, TimeoutError) as error:  # another location may know it
-                        log.warning("a piece's time could not be read", location=archive.location, why=str(error))
+                if not pieces:
+                    continue
+                try:
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        return await archive.written_at(branch, min(pieces, key=lambda piece: piece.end))
+                except (RecoveryError, TimeoutError) as error:  # another location may know it
+                    log.warning("a piece's time could not be read", location=archive.location, why=str(error))
         return None

@@ -22,7 +22,7 @@ from recovery.errors import NoSpace, NotFound, NotOurs, RecoveryError, Refused, 
 from recovery.ports.object_store import ObjectStore
 
 ANSWER_SECONDS = 10.0
-LIST_SECONDS = 60.0  # for the names of all pieces
+LIST_SECONDS = 15.0  # without a name of the pieces
 FILLED_AT_ONCE = 64 << 20  # bytes that a location may lack to be filled before a session begins
 FILL_SECONDS = 60.0  # for that
 LOOK_AGAIN_SECONDS = 15.0
@@ -63,8 +63,7 @@ class ArchiveLocations:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await archived_servers(store, self.group)
-                async with asyncio.timeout(LIST_SECONDS):
-                    return store, await archive.timelines()
+                return store, await archive.timelines(silence=LIST_SECONDS)
             except AWAY as error:
                 away[store.name] = str(error) or "it did not answer in time"
                 return None
@@ -72,8 +71,7 @@ class ArchiveLocations:
         found = [each for each in await asyncio.gather(*map(look, self.stores)) if each is not None]
         if not found:
             raise Unreachable(f"no location of the WAL archive answers: {'; '.join(away.values())}")
-        whole = [timeline for _, timelines in found for timeline in timelines]
-        lacking = {store.name: _Lack.of(whole, timelines) for store, timelines in found}
+        lacking = await asyncio.to_thread(_lacking, found)
         best = min((store for store, _ in found), key=lambda store: lacking[store.name])
         waited = [best]
         for store, _ in found:
@@ -123,10 +121,12 @@ class _Lack:
     wal: int = 0
     histories: int = 0
 
-    @classmethod
-    def of(cls, whole: Sequence[ArchivedTimeline], there: Sequence[ArchivedTimeline]) -> _Lack:
-        missing = {each.branch for each in whole} - {each.branch for each in there}
-        return cls(_held(whole) - _held(there), len(missing))
+
+def _lacking(found: Sequence[tuple[ObjectStore, Sequence[ArchivedTimeline]]]) -> dict[str, _Lack]:
+    """By location. Of a long archive it takes seconds."""
+    whole = [timeline for _, timelines in found for timeline in timelines]
+    held, branches = _held(whole), {each.branch for each in whole}
+    return {store.name: _Lack(held - _held(timelines), len(branches) - len(timelines)) for store, timelines in found}
 
 
 def _held(timelines: Iterable[ArchivedTimeline]) -> int:

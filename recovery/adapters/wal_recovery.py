@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,7 +123,7 @@ async def open_recovery(archives: PostgresWalArchives, group: GroupSnapshot, cho
         Unreachable: none answers, or those that do have less than it was chosen for.
     """
     found = await listed(await archives.archives(group, chosen.system_identifier, opened=True))
-    readers = readers_of(found, chosen.branch)
+    readers = await asyncio.to_thread(readers_of, found, chosen.branch)
     end = farthest((each.ranges for each in readers), lsn_order(chosen.start), readers[0].segment_bytes)
     if end < lsn_order(chosen.until):
         answering = ", ".join(archive.location for archive, _ in found)

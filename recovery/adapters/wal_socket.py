@@ -94,7 +94,7 @@ class WalOutlet:
             raise Refused(
                 f"the archive of {self._group.name} has other than one newest timeline ({known}): use drctl restore"
             )
-        self._readers, self._listed_at = readers_of(found, newest[0]), now
+        self._readers, self._listed_at = await asyncio.to_thread(readers_of, found, newest[0]), now
         return self._readers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection
 
@@ -43,7 +44,7 @@ async def expire_branch(
         Unreachable, Refused: in the location's words; what is left is removed by the next call.
     """
     prefix = layout.archive_prefix(group, system_identifier)
-    gone = superseded(pieces, keep_from)
+    gone = await asyncio.to_thread(superseded, pieces, keep_from)
     await _delete(store, [layout.piece_key(prefix, branch, piece) for piece in gone])
     kept = {piece.range for piece in set(pieces) - set(gone)}
     spans = {piece.range for piece in gone} - kept

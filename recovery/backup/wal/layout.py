@@ -38,19 +38,19 @@ def pieces_prefix(prefix: str, branch: Branch) -> str:
     return f"{prefix}{branch.folder}/pieces/"
 
 
-def pieces_folder(prefix: str, branch: Branch, folder: int) -> str:
-    """Of 4 GiB: ``folder`` is the upper half of the LSNs at which its pieces begin."""
-    return f"{pieces_prefix(prefix, branch)}{folder:08X}/"
+def folder_of(position: int) -> str:
+    """The folder of the pieces that begin in the same 4 GiB as an LSN. Names sort by position."""
+    return f"{position >> 32:08X}"
 
 
 def piece_key(prefix: str, branch: Branch, piece: WalPiece) -> str:
-    return f"{pieces_folder(prefix, branch, piece.start >> 32)}{piece.name}{RECORD}"
+    return f"{pieces_prefix(prefix, branch)}{folder_of(piece.start)}/{piece.name}{RECORD}"
 
 
 def object_key(prefix: str, branch: Branch, piece: WalPiece, digest: str) -> str:
     """Named by its own SHA-256 (hex): encryption is never the same twice, so no two writers share an object."""
     span = f"{piece.start:016X}-{piece.end:016X}"
-    return f"{prefix}{branch.folder}/objects/{piece.start >> 32:08X}/{span}.{digest[:16]}.zst.age"
+    return f"{prefix}{branch.folder}/objects/{folder_of(piece.start)}/{span}.{digest[:16]}.zst.age"
 
 
 def piece_of(key: str) -> WalPiece:

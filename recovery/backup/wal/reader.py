@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from recovery.backup.bounded import for_each
 from recovery.backup.sealing import Opener
 from recovery.backup.signing import Verifier
 from recovery.backup.wal import layout
@@ -32,6 +33,7 @@ from recovery.domain.wal_archive import (
 from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError
 from recovery.ports.object_store import ObjectStore
 
+LISTED_AT_ONCE = 8  # folders of 4 GiB
 PIECES_KEPT = 4  # opened pieces: a segment of partials is asked for once, a larger one unit by unit
 
 
@@ -110,36 +112,65 @@ class WalArchive:
     def location(self) -> str:
         return self.store.name
 
-    async def timelines(self) -> list[ArchivedTimeline]:
+    async def timelines(self, *, since: int = 0, silence: float | None = None) -> list[ArchivedTimeline]:
         """All that are archived, by number. Folders without a history are not: their first session never got so far.
 
+        Args:
+            since: an LSN; what stands in folders (of 4 GiB) before it is left out.
+            silence: seconds without a single name after which it is given up. The whole may take longer: the archive of
+                a year has hundreds of thousands of names.
+
         Raises:
-            Corrupt, WrongKey: a history is damaged or forged.
+            Corrupt, WrongKey: a history is damaged or forged. TimeoutError: see ``silence``.
         """
+        now = asyncio.get_running_loop().time
         found = []
-        for folder in await self.store.folders(self._prefix):
-            if folder_timeline(folder) is None:
-                continue
-            try:
-                body, _ = await self.store.get(layout.history_key(self._prefix, folder))
-            except NotFound:
-                continue
-            record = read_history(body, self._verifier, prefix=self._prefix, folder=folder)
-            found.append(ArchivedTimeline(record, await self._pieces(record.branch)))
+        async with asyncio.timeout(silence) as limit:
+
+            def heard() -> None:
+                due = limit.when()
+                if silence is not None and due is not None and due < now() + 0.9 * silence and not limit.expired():
+                    limit.reschedule(now() + silence)
+
+            for folder in await self.store.folders(self._prefix):
+                if folder_timeline(folder) is None:
+                    continue
+                try:
+                    body, _ = await self.store.get(layout.history_key(self._prefix, folder))
+                except NotFound:
+                    continue
+                heard()
+                record = read_history(body, self._verifier, prefix=self._prefix, folder=folder)
+                found.append(ArchivedTimeline(record, await self._pieces(record.branch, since, heard)))
         return sorted(found, key=lambda each: (each.branch.timeline, each.branch.folder))
 
-    async def status(self) -> list[TimelineStatus]:
-        """For ``drctl wal status``: per timeline, from the names of the objects."""
-        return [each.status for each in await self.timelines()]
+    async def status(self, *, silence: float | None = None) -> list[TimelineStatus]:
+        """For ``drctl wal status``: per timeline, from the names of the objects. Raises as ``timelines``."""
+        return [each.status for each in await self.timelines(silence=silence)]
 
-    async def _pieces(self, branch: Branch) -> dict[WalPiece, datetime]:
-        prefix = layout.pieces_prefix(self._prefix, branch)
-        return {layout.piece_of(info.key): info.modified async for info in self.store.list(prefix)}
+    async def _pieces(self, branch: Branch, since: int, heard: Callable[[], None]) -> dict[WalPiece, datetime]:
+        folders = await self.store.folders(layout.pieces_prefix(self._prefix, branch))
+        heard()
 
-    async def pieces_of_folder(self, branch: Branch, folder: int) -> list[WalPiece]:
-        """Those that begin in one range of 4 GiB: ``folder`` is the upper half of their LSNs."""
-        prefix = layout.pieces_folder(self._prefix, branch, folder)
-        return [layout.piece_of(info.key) async for info in self.store.list(prefix)]
+        async def pieces_in(folder: str) -> dict[WalPiece, datetime]:
+            return await self._pieces_in(branch, folder, heard)
+
+        wanted = [folder for folder in folders if folder >= layout.folder_of(since)]
+        found = await for_each(wanted, pieces_in, LISTED_AT_ONCE)
+        return {piece: at for pieces in found for piece, at in pieces.items()}
+
+    async def _pieces_in(
+        self, branch: Branch, folder: str, heard: Callable[[], None] = lambda: None
+    ) -> dict[WalPiece, datetime]:
+        found = {}
+        async for info in self.store.list(f"{layout.pieces_prefix(self._prefix, branch)}{folder}/"):
+            heard()
+            found[layout.piece_of(info.key)] = info.modified
+        return found
+
+    async def pieces_around(self, branch: Branch, position: int) -> list[WalPiece]:
+        """Those in the folder of a position."""
+        return list(await self._pieces_in(branch, layout.folder_of(position)))
 
     async def lineage(self, branch: Branch) -> LineageReader:
         """What a recovery along ``branch`` may read. Raises as ``timelines`` and ``lineage_of``."""
@@ -211,10 +242,10 @@ class LineageReader:
         self.segment_bytes = segment_bytes
         self._archive = archive
         self._histories = {each.branch.timeline: each.record.history for each in timelines}
-        self._pieces: dict[tuple[Branch, int], list[WalPiece]] = {}  # by branch and folder of 4 GiB
+        self._pieces: dict[tuple[Branch, str], list[WalPiece]] = {}  # by branch and folder
         for each in timelines:
             for piece in each.pieces:
-                self._pieces.setdefault((each.branch, piece.start >> 32), []).append(piece)
+                self._pieces.setdefault((each.branch, layout.folder_of(piece.start)), []).append(piece)
         self.ranges = lineage_ranges(
             branch, {each.branch: [piece.range for piece in each.pieces] for each in timelines}
         )
@@ -283,7 +314,7 @@ class LineageReader:
         except NotFound:
             # A unit that became whole since the list was made lost its partials to retention.
             try:
-                await self._list_again(wanted.start >> 32)
+                await self._list_again(wanted.start)
                 body = await self._joined(wanted)
             except NotFound as error:
                 raise Corrupt(f"archived WAL is listed at {self._archive.location} and missing: {error}") from error
@@ -303,7 +334,7 @@ class LineageReader:
             end = wanted.end if stretch.left_at is None else min(wanted.end, stretch.left_at)
             before = position
             # No segment crosses a folder's end: 4 GiB is a multiple of every size that segments have.
-            pieces = self._pieces.get((stretch.branch, wanted.start >> 32), ())
+            pieces = self._pieces.get((stretch.branch, layout.folder_of(wanted.start)), ())
             for piece in pieces_for(pieces, WalRange(position, end)):
                 plain = await self._archive.plain(stretch.branch, piece)
                 taken = plain[position - piece.start : end - piece.start]
@@ -313,13 +344,14 @@ class LineageReader:
                 break
         return b"".join(parts)
 
-    async def _list_again(self, folder: int) -> None:
-        for branch in [branch for branch, number in list(self._pieces) if number == folder]:
-            self._pieces[branch, folder] = await self._archive.pieces_of_folder(branch, folder)
+    async def _list_again(self, position: int) -> None:
+        folder = layout.folder_of(position)
+        for branch in [branch for branch, name in list(self._pieces) if name == folder]:
+            self._pieces[branch, folder] = await self._archive.pieces_around(branch, position)
 
 
 def readers_of(found: Sequence[tuple[WalArchive, Sequence[ArchivedTimeline]]], branch: Branch) -> list[LineageReader]:
-    """One per location that has any of the lineage, of what was listed there.
+    """One per location that has any of the lineage, of what was listed there. Of a long archive it takes seconds.
 
     Raises:
         NotFound, Corrupt: none has; the last location's own words.
