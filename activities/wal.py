@@ -230,7 +230,9 @@ class _Session:
         if self.backup_started_at is not None and now < self.backup_started_at + BACKUP_AGAIN_SECONDS:
             return
         try:
-            why = await self.steps._archives.lacks_base(self.group, progress.system_identifier, progress.timeline)
+            why = await self.steps._archives.lacks_base(
+                self.group, progress.system_identifier, progress.timeline, progress.archived
+            )
         except RecoveryError as error:
             log.warning("the recovery points could not be read", group=self.group.name, why=str(error))
             return

@@ -94,7 +94,9 @@ class PostgresWalArchives:
             retained_bytes=max(row["retained"], 0), state=row["wal_status"] or "", safe_bytes=row["safe_wal_size"]
         )
 
-    async def lacks_base(self, group: GroupSnapshot, system_identifier: str, timeline: int) -> str | None:
+    async def lacks_base(
+        self, group: GroupSnapshot, system_identifier: str, timeline: int, archived: str
+    ) -> str | None:
         """See the port."""
         points = [
             each for each in await self._points(group) if each.manifest.postgres.system_identifier == system_identifier
@@ -107,7 +109,7 @@ class PostgresWalArchives:
             ranges = [each for branch in branches[-1:] for there in await held.ranges_of(branch) for each in there]
             if not ranges:
                 continue
-            end = max(each.end for each in ranges)
+            end = min(max(each.end for each in ranges), lsn_order(archived))
             reached = [await held.reach(branches[-1], point) for point in points]
             if any(position is not None and position >= end for position in reached):
                 return None

@@ -33,8 +33,13 @@ class WalArchives(Protocol):
         """What the archive's slot holds at the owner; None where it is not there. Raises as ``follow``."""
         ...
 
-    async def lacks_base(self, group: GroupSnapshot, system_identifier: str, timeline: int) -> str | None:
+    async def lacks_base(
+        self, group: GroupSnapshot, system_identifier: str, timeline: int, archived: str
+    ) -> str | None:
         """Why no recovery point reaches the end of the archived WAL of this timeline; None where one does.
+
+        What stands behind ``archived`` (LSN) does not count: several pieces are on their way at once, and one may be
+        there before the one before it is.
 
         Raises Unreachable and what else the locations say.
         """

@@ -73,7 +73,10 @@ class FakeArchives:
     async def held(self, group: GroupSnapshot, region: str) -> HeldWal | None:
         return self.slot
 
-    async def lacks_base(self, group: GroupSnapshot, system_identifier: str, timeline: int) -> str | None:
+    async def lacks_base(
+        self, group: GroupSnapshot, system_identifier: str, timeline: int, archived: str
+    ) -> str | None:
+        assert archived == "0/5000", "as far as the session knows it without a gap"
         return self.lacking
 
 
