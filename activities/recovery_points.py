@@ -20,9 +20,18 @@ from recovery.domain.recovery_point import (
     VerdictState,
     kinds_of,
 )
-from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
+from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, likeliest
 from recovery.domain.words import duration, size
-from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, RestoreFailed, SourceFailed
+from recovery.errors import (
+    BadInput,
+    Corrupt,
+    NotFound,
+    RecoveryError,
+    Refused,
+    RestoreFailed,
+    SeveralTimelines,
+    SourceFailed,
+)
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, RecoveryTargets, TakenPoint
 
@@ -303,11 +312,18 @@ class RecoveryPointSteps:
     async def _at_the_end(
         self, context: PlanContext, kind: BackupKind | None, warnings: list[str]
     ) -> tuple[RecoveryPoint, ChosenRecovery] | None:
-        """The way to the end of the archived WAL: a lost region's group is to lose no more than it must."""
+        """The way to the end of the archived WAL: a lost region's group is to lose no more than it must, also where
+        earlier recoveries to a moment left several ends and nobody is there to choose one."""
         if context.plan == "Restore" or context.group.wal is None or kind is not BackupKind.PHYSICAL:
             return None
         try:
-            return await self._chosen(context, RecoveryTarget(latest=True), kind)
+            try:
+                return await self._chosen(context, RecoveryTarget(latest=True), kind)
+            except SeveralTimelines as error:
+                record = context.facts.ownership
+                timeline, why = likeliest(error.timelines, record.lineage if record is not None else None)
+                warnings.append(f"the recovery follows timeline {timeline}, {why}: {error}")
+            return await self._chosen(context, RecoveryTarget(latest=True, timeline=timeline), kind)
         except NotFound as error:
             warnings.append(f"the recovery ends with its recovery point: {error}")
             return None

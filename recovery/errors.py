@@ -9,6 +9,7 @@ RecoveryError
     ├── NotFound         the thing asked for does not exist; the known ones are named
     ├── Refused          a safety rule forbids it
     │   ├── DataLoss     it would cost data, and nobody has accepted that
+    │   ├── SeveralTimelines  a moment exists on more than one, and nobody has said which
     │   └── NotOurs      what is there is not the work of this run: it was not touched
     ├── WrongKey         no key at hand opens or verifies this
     ├── Corrupt          bytes differ from what their signed manifest says
@@ -18,6 +19,8 @@ RecoveryError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class RecoveryError(Exception):
@@ -61,6 +64,14 @@ class Refused(Permanent):
 
 class DataLoss(Refused):
     pass
+
+
+class SeveralTimelines(Refused):
+    """``timelines``: the numbers of those that could be meant."""
+
+    def __init__(self, message: str, timelines: Sequence[int]) -> None:
+        super().__init__(message)
+        self.timelines = sorted(timelines)
 
 
 class NotOurs(Refused):

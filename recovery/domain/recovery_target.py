@@ -8,9 +8,9 @@ from datetime import datetime
 from pydantic import ConfigDict, Field, model_validator
 
 from recovery.domain.base import Model
-from recovery.domain.timelines import lsn_order, lsn_text
+from recovery.domain.timelines import History, lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, Stretch, WalRange, contiguous_end
-from recovery.errors import BadInput, NotFound, Refused
+from recovery.errors import BadInput, NotFound, Refused, SeveralTimelines
 
 MOST_NAMED = 6  # windows in a sentence
 
@@ -153,7 +153,7 @@ def choose(target: RecoveryTarget, windows: Sequence[Window]) -> tuple[Window, C
 
     Raises:
         NotFound: there is no window at all.
-        Refused: it lies outside of all windows, which are named, or several timelines could be meant.
+        Refused: it lies outside of all windows, which are named. SeveralTimelines: more than one could be meant.
     """
     if not windows:
         raise NotFound(
@@ -172,12 +172,28 @@ def choose(target: RecoveryTarget, windows: Sequence[Window]) -> tuple[Window, C
         raise Refused(f"{target} lies outside of what can be reached: {_listed(candidates)}")
     branches = {_stretch(target, each).branch: each for each in reaching}
     if len(branches) > 1:
-        raise Refused(
+        raise SeveralTimelines(
             f"{target} exists on several timelines ({_listed(list(branches.values()))}): say which with --timeline, or "
-            "name a recovery point of it with --point"
+            "name a recovery point of it with --point",
+            [branch.timeline for branch in branches],
         )
     window = max(reaching, key=lambda each: each.span)
     return window, _chosen(target, window)
+
+
+def likeliest(timelines: Sequence[int], lineage: str | None) -> tuple[int, str]:
+    """Which of several timelines a group means that nobody can be asked about, and why.
+
+    Args:
+        lineage: of the group's owner (see ``recovery.domain.timelines``), as last seen; it may be older than the WAL.
+    """
+    try:
+        present = History.parse(lineage).timeline if lineage else None
+    except BadInput:  # a later version's
+        present = None
+    if present is not None and present in timelines:
+        return present, "which the group is on"
+    return max(timelines), "which was begun last"
 
 
 def _reaches(window: Window, target: RecoveryTarget) -> bool:

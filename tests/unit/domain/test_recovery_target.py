@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_target import RecoveryTarget, Window, choose, farthest
+from recovery.domain.recovery_target import RecoveryTarget, Window, choose, farthest, likeliest
 from recovery.domain.wal_archive import WalRange
-from recovery.errors import NotFound, Refused
+from recovery.errors import NotFound, Refused, SeveralTimelines
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -79,12 +79,28 @@ def test_a_time_before_the_fork_is_read_on_the_older_timeline() -> None:
 def test_of_two_branches_somebody_chooses() -> None:
     two = window("p", "0/1000", "0/9000", timeline=2, forks=[(1, "0/5000")])
     three = window("p", "0/1000", "0/8000", timeline=3, forks=[(1, "0/4000")])
-    with pytest.raises(Refused, match="exists on several timelines .* --timeline"):
+    with pytest.raises(SeveralTimelines, match="exists on several timelines .* --timeline") as caught:
         choose(RecoveryTarget(latest=True), [two, three])
+    assert caught.value.timelines == [2, 3]
     assert choose(RecoveryTarget(latest=True, timeline=3), [two, three])[1].timeline == 3
     assert choose(RecoveryTarget(lsn="0/3000"), [two, three])[1].timeline == 1, "both have the same WAL there"
     with pytest.raises(Refused, match="timeline 9 cannot be reached"):
         choose(RecoveryTarget(latest=True, timeline=9), [two, three])
+
+
+@pytest.mark.parametrize(
+    ("lineage", "meant"),
+    [
+        (None, (3, "which was begun last")),
+        ("7000: 1@0/5000, 2", (2, "which the group is on")),
+        ("7000: 1", (3, "which was begun last")),
+        ("of a later version", (3, "which was begun last")),
+    ],
+)
+def test_where_nobody_can_be_asked_the_groups_own_timeline_is_meant(
+    lineage: str | None, meant: tuple[int, str]
+) -> None:
+    assert likeliest([2, 3], lineage) == meant
 
 
 def test_only_the_newest_servers_wal_is_meant() -> None:

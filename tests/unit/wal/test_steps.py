@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from temporalio.exceptions import ApplicationError
@@ -12,9 +12,10 @@ from temporalio.testing import ActivityEnvironment
 from activities.recovery_points import RecoveryPointSteps
 from activities.restores import RestoreSteps
 from recovery.domain.group import GroupSnapshot, PostgresAt, RegionPlan, WalRule
+from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, VerdictState
-from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
+from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget, Window, choose
 from recovery.errors import NotFound, RecoveryError, Refused
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import Expired, ExpiredWal, RecoveryPoints, RecoveryTargets, RestoreOrder, Restores
@@ -106,6 +107,39 @@ async def test_a_recovery_goes_to_the_end_of_the_archive_unless_it_is_told_other
     targets.missing = Refused("several timelines")
     with pytest.raises(ApplicationError, match="several timelines"):
         await call(steps(targets).choose_validated, context(wal=archived))
+
+
+class Branches(Targets):
+    """After two recoveries to a moment of timeline 1."""
+
+    windows: ClassVar = [
+        Window(
+            system_identifier="7000", point_id="point-1", point_timeline=1, timeline=number, forks=[(1, left)],
+            first="0/1000", first_time=NOW, last="0/9000",
+        )
+        for number, left in ((2, "0/5000"), (3, "0/4000"))
+    ]  # fmt: skip
+
+    async def choose(self, group: GroupSnapshot, target: RecoveryTarget, point_id: str | None = None) -> Any:
+        return listed_point(state=VerdictState.VALID), choose(target, self.windows)[1]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "timeline", "why"),
+    [(None, 3, "which was begun last"), ("7000: 1@0/5000, 2", 2, "which the group is on")],
+)
+async def test_a_recovery_that_nobody_can_be_asked_about_chooses_among_timelines(
+    lineage: str | None, timeline: int, why: str
+) -> None:
+    about = context(wal=WalRule())
+    record = OwnershipRecord(group="shop", region="region-a", lineage=lineage, changed_at=NOW)
+    about = about.model_copy(update={"facts": about.facts.model_copy(update={"ownership": record})})
+    found = await call(steps(Branches()).choose_validated, about)
+    assert found.facts.recovery is not None and found.facts.recovery.timeline == timeline
+    (warning,) = found.warnings
+    assert f"timeline {timeline}, {why}: the latest archived WAL exists on several timelines" in warning
+    with pytest.raises(ApplicationError, match="say which with --timeline"):
+        await call(steps(Branches()).choose_validated, context(wal=WalRule(), target={"latest": True}))
 
 
 async def test_retention_removes_wal_where_it_is_archived() -> None:
