@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from workflows.failures import explain
 from workflows.health_calls import limits
@@ -58,6 +58,8 @@ class WalArchive:
                 workflow.logger.info(f"a session of the WAL archive of {order.group} ended: {why}")
                 failed = 0
             except ActivityError as error:
+                if is_cancelled_exception(error) and workflow.patched("cancellation-ends"):
+                    raise
                 failed = 1 if workflow.now() - began > STEADY else failed + 1
                 await self._failed(order.group, failed, explain(error))
                 await asyncio.sleep(_pause(failed).total_seconds())

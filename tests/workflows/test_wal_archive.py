@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
+import pytest
 from temporalio import activity
-from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.worker import Worker
 
 from activities.notifications import Alert
@@ -96,3 +97,19 @@ async def test_failures_are_tried_again_and_told_once(temporal: Client) -> None:
         assert [alert.title for alert in places.alerts] == ["WAL of shop is not archived"]
         assert "the server went away" in places.alerts[0].body
         await handle.terminate()
+
+
+async def test_a_cancellation_ends_it(temporal: Client) -> None:
+    places = Places()
+    async with places.worker(temporal, places.control), places.worker(temporal, places.a):
+        handle = await temporal.start_workflow(
+            WalArchive.run, WalArchiveOrder(group="shop"), id=f"wal/{uuid.uuid4()}", task_queue=places.control
+        )
+        await until(lambda: len(places.sessions) == 1)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as caught:
+            async with asyncio.timeout(10):
+                await handle.result()
+        assert isinstance(caught.value.cause, CancelledError)
+        places.moved.set()
+    assert (len(places.sessions), places.alerts) == (1, [])
