@@ -92,21 +92,36 @@ class WalIntake:
 
     async def _ready(self, segment: _Segment | None) -> ArchiveWriter:
         async with self._asking:
-            if self._server is None or self._writer is None:
-                source = await self._source()
-                try:
-                    self._server = await source.identify()
-                finally:
-                    await source.close()
-                self._writer = ArchiveWriter(self._keys, self._server, self._stores, self._optional, self._patience)
-                await self._writer.put_history(Branch(1), "")
-        if segment is not None and segment.system_identifier != self._server.system_identifier:
+            if self._writer is None or self._server is None or not self._is_of(segment):
+                await self._ask()
+        assert self._writer is not None and self._server is not None, "they were asked for"
+        if segment is not None and not self._is_of(segment):
             raise Refused(
                 f"this WAL is of the PostgreSQL {segment.system_identifier}, and the group's is "
                 f"{self._server.system_identifier}: a copy must not archive into its source's archive. Switch its "
                 "archive_mode off"
             )
         return self._writer
+
+    def _is_of(self, segment: _Segment | None) -> bool:
+        """Whether this is the WAL of the server that was asked last; a history file does not tell."""
+        known = self._server.system_identifier if self._server is not None else None
+        return segment is not None and segment.system_identifier == known
+
+    async def _ask(self) -> None:
+        """Who the server is now: one that was made anew in the same place has another archive."""
+        source = await self._source()
+        try:
+            server = await source.identify()
+        finally:
+            await source.close()
+        if self._writer is not None:
+            if self._server is not None and self._server.system_identifier == server.system_identifier:
+                return
+            await self._writer.close()
+        writer = ArchiveWriter(self._keys, server, self._stores, self._optional, self._patience)
+        await writer.put_history(Branch(1), "")
+        self._server, self._writer, self._branches = server, writer, {1: Branch(1)}
 
     async def _branch(self, timeline: int) -> Branch:
         if timeline not in self._branches:

@@ -133,6 +133,18 @@ async def test_what_must_not_be_archived_is_refused(rig: Rig) -> None:
         assert code == 1 and "is not what its name says" in said
 
 
+async def test_a_server_that_was_made_anew_has_an_archive_of_its_own(rig: Rig) -> None:
+    async with serving(rig):
+        assert (await rig.push(*rig.segment(0)))[0] == 0
+        old = rig.segment(1)
+        rig.server = FakeServer("8000", seed=2)
+        assert await rig.push(*rig.segment(0, identifier=8000)) == (0, "")
+        code, said = await rig.push(*old)
+        assert code == 1 and "is of the PostgreSQL 7000, and the group's is 8000" in said
+    folders = {key.split("/")[2] for store in rig.stores for key in store.objects if "/pieces/" in key}
+    assert folders == {"7000", "8000"}
+
+
 async def test_a_location_that_is_down_is_no_success(sealer: Sealer, opener: Opener, tmp_path: Path) -> None:
     broken = FaultyStore("far", hang=lambda number, key: "/pieces/" in key)
     rig = Rig(sealer, opener, tmp_path, [MemoryStore("a"), broken])
