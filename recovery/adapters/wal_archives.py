@@ -14,7 +14,7 @@ from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import WalStream
 from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_listing import LIST_SECONDS, Held, answers, listed
-from recovery.adapters.wal_locations import ArchiveLocations
+from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations
 from recovery.backup.catalogue import Catalogue, Survey
 from recovery.backup.layout import manifest_key
 from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
@@ -67,16 +67,18 @@ class PostgresWalArchives:
         identifier = await _identifier(login, rule.slot)
         locations = ArchiveLocations(required, group.name, identifier, self.keys.verifier)
         standing = await locations.standing()
+        optional = OptionalLocations([store for store in stores if store not in required], locations)
         budget = ArchiveBudget(flush_seconds=rule.flush_interval.total_seconds(), patience=PATIENCE)
         archiver = WalArchiver(keys, stores, optional=[*rule.optional_locations, *standing.away], budget=budget)
 
         def told(state: ArchiveState) -> None:
-            known = {**dict(state), "behind": {**standing.away, **state.behind}}
+            known = {**dict(state), "behind": {**standing.away, **optional.behind(state.behind)}}
             report(WalProgress(region=region, epoch=order.epoch, **known))
 
         await _first_of(
             archiver.run(WalStream(login, rule.slot), told),
             locations.returned(standing) if standing.away else None,
+            optional.keep_filled(standing.waited[0]) if rule.optional_locations else None,
         )
 
     async def follow(self, group: GroupSnapshot, region: str, archived: str) -> str:
@@ -220,9 +222,9 @@ async def _identifier(login: PostgresLogin, slot: str) -> str:
         await stream.close()
 
 
-async def _first_of(archiving: Coroutine[Any, Any, None], returning: Coroutine[Any, Any, str] | None) -> None:
+async def _first_of(*work: Coroutine[Any, Any, Any] | None) -> None:
     """Ends with the archiver's error, or when a location that was away is complete again."""
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in (archiving, returning) if each is not None]
+    tasks = [asyncio.create_task(each) for each in work if each is not None]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

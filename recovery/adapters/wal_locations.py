@@ -1,4 +1,4 @@
-"""Which locations a session of the WAL archive waits for, and how one that was away is completed again.
+"""Which locations a session of the WAL archive waits for, and how those that it does not wait for are completed.
 
 A server must not wait for the location of a region that is lost, nor for one that refuses: its disk would fill, and
 what it writes would be archived nowhere. So a session begins with the locations that answer and take what they lack.
@@ -8,8 +8,9 @@ The others are filled as soon as they do, and then waited for again, from the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import structlog
 
@@ -26,6 +27,7 @@ LIST_SECONDS = 15.0  # without a name of the pieces
 FILLED_AT_ONCE = 64 << 20  # bytes that a location may lack to be filled before a session begins
 FILL_SECONDS = 60.0  # for that
 LOOK_AGAIN_SECONDS = 15.0
+OPTIONAL_SECONDS = 60.0  # between two fills of a location that nobody waits for
 NEARLY = 8  # pieces: a fill that copied no more has caught up
 AWAY = (Unreachable, Refused, NotFound, NoSpace, TimeoutError)
 """What a location says that cannot be waited for. NotOurs is no such word: it is about what the location holds."""
@@ -112,6 +114,36 @@ class ArchiveLocations:
                     continue
                 if copied <= NEARLY:
                     return store.name
+
+
+class OptionalLocations:
+    """Those that no session waits for: what they miss is copied to them while one runs."""
+
+    def __init__(self, stores: Sequence[ObjectStore], locations: ArchiveLocations) -> None:
+        self._stores, self._locations = stores, locations
+        self._behind: dict[str, str] = {}
+        self._filled: dict[str, str] = {}  # by location: what was known to be missing when it was last filled
+
+    def behind(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What a session says of the locations, without what was copied since."""
+        self._behind = dict(told)
+        return {name: why for name, why in told.items() if self._filled.get(name) != why}
+
+    async def keep_filled(self, source: ObjectStore) -> NoReturn:
+        """Fills them at first, and again whenever they missed something."""
+        where = self._locations
+        while True:
+            for store in self._stores:
+                missing = self._behind.get(store.name, "")
+                if self._filled.get(store.name) == missing:
+                    continue
+                try:
+                    await fill_archive(source, store, where.group, where.system_identifier, where.verifier)
+                except RecoveryError as error:
+                    log.warning("an optional location could not be filled", location=store.name, why=str(error))
+                else:
+                    self._filled[store.name] = missing
+            await asyncio.sleep(OPTIONAL_SECONDS)
 
 
 @dataclass(frozen=True, order=True)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from recovery.adapters import wal_locations
-from recovery.adapters.wal_locations import ArchiveLocations, Standing
+from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations, Standing
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.wal.reader import WalArchive
 from recovery.domain.wal_archive import merged
@@ -51,6 +51,11 @@ def names(standing: Standing) -> list[str]:
 async def archived_bytes(store: MemoryStore) -> int:
     (timeline,) = await WalArchive(store, "shop", "7000", verifier()).timelines()
     return sum(each.size for each in merged(piece.range for piece in timeline.pieces))
+
+
+async def held_bytes(store: MemoryStore) -> int:
+    """The same, also where nothing is archived yet."""
+    return await archived_bytes(store) if await store.folders("shop/postgres-wal/7000/") else 0
 
 
 async def test_all_that_answer_are_waited_for(rig: Rig, stores: list[Switched]) -> None:
@@ -158,3 +163,31 @@ async def test_what_a_location_holds_that_is_not_this_servers_ends_the_session(
     stores[1].fault = lambda number, key: error
     with pytest.raises(type(error)):
         await locations(stores).standing()
+
+
+async def test_what_an_optional_location_misses_is_copied_to_it(
+    rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, spare = stores
+    monkeypatch.setattr(wal_locations, "OPTIONAL_SECONDS", 0.01)
+    optional = OptionalLocations([spare], locations([near]))
+    rig.server.write(SEGMENT)
+    await rig.archive([near])
+    filling = asyncio.create_task(optional.keep_filled(near))
+
+    async def filled(behind: dict[str, str], left: dict[str, str]) -> None:
+        async with asyncio.timeout(10):
+            while optional.behind(behind) != left or await held_bytes(spare) != await held_bytes(near):
+                await asyncio.sleep(0.005)
+
+    try:
+        await filled({}, {})
+        rig.server.write(SEGMENT)
+        await rig.archive([near])
+        missed = {"far": "it misses the second unit", "away": "no answer"}
+        assert optional.behind(missed) == missed
+        await filled(missed, {"away": "no answer"})
+        assert optional.behind({"far": "it misses a third"}) == {"far": "it misses a third"}
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
