@@ -66,7 +66,7 @@ class WalPolicy(Section):
     )
     optional_locations: list[Name] = Field(
         default_factory=list,
-        description="Locations that the server's WAL does not wait for: one that fails misses pieces.",
+        description="Locations that the server's WAL does not wait for: what one misses is copied to it afterwards.",
         examples=[["backup-secondary"]],
     )
     retained_warning: Annotated[Size, AfterValidator(size_between(64 * 1024**2, 1024**5))] = Field(
