@@ -1,4 +1,4 @@
-"""``drctl diverged list | fetch``: the WAL that returned primaries alone had, which a reprotect put aside."""
+"""``drctl diverged list | fetch``: what returned primaries alone had, put aside before they followed again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drctl import words
 from drctl.output import ConfigFile, Form, Output, examples, print_json
 from drctl.session import load_config, run, stores
 from drctl.tables import console
-from recovery.domain.divergence import SealedWal
+from recovery.domain.divergence import SealedFiles
 from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -26,18 +26,19 @@ app = typer.Typer(
     name="diverged",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="List and open the WAL that returned primaries alone had.",
+    help="List and open what returned primaries alone had.",
 )
 
 
 @dataclass(frozen=True)
 class PutAside:
-    """What one reprotect put aside on this machine."""
+    """What was put aside on this machine at one return: by a reprotect (PostgreSQL), or by the region's guard."""
 
     group: str
     region: str
+    store: str
     folder: Path
-    index: SealedWal
+    index: SealedFiles
 
     @property
     def document(self) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class PutAside:
             "id": self.folder.name,
             "group": self.group,
             "region": self.region,
+            "store": self.store,
             "folder": str(self.folder),
             **self.index.model_dump(mode="json"),
         }
@@ -52,28 +54,29 @@ class PutAside:
 
 @app.callback()
 def diverged() -> None:
-    """List and open the WAL that returned primaries alone had."""
+    """List and open what returned primaries alone had."""
 
 
 @app.command("list", epilog=examples("drctl diverged list", "drctl diverged list --group shop --output json"))
 def show(group: GroupFilter = None, config: ConfigFile = None, output: Form = Output.TEXT) -> None:
-    """List what was put aside on this machine, beside the data directories of the configuration.
+    """List what was put aside on this machine: WAL beside the data directories, Redis's data and the messages of
+    streams in the guards' state folder.
 
-    Run it on the host of the returned primary. Which transactions are in it stands in the report of the reprotect.
+    Run it on the host of the returned primary. Which transactions and messages are in it stands in the run's report.
     """
     found = run(_found(load_config(config), group))
     if output is Output.JSON:
         print_json([each.document for each in found])
         return
     table = Table(
-        "Id", "Group", "Region", "Put aside", Column("Files", justify="right"), Column("WAL", justify="right"),
-        Column("Folder", overflow="fold"),
+        "Id", "Group", "Region", "Store", "Put aside", Column("Files", justify="right"),
+        Column("Size", justify="right"), Column("Folder", overflow="fold"),
     )  # fmt: skip
     for each in found:
         files = each.index.files
         table.add_row(
-            each.folder.name, each.group, each.region, words.moment(each.index.saved_at), str(len(files)),
-            words.size(sum(file.size for file in files)), str(each.folder),
+            each.folder.name, each.group, each.region, each.store, words.moment(each.index.saved_at),
+            str(len(files)), words.size(sum(file.size for file in files)), str(each.folder),
         )  # fmt: skip
     out = console()
     out.print(table if found else "nothing was put aside on this machine")
@@ -82,44 +85,66 @@ def show(group: GroupFilter = None, config: ConfigFile = None, output: Form = Ou
 @app.command(epilog=examples("drctl diverged fetch 1a2b3c4d5e6f --into /var/tmp/diverged"))
 def fetch(
     name: Annotated[str, typer.Argument(metavar="ID", help="Which one, as drctl diverged list shows it.")],
-    into: Annotated[Path, typer.Option("--into", file_okay=False, help="The folder that gets the WAL files.")],
+    into: Annotated[Path, typer.Option("--into", file_okay=False, help="The folder that gets the files.")],
     group: GroupFilter = None,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
     """Open what was put aside, with this machine's age key (keys.identities), and check it.
 
-    The files are those of the old primary's pg_wal; read them with pg_waldump.
+    WAL is read with pg_waldump, an RDB file by a redis-server; messages are JSON, one a line.
     """
     loaded = load_config(config)
-    files = run(_fetch(loaded, group, name, into.resolve()))
+    store, files = run(_fetch(loaded, group, name, into.resolve()))
     if output is Output.JSON:
         print_json({"id": name, "files": [str(file) for file in files]})
         return
-    segments = [file.name for file in files if not file.name.endswith(".history")]
     out = console()
     out.print(f"{words.plural(len(files), 'file')} opened into {into.resolve()}, and whole", soft_wrap=True)
-    if segments:
-        out.print(f"Read them: pg_waldump --path {into.resolve()} {segments[0]} {segments[-1]}", soft_wrap=True)
+    if how := _read_with(store, files, into.resolve()):
+        out.print(how, soft_wrap=True)
+
+
+def _read_with(store: str, files: list[Path], folder: Path) -> str:
+    match store:
+        case "postgres":
+            segments = [file.name for file in files if not file.name.endswith(".history")]
+            return f"Read them: pg_waldump --path {folder} {segments[0]} {segments[-1]}" if segments else ""
+        case "redis":
+            server = f"redis-server --port 7777 --dir {folder} --dbfilename {files[0].name} --appendonly no"
+            return f"Look into it: {server}"
+        case _:
+            return "Each line is a message: seq, subject, time, hdrs and data (base64)"
 
 
 async def _found(config: Config, group: str | None) -> list[PutAside]:
-    from recovery.adapters.postgres.diverged_folder import diverged_beside, read_index, runs_below
+    from recovery.adapters.diverged_folder import read_index, runs_below
 
     def look() -> list[PutAside]:
         return [
-            PutAside(name, region, folder, read_index(folder))
+            PutAside(name, region, store, folder, read_index(folder))
             for name in ([group] if group is not None else config.groups)
-            for region, own in config.group(name).regions.items()
-            if own.postgres.data_directory is not None
-            for folder in runs_below(diverged_beside(Path(own.postgres.data_directory)))
+            for region in config.group(name).regions
+            for store, place in _places(config, name, region)
+            for folder in runs_below(place)
         ]
 
     return await asyncio.to_thread(look)
 
 
-async def _fetch(config: Config, group: str | None, name: str, into: Path) -> list[Path]:
-    from recovery.adapters.postgres.diverged_folder import open_diverged
+def _places(config: Config, group: str, region: str) -> list[tuple[str, Path]]:
+    """Where something may have been put aside, by store."""
+    from recovery.adapters.diverged_folder import diverged_below, diverged_beside
+
+    data_directory = config.group(group).regions[region].postgres.data_directory
+    places = [("postgres", diverged_beside(Path(data_directory)))] if data_directory is not None else []
+    state_folder = Path(config.guards.state_folder) / region
+    return places + [(store, diverged_below(state_folder, store, group)) for store in ("redis", "nats")]
+
+
+async def _fetch(config: Config, group: str | None, name: str, into: Path) -> tuple[str, list[Path]]:
+    """Of which store it is, and the files."""
+    from recovery.adapters.diverged_folder import open_diverged
 
     found = await _found(config, group)
     chosen = [each for each in found if each.folder.name == name]
@@ -130,4 +155,4 @@ async def _fetch(config: Config, group: str | None, name: str, into: Path) -> li
         opener = (await wiring.keys()).opener
         if opener is None:
             raise BadInput("no private key is on this machine: expected keys.identities with one that is at hand here")
-        return await open_diverged(chosen[0].folder, opener, into)
+        return chosen[0].store, await open_diverged(chosen[0].folder, opener, into)

@@ -271,7 +271,14 @@ class _Wiring:
 
         server = await redis_server(self.config, self.secrets, snapshot.name, self.region)
         others = {region: upstream for region, upstream in peers.items() if region != self.region}
-        return GuardedRedis(server, self.folder, group=snapshot.name, peers=others, strength=self._strength)
+        return GuardedRedis(
+            server,
+            self.folder,
+            recipients=self.config.keys.recipients,
+            group=snapshot.name,
+            peers=others,
+            strength=self._strength,
+        )
 
     async def _nats(self, snapshot: GroupSnapshot, peers: Mapping[str, Upstream]) -> GuardedStore:
         from recovery.adapters.nats.guarded import GuardedStreams
@@ -282,6 +289,7 @@ class _Wiring:
             snapshot.streams,
             fence_file=self.folder / f"nats-{snapshot.name}.conf",
             state_folder=self.folder,
+            recipients=self.config.keys.recipients,
             group=snapshot.name,
             peers={region: upstream for region, upstream in peers.items() if region != self.region},
             strength=self._strength,

@@ -31,6 +31,7 @@ from activities.runs import RunSteps
 from activities.services import ServiceSteps
 from activities.standbys import StandbySteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
+from recovery.adapters.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.guard_client import GuardClient
 from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
@@ -43,7 +44,6 @@ from recovery.adapters.patroni import PatroniPromotion
 from recovery.adapters.pgbouncer import PgBouncerRouting
 from recovery.adapters.postgres import LocalPostgres
 from recovery.adapters.postgres.binaries import PostgresBinaries
-from recovery.adapters.postgres.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.postgres.standbys import LocalStandbys
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import asyncpg
 
+from recovery.adapters.diverged_folder import objects_of
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import Connection, connected, quoted
 from recovery.adapters.postgres.refusal import let_clients_in, take_down
@@ -306,7 +307,7 @@ def _as_store_divergence(saved: Divergence, region: str) -> StoreDivergence:
         until=saved.end_lsn,
         bytes=saved.bytes,
         transactions=saved.count,
-        files=[f"{saved.place}/{file.name}.*.zst.age" for file in saved.files],
+        files=[objects_of(saved.place, file.name) for file in saved.files],
         listed=listed[:LISTED],
         saved_at=datetime.now(UTC),
         detail=saved.summary(),

@@ -1,8 +1,9 @@
-"""What an old primary accepted after its history forked from the new primary's: WAL, and the transactions in it."""
+"""What an old primary accepted after its history forked from the new primary's: files of it, and the transactions."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from recovery.domain.recovery_point import StoredObject
 
 
 class SavedFile(Recorded):
-    """One file that was put aside: a WAL segment or a timeline's history."""
+    """One file that was put aside: a WAL segment, a timeline's history, an RDB file, or messages."""
 
     name: str
     size: int
@@ -25,10 +26,11 @@ class SealedFile(SavedFile):
     objects: list[StoredObject] = Field(default_factory=list)
 
 
-class SealedWal(Recorded):
-    """What one reprotect put aside."""
+class SealedFiles(Recorded):
+    """What was put aside at one return. ``about``: what a guard tells of it, once all of it is there."""
 
     saved_at: datetime
+    about: dict[str, Any] | None = None
     files: list[SealedFile] = Field(default_factory=list)
 
 

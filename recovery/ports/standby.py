@@ -22,7 +22,7 @@ Refusing = Literal["never", "standby", "always"]
 
 
 class DivergenceSink(Protocol):
-    """Where diverged WAL is put aside, sealed: ``SealedFolder`` of the adapter."""
+    """Where what diverged is put aside, sealed: ``recovery.adapters.diverged_folder.SealedFolder``."""
 
     @property
     def place(self) -> str:

@@ -14,6 +14,7 @@ from recovery.adapters.nats.connection import LOST, connected
 from recovery.adapters.nats.guarded import GuardedStreams
 from recovery.ports.guard import Upstream
 from tests.integration.nats_servers import OwnNats, own_nats, publish
+from tests.integration.put_aside import RECIPIENTS
 
 STREAMS = ("events", "audit")
 
@@ -40,7 +41,14 @@ class Pair:
 def guard_of(server: OwnNats, other: OwnNats | None = None, streams: tuple[str, ...] = STREAMS) -> GuardedStreams:
     peers = {other.domain: Upstream(other.domain, "127.0.0.1", other.port)} if other else {}
     state = server.folder / "state"
-    return GuardedStreams(server.server, streams, fence_file=server.fence_file, state_folder=state, peers=peers)
+    return GuardedStreams(
+        server.server,
+        streams,
+        fence_file=server.fence_file,
+        state_folder=state,
+        recipients=RECIPIENTS,
+        peers=peers,
+    )
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

@@ -19,6 +19,7 @@ from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import Strength
 from recovery.errors import Refused, Unreachable
 from recovery.ports.guard import Catching, Tended, Upstream
+from tests.integration.put_aside import RECIPIENTS, the_one_below
 from tests.integration.redis_servers import OwnRedis, demoted, limit, own_redis
 
 
@@ -59,13 +60,17 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0)
         await asyncio.sleep(0.02)
 
 
+def guard_of(own: OwnRedis, state: Path, **peers: Upstream) -> GuardedRedis:
+    return GuardedRedis(own.server, state, recipients=RECIPIENTS, peers=peers)
+
+
 @contextlib.asynccontextmanager
 async def a_pair(folder: Path, **settings: object) -> AsyncIterator[Pair]:
     a = OwnRedis(folder / "a", **settings)  # type: ignore[arg-type]
     b = OwnRedis(folder / "b", **settings)  # type: ignore[arg-type]
     with own_redis(a, b):
         await asyncio.gather(a.start(), b.start())
-        pair = Pair(a, b, *(GuardedRedis(each.server, folder / f"state-{each.folder.name}") for each in (a, b)))
+        pair = Pair(a, b, *(guard_of(each, folder / f"state-{each.folder.name}") for each in (a, b)))
         await pair.guard_a.promote(1, owner=True)
         await a.fill(1000)
         await pair.guard_b.follow(pair.upstream(a))
@@ -89,7 +94,7 @@ async def test_a_started_server_refuses_writes_until_it_is_promoted(tmp_path: Pa
     own = OwnRedis(tmp_path / "a")
     with own_redis(own):
         await own.start()
-        store = GuardedRedis(own.server, tmp_path / "state")
+        store = guard_of(own, tmp_path / "state")
         assert isinstance(store, Tended)
         assert isinstance(store, Catching)
         await store.secure()
@@ -121,7 +126,7 @@ async def test_a_configuration_that_would_start_a_primary_is_no_fence(tmp_path: 
     own = OwnRedis(tmp_path / "a", lines=("replicaof no one",))
     with own_redis(own):
         await own.start()
-        store = GuardedRedis(own.server, tmp_path / "state")
+        store = guard_of(own, tmp_path / "state")
         await store.tend()
         state = await store.observe()
         assert state.strength is Strength.MANUAL
@@ -204,7 +209,7 @@ async def test_a_planned_end_loses_nothing_under_load(pair: Pair, asks_peers: bo
     await until(lambda: _reached(acknowledged, 500))
     guard_a = pair.guard_a
     if asks_peers:
-        guard_a = GuardedRedis(pair.a.server, pair.a.folder / "state", peers={"b": pair.upstream(pair.b)})
+        guard_a = guard_of(pair.a, pair.a.folder / "state", b=pair.upstream(pair.b))
     began = time.monotonic()
     final = await guard_a.end_in_order(5)
     ended = time.monotonic()
@@ -243,7 +248,7 @@ async def test_a_planned_end_without_a_complete_replica_leaves_the_primary_as_it
     pair.b.send(signal.SIGCONT)
 
 
-async def test_a_returned_primary_is_saved_before_it_follows(pair: Pair) -> None:
+async def test_a_returned_primary_is_saved_before_it_follows(pair: Pair, tmp_path: Path) -> None:
     await pair.guard_b.wait_for((await pair.guard_a.observe()).position or "", 5)
     await pair.guard_b.stop_receiving()
     await pair.a.fill(7, "acknowledged-and-not-taken-over")
@@ -254,13 +259,16 @@ async def test_a_returned_primary_is_saved_before_it_follows(pair: Pair) -> None
     state = await pair.guard_a.follow(pair.upstream(pair.b))
 
     assert state.role is StoreRole.STANDBY
-    (saved,) = (pair.guard_a._follower.saved).glob("*.rdb")
-    assert state.divergence is not None
-    assert state.divergence.files == [str(saved)]
-    assert state.divergence.bytes > 0
+    aside = pair.guard_a._follower.aside.folder
+    (file,) = state.divergence.files if state.divergence is not None else []
+    assert file.startswith(f"{aside}/") and file.endswith(".rdb.*.zst.age")
+    assert state.divergence is not None and state.divergence.bytes > 0
     assert (await pair.guard_a.follow(pair.upstream(pair.b))).divergence == state.divergence  # asked again
     assert await pair.a.ask("DBSIZE") == 1003
-    reader = OwnRedis(saved.parent / "reader", append_only=False, lines=(f"dbfilename {saved.name}",))
+    for path in aside.rglob("*.*"):
+        assert b"acknowledged-and-not-taken-over" not in path.read_bytes(), "sealed, as recovery points are"
+    saved = await the_one_below(aside, tmp_path / "opened")
+    reader = OwnRedis(tmp_path / "reader", append_only=False, lines=(f"dbfilename {saved.name}",))
     with own_redis(reader):
         reader.folder.mkdir()
         (reader.folder / saved.name).write_bytes(saved.read_bytes())

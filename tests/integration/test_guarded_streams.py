@@ -19,6 +19,7 @@ from recovery.domain.guarding import StoreRole
 from recovery.errors import Refused, Unreachable
 from tests.integration.nats_pair import STREAMS, Pair, a_pair, a_pair_with_events, accepts_writes, guard_of, until
 from tests.integration.nats_servers import OwnNats, publish
+from tests.integration.put_aside import the_one_below
 from tests.integration.redis_servers import demoted
 
 
@@ -181,7 +182,7 @@ async def test_a_planned_end_without_a_complete_mirror_is_no_success(pair: Pair)
     assert await accepts_writes(pair.a)
 
 
-async def test_what_only_a_returned_region_holds_is_saved_before_it_mirrors(pair: Pair) -> None:
+async def test_what_only_a_returned_region_holds_is_saved_before_it_mirrors(pair: Pair, tmp_path: Path) -> None:
     pair.b.end()
     async with connected(pair.a.application) as client:
         for number in range(7):
@@ -199,9 +200,11 @@ async def test_what_only_a_returned_region_holds_is_saved_before_it_mirrors(pair
 
     state = await pair.guard_a.follow(pair.upstream(pair.b))
 
-    (saved,) = (pair.a.folder / "state" / "divergence" / "nats-default").glob("*.jsonl")
-    assert state.divergence is not None
-    assert (state.divergence.messages, state.divergence.files) == (7, [str(saved)])
+    aside = pair.a.folder / "state" / "divergence" / "nats-default"
+    assert state.divergence is not None and state.divergence.messages == 7
+    (file,) = state.divergence.files
+    assert file.startswith(f"{aside}/") and file.endswith("/events-101-107.jsonl.*.zst.age")
+    saved = await the_one_below(aside, tmp_path / "opened")
     assert state.divergence.listed[0].startswith("events 101 events.order ")
     assert (await pair.guard_a.follow(pair.upstream(pair.b))).divergence == state.divergence  # asked again
     messages = [json.loads(line) for line in saved.read_text().splitlines()]

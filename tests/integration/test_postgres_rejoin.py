@@ -13,8 +13,8 @@ from typing import Literal
 
 import pytest
 
+from recovery.adapters.diverged_folder import SealedFolder, open_diverged
 from recovery.adapters.postgres import standby_files as files
-from recovery.adapters.postgres.diverged_folder import SealedFolder, open_diverged
 from recovery.adapters.postgres.host import INCOMPLETE
 from recovery.adapters.postgres.rejoin_folders import Work, begin_rewind, write_work
 from recovery.adapters.postgres.standbys import LocalStandbys

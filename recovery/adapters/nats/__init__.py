@@ -3,7 +3,8 @@
 What `workers/guard.py` builds::
 
     server = NatsServer(host, port, NatsLogin(user="recovery", password="...", tls=None))
-    store = GuardedStreams(server, streams, fence_file=folder / "nats-shop.conf", state_folder=folder, group="shop",
+    store = GuardedStreams(server, streams, fence_file=folder / "nats-shop.conf", state_folder=folder,
+                           recipients=["age1..."], group="shop",
                            peers={"eu-west-1": Upstream(...)})     # a GuardedStore and a Tended
 
 ``fence_file`` is included by the NATS server's configuration, inside ``authorization`` or inside the group's account::

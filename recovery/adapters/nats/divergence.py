@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
 
+from recovery.adapters.diverged_folder import DivergedFolders, objects_of
 from recovery.adapters.nats.connection import NOT_FOUND, ApiError, api
 from recovery.adapters.nats.streams import fork
 from recovery.domain.handover import StoreDivergence
@@ -24,8 +24,8 @@ LONGEST_SEARCH = 100_000  # messages compared before everything counts as diverg
 
 @dataclass(frozen=True)
 class SavedTail:
-    """``file``: one message a line, as the API gives it (``seq``, ``subject``, ``time``, ``hdrs`` and ``data`` in
-    base64), ready to be published again."""
+    """``file`` names sealed objects: one message a line, as the API gives it (``seq``, ``subject``, ``time``, ``hdrs``
+    and ``data`` in base64), ready to be published again."""
 
     stream: str
     fork: int
@@ -85,59 +85,61 @@ async def last_common(ours: Client, theirs: Client, own: dict[str, Any], other: 
     return 0
 
 
-async def save_tail(client: Client, info: dict[str, Any], common: int, folder: Path) -> SavedTail:
-    """Writes ``<stream>-<first>-<last>.jsonl`` into ``folder``. One that was written before is not written again.
+async def save_tail(client: Client, info: dict[str, Any], common: int, aside: DivergedFolders) -> SavedTail:
+    """Seals ``<stream>-<first>-<last>.jsonl`` into a folder. One that was saved as a whole before is not saved again.
 
-    Raises OSError where it cannot be written, ApiError, and what a connection raises.
+    The folder's name ends with the time of the last message: after two failovers at one sequence two tails have equal
+    numbers and are two all the same.
+
+    Raises OSError where it cannot be written, Unreachable where a sealing process died, ApiError, and what a connection
+    raises.
     """
     stream, last = info["config"]["name"], int(info["state"]["last_seq"])
     first = max(common + 1, int(info["state"]["first_seq"]))
+    nothing = SavedTail(stream, common, last, 0, None)
     if first > last or not info["state"]["messages"]:
-        return SavedTail(stream, common, last, 0, None)
-    target = folder / f"{stream}-{first}-{last}.jsonl"
-    if target.exists():
-        return await asyncio.to_thread(_saved, target, stream, common, last)
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    partial, written = target.with_suffix(".partial"), 0
-    await asyncio.to_thread(partial.write_bytes, b"")
-    partial.chmod(0o600)
-    for lower in range(first, last + 1, WINDOW):
-        window = range(lower, min(lower + WINDOW, last + 1))
-        found = [each for each in await asyncio.gather(*(message(client, stream, n) for n in window)) if each]
-        await asyncio.to_thread(_append, partial, found)
-        written += len(found)
-    await asyncio.to_thread(_complete, partial, target)
-    if not written:
-        return SavedTail(stream, common, last, 0, None)
-    return await asyncio.to_thread(_saved, target, stream, common, last)
+        return nothing
+    name = f"{stream}-{first}-{last}"
+    place = f"{name}-{re.sub('[^0-9TZ]', '', str(info['state'].get('last_ts', '')))}"
+    if (known := await aside.about(place)) is not None:
+        return SavedTail(**{**known, "listed": tuple(known["listed"])})
+    reading = _Reading(client, stream, first, last)
+    lines = reading.lines()
+    begin = await anext(lines, None)
+    if begin is None:
+        return nothing
+    async with aside.open(place) as folder:
+        await folder.store(f"{name}.jsonl", _onwards(begin, lines))
+        file = objects_of(folder.place, f"{name}.jsonl")
+        saved = SavedTail(stream, common, last, reading.messages, file, tuple(reading.listed))
+        await folder.complete(asdict(saved))
+    return saved
 
 
-def _saved(path: Path, stream: str, common: int, last: int) -> SavedTail:
-    count = 0
-    listed: list[str] = []
-    with path.open() as file:
-        for line in file:
-            count += 1
-            if len(listed) < LISTED:
-                found = json.loads(line)
-                listed.append(f"{stream} {found['seq']} {found['subject']} {found['time']}")
-    return SavedTail(stream, common, last, count, str(path), tuple(listed))
+@dataclass
+class _Reading:
+    """Messages from ``first`` to ``last``, counted and listed as they come."""
+
+    client: Client
+    stream: str
+    first: int
+    last: int
+    messages: int = 0
+    listed: list[str] = field(default_factory=list)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        for lower in range(self.first, self.last + 1, WINDOW):
+            window = range(lower, min(lower + WINDOW, self.last + 1))
+            answers = await asyncio.gather(*(message(self.client, self.stream, number) for number in window))
+            found = [each for each in answers if each]
+            self.messages += len(found)
+            for each in found[: LISTED - len(self.listed)]:
+                self.listed.append(f"{self.stream} {each['seq']} {each['subject']} {each['time']}")
+            if found:
+                yield "".join(json.dumps(each) + "\n" for each in found).encode()
 
 
-def _append(path: Path, messages: list[dict[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(each) + "\n" for each in messages)
-
-
-def _complete(partial: Path, target: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    if partial.stat().st_size == 0:
-        partial.unlink()
-        return
-    partial.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+async def _onwards(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for each in rest:
+        yield each

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
 
+from recovery.adapters.diverged_folder import DivergedFolders
 from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.divergence import SavedTail, last_common, save_tail
@@ -54,7 +54,9 @@ async def make_mirror(own: Client, source: Source, domain: str, replicas: int | 
     await api(own, f"STREAM.CREATE.{config['name']}", config)
 
 
-async def follow_one(own: Client, owner: Client, source: Source, domain: str, folder: Path) -> SavedTail | None:
+async def follow_one(
+    own: Client, owner: Client, source: Source, domain: str, aside: DivergedFolders
+) -> SavedTail | None:
     """Makes one local stream a mirror of ``source``; None where it was one already, or did not exist.
 
     A local stream is deleted for it, after the messages were saved that the owner lacks.
@@ -76,7 +78,7 @@ async def follow_one(own: Client, owner: Client, source: Source, domain: str, fo
             f"Stream {name} at its owner has never had a message, and here it has {local['state']['messages']}: it was"
             " made anew there. Promote this region, restore a recovery point there, or delete the stream here."
         )
-    saved = await save_tail(own, local, await last_common(own, owner, local, other), folder)
+    saved = await save_tail(own, local, await last_common(own, owner, local, other), aside)
     await api(own, f"STREAM.DELETE.{name}")
     await make_mirror(own, source, domain, int(local["config"].get("num_replicas") or 1))
     return saved
@@ -117,12 +119,12 @@ async def lag_of(owner: Client, infos: Infos, seen: Mapping[str, Source]) -> flo
     return max(lags) if lags else None
 
 
-async def leave_queue(own: Client, name: str, folder: Path) -> SavedTail | None:
+async def leave_queue(own: Client, name: str, aside: DivergedFolders) -> SavedTail | None:
     """An old work queue: what waits in it is saved, and is not given to workers a second time one day."""
     info = await stream_info(own, name)
     if info is None:
         return None
-    saved = await save_tail(own, info, 0, folder)
+    saved = await save_tail(own, info, 0, aside)
     await api(own, f"STREAM.DELETE.{name}")
     return saved
 

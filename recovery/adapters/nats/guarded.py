@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from nats.aio.client import Client
 
+from recovery.adapters.diverged_folder import DivergedFolders, diverged_below
 from recovery.adapters.listening import accepts
 from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, asking, connected, stream_info
 from recovery.adapters.nats.divergence import SavedTail, told
@@ -52,7 +53,8 @@ class GuardedStreams:
 
     ``fence_file`` is included by the server's configuration (see ``fence``). ``peers`` are the group's NATS servers in
     other regions, as this one reaches them: an orderly end asks their mirrors how far they are. ``state_folder`` keeps
-    what is remembered (``nats-<group>.json``) and what is saved of an old source (``divergence/nats-<group>/``).
+    what is remembered (``nats-<group>.json``) and what is saved of an old source (``divergence/nats-<group>/``), sealed
+    for ``recipients`` (age public keys).
     """
 
     store = "nats"
@@ -64,6 +66,7 @@ class GuardedStreams:
         *,
         fence_file: Path,
         state_folder: Path,
+        recipients: Sequence[str],
         group: str = "default",
         peers: Mapping[str, Upstream] = MappingProxyType({}),
         strength: Strength = Strength.GUARD,
@@ -73,7 +76,7 @@ class GuardedStreams:
         self._streams = sorted(streams)
         self._fence = Fence(server, fence_file)
         self._memory = Memory(state_folder / f"nats-{group}.json")
-        self._saved = state_folder / "divergence" / f"nats-{group}"
+        self._aside = DivergedFolders(diverged_below(state_folder, self.store, group), tuple(recipients))
         self._peers = dict(peers)
         self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
         self._demotions = 0
@@ -321,9 +324,9 @@ class GuardedStreams:
         tails: list[SavedTail | None] = []
         for name, source in seen.items():
             if is_work_queue(source.config):
-                tails.append(await leave_queue(own, name, self._saved))
+                tails.append(await leave_queue(own, name, self._aside))
             else:
-                tails.append(await follow_one(own, owner, source, domain, self._saved))
+                tails.append(await follow_one(own, owner, source, domain, self._aside))
         remembered = await self._memory.load()
         saved = told([tail for tail in tails if tail is not None], datetime.now(UTC))
         if saved is not None or remembered.part == "primary":

@@ -3,7 +3,8 @@
 What `workers/guard.py` builds::
 
     server = RedisServer(host, port, RedisLogin(user=None, password="...", tls=None))
-    store = GuardedRedis(server, state_folder, group="shop", peers={"eu-west-1": Upstream("eu-west-1", host, port)})
+    store = GuardedRedis(server, state_folder, recipients=["age1..."], group="shop",
+                         peers={"eu-west-1": Upstream("eu-west-1", host, port)})
 
 It is a GuardedStore, Tended (the guard calls ``tend`` between orders) and Catching.
 

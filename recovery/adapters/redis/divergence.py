@@ -1,20 +1,22 @@
 """Saves all data of an old primary before it follows the new one, which replaces them.
 
 A replica of nowhere refuses to stream them (``NOMASTERLINK``), and making it a primary for that would be a second one.
-So the server writes its own RDB file (``BGSAVE``), and the guard, which runs on the same host, copies it.
+So the server writes its own RDB file (``BGSAVE``), and the guard, which runs on the same host, seals what it reads
+there: nothing readable is written a second time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from recovery.adapters.listening import Listener, write_durably
+from recovery.adapters.diverged_folder import DivergedFolders, objects_of
+from recovery.adapters.listening import Listener
 from recovery.adapters.redis.connection import Connection, RedisServer, asking
 from recovery.adapters.redis.replication import Replication
 from recovery.domain.handover import StoreDivergence
@@ -22,16 +24,18 @@ from recovery.errors import Refused, Unreachable
 
 SAVE_SECONDS = 600.0
 POLL = 0.05
+PIECE = 1 << 20  # bytes read at once
 
 
 @dataclass(frozen=True)
 class SavedData:
     """``bytes_beyond``: of the replication stream that the new primary lacks; None where the histories are unrelated.
 
-    Opened with ``redis-server --dbfilename``, or by any tool that reads RDB files.
+    ``file`` names the sealed objects of an RDB file of ``size`` bytes.
     """
 
     file: str
+    size: int
     keys: int
     replid: str
     offset: int
@@ -49,7 +53,7 @@ def told(saved: SavedData) -> StoreDivergence:
         region="",
         since=None if saved.fork is None else str(saved.fork),
         until=str(saved.offset),
-        bytes=Path(saved.file).stat().st_size if saved.bytes_beyond is None else saved.bytes_beyond,
+        bytes=saved.size if saved.bytes_beyond is None else saved.bytes_beyond,
         files=[saved.file],
         saved_at=datetime.fromisoformat(saved.saved_at),
         detail=f"all {saved.keys} keys of the old primary were saved in {saved.file};"
@@ -58,32 +62,38 @@ def told(saved: SavedData) -> StoreDivergence:
 
 
 async def save_data(
-    server: RedisServer, listener: Listener, folder: Path, own: Replication, new: Replication
+    server: RedisServer, listener: Listener, aside: DivergedFolders, own: Replication, new: Replication
 ) -> SavedData:
-    """Writes ``<time>-<offset>.rdb`` and ``.json`` into ``folder``; nothing is written twice for one state.
+    """Seals ``<replication id>-<offset>.rdb`` into a folder of that name; nothing is saved twice for one state.
 
     Raises:
         Refused: the server does not save, or its file cannot be read from here.
-        Unreachable: it does not answer, or has not finished after ten minutes.
+        Unreachable: it does not answer, or has not finished after ten minutes; or the folder cannot be written.
     """
     name = f"{own.replid[:12]}-{own.offset}"
-    note, target = folder / f"{name}.json", folder / f"{name}.rdb"
-    if note.exists() and target.exists():
-        return SavedData(**json.loads(note.read_text()))
+    if (known := await aside.about(name)) is not None:
+        return SavedData(**known)
     directory, filename = await _save(server)
     pids = await listener.pids()
-    await asyncio.to_thread(_copy, pids, directory, filename, target)
     fork = new.second_offset - 1 if own.replid == new.replid2 else None
-    saved = SavedData(
-        file=str(target),
-        keys=own.keys,
-        replid=own.replid,
-        offset=own.offset,
-        fork=fork,
-        bytes_beyond=None if fork is None else max(0, own.offset - fork),
-        saved_at=datetime.now(UTC).isoformat(),
-    )
-    await asyncio.to_thread(write_durably, note, json.dumps(asdict(saved), indent=2))
+    try:
+        async with aside.open(name) as folder:
+            with await asyncio.to_thread(_opened, pids, directory, filename) as rdb:
+                await folder.store(f"{name}.rdb", _pieces(rdb))
+                size = os.fstat(rdb.fileno()).st_size
+            saved = SavedData(
+                file=objects_of(folder.place, f"{name}.rdb"),
+                size=size,
+                keys=own.keys,
+                replid=own.replid,
+                offset=own.offset,
+                fork=fork,
+                bytes_beyond=None if fork is None else max(0, own.offset - fork),
+                saved_at=datetime.now(UTC).isoformat(),
+            )
+            await folder.complete(asdict(saved))
+    except OSError as error:
+        raise Unreachable(f"The old primary's data cannot be saved in {aside.folder}: {error}.") from error
     return saved
 
 
@@ -109,25 +119,25 @@ async def _idle(connection: Connection) -> int:
         await asyncio.sleep(POLL)
 
 
-def _copy(pids: list[int], directory: Path, filename: str, target: Path) -> None:
-    """Through the process's own root folder: it may live in a container."""
+def _opened(pids: list[int], directory: Path, filename: str) -> BinaryIO:
+    """Through the process's own root folder: it may live in a container. A later save replaces the name, not this."""
     roots = [Path(f"/proc/{pid}/root") for pid in pids] or [Path("/")]
     source = roots[0] / directory.relative_to("/") / filename
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_suffix(".partial")
     try:
-        scratch.touch(mode=0o600)
-        with source.open("rb") as read, scratch.open("wb") as write:
-            if read.read(5) != b"REDIS":
-                raise Refused(f"{source} is no RDB file, so the old primary's data are not saved.")
-            read.seek(0)
-            shutil.copyfileobj(read, write, 1 << 20)
-            write.flush()
-            os.fsync(write.fileno())
+        found = source.open("rb")
     except PermissionError as error:
         raise Refused(
             f"The old primary's data in {source} cannot be read: run the guard as root, or as the server's user."
         ) from error
     except FileNotFoundError as error:
         raise Unreachable(f"The old primary's data are not in {source}: was its server restarted meanwhile?") from error
-    scratch.replace(target)
+    if found.read(5) != b"REDIS":
+        found.close()
+        raise Refused(f"{source} is no RDB file, so the old primary's data are not saved.")
+    found.seek(0)
+    return found
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, PIECE):
+        yield piece

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from recovery.adapters.diverged_folder import DivergedFolders
 from recovery.adapters.listening import Listener
 from recovery.adapters.redis.connection import Connection, RedisServer, ServerSaid, asking
 from recovery.adapters.redis.divergence import save_data, told
@@ -30,13 +31,13 @@ log = logging.getLogger(__name__)
 class Follower:
     """Of one guarded Redis, whose guard calls it one call after another.
 
-    ``saved``: folder for what is saved of an old primary. ``accept``: the file by which an operator gives data up.
+    ``aside``: where an old primary's data are saved, sealed. ``accept``: the file by which an operator gives data up.
     """
 
     server: RedisServer
     listener: Listener
     memory: Memory
-    saved: Path
+    aside: DivergedFolders
     accept: Path
     link: Link
     _next_try: float = field(default=0.0, init=False)
@@ -79,7 +80,7 @@ class Follower:
                     f" primary; or create {self.accept} to give its data up."
                 )
             return None
-        return told(await save_data(self.server, self.listener, self.saved, now, primary))
+        return told(await save_data(self.server, self.listener, self.aside, now, primary))
 
     def _consented(self) -> bool:
         """Uses the operator's consent up."""

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+from recovery.adapters.diverged_folder import DivergedFolders, diverged_below
 from recovery.adapters.listening import Listener, accepts
 from recovery.adapters.redis.configured import starts_at_rest
 from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking, connected
@@ -42,7 +43,8 @@ class GuardedRedis:
 
     ``peers`` are the group's Redis servers in other regions, as this one reaches them: an orderly end asks them how far
     they are, for a replica acknowledges by itself only once a second. ``state_folder`` keeps what is remembered
-    (``redis-<group>.json``) and what is saved of an old primary (``divergence/redis-<group>/``).
+    (``redis-<group>.json``) and what is saved of an old primary (``divergence/redis-<group>/``), sealed for
+    ``recipients`` (age public keys).
     """
 
     store = "redis"
@@ -52,6 +54,7 @@ class GuardedRedis:
         server: RedisServer,
         state_folder: Path,
         *,
+        recipients: Sequence[str],
         group: str = "default",
         peers: Mapping[str, Upstream] = MappingProxyType({}),
         strength: Strength = Strength.GUARD,
@@ -65,8 +68,8 @@ class GuardedRedis:
         self._memory = Memory(state_folder / f"redis-{group}.json")
         self._accept = state_folder / f"redis-{group}.accept-empty-primary"
         self._link = Link(server)
-        saved = state_folder / "divergence" / f"redis-{group}"
-        self._follower = Follower(server, self._listener, self._memory, saved, self._accept, self._link)
+        aside = DivergedFolders(diverged_below(state_folder, self.store, group), tuple(recipients))
+        self._follower = Follower(server, self._listener, self._memory, aside, self._accept, self._link)
         self._turn = asyncio.Lock()  # orders and ``tend`` one after another; a demotion waits for nobody
         self._demotions = 0
         self._promoting = False

@@ -1,10 +1,10 @@
-"""Diverged WAL is sealed where it is put aside, and opens again with the installation's keys alone."""
+"""What diverged is sealed where it is put aside, and opens again with the installation's keys alone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pyrage
@@ -13,8 +13,8 @@ import zstandard
 from typer.testing import CliRunner
 
 from drctl.main import app
-from recovery.adapters.postgres import diverged_folder
-from recovery.adapters.postgres.diverged_folder import SealedFolder, open_diverged, read_index, runs_below
+from recovery.adapters import diverged_folder
+from recovery.adapters.diverged_folder import DivergedFolders, SealedFolder, open_diverged, read_index, runs_below
 from recovery.backup.sealing import AgeKey, Opener, Sealer, generate_age_key
 from recovery.errors import Corrupt, NotFound, Refused, WrongKey
 from tests.unit.config.conftest import MINIMAL
@@ -116,28 +116,54 @@ async def test_another_key_a_flipped_bit_and_a_lost_object_are_said(
 
 def test_a_folder_that_is_not_there_holds_no_run(tmp_path: Path) -> None:
     assert runs_below(tmp_path / "nowhere") == []
-    with pytest.raises(NotFound, match="no diverged WAL"):
+    with pytest.raises(NotFound, match="nothing that was put aside"):
         read_index(tmp_path)
+
+
+def commands(folder: Path, key: AgeKey, data_directory: Path) -> Callable[..., Awaitable[str]]:
+    """``drctl`` with a configuration of the test's folders; answers what was printed."""
+    (folder / "age.key").write_text(key.secret)
+    text = MINIMAL.read_text()
+    text = text.replace("/run/recovery/region-a/postgres", str(data_directory))
+    text = text.replace("file:/run/recovery/operator.agekey", f"file:{folder / 'age.key'}")
+    text += f"\nguards:\n  state_folder: {folder / 'guard'}\n"
+    (folder / "recovery.yaml").write_text(text)
+
+    async def drctl(*words: str) -> str:
+        arguments = [*words, "--config", str(folder / "recovery.yaml")]
+        done = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return drctl
 
 
 async def test_the_command_lists_and_opens_them(tmp_path: Path, sealer: Sealer, key: AgeKey) -> None:
     data = tmp_path / "pg" / "main"
     await put_aside(diverged_folder.diverged_beside(data) / "1a2b3c4d5e6f", sealer)
-    (tmp_path / "age.key").write_text(key.secret)
-    text = MINIMAL.read_text()
-    text = text.replace("/run/recovery/region-a/postgres", str(data))
-    text = text.replace("file:/run/recovery/operator.agekey", f"file:{tmp_path / 'age.key'}")
-    (tmp_path / "recovery.yaml").write_text(text)
-
-    async def drctl(*words: str) -> str:
-        arguments = [*words, "--config", str(tmp_path / "recovery.yaml")]
-        done = await asyncio.to_thread(CliRunner().invoke, app, arguments)
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
+    drctl = commands(tmp_path, key, data)
     (found,) = json.loads(await drctl("diverged", "list", "-o", "json"))
     assert (found["id"], found["group"], found["region"]) == ("1a2b3c4d5e6f", "shop", "region-a")
     assert "1a2b3c4d5e6f" in await drctl("diverged", "list")
     out = await drctl("diverged", "fetch", "1a2b3c4d5e6f", "--into", str(tmp_path / "opened"))
     assert (tmp_path / "opened" / SEGMENT).read_bytes() == WAL
     assert f"pg_waldump --path {tmp_path / 'opened'} {SEGMENT} {SEGMENT}" in out
+
+
+async def test_the_command_lists_and_opens_what_guards_put_aside(tmp_path: Path, key: AgeKey) -> None:
+    for store, name, content in (("redis", "0123-900.rdb", b"REDIS0011"), ("nats", "events-1-2.jsonl", b"{}\n")):
+        below = diverged_folder.diverged_below(tmp_path / "guard" / "region-b", store, "shop")
+        async with DivergedFolders(below, (key.public,)).open(f"{store}-1") as folder:
+            await folder.store(name, pieces(content))
+            await folder.complete({"keys": 1})
+    drctl = commands(tmp_path, key, tmp_path / "pg")
+    listed = json.loads(await drctl("diverged", "list", "-o", "json"))
+    assert [(each["id"], each["region"], each["store"]) for each in listed] == [
+        ("redis-1", "region-b", "redis"),
+        ("nats-1", "region-b", "nats"),
+    ]
+    into = tmp_path / "opened"
+    out = await drctl("diverged", "fetch", "redis-1", "--into", str(into))
+    assert f"redis-server --port 7777 --dir {into} --dbfilename 0123-900.rdb --appendonly no" in out
+    await drctl("diverged", "fetch", "nats-1", "--into", str(into))
+    assert (into / "events-1-2.jsonl").read_bytes() == b"{}\n"
