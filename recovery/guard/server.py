@@ -33,7 +33,7 @@ from starlette.routing import Route
 
 from recovery.domain.guarding import GuardOrder
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
-from recovery.guard.connections import HEADER_BYTES, BoundedServer, Doors, bounded
+from recovery.guard.connections import HEADER_BYTES, Bounded, BoundedServer, Doors
 from recovery.guard.guard import Guard
 from recovery.guard.orders import Running
 
@@ -120,7 +120,7 @@ class GuardServer:
             lifespan="off",
             timeout_keep_alive=30,
             timeout_graceful_shutdown=1,
-            http=bounded(Doors()),
+            http=Bounded,
             ws="none",
             server_header=False,
             h11_max_incomplete_event_size=HEADER_BYTES,
@@ -131,7 +131,7 @@ class GuardServer:
             config.load()
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"guards.certificate_file and guards.key_file cannot be used: {error}") from None
-        server = _Server(config)
+        server = _Server(config, Doors())
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             while not server.started:
@@ -157,6 +157,7 @@ class GuardServer:
             if not hmac.compare_digest(given, self._token):
                 self._note_stranger(request)
                 return _error(401, "Refused", "the guard's token is missing or another one: see guards.token")
+            request.state.door.know()
             try:
                 return await answer(request)
             except RecoveryError as error:

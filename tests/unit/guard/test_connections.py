@@ -16,7 +16,7 @@ import pytest
 from recovery.adapters.guard_client import GuardClient
 from recovery.guard import connections, process
 from recovery.guard import server as serving
-from recovery.guard.connections import Doors
+from recovery.guard.connections import Door, Doors
 from tests.certificates import self_signed
 from tests.unit.guard.test_address import ORDER, TOKEN, FakeGuard, answering
 
@@ -114,16 +114,76 @@ async def test_a_stranger_sends_no_body_and_no_endless_headers() -> None:
     assert guard.asked == []
 
 
-async def test_many_strangers_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "Doors", lambda: Doors(most=100, from_one_host=10))
-    async with answering(FakeGuard()) as url, strangers(url, 30) as streams:
-        refused = await asyncio.gather(*(ended_after(stream, 0.5) for stream in streams))
-        assert sum(seconds < 0.4 for seconds in refused) == 20
-        for _, writer in streams[:10]:
-            writer.transport.abort()
-        await asyncio.sleep(0.1)
-        async with GuardClient({"b": url}, TOKEN) as client:
-            assert (await client.status("b")).region == "b"
+@pytest.fixture
+def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
+    """Of every address that a test opens: ten strangers, and thirty connections in all."""
+    made = Doors(most=30, strangers=10)
+    monkeypatch.setattr(serving, "Doors", lambda: made)
+    return made
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "in a TLS handshake"])
+async def test_strangers_exhaust_their_bound_and_a_peer_is_answered(tmp_path: Path, doors: Doors, secure: bool) -> None:
+    """They say nothing, and are counted all the same; who is too many ends the oldest of them, not a peer."""
+    certificate, key = self_signed(tmp_path)
+    tls = {"certificate": str(certificate), "key": str(key)} if secure else {}
+    async with (
+        answering(FakeGuard(), **tls) as url,
+        GuardClient({"b": url}, TOKEN, ca_file=str(certificate)) as before,
+        GuardClient({"b": url}, TOKEN, ca_file=str(certificate)) as after,
+    ):
+        assert (await before.status("b")).region == "b"
+        assert doors.strangers == 0, "who has shown the token is none"
+        async with strangers(url, 40) as streams:
+            ended = await asyncio.gather(*(ended_after(stream, 0.5) for stream in streams))
+            assert [seconds < 0.4 for seconds in ended] == [True] * 30 + [False] * 10
+            assert doors.strangers == 10
+            assert (await after.status("b")).region == "b"
+            assert doors.strangers == 9, "the newcomer ended the oldest, and is known now"
+            assert (await before.status("b")).region == "b"
+
+
+async def test_who_left_is_counted_no_longer(doors: Doors) -> None:
+    async with answering(FakeGuard()) as url:
+        async with strangers(url, 10):
+            while doors.strangers < 10:
+                await asyncio.sleep(0.01)
+        while doors.strangers:
+            await asyncio.sleep(0.01)
+
+
+class Shut:
+    """Doors of hosts, and which of them were shut."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self.shut: list[str] = []
+
+    def enter(self, host: str, name: str) -> Door | None:
+        return self._doors.enter(host, lambda: self.shut.append(name))
+
+
+def test_the_most_crowded_host_makes_room() -> None:
+    of = Shut(Doors(most=100, strangers=4))
+    of.enter("peer", "p1")
+    for number in range(3):
+        of.enter("crowd", f"c{number}")
+    of.enter("another", "a1")
+    of.enter("crowd", "c3")
+    assert of.shut == ["c0", "c1"], "never the peer's, although it is older"
+
+
+def test_known_connections_have_a_bound_of_their_own() -> None:
+    of = Shut(Doors(most=2, strangers=2))
+    first, second = of.enter("peer", "p0"), of.enter("peer", "p1")
+    assert first is not None and second is not None
+    first.know()
+    second.know()
+    assert of.enter("peer", "p2") is None
+    assert of.shut == []
+    first.leave()
+    first.leave()
+    assert of.enter("peer", "p3") is not None
 
 
 @pytest.mark.usefixtures("quick")
