@@ -25,6 +25,7 @@ from tests.integration.postgres_servers import eventually, public_folder
 FSYNC = "fsync = on\n"
 ONE = AcknowledgingSet(members=["b"], wait_for=1)
 ANY = AcknowledgingSet(members=["b", "c"], wait_for=1)
+TWO = AcknowledgingSet(members=["b", "c", "d"], wait_for=2)
 ORDER = GuardOrder(group="shop", run="r", epoch=1, source="A", target="B", effect_id="e")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -70,18 +71,18 @@ async def streams(primary: Node, name: str) -> bool:
 
 
 @asynccontextmanager
-async def three() -> AsyncIterator[tuple[Node, Node, Node]]:
-    """B and C with credentials of their own."""
+async def standing_by(*names: str) -> AsyncIterator[tuple[Node, ...]]:
+    """A, and its standbys with credentials of their own."""
     with public_folder() as folder:
-        async with cluster(folder, "a", "b", "c", settings=FSYNC) as (a, b, c):
-            for node in (b, c):
+        async with cluster(folder, "a", *names, settings=FSYNC) as (a, *standbys):
+            for node in standbys:
                 await a.execute(f"CREATE ROLE replicates_{node.name} LOGIN REPLICATION")
                 await node.guarded.demote()
                 user = f"replicates_{node.name}"
                 node.streaming = replace(node.streaming, user=user, slot=node.name, application_name=node.name)
                 node.guarded = node.another_guard()
                 await node.guarded.follow(a.upstream)
-            yield a, b, c
+            yield (a, *standbys)
 
 
 class Peers:
@@ -91,6 +92,8 @@ class Peers:
         self.nodes = nodes
 
     async def stop_receiving(self, region: str, order: GuardOrder) -> Stopped:
+        if region not in self.nodes:
+            raise Unreachable("it is gone")
         node = self.nodes[region]
         position = await node.guarded.stop_receiving()
         return Stopped(region=region, member=str(node.guarded.member), position=position)
@@ -211,7 +214,7 @@ async def test_nothing_is_acknowledged_after_the_member_stopped_and_it_has_all_t
 
 async def test_one_of_two_acknowledges_and_the_target_gets_from_the_other_what_it_lacks() -> None:
     """W < N: C alone had what was acknowledged, and B is promoted."""
-    async with three() as (a, b, c):
+    async with standing_by("b", "c") as (a, b, c):
         kept = Kept(a, members=ANY)
         await kept.until(ANY, ANY)
         confirmed: list[int] = []
@@ -239,6 +242,34 @@ async def test_one_of_two_acknowledges_and_the_target_gets_from_the_other_what_i
         assert set(confirmed) <= set(there) and -1 not in there
         await c.guarded.follow(b.upstream)
         assert not await c.guarded.is_detached()
+
+
+async def test_two_of_three_acknowledge_and_one_that_is_lost_is_not_missed() -> None:
+    """W < N, and R < N: B lacks what C and D acknowledged, D is gone for good, and B is promoted with all of it."""
+    async with standing_by("b", "c", "d") as (a, b, c, d):
+        kept = Kept(a, members=TWO)
+        await kept.until(TWO, TWO)
+        await b.guarded.stop_receiving()
+        confirmed: list[int] = []
+        session = await a.connect()
+        for number in range(1, 50):
+            assert await acknowledged(session, lambda: session.execute(f"INSERT INTO marks VALUES ({number})"))  # noqa: B023
+            confirmed.append(number)
+        await session.close()
+        await d.guarded.demote()
+        late = await a.connect()
+        commit = asyncio.create_task(late.execute("INSERT INTO marks VALUES (-1)"))
+        await eventually(lambda: _waits_for_standby(a, late.get_server_pid()))
+
+        alone = await Quorum(b.guarded, {}, ["D"], Peers({})).judge(TWO, ORDER.model_copy(update={"deadline": 0.1}))
+        assert alone.why_not == "1 of b, c, d confirmed that they receive nothing more, 2 have to; D: it is gone"
+        found = await Quorum(b.guarded, {"C": c.upstream}, ["C", "D"], Peers({"C": c})).judge(TWO, ORDER)
+        assert found.why_not is None and set(found.stopped) == {"b", "c"}
+        assert found.stopped["b"] == found.stopped["c"]
+        await a.guarded.demote()
+        await asyncio.gather(commit, return_exceptions=True)
+        await b.guarded.promote(2)
+        assert set(confirmed) <= set(await b.value("SELECT array_agg(id) FROM marks"))
 
 
 async def test_a_stopped_standby_that_its_service_manager_starts_follows_nobody() -> None:

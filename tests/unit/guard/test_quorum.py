@@ -32,6 +32,52 @@ async def three(
     return a, b, c
 
 
+async def four(regions: Regions, wait_for: int) -> tuple[FakeStandby, FakeStandby, FakeStandby]:
+    """As ``three``, with D: so many of the three standbys acknowledge each commit."""
+    a = FakeStore(role=PRIMARY)
+    standbys = {name: FakeStandby(member=f"standby_{name}") for name in "bcd"}
+    guard = regions.start("a", {"shop": [a]}, others="abcd")
+    for name, standby in standbys.items():
+        standby.sources = {other: each for other, each in standbys.items() if other != name}
+        regions.start(name, {"shop": [standby]}, others="abcd")
+    await until(lambda: "shop" in regions.witness.records and guard.groups["shop"].armed)
+    await asyncio.sleep(10)
+    members = [f"standby_{name}" for name in standbys]
+    regions.witness.change("shop", acknowledging=AcknowledgingSet(members=members, wait_for=wait_for))
+    return standbys["b"], standbys["c"], standbys["d"]
+
+
+@pytest.mark.parametrize(
+    ("wait_for", "silent", "asked_for"),
+    [(1, "", 3), (1, "d", 3), (2, "", 2), (2, "d", 2), (2, "cd", 2), (3, "cd", 1)],
+)
+def test_of_three_members_so_many_have_to_stop_that_any_acknowledgement_meets_one(
+    tmp_path: Path, wait_for: int, silent: str, asked_for: int
+) -> None:
+    """R + W > N: who is silent is not missed where the others are enough, and everything waits where they are not."""
+
+    async def scene(regions: Regions) -> None:
+        b, c, _ = await four(regions, wait_for)
+        regions.peers.cut.update(frozenset(f"b{name}") for name in silent)
+        if "c" not in silent:
+            c.has = 0x900  # acknowledged, and B lacks it
+        await regions.kill("a")
+        order = regions.claim("run-1")
+        if 3 - len(silent) >= asked_for:
+            proof = await regions.guards["b"].fence(order)
+            assert proof.zero_loss and proof.strengths["postgres"] is Strength.SYNCHRONOUS
+            assert len(proof.stopped) >= asked_for and len(proof.stopped) + wait_for > 3
+            assert b.has == (0x300 if "c" in silent else 0x900)
+            return
+        with pytest.raises(Refused) as refused:
+            await regions.guards["b"].fence(order)
+        words = f"{3 - len(silent)} of standby_b, standby_c, standby_d confirmed that they receive nothing more"
+        assert f"{words}, {asked_for} have to" in str(refused.value)
+        assert regions.record().fence is None and regions.witness.leases["a"][0].broken_by is None
+
+    played(tmp_path, scene)
+
+
 def test_enough_members_stop_before_a_promotion_and_the_record_says_what_they_have(tmp_path: Path) -> None:
     async def scene(regions: Regions) -> None:
         _, b, c = await three(regions)

@@ -149,6 +149,7 @@ def strangers_count(
     return judge(claimed, {**stopped, "m1": stopped.get("m1", 0)}, own)
 
 
+@pytest.mark.parametrize(("members", "wait_for"), [(2, 1), (3, 2)])
 @pytest.mark.parametrize(
     "broken",
     [
@@ -161,7 +162,7 @@ def strangers_count(
     ],
     ids=["one-less", "own-is-enough", "strangers", "says-before-it-stops", "resumes", "catches-up-from-anybody"],
 )
-def test_a_broken_rule_is_found(broken: Rules) -> None:
-    found = search(2, 1, broken)
+def test_a_broken_rule_is_found(broken: Rules, members: int, wait_for: int) -> None:
+    found = search(members, wait_for, broken)
     assert found is not None and found.promoted_with is not None
     assert found.acknowledged > found.promoted_with
