@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from workers.client import connect
 from workers.wiring import Wiring
 
 SERVICES = {"postgres", "nats", "redis", "app", "witness", "temporal", "dns", "webhook"}
+GUARDS_ALONE = {"nats", "redis"}
+"""What is a primary by a guard alone."""
 SHOP_MEGABYTES = 10
 TRANSACTIONS_PER_SECOND = 25.0
 # A machine that runs other tests beside these answers a probe late now and then.
@@ -40,43 +42,58 @@ async def guarded_site(
     *,
     environment: Mapping[str, str] | None = None,
     amend: Callable[[dict[str, Any]], None] | None = None,
+    prepare: Callable[[Lab, ArmedInstallation], Awaitable[None]] | None = None,
+    guards: bool = True,
 ) -> AsyncIterator[GuardedSite]:
-    """Starts everything, and ends everything. ``amend`` changes the group's configuration."""
+    """Starts everything, and ends everything.
+
+    ``amend`` changes the group's configuration; ``prepare`` does what else has to be done before guards start. Without
+    ``guards`` there are none, and no store that only a guard would make a primary: no Redis, no JetStream. Such a site
+    cannot be ``reset``.
+    """
     folder = await asyncio.to_thread(_made_folder)
     try:
         async with contextlib.AsyncExitStack() as stack:
-            lab = await Lab.start(guarded=True, services=SERVICES)
+            lab = await Lab.start(guarded=True, services=SERVICES if guards else SERVICES - GUARDS_ALONE)
             stack.push_async_callback(lab.stop)
             home = lab.describe().regions[0]
             await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
-            installation = ArmedInstallation.of(await asyncio.to_thread(_installed, lab, folder, times, amend))
+            installed = await asyncio.to_thread(_installed, lab, folder, times, amend, guards)
+            installation = ArmedInstallation.of(installed)
+            if prepare is not None:
+                await prepare(lab, installation)
             writers, workload = Writers(lab), Workload(lab, transactions_per_second=TRANSACTIONS_PER_SECOND)
             await writers.prepare(home)
-            await lab.hand_over()
-            await installation.start(lab, (GUARD,))
+            if guards:
+                await lab.hand_over()
+                await installation.start(lab, (GUARD,))
             await asyncio.gather(
                 installation.start(lab, (WORKER, MONITOR), environment), workload.start(), writers.start()
             )
             config = await asyncio.to_thread(Config.load, installation.config_file)
             client = await connect(config, Secrets())
             wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
-            guards = await wiring.guards()
-            site = GuardedSite(lab, folder, installation, config, client, wiring, guards, workload, writers, home)
-            await site.reset()
+            asked = await wiring.guards()
+            site = GuardedSite(lab, folder, installation, config, client, wiring, asked, workload, writers, home)
+            if guards:
+                await site.reset()
             yield site
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _installed(
-    lab: Lab, folder: Path, times: FailoverTimes, amend: Callable[[dict[str, Any]], None] | None
+    lab: Lab, folder: Path, times: FailoverTimes, amend: Callable[[dict[str, Any]], None] | None, guards: bool
 ) -> GuardedInstallation:
     installed, yaml = install_guarded(lab, folder, times), YAML()
-    if amend is None:
-        return installed
     for file in installed.files.values():
         document = yaml.load(file)
-        amend(document["groups"][GROUP])
+        if amend is not None:
+            amend(document["groups"][GROUP])
+        if not guards:
+            del document["guards"]
+            for region in document["regions"].values():
+                del region["guard"]
         yaml.dump(document, file)
     return installed
 
