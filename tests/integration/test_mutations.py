@@ -1,6 +1,7 @@
 """Every guard, check and verdict is needed: with it switched off, a named test fails.
 
-A row that no longer fits the source fails with the text that was not found: change the row with the guard.
+A row that no longer fits the source fails with the text that was not found: change the row with the guard. Those of
+``FURTHER`` run with ``-m chaos``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,16 @@ STEPS = "tests/unit/points/test_steps.py"
 CHECKS = "tests/unit/postgres/test_checks.py"
 OWNERSHIP = "tests/unit/activities/test_ownership.py"
 PIPELINE = "tests/unit/backup/test_pipeline.py"
+DEMANDED = "tests/unit/activities/test_demanded_checks.py"
+CHOOSING = "tests/unit/activities/test_choosing_steps.py"
+HANDOVER = "tests/unit/activities/test_handover_steps.py"
+CONSENTS = "tests/unit/workflows/test_consents.py"
+NO_RETURN = "tests/unit/workflows/test_no_return.py"
+STREAMS = "tests/unit/points/test_streams.py"
+WAL = "tests/unit/wal/test_recoveries.py"
+WAL_FILES = "tests/unit/wal/test_files.py"
+WAL_ARCHIVE = "tests/unit/backup/test_wal_archive.py"
+IN_THE_WAY = f"{STREAMS}::test_what_stands_in_the_way_is_said_before_anything_changes"
 BROKEN = f"{CHECKS}::test_a_broken_promise_fails_its_own_check"
 
 
@@ -86,7 +96,8 @@ MUTATIONS = [
         "self.store.put(key, body, if_absent=True, sha256=sha256)", "self.store.put(key, body, sha256=sha256)",
         f"{PIPELINE}::test_of_two_racing_attempts_exactly_one_wins_and_the_loser_cleans_up"),
     row("an equal object is an earlier try of ours", "recovery.backup.upload",
-        "            if not await self._holds(key, body):\n                raise\n", "            raise\n",
+        "            if await self._is_ours(key, body, error):\n                self.uploaded_bytes += len(body)\n",
+        "            raise\n",
         "tests/unit/backup/test_rights.py::test_an_answer_that_was_lost_is_found_out_by_reading"),
     row("what is never changed is written once", "recovery.backup.once",
         "await store.put(key, body, if_absent=True, sha256=sha256)", "await store.put(key, body, sha256=sha256)",
@@ -151,7 +162,7 @@ MUTATIONS = [
         "await check_key(point.manifest, self.keys.opening(), stores)", "pass",
         f"{POINTS}::test_a_key_that_the_manifest_names_and_that_does_not_open_costs_one_object"),
     row("the key, before a restore", "recovery.adapters.restores",
-        "await check_key(point.manifest, self.keys.opening(), self.catalogue(order.group).stores_of(point))", "pass",
+        "await check_key(member.manifest, self.keys.opening(), catalogue.stores_of(member))", "pass",
         f"{RESTORES}::test_a_wrong_key_is_refused_before_any_download"),
     # Targets.
     row("an empty target", "recovery.adapters.restores",
@@ -215,17 +226,113 @@ MUTATIONS = [
     row("only the holder changes the record", "activities.lock",
         "    if record is None or not is_held_by(record, context):\n", "    if record is None:\n",
         f"{OWNERSHIP}::test_who_does_not_hold_the_group_changes_nothing"),
+    # Plans, streams and archived WAL: the first of each, the others below.
+    row("a failure past the pivot undoes nothing", "workflows.engine",
+        "        if self._pivot_started:\n            raise StoppedByOperator(step.name, reason)\n", "",
+        f"{NO_RETURN}::test_a_failure_is_held_and_an_abort_leaves_everything_as_it_is"),
+    row("only persons", "workflows.gates",
+        " or gate.only_persons)", ")",
+        f"{CONSENTS}::test_silence_is_no_consent_where_only_a_persons_word_is"),
+    row("the second person at a gate", "workflows.gates",
+        "self._control.not_by[step.name] = request.requested_by", "pass",
+        f"{CONSENTS}::test_where_two_persons_are_asked_for_the_first_is_not_the_second"),
+    row("the checks of restored data and of targets", "activities.restores",
+        "    if failed:\n        raise error(", "    if False:\n        raise error(",
+        f"{DEMANDED}::test_one_check_that_failed_ends_the_step"),
+    row("streams that are there already", "recovery.adapters.nats.restores",
+        "passed=not there or order.replace,", "passed=True,", IN_THE_WAY),
+    row("recovery target", "recovery.adapters.wal_recovery",
+        "passed=wrong is None,", "passed=True,", f"{WAL}::test_an_end_that_is_not_the_target_is_found_out"),
+]  # fmt: skip
+FURTHER = [
+    # Plans.
+    row("past the pivot nothing is cut off", "workflows.engine",
+        "if self._forward is not None and not self._pivot_started:", "if self._forward is not None:",
+        f"{NO_RETURN}::test_an_abort_in_the_pivot_does_not_cut_in"),
+    row("the pivot is recorded before it starts", "workflows.engine",
+        "        if step.pivot:\n            await self._record_pivot(step)\n", "",
+        f"{NO_RETURN}::test_the_point_of_no_return_is_recorded_before_its_step_starts"),
+    row("the record is asked before anything is undone", "workflows.engine",
+        "if self.plan.locks_group and not await self._may_undo():", "if False:",
+        f"{NO_RETURN}::test_nothing_is_undone_that_the_ownership_record_does_not_permit"),
+    row("a gate that is declined", "workflows.gates",
+        "if consent is Consent.DECLINED:", "if False:",
+        f"{CONSENTS}::test_a_gate_that_is_declined_ends_the_run"),
+    row("silence about what a monitor started", "workflows.gates",
+        "not (automatic or second", "not (second",
+        f"{CONSENTS}::test_silence_is_no_consent_to_what_a_monitor_started"),
+    row("a second person is asked whatever was approved beforehand", "workflows.gates",
+        "if gate.given(context) and not second:", "if gate.given(context):",
+        f"{CONSENTS}::test_where_two_persons_are_asked_for_the_first_is_not_the_second"),
+    row("the second person for a loss", "workflows.amendments",
+        "if group is not None and group.second_person and asked_by == command.actor.strip().lower():", "if False:",
+        f"{CONSENTS}::test_a_loss_is_not_accepted_by_whoever_started_the_run"),
+    row("a name and a reason", "workflows.control",
+        "if not command.actor.strip() or not command.reason.strip():", "if False:",
+        f"{CONSENTS}::test_nothing_is_done_without_a_name_and_a_reason"),
+    row("only what a hold offers", "workflows.control",
+        "if choice not in hold.choices:", "if False:",
+        f"{CONSENTS}::test_what_a_hold_does_not_offer_is_refused"),
+    row("the health endpoints", "activities.services",
+        "        if failed:\n", "        if False:\n",
+        f"{DEMANDED}::test_one_endpoint_that_is_not_well_is_asked_again_until_it_is"),
+    row("the precheck of a target", "activities.choosing",
+        "if blocking and not context.request.force:", "if False:",
+        f"{CHOOSING}::test_a_switchover_needs_a_target_that_is_ready_and_a_failover_only_its_database"),
+    row("a final position that nobody knows", "activities.choosing",
+        "if unknown and not context.request.accept_data_loss:", "if False:",
+        f"{CHOOSING}::test_an_unknown_final_position_proves_nothing"),
+    row("a reason for what costs data", "activities.choosing",
+        "if asked and not context.request.reason.strip():", "if False:",
+        f"{CHOOSING}::test_what_costs_data_or_safety_needs_a_reason"),
+    row("a proof before a promotion", "activities.guarding",
+        "    if context.facts.fence is None:\n        raise Refused(f\"{context.step} needs the proof",
+        "    if False:\n        raise Refused(f\"{context.step} needs the proof",
+        f"{HANDOVER}::test_nothing_is_promoted_without_a_proof"),
+    # Streams.
+    row("a stream's name", "recovery.adapters.nats.restores",
+        "passed=not renamed,", "passed=True,", IN_THE_WAY),
+    row("a server that reads the archives", "recovery.adapters.nats.restores",
+        'name="server version", passed=False,', 'name="server version", passed=True,', IN_THE_WAY),
+    row("replicas on a single server", "recovery.adapters.nats.restores",
+        'name="replicas", passed=False,', 'name="replicas", passed=True,', IN_THE_WAY),
+    row("another restore's streams", "recovery.adapters.nats.restores",
+        " and seen.streams[part.stream].restore_id != order.restore_id",
+        " and not seen.streams[part.stream].restore_id",
+        f"{STREAMS}::test_another_restores_half_is_not_ours"),
+    row("a restored stream beside its point", "recovery.adapters.nats.restores",
+        "passed=not differences,", "passed=True,", f"{STREAMS}::test_a_restored_stream_is_held_against_its_point"),
+    # Archived WAL.
+    row("the target's timeline", "recovery.adapters.wal_recovery",
+        "if reached.timeline != expected:", "if False:", f"{WAL}::test_an_end_that_is_not_the_target_is_found_out"),
+    row("a record that was not replayed", "recovery.adapters.wal_recovery",
+        "if end is not None and end <= until:", "if False:",
+        f"{WAL}::test_an_end_that_is_not_the_target_is_found_out"),
+    row("who may use the socket of the WAL archive", "recovery.adapters.wal_socket",
+        "if self._user_of(writer) in self._users:", "if True:",
+        f"{WAL_FILES}::test_another_user_is_sent_away"),
+    row("a copy does not archive into its source's archive", "recovery.backup.wal.handing",
+        "if segment is not None and not self._is_of(segment):", "if False:",
+        f"{WAL_FILES}::test_what_must_not_be_archived_is_refused"),
+    row("a segment is what its name says", "recovery.backup.wal.handing",
+        "if address != span.start or len(body) != size or timeline > number:", "if False:",
+        f"{WAL_FILES}::test_what_must_not_be_archived_is_refused"),
+    row("other WAL under an equal name", "recovery.backup.wal.location",
+        "if there.plain_sha256 != record.plain_sha256:", "if False:",
+        f"{WAL_ARCHIVE}::test_another_whole_unit_is_refused"),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-async def outcomes() -> dict[str, dict[str, Any]]:
-    """All mutations in one process, which loads the libraries once."""
+async def outcomes(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """All mutations that are asked for in one process, which loads the libraries once."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.integration.mutant",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
-    wanted = [{**asdict(mutation), "tests": [mutation.test]} for mutation in MUTATIONS]
+    params = (getattr(getattr(item, "callspec", None), "params", {}) for item in request.session.items)
+    asked = [found["mutation"] for found in params if isinstance(found.get("mutation"), Mutation)]
+    wanted = [{**asdict(mutation), "tests": [mutation.test]} for mutation in asked]
     try:
         output, _ = await process.communicate(json.dumps(wanted).encode())
     finally:
@@ -236,11 +343,13 @@ async def outcomes() -> dict[str, dict[str, Any]]:
     return {outcome["name"]: outcome for outcome in found}
 
 
-def names() -> Iterator[str]:
-    return (mutation.name for mutation in MUTATIONS)
-
-
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=names())
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        *(pytest.param(mutation, id=mutation.name) for mutation in MUTATIONS),
+        *(pytest.param(mutation, id=mutation.name, marks=pytest.mark.chaos) for mutation in FURTHER),
+    ],
+)
 async def test_a_guard_that_is_switched_off_is_missed(outcomes: dict[str, dict[str, Any]], mutation: Mutation) -> None:
     outcome = outcomes[mutation.name]
     assert outcome["broken"] == []
@@ -248,4 +357,4 @@ async def test_a_guard_that_is_switched_off_is_missed(outcomes: dict[str, dict[s
 
 
 def test_every_mutation_has_a_name_of_its_own() -> None:
-    assert len(set(names())) == len(MUTATIONS)
+    assert len({mutation.name for mutation in [*MUTATIONS, *FURTHER]}) == len(MUTATIONS) + len(FURTHER)

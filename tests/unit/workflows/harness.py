@@ -19,6 +19,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from recovery.domain.plan import PlanContext, StepOutcome
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
+PATIENCE = 50  # turns of the event loop, for which a wait with a timeout waits, however long that is
 
 
 @dataclass
@@ -31,11 +32,19 @@ class Script:
     started: list[str] = field(default_factory=list)
     present: set[str] = field(default_factory=set)
     undone: list[str] = field(default_factory=list)
+    owned: list[str] = field(default_factory=list)  # what the engine itself asked of the ownership record
+    refuses: set[str] = field(default_factory=set)  # of these
+    error: str = ""  # the type of the errors by which steps fail
 
     async def call(self, name: str) -> StepOutcome:
         """An activity, with the cancellation type that waits until the activity has ended."""
         if name.startswith("undo "):
             return await self._undo(name.removeprefix("undo "))
+        if " " in name:  # an observation, or a question of the engine's own
+            self.owned.append(name)
+            if name in self.refuses:
+                raise failed(name) from ApplicationError("refused")
+            return StepOutcome()
         self.started.append(name)
         try:
             for _ in range(self.ticks[name]):
@@ -59,7 +68,7 @@ class Script:
 
     def _fail(self, name: str, side: str) -> None:
         if self.fails.get(name) == side:
-            raise failed(name) from ApplicationError("told to fail")
+            raise failed(name) from ApplicationError("told to fail", type=self.error or None)
 
 
 def failed(name: str) -> ActivityError:
@@ -80,6 +89,15 @@ def _as_temporal(error: asyncio.CancelledError) -> CancelledError:
     return cancelled
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the others go on until it is so; AssertionError where it never is."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not become true")
+
+
 @contextmanager
 def temporal(script: Script) -> Iterator[None]:
     """Temporal's functions, as far as the engine uses them."""
@@ -91,7 +109,11 @@ def temporal(script: Script) -> Iterator[None]:
         return await asyncio.wait(tasks, **options)
 
     async def wait_condition(condition: Callable[[], bool], *, timeout: timedelta | None = None) -> None:
+        turns = 0
         while not condition():
+            if timeout is not None and turns >= PATIENCE:
+                raise TimeoutError
+            turns += 1
             await asyncio.sleep(0)
 
     info = SimpleNamespace(run_id="run", first_execution_run_id="run", workflow_id="wf", workflow_start_time=NOW)
