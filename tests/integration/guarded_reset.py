@@ -28,7 +28,7 @@ async def reset(site: GuardedSite) -> None:
     for region in (*site.installation.regions, OUTSIDE):
         if any(server.region == region and server.state == "frozen" for server in state.servers):
             await site.lab.thaw(region)
-    await _restart_what_ended(site)
+    await restart_what_ended(site)
     await _end_plans(site)
     await site.became_active(await site.owner())
     if not await site.follows():
@@ -36,7 +36,7 @@ async def reset(site: GuardedSite) -> None:
     await _steady(site)
 
 
-async def _restart_what_ended(site: GuardedSite) -> None:
+async def restart_what_ended(site: GuardedSite) -> None:
     """All at once; what attends to stores comes after them."""
     ended = [server for server in site.lab.describe().servers if server.state in ("killed", "exited")]
     ours = [
@@ -60,15 +60,20 @@ async def _end_plans(site: GuardedSite) -> None:
             await site.client.get_workflow_handle(run.id).terminate("the test is over")
 
 
-async def _reprotect(site: GuardedSite) -> None:
-    """Stores that are clean follow by themselves; what was a primary waits for a plan."""
+async def wait_for_roles(site: GuardedSite, region: str) -> None:
+    """Waits until the region's guard says of all its stores what they are, and none is a primary."""
 
     async def answers() -> bool:
-        status = await site.status(site.other)
+        status = await site.status(region)
         states = [store for group in status.groups for store in group.stores] if status else []
         return bool(states) and all(store.role not in (StoreRole.UNREACHABLE, StoreRole.PRIMARY) for store in states)
 
-    await site.eventually(answers, 60, f"the guard of {site.other} did not say what stands there")
+    await site.eventually(answers, 60, f"the guard of {region} did not say what stands there")
+
+
+async def _reprotect(site: GuardedSite) -> None:
+    """Stores that are clean follow by themselves; what was a primary waits for a plan."""
+    await wait_for_roles(site, site.other)
     if await site.follows():
         return
     await site.no_plans()

@@ -1,26 +1,34 @@
 """A worker, and Temporal, killed at every step of a failover on real stores; and calls that are paused past the ttl.
 
-`make test` lets one failover meet several of them, ``-m chaos`` takes each by itself.
+`make test` lets one failover meet several of them, ``-m chaos`` takes each by itself, and kills workers at the steps of
+other plans that move data or ownership.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import pytest
 
 from lab.state import GUARD, OUTSIDE, WORKER
+from recovery.domain.report import RunReport, RunState
 from tests.integration.armed_site import Arms
+from tests.integration.guarded_reset import restart_what_ended, wait_for_roles
 from tests.integration.guarded_site import GuardedSite
 from tests.integration.guarded_verdicts import survived
+from workflows.plans import PLANS
 from workflows.plans.failover import FAILOVER
-from workflows.steps import Step, Where
+from workflows.steps import Plan, Step, Where
 
 NOT_HERE = {"confirm-fence", "route-clients", "drain-connections"}
 """There are guards, and no poolers; and the worker of the lost region is gone already."""
 STEPS = [step for step in FAILOVER.steps() if step.name not in NOT_HERE]
+HANDED_OVER = ("fence-primary", "promote-postgres", "promote-redis", "promote-streams", "switch-dns")
+TAKEN_BACK = ("fence-target", "promote-source", "return-records")
+REPROTECTED = ("save-divergence", "rejoin-database", "start-following")
 Strike = tuple[str, str, str]
 TAKEN: tuple[Strike, ...] = (
     ("worker", "fence-primary", "before"),
@@ -67,8 +75,61 @@ async def test_killed_at_steps_of_the_failover(guarded: GuardedSite, strikes: tu
     await survived(guarded, await guarded.failover(90), killed)
 
 
-def _arm(site: GuardedSite, what: str, name: str, side: str) -> Arms:
-    worker = Arms(site, _place_of(site, next(step for step in STEPS if step.name == name)), WORKER)
+@pytest.mark.chaos
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("name", HANDED_OVER)
+async def test_a_switchover_survives_its_worker(guarded: GuardedSite, name: str, side: str) -> None:
+    target, began = guarded.other, time.time()
+    report = await _with_a_loss(guarded, "Switchover", name, side, approve=True)
+    assert report.state is RunState.COMPLETED and not report.returned, report.error
+    await _moved_to(guarded, target, began)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("name", TAKEN_BACK)
+async def test_a_switchover_that_is_taken_back_survives_its_worker(guarded: GuardedSite, name: str, side: str) -> None:
+    source, began = guarded.active, time.time()
+    await guarded.kill(guarded.other, "app")
+    report = await _with_a_loss(guarded, "Switchover", name, side, approve=True)
+    assert report.state is RunState.COMPLETED and report.returned, report.error
+    await _moved_to(guarded, source, began)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("name", REPROTECTED)
+async def test_a_reprotect_survives_its_worker(guarded: GuardedSite, name: str, side: str) -> None:
+    former = guarded.active
+    killed = await guarded.kill(former)
+    await survived(guarded, await guarded.failover(), killed)
+    await restart_what_ended(guarded)
+    await wait_for_roles(guarded, former)
+    report = await _with_a_loss(guarded, "Reprotect", name, side, region=former)
+    assert report.state is RunState.COMPLETED, report.error
+    assert "postgres" in {each.store for each in report.divergences}, "what only it held is saved"
+    await guarded.eventually(guarded.follows, 60, f"{former} does not follow")
+    guarded.never_two_writers()
+
+
+async def _with_a_loss(site: GuardedSite, plan: str, name: str, side: str, **request: Any) -> RunReport:
+    """The plan, whose worker is killed at this step and started again."""
+    worker = _arm(site, "worker", name, side, PLANS[plan])
+    handle = await site.start(plan, **request)
+    await worker.struck()
+    await worker.restart()
+    return await site.ended(handle)
+
+
+async def _moved_to(site: GuardedSite, region: str, began: float) -> None:
+    await site.became_active(region)
+    await site.service_back(time.time())
+    site.never_two_writers()
+    assert await site.lost_since(began) == []
+
+
+def _arm(site: GuardedSite, what: str, name: str, side: str, plan: Plan = FAILOVER) -> Arms:
+    worker = Arms(site, _place_of(site, next(step for step in plan.steps() if step.name == name)), WORKER)
     worker.arm(f"activity {name}", side=side, action="kill" if what == "worker" else "hold")
     return worker
 
