@@ -105,6 +105,11 @@ def options(**chosen: Any) -> SearchRestoreOptions:
     return SearchRestoreOptions(chosen.pop("restore_id", f"restore-{secrets.token_hex(4)}"), **chosen)
 
 
+def completed(chosen: SearchRestoreOptions, *indices: str) -> dict[str, str]:
+    """The marks that a restore leaves."""
+    return dict.fromkeys(indices, f"{chosen.restore_id}:done")
+
+
 def names(source: SearchSource) -> list[str]:
     return [part.index for part in source.indices]
 

@@ -8,7 +8,7 @@ import pytest
 
 from recovery.errors import BadInput, NotFound, Refused, RestoreFailed
 from recovery.ports.search import SearchAdvance
-from tests.contract.search_contract import FILTER, MARK, Site, names, options, until_marked
+from tests.contract.search_contract import FILTER, MARK, Site, completed, names, options, until_marked
 
 
 class SearchRestores:
@@ -21,12 +21,13 @@ class SearchRestores:
         await site.make("east", "products", 7)
         source = await site.point()
         seen: list[SearchAdvance] = []
-        restored = await site.west.restore(source, options(wait_for="green", replicas=0), seen.append)
+        chosen = options(wait_for="green", replicas=0)
+        restored = await site.west.restore(source, chosen, seen.append)
         assert restored.indices == {"orders-1": "orders-1", "products": "products"}
         assert (restored.docs, restored.status, restored.moved, restored.notes) == (47, "green", {}, [])
         assert await site.docs("west") == {"orders-1": 40, "products": 7}
         assert await site.aliases("west") == await site.aliases("east")
-        assert await site.settings("west", MARK) == {}
+        assert await site.settings("west", MARK) == completed(chosen, "orders-1", "products")
         assert (seen[-1].shards, seen[-1].of_shards) == (3, 3)
         await site.write("west", "orders-1", 1)
         assert (await site.docs("west"))["orders-1"] == 41
@@ -174,7 +175,7 @@ class SearchRestores:
         site.let_go()
         assert (await site.west.restore(source, chosen)).docs == 400
         assert await site.aliases("west") == {"orders": {"current": {}}}
-        assert await site.settings("west", MARK) == {}
+        assert await site.settings("west", MARK) == completed(chosen, "orders")
 
     async def test_two_attempts_at_once_restore_once(self, site: Site) -> None:
         await site.make("east", "orders", 40, aliases={"current": {}})
@@ -184,7 +185,26 @@ class SearchRestores:
         assert [restored.docs for restored in both] == [40, 40]
         assert await site.docs("west") == {"orders": 40}
         assert await site.aliases("west") == {"orders": {"current": {}}}
-        assert await site.settings("west", MARK) == {}
+        assert await site.settings("west", MARK) == completed(chosen, "orders")
+
+    async def test_a_restore_that_is_repeated_after_its_end_keeps_what_was_written_since(self, site: Site) -> None:
+        """Its worker died before it could tell, or the answer of its last request was lost."""
+        await site.make("east", "orders", 40, aliases={"current": {}})
+        await site.make("east", "products", 7)
+        source = await site.point()
+        await site.make("west", "orders", 3)
+        chosen = options(replace=True)
+        assert (await site.west.restore(source, chosen)).replaced == ["orders"]
+        await site.write("west", "orders", 2)
+        again = await site.west.restore(source, chosen)
+        assert (again.indices, again.replaced, again.moved) == ({"orders": "orders", "products": "products"}, [], {})
+        assert await site.docs("west") == {"orders": 42, "products": 7}
+        assert await site.west.remove_restored(chosen.restore_id) == []
+        assert await site.docs("west") == {"orders": 42, "products": 7}
+        later = options(indices=["orders"], rename_pattern="^", rename_replacement="later-")
+        assert (await site.west.restore(source, later)).moved == {"current": ["orders"]}
+        assert (await site.west.restore(source, chosen)).moved == {}
+        assert await site.aliases("west") == {"later-orders": {"current": {}}}
 
     async def test_the_global_state_comes_along_when_it_was_taken(self, site: Site) -> None:
         await site.make("east", "orders", 4)

@@ -15,7 +15,7 @@ from recovery.domain.search import SearchProduct, snapshot_name
 from recovery.errors import BadInput, Contended, NoSpace, NotOurs, Refused, RestoreFailed, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchRepository, SnapshotRequest
 from tests.contract.search_answers import PASSWORD, USER, Index, Snapshot, no_json
-from tests.contract.search_contract import MARK, SearchContract, new_point, options
+from tests.contract.search_contract import MARK, SearchContract, completed, new_point, options
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.contract.search_site import FAST, Doors, FakeSite, doors
 
@@ -158,7 +158,30 @@ async def test_a_restore_that_went_live_is_finished_and_not_undone(one: FakeSite
     with pytest.raises(NotOurs, match="the aliases current point to its indices already"):
         await one.west.remove_restored(chosen.restore_id)
     assert (await one.west.restore(source, chosen)).docs == 49
-    assert await one.settings("west", MARK) == {}
+    assert await one.settings("west", MARK) == completed(chosen, "orders")
+
+
+async def test_a_restore_whose_last_answer_was_lost_is_complete(one: FakeSite) -> None:
+    """Some of its indices say so, the others not yet: none of them is deleted, whoever asks."""
+    await one.make("east", "orders-1", 40)
+    await one.make("east", "orders-2", 40)
+    source = await one.point()
+    one.clusters["west"].lost.add("PUT /orders-1,orders-2/_settings")
+    chosen = options(replace=True)
+    async with SearchSnapshots(one.addresses["west"], limits=SearchLimits(0.2, 0.01)) as impatient:
+        with pytest.raises(Unreachable):
+            await impatient.restore(source, chosen)
+    await one.write("west", "orders-1", 9)
+    one.clusters["west"].indices["orders-2"].settings[MARK] = chosen.restore_id
+    with pytest.raises(NotOurs, match="was completed at .* nothing of it is deleted"):
+        await one.west.remove_restored(chosen.restore_id)
+    again = await one.west.restore(source, chosen)
+    assert (again.docs, again.replaced, again.status) == (89, [], "green")
+    assert await one.settings("west", MARK) == completed(chosen, "orders-1", "orders-2")
+    await one.delete("west", "orders-2")
+    with pytest.raises(Refused, match="was completed at .* before, and orders-1 is what is left of it"):
+        await one.west.restore(source, chosen)
+    assert await one.docs("west") == {"orders-1": 49}
 
 
 async def test_a_restore_of_which_a_part_was_deleted_is_begun_again(one: FakeSite) -> None:

@@ -15,7 +15,16 @@ from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.domain.search import SearchProduct
 from recovery.errors import Unreachable
 from recovery.ports.search import SearchRepository, SnapshotRequest
-from tests.contract.search_contract import MARK, SearchContract, Site, new_point, options, until_begun, until_marked
+from tests.contract.search_contract import (
+    MARK,
+    SearchContract,
+    Site,
+    completed,
+    new_point,
+    options,
+    until_begun,
+    until_marked,
+)
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.system.search_servers import OwnSearch, installed, two_clusters
 
@@ -184,7 +193,7 @@ class Killed:
         again, restored = await asyncio.gather(site.east.snapshot(request), site.west.restore(source, chosen))
         assert (again.shards, again.indices[0].docs, restored.docs) == (1, 400, 400)
         assert await site.aliases("west") == {"orders": {"current": {}}}
-        assert await site.settings("west", MARK) == {}
+        assert await site.settings("west", MARK) == completed(chosen, "orders")
 
 
 class TestOpenSearch(SearchContract, SearchRestores, DataStreams, Killed):

@@ -2,7 +2,8 @@
 
 The mark is an index setting that allocation reads and that excludes no node: ``index.routing.allocation.exclude`` of an
 attribute that none has. It comes into being with the index, in the same change of the cluster's state, so whatever an
-interrupted attempt left behind is known by it, on both products.
+interrupted attempt left behind is known by it, on both products. A completed restore's mark says so and stays: an
+attempt whose end nobody heard of is known by it when it is repeated, and what applications wrote since is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from recovery.adapters.search.connection import SearchConnection, ServerSaid, ba
 from recovery.adapters.search.contents import Names, contents, names, with_setting
 from recovery.adapters.search.repositories import check_registered, verify
 from recovery.adapters.search.snapshots import complete_to_restore, find
-from recovery.adapters.search.watching import await_status
+from recovery.adapters.search.watching import await_status, health
 from recovery.domain.search import (
     SearchIndex,
     SearchProduct,
@@ -100,6 +101,9 @@ class Restore:
 
     async def run(self, progress: SearchProgress | None) -> RestoredIndices:
         server = await self._connection.server()
+        completed = await self._completed()
+        if completed is not None:
+            return completed
         await self._check_snapshot(server)
         if await self._goes_on():
             # What an earlier attempt began cannot always end: a cluster that was restarted has forgotten the restore.
@@ -124,7 +128,7 @@ class Restore:
         except RestoreFailed as error:
             await remove_marked(self._connection, options.restore_id)
             raise RestoreFailed(f"{error} What was restored was deleted again.") from error
-        await unmark(self._connection, self._choice.targets)
+        await mark_completed(self._connection, options.restore_id, self._choice.targets)
         return RestoredIndices(
             indices=self._choice.indices,
             data_streams=self._choice.data_streams,
@@ -133,6 +137,21 @@ class Restore:
             moved=moved,
             replaced=replaced,
             notes=notes + staying,
+        )
+
+    async def _completed(self) -> RestoredIndices | None:
+        """What an earlier attempt completed, whose answer was lost. It is in use: nothing is compared, or deleted."""
+        targets, restore_id = self._choice.targets, self._options.restore_id
+        carrying = await _carrying(self._connection, restore_id)
+        if set(carrying) != set(targets) or not any(carrying.values()):
+            return None
+        await mark_completed(self._connection, restore_id, targets)
+        return RestoredIndices(
+            indices=self._choice.indices,
+            data_streams=self._choice.data_streams,
+            docs=sum(content.docs for content in (await contents(self._connection, targets)).values()),
+            status=(await health(self._connection, targets)).status,
+            notes=["completed by an earlier attempt"],
         )
 
     async def _check_snapshot(self, server: SearchServer) -> None:
@@ -148,12 +167,18 @@ class Restore:
 
     async def _goes_on(self) -> bool:
         """Whether an earlier attempt was accepted; one of which something was deleted meanwhile is begun again."""
-        marked = await _marked(self._connection, self._options.restore_id)
-        if not marked:
+        restore_id = self._options.restore_id
+        carrying = await _carrying(self._connection, restore_id)
+        if not carrying:
             return False
-        if set(marked) == set(self._choice.targets):
+        if set(carrying) == set(self._choice.targets):
             return True
-        await remove_marked(self._connection, self._options.restore_id)
+        if any(carrying.values()):
+            raise Refused(
+                f"Restore {restore_id} was completed at {self._connection.name} before, and {_some(carrying)} is what"
+                " is left of it: begin another restore."
+            )
+        await remove_marked(self._connection, restore_id)
         return False
 
     async def _begin(self, server: SearchServer) -> list[str]:
@@ -245,9 +270,8 @@ class Restore:
 
     async def _compared(self) -> tuple[int, list[str]]:
         """Documents, and notes. Raises RestoreFailed where an index is not what was taken."""
-        marked = await _marked(self._connection, self._options.restore_id)
-        # Fewer than expected were unmarked by another attempt, which has completed them.
-        if unexpected := set(marked) - set(self._choice.targets):
+        carrying = await _carrying(self._connection, self._options.restore_id)
+        if unexpected := set(carrying) - set(self._choice.targets):
             raise RestoreFailed(f"The cluster restored under other names than expected: {_some(unexpected)}.")
         found = await contents(self._connection, self._choice.targets)
         differences: list[str] = []
@@ -299,9 +323,12 @@ class Restore:
 
 async def remove_marked(connection: SearchConnection, restore_id: str) -> list[str]:
     """Deletes what an incomplete restore made; that also ends one that runs. Raises NotOurs once it went live."""
-    marked = await _marked(connection, restore_id)
+    carrying = await _carrying(connection, restore_id)
+    marked = [index for index, completed in carrying.items() if not completed]
     if not marked:
         return []
+    if len(marked) < len(carrying):
+        raise NotOurs(f"Restore {restore_id} was completed at {connection.name}, and nothing of it is deleted.")
     found = await names(connection)
     live = sorted(alias for alias, indices in found.aliases.items() if set(indices) & set(marked))
     if live:
@@ -316,13 +343,21 @@ async def remove_marked(connection: SearchConnection, restore_id: str) -> list[s
     return gone
 
 
-async def unmark(connection: SearchConnection, indices: Collection[str]) -> None:
+async def mark_completed(connection: SearchConnection, restore_id: str, indices: Collection[str]) -> None:
+    """A restore is complete as soon as one of its indices says so: they are many requests."""
     for part in batches(indices):
-        await connection.ask("PUT", f"/{part}/_settings", {MARK: None}, expand_wildcards="all")
+        await connection.ask("PUT", f"/{part}/_settings", {MARK: _completed_mark(restore_id)}, expand_wildcards="all")
 
 
-async def _marked(connection: SearchConnection, restore_id: str) -> list[str]:
-    return [index for index, mark in (await with_setting(connection, MARK)).items() if mark == restore_id]
+async def _carrying(connection: SearchConnection, restore_id: str) -> dict[str, bool]:
+    """Indices with a restore's mark, and whether it says that the restore is complete."""
+    known = {restore_id: False, _completed_mark(restore_id): True}
+    return {index: known[mark] for index, mark in (await with_setting(connection, MARK)).items() if mark in known}
+
+
+def _completed_mark(restore_id: str) -> str:
+    """No id has a colon."""
+    return f"{restore_id}:done"
 
 
 async def _delete(connection: SearchConnection, found: Names, gone: Collection[str]) -> None:
