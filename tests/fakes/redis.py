@@ -53,6 +53,7 @@ class FakeRedis:
     keys: Sequence[int] = (3,)  # of database 0, one look after the other; the last one stays
     moves: bool = False  # whether the offset grows with each look
     link: str = "up"
+    upstream: tuple[str, int] = ("127.0.0.1", 1)  # of a replica
     replid: str = REPLID
     replicas: Sequence[FakeRedis] = ()
     answers: dict[str, bytes] = field(default_factory=dict)  # to a command, instead of ours
@@ -128,7 +129,8 @@ class FakeRedis:
         lines = [f"role:{self.role}", f"master_replid:{self.replid}", f"master_replid2:{'0' * 40}"]
         lines += ["second_repl_offset:-1", f"master_repl_offset:{at}", "repl_backlog_active:1"]
         if self.role == "slave":
-            lines += ["master_host:127.0.0.1", "master_port:1", f"master_link_status:{self.link}"]
+            lines += [f"master_host:{self.upstream[0]}", f"master_port:{self.upstream[1]}"]
+            lines += [f"master_link_status:{self.link}"]
             lines += [f"slave_repl_offset:{at}", "master_last_io_seconds_ago:0", "slave_read_only:1"]
         lines += [
             f"slave{number}:ip=127.0.0.1,port={each.port},state=online,offset={each.offset},lag=0"

@@ -19,6 +19,7 @@ from recovery.ports.postgres import Progress
 from recovery.ports.redis import DumpPlace, RedisRestoreOptions
 from tests.integration.redis_dumps import contents, fill, stored, taken, writing
 from tests.integration.redis_servers import PASSWORD, OwnRedis, own_redis
+from tests.ports import free_port
 
 KEYS = 1000
 
@@ -132,17 +133,25 @@ async def test_what_a_killed_worker_left_is_gone_on_with_or_undone(
     data, described = dump
     target = _Primary(tmp_path / "target", append_only=False)
     recovery = dumps(target)
-    mark = ReplicaMark("restore-1", "before", PASSWORD)
+    gone = free_port()
+    mark = ReplicaMark("restore-1", "before", PASSWORD, ("127.0.0.1", gone))
     with own_redis(target):
         await target.start()
 
-        async def left_behind() -> None:
+        async def left_behind(port: int = gone) -> None:
             """By a worker that ended while the target waited for its scratch server."""
             await target.ask("SET", "old", "value")
             await target.ask("CONFIG", "SET", "masteruser", mark.text())
             await target.ask("CONFIG", "SET", "masterauth", "of-the-scratch-server")
-            await target.ask("REPLICAOF", "127.0.0.1", 1)
+            await target.ask("REPLICAOF", "127.0.0.1", port)
 
+        await left_behind(1)  # and then its guard fenced it
+        with pytest.raises(NotOurs, match="it was left so"):
+            await recovery.remove_restored("restore-1")
+        with pytest.raises(Refused, match="name its primary, or promote it first"):
+            await recovery.restore(stored(data), RedisRestoreOptions("restore-1", replace=True), tmp_path)
+        assert not (await recovery.look()).is_primary
+        await target.ask("REPLICAOF", "NO", "ONE")
         await left_behind()
         with pytest.raises(Refused, match="is at restore restore-1, which did not end"):
             await recovery.restore(stored(data), RedisRestoreOptions("restore-2", replace=True), tmp_path)

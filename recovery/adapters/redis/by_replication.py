@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from recovery.adapters.redis.connection import Connection, RedisServer, asking
+from recovery.adapters.redis.connection import Connection, RedisServer, ServerSaid, asking
 from recovery.adapters.redis.replication import Replication, replication
-from recovery.adapters.redis.scratch import ReplicaLogin, ScratchServer
+from recovery.adapters.redis.scratch import ScratchServer
 from recovery.adapters.redis.server_info import MARK_KEY, functions, server_info
-from recovery.adapters.redis.target import ANSWER_SECONDS, ReplicaMark, Target, TargetState, detach
+from recovery.adapters.redis.target import ANSWER_SECONDS, ReplicaMark, Target, TargetState
 from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions
 
@@ -52,35 +54,51 @@ async def replica_mark(target: Target, state: TargetState, options: RedisRestore
     return ReplicaMark(options.restore_id, user, password)
 
 
-def replica_login(mark: ReplicaMark) -> ReplicaLogin:
-    return ReplicaLogin(mark.text(), secrets.token_urlsafe(32))
-
-
 async def restore_by_replication(
-    target: Target, scratch: ScratchServer, host: str, login: ReplicaLogin, mark: ReplicaMark, silence: float
+    target: Target, scratch: ScratchServer, host: str, mark: ReplicaMark, silence: float
 ) -> tuple[dict[int, int], list[str]]:
     """Keys by database, and function libraries. The target has the mark in its data then, and is a primary.
+
+    Args:
+        host: where the target reaches the scratch server.
+        mark: what the target's login was before.
 
     Raises:
         Refused, RestoreFailed, Unreachable: the target is left as ``Target.remove`` undoes it.
     """
-    async with _ask(scratch.own, "mark the data") as connection:
+    mark = replace(mark, upstream=(host, scratch.port))
+    password = secrets.token_urlsafe(32)
+    hashed = hashlib.sha256(password.encode()).hexdigest()
+    async with _ask(scratch.own, "let a replica log in") as connection:
+        await connection.run("ACL", "SETUSER", mark.text(), "on", f"#{hashed}", "+psync", "+replconf", "+ping")
         await connection.run("SET", MARK_KEY, mark.restore_id)
     async with target.asked("replicate from a scratch server") as connection:
-        await connection.run("CONFIG", "SET", "masteruser", login.user)
-        await connection.run("CONFIG", "SET", "masterauth", login.password)
-        await connection.run("REPLICAOF", host, scratch.port)
-    await _followed(target, scratch, silence)
+        await _attach(connection, mark, password)
+    await _followed(target, scratch, mark, silence)
     found = await _compared(target, scratch)
     async with target.asked("become a primary") as connection:
-        await detach(connection, mark)
+        await target.detach(connection, mark)
         part = await replication(connection)
     if not part.is_primary:
         raise RestoreFailed(f"Redis {target.server} did not become a primary: somebody else made it a replica.")
     return found
 
 
-async def _followed(target: Target, scratch: ScratchServer, silence: float) -> None:
+async def _attach(connection: Connection, mark: ReplicaMark, password: str) -> None:
+    """At once: of an earlier attempt it may replicate from another scratch server, and the mark must say from which."""
+    replies = await connection.pipeline([
+        ("MULTI",),
+        ("CONFIG", "SET", "masteruser", mark.text()),
+        ("CONFIG", "SET", "masterauth", password),
+        ("REPLICAOF", *mark.upstream),
+        ("EXEC",),
+    ])  # fmt: skip
+    for reply in [*replies, *(replies[-1] if isinstance(replies[-1], list) else ())]:
+        if isinstance(reply, ServerSaid):
+            raise reply
+
+
+async def _followed(target: Target, scratch: ScratchServer, mark: ReplicaMark, silence: float) -> None:
     """Returns once the link stands and everything of the scratch server is there.
 
     Raises Unreachable: no progress for ``silence`` seconds.
@@ -93,9 +111,9 @@ async def _followed(target: Target, scratch: ScratchServer, silence: float) -> N
             async with target.asked("say how far it is", silence) as connection:
                 info = await connection.info("replication", "persistence")
                 part = await replication(connection)
+            _check_part(target, part, mark)
             if part.link_up and part.offset >= offset:
                 return
-            _check_part(target, part, scratch)
             progress = " ".join(f"{name} {info[name]}" for name in _PROGRESS if name in info)
         except Unreachable as error:  # it answers nothing while it deletes what it had
             progress = str(error)
@@ -109,8 +127,8 @@ async def _followed(target: Target, scratch: ScratchServer, silence: float) -> N
         await asyncio.sleep(POLL)
 
 
-def _check_part(target: Target, part: Replication, scratch: ScratchServer) -> None:
-    if part.is_primary or (part.upstream is not None and part.upstream[1] != scratch.port):
+def _check_part(target: Target, part: Replication, mark: ReplicaMark) -> None:
+    if part.upstream != mark.upstream:
         raise RestoreFailed(
             f"Redis {target.server} replicates no more from the scratch server: somebody else made it"
             f" {'a primary' if part.is_primary else f'a replica of {part.upstream}'} meanwhile."

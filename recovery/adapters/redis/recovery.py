@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recovery.adapters.point_checks import checked
 from recovery.adapters.process import closing
-from recovery.adapters.redis.by_replication import replica_login, replica_mark, restore_by_replication
+from recovery.adapters.redis.by_replication import replica_mark, restore_by_replication
 from recovery.adapters.redis.bytes_connection import bytes_connected
 from recovery.adapters.redis.connection import RedisServer, asking
 from recovery.adapters.redis.dumps import RedisDumpSource
@@ -137,14 +137,12 @@ class RedisDumps:
         progress: Progress | None,
     ) -> tuple[dict[int, int], list[str]]:
         """By replication where there is a mark for it and ``listening``, else key by key."""
-        login = replica_login(mark) if mark else None
         async with running(
             space,
             program,
             load_seconds=options.load_seconds,
             keep_expired=mark is None,
             listening=listening,
-            replica=login,
         ) as scratch:
             held = await _held(scratch)
             state = await self._target.state()  # loading took its time
@@ -153,9 +151,9 @@ class RedisDumps:
             await self._permitted(options.way)
             try:
                 async with _alive(scratch):
-                    if mark is not None and login is not None and listening is not None:
+                    if mark is not None and listening is not None:
                         found = await restore_by_replication(
-                            self._target, scratch, listening.host, login, mark, options.silence_seconds
+                            self._target, scratch, listening.host, mark, options.silence_seconds
                         )
                     else:
                         found = await self._copy(scratch, held, options, space.bytes, progress)

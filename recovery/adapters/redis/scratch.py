@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.adapters.postgres.folder import no_space
@@ -50,14 +50,6 @@ class Listening:
     bind: str = "127.0.0.1"
     port: int = 0
     tls: ServerTls | None = None
-
-
-@dataclass(frozen=True)
-class ReplicaLogin:
-    """As whom a replica logs in at the scratch server."""
-
-    user: str = field(repr=False)  # it may keep a secret (ReplicaMark)
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
 
 class ScratchSpace:
@@ -113,7 +105,7 @@ async def scratch_space(parent: Path) -> AsyncIterator[ScratchSpace]:
 
 @dataclass(frozen=True)
 class ScratchServer:
-    """``own``: how we ask it; ``port``: where others reach it, 0 where nobody does."""
+    """``own``: how we ask it, and who may do everything; ``port``: where others reach it, 0 where nobody does."""
 
     own: RedisServer
     port: int = 0
@@ -127,14 +119,13 @@ async def running(
     load_seconds: float,
     keep_expired: bool = False,
     listening: Listening | None = None,
-    replica: ReplicaLogin | None = None,
     lines: Sequence[str] = (),
 ) -> AsyncIterator[ScratchServer]:
     """The server, once it has loaded the dump.
 
     Args:
         keep_expired: it counts as a replica (of nowhere), which deletes nothing by itself.
-        listening, replica: where and as whom others log in. Without, there is only the socket.
+        listening: where others log in, once they have a user there. Without, there is only the socket.
         lines: of its configuration, at the end (``loadmodule ...``).
 
     Raises:
@@ -146,7 +137,7 @@ async def running(
             for attempt in range(PORT_ATTEMPTS):
                 port = await asyncio.to_thread(_free_port, listening) if listening else 0
                 admin = secrets.token_urlsafe(32)
-                text = _configuration(space, sockets, admin, keep_expired, listening, port, replica, lines)
+                text = _configuration(space, sockets, admin, keep_expired, listening, port, lines)
                 server = RedisServer(str(sockets / "s"), 0, RedisLogin(password=admin))
                 started = contextlib.AsyncExitStack()
                 try:
@@ -192,7 +183,6 @@ def _configuration(
     keep_expired: bool,
     listening: Listening | None,
     port: int,
-    replica: ReplicaLogin | None,
     lines: Sequence[str],
 ) -> str:
     words = [
@@ -226,8 +216,6 @@ def _configuration(
                 f"tls-ca-cert-file {_quoted(listening.tls.ca)}",
                 "tls-auth-clients optional",
             ]
-    if replica is not None:
-        words.append(f"user {_quoted(replica.user)} on #{_sha256(replica.password)} resetkeys +psync +replconf +ping")
     return "\n".join([*words, *lines]) + "\n"
 
 

@@ -1,8 +1,10 @@
 """The running server that gets a dump: what stands there, whose unfinished restore it is, and how that is undone.
 
 Two marks say so. While the server replicates from a scratch server, the user as whom it logs in there (``masteruser``)
-names the restore, and keeps what ``masteruser`` and ``masterauth`` were before, so that a later attempt can put them
-back. Once the data are there, a key (``MARK_KEY``) stands in database 0 until the restore is completed.
+names the restore and that scratch server, and keeps what ``masteruser`` and ``masterauth`` were before, so that a later
+attempt can put them back. A server that replicates from somewhere else by then was made to by a guard, Sentinel or a
+person, and is never promoted. Once the data are there, a key (``MARK_KEY``) stands in database 0 until the restore is
+completed.
 """
 
 from __future__ import annotations
@@ -29,30 +31,32 @@ _PREFIX = "recovery-restoring"
 
 @dataclass(frozen=True)
 class ReplicaMark:
-    """``masteruser`` of a server that replicates from a restore's scratch server. ``password`` is in no ``repr``."""
+    """``masteruser`` of a server that replicates from a restore's scratch server, which ``upstream`` says once it
+    listens. ``user`` and ``password`` were there before. ``password`` is in no ``repr``."""
 
     restore_id: str
     user: str
     password: str
+    upstream: tuple[str, int] = ("", 0)
 
     def __repr__(self) -> str:
         return f"ReplicaMark({self.restore_id!r})"
 
     def text(self) -> str:
-        before = base64.urlsafe_b64encode(json.dumps([self.user, self.password]).encode()).decode()
-        return f"{_PREFIX}:{self.restore_id}:{before}"
+        kept = [self.user, self.password, *self.upstream]
+        return f"{_PREFIX}:{self.restore_id}:{base64.urlsafe_b64encode(json.dumps(kept).encode()).decode()}"
 
     @classmethod
     def parse(cls, text: str) -> ReplicaMark | None:
         prefix, _, rest = text.partition(":")
-        restore_id, _, before = rest.rpartition(":")
+        restore_id, _, kept = rest.rpartition(":")
         if prefix != _PREFIX or not restore_id:
             return None
         try:
-            user, password = json.loads(base64.urlsafe_b64decode(before))
+            user, password, host, port = json.loads(base64.urlsafe_b64decode(kept))
+            return cls(restore_id, str(user), str(password), (str(host), int(port)))
         except ValueError:
             return None
-        return cls(restore_id, str(user), str(password))
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,17 @@ class Target:
 
     def check_free(self, state: TargetState, options: RedisRestoreOptions) -> None:
         """Raises Refused where it must not be overwritten."""
-        if state.restore_id == options.restore_id:
-            return
-        if state.replica_mark is not None:
+        mark = state.replica_mark
+        if mark is not None and mark.restore_id != options.restore_id:
             raise Refused(
                 f"Redis {self.server} is at restore {state.restore_id}, which did not end: go on with that one, or undo"
                 " it first."
             )
-        if not state.part.is_primary:
+        if not state.part.is_primary and (mark is None or state.part.upstream != mark.upstream):
             raise Refused(
                 f"Redis {self.server} is a replica of {state.part.upstream}: name its primary, or promote it first."
             )
-        if state.is_empty or options.replace:
+        if state.restore_id == options.restore_id or state.is_empty or options.replace:
             return
         held = ", ".join(
             f"{keys} keys in database {number}" for number, keys in sorted(state.info.keys.items()) if keys
@@ -162,7 +165,7 @@ class Target:
             if mark is not None:
                 if mark.restore_id != restore_id:
                     raise NotOurs(f"Redis {self.server} is at restore {mark.restore_id}: it was not touched.")
-                await detach(connection, mark)
+                await self.detach(connection, mark)
             key = await _key_mark(connection)
             if key is None:
                 return mark is not None
@@ -170,6 +173,23 @@ class Target:
                 raise NotOurs(f"Redis {self.server} carries the mark of restore {key}: it was not touched.")
             await empty(connection)
             return True
+
+    async def detach(self, connection: Connection, mark: ReplicaMark) -> None:
+        """A primary again, which logs in elsewhere as it did before.
+
+        Raises NotOurs: it replicates from somewhere else than ``mark`` says; what the connection raises.
+        """
+        part = await replication(connection)
+        if not part.is_primary and part.upstream != mark.upstream:
+            raise NotOurs(
+                f"Redis {self.server} replicates from {part.upstream} by now, as restore {mark.restore_id} did not tell"
+                " it: it was left so, with the restore's masteruser and masterauth. Promote it and undo the restore, or"
+                " set these."
+            )
+        if not part.is_primary:
+            await connection.run("REPLICAOF", "NO", "ONE")
+        await connection.run("CONFIG", "SET", "masterauth", mark.password)
+        await connection.run("CONFIG", "SET", "masteruser", mark.user)  # last: it is the mark
 
     def asked(
         self, purpose: str, seconds: float = ANSWER_SECONDS
@@ -188,13 +208,6 @@ class Target:
             raise Unreachable(
                 f"Redis {self.server} was lost, asked to {purpose}: {str(error) or type(error).__name__}."
             ) from error
-
-
-async def detach(connection: Connection, mark: ReplicaMark) -> None:
-    """A primary again, which logs in elsewhere as it did before. Raises what the connection raises."""
-    await connection.run("REPLICAOF", "NO", "ONE")
-    await connection.run("CONFIG", "SET", "masterauth", mark.password)
-    await connection.run("CONFIG", "SET", "masteruser", mark.user)  # last: it is the mark
 
 
 async def empty(connection: Connection) -> None:

@@ -217,7 +217,7 @@ def test_an_older_server_and_the_other_branch_are_refused_by_name() -> None:
 
 
 def test_a_mark_keeps_what_was_before_it_and_shows_none_of_it() -> None:
-    mark = ReplicaMark("shop:restore:1", "user", 'pass:"word')
+    mark = ReplicaMark("shop:restore:1", "user", 'pass:"word', ("::1", 6379))
     assert ReplicaMark.parse(mark.text()) == mark
     assert "word" not in repr(mark) and "word" not in mark.text()
     for text in ("", "user", "recovery-restoring", "recovery-restoring:1", "recovery-restoring:1:nothing"):
