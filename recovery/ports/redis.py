@@ -108,7 +108,7 @@ class RedisSeen:
     functions: list[str] | None  # names of libraries; None: it has none (6.2), or we may not ask
     max_memory: int  # bytes, 0: no limit
     used_memory: int
-    restore_id: str | None = None
+    restore_id: str | None = None  # None, too, where we may not read keys
 
     @property
     def address(self) -> str:

@@ -1,4 +1,7 @@
-"""A Redis on a socket, as far as a backup asks it: login, INFO, REPLCONF and PSYNC; what it sends can be made wrong."""
+"""A Redis on a socket, as far as a backup asks it: login, INFO, REPLCONF and PSYNC; what it sends can be made wrong.
+
+No key is there, however many it counts.
+"""
 
 from __future__ import annotations
 
@@ -112,6 +115,8 @@ class FakeRedis:
             return b"$%d\r\n%s\r\n" % (len(body), body)
         if words[0] == "REPLCONF":
             return b"+OK\r\n"
+        if words[0] == "GET":
+            return b"$-1\r\n"
         return b"-ERR unknown command\r\n"
 
     def _info(self, section: str) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 from recovery.errors import Refused, Unreachable
 
 LONGEST_REPLY = 64 << 20  # bytes; what we ask for is far smaller
+PASSING = ("LOADING", "BUSY", "MASTERDOWN")
+"""Codes of errors that say nothing but that it cannot answer now: it loads, a script runs, its primary is away."""
 
 
 class ServerSaid(Exception):
@@ -165,7 +167,7 @@ async def asking(server: RedisServer, seconds: float, purpose: str) -> AsyncIter
         async with asyncio.timeout(seconds), connected(server) as connection:
             yield connection
     except ServerSaid as error:
-        if error.code in ("LOADING", "BUSY", "ERR") and ("max number of clients" in str(error) or error.code != "ERR"):
+        if error.code in PASSING or (error.code == "ERR" and "max number of clients" in str(error)):
             raise Unreachable(f"Redis {server} could not {purpose} now: {error}") from error
         raise Refused(f"Redis {server} refused to {purpose}: {error}") from error
     except TimeoutError as error:

@@ -157,8 +157,11 @@ class RedisDumps:
                         )
                     else:
                         found = await self._copy(scratch, held, options, space.bytes, progress)
-                if not options.keep_mark:
-                    await self.complete(options.restore_id)
+                if not options.keep_mark and not await self.complete(options.restore_id):
+                    raise RestoreFailed(
+                        f"The mark of restore {options.restore_id} is gone from Redis {self._target.server}: did"
+                        " somebody empty it meanwhile?"
+                    )
             except BaseException:
                 await asyncio.shield(self._clean_up(options.restore_id))
                 raise

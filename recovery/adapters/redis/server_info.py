@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recovery.adapters.redis.connection import Connection, ServerSaid
+from recovery.adapters.redis.connection import PASSING, Connection, ServerSaid
 from recovery.adapters.redis.replication import keys_in
 from recovery.domain.redis import Product, rdb_version_of
 
@@ -54,10 +54,15 @@ async def newest_rdb_version(connection: Connection, info: ServerInfo) -> int:
 
 
 async def functions(connection: Connection) -> dict[str, list[str]] | None:
-    """Libraries and their functions; None where there are none to be had (6.2), or we may not ask."""
+    """Libraries and their functions; None where there are none to be had (6.2), or we may not ask.
+
+    Raises ServerSaid where it cannot answer now.
+    """
     try:
         listed = await connection.run("FUNCTION", "LIST")
-    except ServerSaid:
+    except ServerSaid as error:
+        if error.code in PASSING:
+            raise
         return None
     found = {}
     for entry in listed:

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, Literal
 
-from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, log_in, opened
+from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisServer, ServerSaid, log_in, opened
 from recovery.errors import Refused, SourceFailed, Unreachable
 
 ANSWER_SECONDS = 10.0
@@ -26,7 +26,7 @@ SILENCE_SECONDS = 60.0
 READ_BYTES = 1 << 20
 MARK_BYTES = 40
 
-_TEMPORARY = ("NOMASTERLINK", "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN")
+_TEMPORARY = (*PASSING, "NOMASTERLINK", "TRYAGAIN")
 _FORBIDDEN = ("NOPERM", "NOAUTH", "WRONGPASS", "DENIED")
 
 Form = Literal["length", "mark"]

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import BytesConnection, bytes_connected
-from recovery.adapters.redis.connection import LOST, Connection, RedisServer, ServerSaid, asking
+from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisServer, ServerSaid, asking
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.server_info import MARK_KEY, ServerInfo, functions, newest_rdb_version, server_info
 from recovery.domain.redis import server_name
@@ -85,21 +85,31 @@ class Target:
     def __init__(self, server: RedisServer) -> None:
         self.server = server
 
-    async def state(self) -> TargetState:
-        """Raises Unreachable, Refused."""
+    async def state(self, *, only_to_see: bool = False) -> TargetState:
+        """``only_to_see``: a login that may not read keys sees none of our marks there; else that is Refused.
+
+        Raises Unreachable, Refused.
+        """
+        found: dict[str, list[str]] | None = None
+        key: str | None = None
         async with self.asked("say what it holds") as connection:
             info = await server_info(connection)
             part = await replication(connection)
-            found = await functions(connection)
             mark = await _replica_mark(connection)
-            key = await _key_mark(connection)
+            if mark is None or part.is_primary:  # else it may answer nothing about its data until its link stands
+                found = await functions(connection)
+                try:
+                    key = await _key_mark(connection)
+                except ServerSaid as error:
+                    if not only_to_see or error.code != "NOPERM":
+                        raise
         async with self.connected("say which dumps it reads") as raw, asyncio.timeout(ANSWER_SECONDS):
             newest = await newest_rdb_version(raw, info)
         return TargetState(info, part, newest, found, mark, key)
 
     async def seen(self) -> RedisSeen:
         """See the port's ``look``."""
-        state = await self.state()
+        state = await self.state(only_to_see=True)
         return RedisSeen(
             host=self.server.host,
             port=self.server.port,
@@ -220,7 +230,9 @@ async def empty(connection: Connection) -> None:
 async def _replica_mark(connection: Connection) -> ReplicaMark | None:
     try:
         answer = await connection.run("CONFIG", "GET", "masteruser")
-    except ServerSaid:  # managed services have no CONFIG, and are never made replicas by us
+    except ServerSaid as error:  # managed services have no CONFIG, and are never made replicas by us
+        if error.code in PASSING:
+            raise
         return None
     return ReplicaMark.parse(str(answer[1])) if answer and len(answer) > 1 and answer[1] else None
 
@@ -228,6 +240,8 @@ async def _replica_mark(connection: Connection) -> ReplicaMark | None:
 async def _key_mark(connection: Connection) -> str | None:
     try:
         value = await connection.run("GET", MARK_KEY)
-    except ServerSaid:  # of another type: not ours
-        return None
+    except ServerSaid as error:
+        if error.code == "WRONGTYPE":  # not ours
+            return None
+        raise
     return None if value is None else str(value)

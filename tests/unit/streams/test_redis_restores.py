@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from recovery.adapters.redis import recovery as redis_recovery
 from recovery.adapters.redis.by_replication import restore_by_replication
+from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import ScratchServer
+from recovery.adapters.redis.server_info import MARK_KEY
 from recovery.adapters.redis.target import ReplicaMark, Target
-from recovery.errors import NotOurs, Refused, RestoreFailed
-from recovery.ports.redis import RedisRestoreOptions
+from recovery.errors import NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.ports.redis import RedisRestoreOptions, RestoredRedis, StoredDump
+from tests.fakes.redis import a_dump
 from tests.fakes.redis_target import FakeTarget
 
 ELSEWHERE = ("10.0.0.9", 6379)
@@ -79,3 +88,110 @@ async def test_a_server_that_is_fenced_after_it_was_compared_stays_fenced() -> N
         with pytest.raises(NotOurs, match=r"replicates from \('127.0.0.1', 1\) by now"):
             await Target(server).detach(connection, MARK)
     assert fake.sent == []
+
+
+LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+BUSY = b"-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
+NOPERM = b"-NOPERM this user has no permissions to run the 'get' command\r\n"
+DOWN = b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "expected"),
+    [
+        ("GET", LOADING, Unreachable),
+        ("GET", BUSY, Unreachable),
+        ("GET", NOPERM, Refused),
+        ("CONFIG", BUSY, Unreachable),
+    ],
+)
+async def test_no_answer_is_not_the_answer_that_there_is_no_mark(
+    command: str, answer: bytes, expected: type[RecoveryError]
+) -> None:
+    fake = FakeTarget(data={MARK_KEY: "r1", "key": "half"}, answers={command: answer})
+    async with fake.serving() as server:
+        with pytest.raises(expected):
+            await RedisDumps(server).remove_restored("r1")
+        with pytest.raises(expected):
+            await Target(server).state()
+        if command == "GET":
+            with pytest.raises(expected):
+                await RedisDumps(server).complete("r1")
+    assert fake.sent == []
+
+
+async def test_a_server_that_cannot_name_its_functions_now_is_not_taken_for_empty() -> None:
+    fake = FakeTarget(answers={"FUNCTION": LOADING})
+    async with fake.serving() as server:
+        with pytest.raises(Unreachable, match="LOADING"):
+            await Target(server).state()
+
+
+async def test_a_key_of_the_marks_name_that_is_no_mark_is_left_alone() -> None:
+    wrong = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+    fake = FakeTarget(data={MARK_KEY: "a list"}, answers={"GET": wrong})
+    async with fake.serving() as server:
+        assert not await RedisDumps(server).remove_restored("r1")
+        assert not await RedisDumps(server).complete("r1")
+        assert (await RedisDumps(server).look()).restore_id is None
+    assert fake.sent == []
+
+
+async def test_a_login_that_may_only_take_dumps_sees_the_server() -> None:
+    fake = FakeTarget(data={"key": "value"}, answers={"GET": NOPERM})
+    async with fake.serving() as server:
+        seen = await RedisDumps(server).look()
+    assert (seen.keys, seen.restore_id) == ({0: 1}, None)
+
+
+async def test_a_server_that_answers_nothing_until_its_link_stands_is_known_by_its_mark() -> None:
+    fake = replicating(MARK.upstream)
+    fake.answers = {"GET": DOWN, "FUNCTION": DOWN}
+    async with fake.serving() as server:
+        assert (await Target(server).state()).restore_id == "r1"
+
+
+@contextlib.asynccontextmanager
+async def restoring(fake: FakeTarget, monkeypatch: pytest.MonkeyPatch, folder: Path) -> AsyncIterator[Any]:
+    """A restore of no keys into it, key by key."""
+    program = RedisProgram(Path("/usr/bin/redis-server"), "redis", "6.2.14")
+
+    async def found(configured: Path | None = None) -> RedisProgram:
+        return program
+
+    @contextlib.asynccontextmanager
+    async def loaded(*asked: object, **settings: object) -> AsyncIterator[ScratchServer]:
+        async with FakeTarget().serving() as scratch:
+            yield ScratchServer(scratch)
+
+    async def dump() -> AsyncIterator[bytes]:
+        yield a_dump()
+
+    async def restore(**options: Any) -> RestoredRedis:
+        chosen = RedisRestoreOptions("r1", "keys", **options)
+        return await RedisDumps(fake.server).restore(StoredDump(dump()), chosen, folder)
+
+    monkeypatch.setattr(redis_recovery, "redis_program", found)
+    monkeypatch.setattr(redis_recovery, "running", loaded)
+    async with fake.serving():
+        yield restore
+
+
+async def test_a_restore_leaves_no_mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = FakeTarget()
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        assert (await restore()).keys == {}
+        assert fake.sent == [f"SET {MARK_KEY} r1", f"DEL {MARK_KEY}"]
+        fake.data["old"] = "value"
+        with pytest.raises(Refused, match="holds data already: 1 keys in database 0"):
+            await restore()
+        assert (await restore(replace=True)).keys == {} and "FLUSHALL" in fake.sent
+
+
+async def test_a_mark_that_is_gone_at_the_end_fails_the_restore(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = FakeTarget(answers={"GET": b"$-1\r\n"})
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        with pytest.raises(RestoreFailed, match="The mark of restore r1 is gone"):
+            await restore()
