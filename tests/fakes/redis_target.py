@@ -12,11 +12,15 @@ OK = b"+OK\r\n"
 
 @dataclass
 class FakeTarget(FakeRedis):
-    """``told`` may change what a REPLICAOF made of it. ``sent`` has what changed something."""
+    """``told`` may change what a REPLICAOF made of it. ``sent`` has what changed something.
+
+    ``written_after``: so many looks pass before an application writes a key.
+    """
 
     data: dict[str, str] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=lambda: {"masteruser": "", "masterauth": ""})
     told: Callable[[FakeTarget], None] = lambda target: None
+    written_after: int | None = None
     queued: list[bytes] | None = None
 
     @property
@@ -66,6 +70,8 @@ class FakeTarget(FakeRedis):
 
     def _info(self, section: str) -> str:
         if section == "keyspace":
+            if self.written_after is not None and self.looks >= self.written_after:
+                self.data.setdefault("written", "by an application")
             return f"db0:keys={len(self.data)},expires=0,avg_ttl=0\r\n" if self.data else ""
         return super()._info(section)
 

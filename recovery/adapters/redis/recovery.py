@@ -220,7 +220,7 @@ class RedisDumps:
         if state.replica_mark is not None:  # of an attempt that went the other way
             await self._target.remove(options.restore_id)
             state = await self._target.state()
-            self._target.check_free(state, options)
+        self._target.check_free(state, options)
         libraries, payload = await _functions(scratch)
         async with (
             bytes_connected(scratch.own, ANSWER_SECONDS) as source,
@@ -230,7 +230,7 @@ class RedisDumps:
             keys = await copy.run(
                 held.keys,
                 function_payload=payload,
-                start_empty=state.restore_id != options.restore_id and not state.is_empty,
+                start_empty=options.replace and state.restore_id != options.restore_id and not state.is_empty,
                 had_functions=bool(state.functions),
             )
         return keys, libraries

@@ -188,6 +188,17 @@ async def test_a_restore_leaves_no_mark(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert (await restore(replace=True)).keys == {} and "FLUSHALL" in fake.sent
 
 
+async def test_a_key_that_an_application_writes_before_the_first_one_is_restored_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server was empty when the restore began, and when its dump was loaded."""
+    fake = FakeTarget(written_after=2)
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        with pytest.raises(Refused, match="holds data already: 1 keys in database 0"):
+            await restore()
+    assert fake.sent == [] and fake.data == {"written": "by an application"}
+
+
 async def test_a_mark_that_is_gone_at_the_end_fails_the_restore(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
