@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import PIECE_BYTES, BytesConnection
 from recovery.adapters.redis.connection import ServerSaid, encoded
-from recovery.adapters.redis.server_info import MARK_KEY, ServerInfo, server_info
+from recovery.adapters.redis.key_mark import is_mark, mark_key
+from recovery.adapters.redis.server_info import ServerInfo, server_info
 from recovery.adapters.redis.target import Target
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import Progress
@@ -109,12 +110,18 @@ class KeyCopy:
                 await self._source.run("SELECT", number)
 
     async def _begin(self, start_empty: bool) -> None:
+        async with self._target.asked("say which keys it takes") as connection:
+            mark = await mark_key(connection)
+        if mark is None:
+            raise RestoreFailed(
+                f"Redis {self._target.server} is of a cluster and has no slots: name one that has keys."
+            )
         async with asyncio.timeout(self._silence):
             await self._sink.run("SELECT", 0)
             await self._sink.run("MULTI")
             if start_empty:
                 await self._sink.run("FLUSHALL")
-            await self._sink.run("SET", MARK_KEY, self._restore_id)
+            await self._sink.run("SET", mark, self._restore_id)
             replies = await self._sink.run("EXEC")
         for reply in replies:
             if isinstance(reply, ServerSaid):
@@ -129,7 +136,7 @@ class KeyCopy:
         while True:
             async with asyncio.timeout(self._silence):
                 cursor, names = await self._source.run("SCAN", cursor, "COUNT", SCAN_COUNT)
-                found = await self._looked_at([name for name in names if number or name != MARK_KEY.encode()])
+                found = await self._looked_at([name for name in names if number or not is_mark(name)])
             for group in _groups(found):
                 await self._group(group, copied)
             yield len(names)

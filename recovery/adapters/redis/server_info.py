@@ -10,7 +10,7 @@ from recovery.adapters.redis.replication import keys_in
 from recovery.domain.redis import Product, rdb_version_of
 
 MARK_KEY = "recovery-restoring"
-"""In database 0 of a server whose restore was not completed; its value is the restore's id."""
+"""In database 0 of a server whose restore was not completed (``key_mark``)."""
 
 _PAYLOAD_TAIL = 10  # of DUMP and FUNCTION DUMP: the RDB version (2 bytes, the lower one first), a CRC64
 

@@ -3,7 +3,7 @@
 Two marks say so. While the server replicates from a scratch server, the user as whom it logs in there (``masteruser``)
 names the restore and that scratch server, and keeps what ``masteruser`` and ``masterauth`` were before, so that a later
 attempt can put them back. A server that replicates from somewhere else by then was made to by a guard, Sentinel or a
-person, and is never promoted. Once the data are there, a key (``MARK_KEY``) stands in database 0 until the restore is
+person, and is never promoted. Once the data are there, a key (``key_mark``) stands in database 0 until the restore is
 completed.
 """
 
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import BytesConnection, bytes_connected
 from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisServer, ServerSaid, asking
+from recovery.adapters.redis.key_mark import key_mark
 from recovery.adapters.redis.replication import Replication, replication
-from recovery.adapters.redis.server_info import MARK_KEY, ServerInfo, functions, newest_rdb_version, server_info
+from recovery.adapters.redis.server_info import ServerInfo, functions, newest_rdb_version, server_info
 from recovery.domain.redis import server_name
 from recovery.errors import NoSpace, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions, RedisSeen
@@ -91,7 +92,7 @@ class Target:
         Raises Unreachable, Refused.
         """
         found: dict[str, list[str]] | None = None
-        key: str | None = None
+        key: tuple[str, str] | None = None
         async with self.asked("say what it holds") as connection:
             info = await server_info(connection)
             part = await replication(connection)
@@ -99,13 +100,13 @@ class Target:
             if mark is None or part.is_primary:  # else it may answer nothing about its data until its link stands
                 found = await functions(connection)
                 try:
-                    key = await _key_mark(connection)
+                    key = await key_mark(connection)
                 except ServerSaid as error:
                     if not only_to_see or error.code != "NOPERM":
                         raise
         async with self.connected("say which dumps it reads") as raw, asyncio.timeout(ANSWER_SECONDS):
             newest = await newest_rdb_version(raw, info)
-        return TargetState(info, part, newest, found, mark, key)
+        return TargetState(info, part, newest, found, mark, key[1] if key else None)
 
     async def seen(self) -> RedisSeen:
         """See the port's ``look``."""
@@ -160,12 +161,13 @@ class Target:
     async def complete(self, restore_id: str) -> bool:
         """See the port."""
         async with self.asked("complete the restore") as connection:
-            mark = await _key_mark(connection)
+            mark = await key_mark(connection)
             if mark is None:
                 return False
-            if mark != restore_id:
-                raise NotOurs(f"Redis {self.server} carries the mark of restore {mark}: it was not touched.")
-            await connection.run("DEL", MARK_KEY)
+            name, owner = mark
+            if owner != restore_id:
+                raise NotOurs(f"Redis {self.server} carries the mark of restore {owner}: it was not touched.")
+            await connection.run("DEL", name)
             return True
 
     async def remove(self, restore_id: str) -> bool:
@@ -176,11 +178,11 @@ class Target:
                 if mark.restore_id != restore_id:
                     raise NotOurs(f"Redis {self.server} is at restore {mark.restore_id}: it was not touched.")
                 await self.detach(connection, mark)
-            key = await _key_mark(connection)
+            key = await key_mark(connection)
             if key is None:
                 return mark is not None
-            if key != restore_id:
-                raise NotOurs(f"Redis {self.server} carries the mark of restore {key}: it was not touched.")
+            if key[1] != restore_id:
+                raise NotOurs(f"Redis {self.server} carries the mark of restore {key[1]}: it was not touched.")
             await empty(connection)
             return True
 
@@ -235,13 +237,3 @@ async def _replica_mark(connection: Connection) -> ReplicaMark | None:
             raise
         return None
     return ReplicaMark.parse(str(answer[1])) if answer and len(answer) > 1 and answer[1] else None
-
-
-async def _key_mark(connection: Connection) -> str | None:
-    try:
-        value = await connection.run("GET", MARK_KEY)
-    except ServerSaid as error:
-        if error.code == "WRONGTYPE":  # not ours
-            return None
-        raise
-    return None if value is None else str(value)

@@ -11,6 +11,7 @@ import pytest
 
 from recovery.adapters.redis import recovery as redis_recovery
 from recovery.adapters.redis.by_replication import restore_by_replication
+from recovery.adapters.redis.key_mark import is_mark, slot_of
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import ScratchServer
@@ -206,3 +207,43 @@ async def test_a_mark_that_is_gone_at_the_end_fails_the_restore(
     async with restoring(fake, monkeypatch, tmp_path) as restore:
         with pytest.raises(RestoreFailed, match="The mark of restore r1 is gone"):
             await restore()
+
+
+@pytest.mark.parametrize("slots", [range(5461), range(9000, 9002)])
+async def test_each_shard_of_a_cluster_carries_its_own_mark(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slots: range
+) -> None:
+    """MARK_KEY itself is in slot 14915, which is another shard's."""
+    fake = FakeTarget(slots=slots)
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        await restore(keep_mark=True)
+        (name,) = fake.data
+        assert slot_of(name) in slots and is_mark(name.encode())
+        recovery = RedisDumps(fake.server)
+        assert (await recovery.look()).restore_id == "r1"
+        with pytest.raises(NotOurs):
+            await recovery.remove_restored("r2")
+        fake.role = "slave"  # a replica shows it, too
+        assert (await recovery.look()).restore_id == "r1"
+        fake.role = "master"
+        assert await recovery.complete("r1") and fake.data == {}
+        await restore(keep_mark=True)
+        assert await recovery.remove_restored("r1") and fake.data == {}
+
+
+async def test_a_shard_without_slots_gets_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = FakeTarget(slots=range(0))
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        with pytest.raises(RestoreFailed, match="is of a cluster and has no slots"):
+            await restore()
+    assert fake.sent == []
+
+
+def test_keys_are_distributed_as_a_cluster_does() -> None:
+    """The answers of CLUSTER KEYSLOT in its documentation, and of the server to our mark."""
+    assert slot_of("somekey") == 11058
+    assert slot_of("foo{hash_tag}") == slot_of("bar{hash_tag}") == 2515
+    assert slot_of(MARK_KEY) == 14915
+    assert slot_of("foo{{bar}}zap") == slot_of("{bar") and slot_of("foo{}{bar}") != slot_of("bar")
+    assert [is_mark(name) for name in (b"recovery-restoring", b"recovery-restoring{12}")] == [True, True]
+    assert not is_mark(b"recovery-restoring{x}") and not is_mark(b"recovery-restoring:12")
