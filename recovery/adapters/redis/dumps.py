@@ -19,7 +19,7 @@ from recovery.adapters.redis.server_info import ServerInfo, functions, server_in
 from recovery.adapters.redis.synchronising import SILENCE_SECONDS, Synchronisation, synchronising
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.redis import KeyCount, RedisSource
-from recovery.errors import Corrupt, NotFound, RecoveryError, SourceFailed
+from recovery.errors import Corrupt, NotFound, RecoveryError, SourceFailed, Unreachable
 from recovery.ports.redis import DUMP_NAME
 
 LOOK_SECONDS = 5.0
@@ -209,8 +209,8 @@ class RedisDumpSource:
                 self._notes.append(f"not checked: {self._program.name} does not read RDB version {head.rdb_version}")
                 return head, None
             return head, await checker.finish()
-        except TimeoutError:
-            self._notes.append("not checked: redis-check-rdb came to no end")
+        except (TimeoutError, Unreachable) as error:
+            self._notes.append(f"not checked: {str(error) or 'redis-check-rdb came to no end'}")
             return head, None
         except Corrupt as error:
             raise SourceFailed(f"The dump that Redis {server} sent is not whole: {error}.") from error

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,11 +20,13 @@ from pathlib import Path
 from recovery.adapters.process import Child, clean_environment, run
 from recovery.adapters.redis.rdb import DumpHead
 from recovery.domain.redis import Product, rdb_version_of, reads, server_name
-from recovery.errors import Corrupt, NotFound
+from recovery.errors import Corrupt, NotFound, Unreachable
 
 NAMES = ("redis-server", "valkey-server")
 CHECK_SECONDS = 60.0  # for what is left to do after the last byte
 _DETECTED = "--- RDB ERROR DETECTED ---"
+_NO_MEMORY = re.compile(r"out of memory|failed allocating (\d+) bytes", re.IGNORECASE)
+_LARGEST_STRING = 512 << 20  # a length beyond that was damaged
 OLDEST = (6, 2)
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+\.\d+\S*)")
 
@@ -77,6 +80,22 @@ async def redis_program(configured: Path | None = None) -> RedisProgram:
     return program
 
 
+def check_judged(name: str, code: int, output: str) -> None:
+    """One that this machine ended, or gave no memory, has said nothing about the dump.
+
+    Args:
+        name: of a server or a checker.
+        code: with which it ended, negative a signal.
+
+    Raises Unreachable.
+    """
+    if code in (-signal.SIGKILL, -signal.SIGTERM):
+        raise Unreachable(f"{name} was ended by signal {-code}: has this machine memory enough?")
+    short = _NO_MEMORY.search(output)
+    if code != 0 and short is not None and int(short[1] or 0) <= _LARGEST_STRING:
+        raise Unreachable(f"{name} got no more memory: this machine has too little of it for the dump.")
+
+
 class DumpChecker:
     """redis-check-rdb, fed with a dump while it passes by: it needs no file."""
 
@@ -92,13 +111,20 @@ class DumpChecker:
         await self._put(data)
 
     async def finish(self) -> str:
-        """Its last words. Raises Corrupt: the dump is damaged, in the checker's words."""
+        """Its last words.
+
+        Raises:
+            Corrupt: the dump is damaged, in the checker's words.
+            Unreachable: this machine ended the checker, or has too little memory for it.
+            TimeoutError: it came to no end.
+        """
         await self._put(None)
         async with asyncio.timeout(CHECK_SECONDS):
             await self._feeding
             output = await self._output
             code = await self._child.wait()
         lines = [line for line in output.splitlines() if line.strip()]
+        check_judged(self._name, code, output + self._child.stderr)
         if code != 0:
             after = lines.index(_DETECTED) + 1 if _DETECTED in lines else -1
             said = lines[after] if lines else f"it ended with {code}"

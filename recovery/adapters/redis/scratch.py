@@ -21,7 +21,7 @@ from pathlib import Path
 from recovery.adapters.postgres.folder import no_space
 from recovery.adapters.process import Child, clean_environment, closing
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
-from recovery.adapters.redis.programs import RedisProgram
+from recovery.adapters.redis.programs import RedisProgram, check_judged
 from recovery.adapters.redis.rdb import DumpCheck, DumpHead
 from recovery.adapters.scratch_folder import scratch_folder
 from recovery.errors import Corrupt, NoSpace, RestoreFailed
@@ -130,6 +130,7 @@ async def running(
 
     Raises:
         RestoreFailed: it does not load it, or not within ``load_seconds``; with the end of its log.
+        Unreachable: this machine ended it, or has too little memory for it.
     """
     sockets = await asyncio.to_thread(_socket_folder, space.folder)
     try:
@@ -242,7 +243,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def _loaded(server: RedisServer, child: Child, log: Path, seconds: float) -> None:
-    """Raises _PortTaken, RestoreFailed."""
+    """Raises _PortTaken, RestoreFailed, Unreachable."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -257,6 +258,7 @@ async def _loaded(server: RedisServer, child: Child, log: Path, seconds: float) 
             text = await asyncio.to_thread(_log_of, log)
             if "Failed listening on port" in text:
                 raise _PortTaken(text[-300:])
+            check_judged("The scratch server", child.code, text)
             raise RestoreFailed(f"The scratch server did not load the dump. The end of its log: {text[-600:]}")
         if time.monotonic() > until:
             raise RestoreFailed(f"The scratch server did not load the dump within {seconds:g} s: {said}.")

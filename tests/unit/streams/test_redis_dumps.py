@@ -11,10 +11,12 @@ import pytest
 
 from recovery.adapters.redis import dumps
 from recovery.adapters.redis.dumps import RedisDumpSource
+from recovery.adapters.redis.programs import DumpChecker, RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, check_readable
 from recovery.adapters.redis.target import ReplicaMark
 from recovery.domain.redis import KeyCount, RedisSource, rdb_version_of, reads, written_by
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, SourceFailed, Unreachable
+from tests.fakes.child import FakeChild
 from tests.fakes.redis import MARK, REPLID, FakeRedis, Send, a_dump, diskless, from_disk, saying
 
 LARGE = a_dump(bytes(range(255)) * 1000)
@@ -175,6 +177,23 @@ async def test_a_reader_that_stops_early_ends_the_synchronisation() -> None:
         await asyncio.wait_for(ended.wait(), 5)
         with pytest.raises(RuntimeError, match="before the dump was read"):
             await source.finish()
+
+
+async def test_a_dump_whose_checker_was_killed_is_taken_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def program(configured: Path | None = None) -> RedisProgram:
+        return RedisProgram(Path("/usr/bin/redis-server"), "redis", "6.2.14")
+
+    @contextlib.asynccontextmanager
+    async def killed(program: RedisProgram) -> AsyncIterator[DumpChecker]:
+        checker = DumpChecker(FakeChild(-9), "redis-check-rdb")  # type: ignore[arg-type]
+        yield checker
+        await checker.end()
+
+    monkeypatch.setattr(dumps, "redis_program", program)
+    monkeypatch.setattr(dumps, "dump_checker", killed)
+    data, source = await taken(FakeRedis(LARGE))
+    assert data == LARGE and source.checked is None
+    assert any("not checked: redis-check-rdb was ended by signal 9" in note for note in source.notes)
 
 
 def test_a_head_is_read_as_soon_as_it_is_there() -> None:
