@@ -63,6 +63,7 @@ class FakeRedis:
     sync: Callable[[FakeRedis, Send], Awaitable[None]] | None = None
     said: list[list[str]] = field(default_factory=list)
     looks: int = 0
+    full_syncs: int = 0  # that a replica has begun, one more with each look
     port: int = 0
 
     @property
@@ -128,6 +129,9 @@ class FakeRedis:
         if section == "memory":
             self.looks += 1  # each look asks for it once, after the keys
             return "used_memory_dataset:1000\r\nmaxmemory:0\r\n"
+        if section == "stats":
+            self.full_syncs += bool(self.full_syncs)
+            return f"sync_full:{self.full_syncs}\r\n"
         if section != "replication":
             return ""
         at = self.offset + (self.looks if self.moves else 0)
@@ -188,3 +192,11 @@ def saying(line: bytes) -> Callable[[FakeRedis, Send], Awaitable[None]]:
         await send(line)
 
     return sync
+
+
+async def preparing(fake: FakeRedis, send: Send) -> None:
+    """For ever."""
+    await send(full(fake))
+    while True:
+        await send(b"\n")
+        await asyncio.sleep(0.01)

@@ -25,6 +25,7 @@ from recovery.ports.redis import RedisRestoreOptions
 POLL = 0.1
 _PROGRESS = ("master_link_status", "master_sync_left_bytes", "master_sync_read_bytes", "loading_loaded_bytes")
 _SETTINGS = ("masteruser", "masterauth", "tls-replication", "replica-read-only")
+MOST_BEGINNINGS = 3  # of a full synchronisation
 COMPARE_SECONDS = 10.0  # keys expire meanwhile, on the replica a moment later
 
 
@@ -101,13 +102,21 @@ async def _attach(connection: Connection, mark: ReplicaMark, password: str) -> N
 async def _followed(target: Target, scratch: ScratchServer, mark: ReplicaMark, silence: float) -> None:
     """Returns once the link stands and everything of the scratch server is there.
 
-    Raises Unreachable: no progress for ``silence`` seconds.
+    Raises:
+        RestoreFailed: somebody else changed its part, or it begins again and again.
+        Unreachable: no progress for ``silence`` seconds.
     """
     moved, seen = time.monotonic(), ""
     while True:
         try:
             async with _ask(scratch.own, "say how far it is") as connection:
                 offset = (await replication(connection)).offset
+                begun = int((await connection.info("stats")).get("sync_full", 0))
+            if begun > MOST_BEGINNINGS:
+                raise RestoreFailed(
+                    f"Redis {target.server} began {begun} times to take the data, and lost them each time: see its log."
+                    " Has it memory enough?"
+                )
             async with target.asked("say how far it is", silence) as connection:
                 info = await connection.info("replication", "persistence")
                 part = await replication(connection)

@@ -16,7 +16,7 @@ from recovery.adapters.redis.programs import DumpChecker, RedisProgram, dump_che
 from recovery.adapters.redis.rdb import DumpCheck, DumpHead
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.server_info import ServerInfo, functions, server_info
-from recovery.adapters.redis.synchronising import SILENCE_SECONDS, Synchronisation, synchronising
+from recovery.adapters.redis.synchronising import PREPARE_SECONDS, SILENCE_SECONDS, Synchronisation, synchronising
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.redis import KeyCount, RedisSource
 from recovery.errors import Corrupt, NotFound, RecoveryError, SourceFailed, Unreachable
@@ -65,6 +65,7 @@ class RedisDumpSource:
     Args:
         replicas: where they are reached; None: where the primary says that they are, with the same login.
         silence: seconds without a byte after which a server is given up.
+        prepare: seconds that it may take until the dump begins, while it says that it is at it.
         program: the redis-server whose checker reads along; None: what is found here, if anything is.
     """
 
@@ -76,11 +77,13 @@ class RedisDumpSource:
         replicas: Sequence[RedisServer] | None = None,
         *,
         silence: float = SILENCE_SECONDS,
+        prepare: float = PREPARE_SECONDS,
         program: Path | None = None,
     ) -> None:
         self._server = server
         self._replicas = replicas
         self._silence = silence
+        self._prepare = prepare
         self._program_path = program
         self._program: RedisProgram | None = None
         self._notes: list[str] = []
@@ -149,7 +152,9 @@ class RedisDumpSource:
         for candidate in self._candidates:
             try:
                 async with contextlib.AsyncExitStack() as own:
-                    stream = await own.enter_async_context(synchronising(candidate.server, self._silence))
+                    stream = await own.enter_async_context(
+                        synchronising(candidate.server, self._silence, self._prepare)
+                    )
                     seen = await self._counted(candidate.server) or candidate.seen
                     await stream.begin()
                     stack.push_async_exit(own.pop_all())

@@ -20,6 +20,7 @@ from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisS
 from recovery.errors import Refused, SourceFailed, Unreachable
 
 ANSWER_SECONDS = 10.0
+PREPARE_SECONDS = 3600.0  # from the request to the dump's first byte
 SILENCE_SECONDS = 60.0
 """A server sends newlines once a second while it prepares, and data afterwards. Its own limit is repl-timeout, 60 s."""
 
@@ -36,12 +37,19 @@ class Synchronisation:
     """One dump on its way from one server. Closing the connection ends it there."""
 
     def __init__(
-        self, server: RedisServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence: float
+        self,
+        server: RedisServer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        silence: float,
+        prepare: float = PREPARE_SECONDS,
     ) -> None:
         self._server = server
         self._reader, self._writer = reader, writer
         self._connection = Connection(reader, writer)
         self._silence = silence
+        self._prepare = prepare
+        self._asked_at = 0.0
         self._slowest_reader = 0.0  # seconds between two of our reads: a server drops one who takes too long
         self.replid = ""
         self.offset = 0
@@ -60,6 +68,7 @@ class Synchronisation:
             await self._connection.pipeline([("REPLCONF", "rdb-only", 1)])  # an error before 6.2: it is only dearer
             self._writer.write(b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n")
             await self._writer.drain()
+        self._asked_at = time.monotonic()
         line = await self._line()
         found = re.fullmatch(rb"\+FULLRESYNC (\w+) (\d+)", line)
         if line.startswith(b"-"):
@@ -112,13 +121,15 @@ class Synchronisation:
                 held = held[-MARK_BYTES:]
 
     async def _line(self) -> bytes:
-        """The next that is not empty."""
+        """The next that is not empty. A server may send empty ones for as long as it prepares."""
         while True:
             line = await self._heard(self._reader.readline(), "nothing that a dump begins with")
             if not line.endswith(b"\n"):
                 raise self._closed("before the dump")
             if line := line.rstrip(b"\r\n"):
                 return line
+            if time.monotonic() - self._asked_at > self._prepare:
+                raise Unreachable(f"Redis {self._server} was not ready to send its dump after {self._prepare:g} s.")
 
     async def _read(self, most: int, so_far: str) -> bytes:
         data = await self._heard(self._reader.read(most), so_far)
@@ -143,14 +154,16 @@ class Synchronisation:
 
 
 @contextlib.asynccontextmanager
-async def synchronising(server: RedisServer, silence: float = SILENCE_SECONDS) -> AsyncIterator[Synchronisation]:
+async def synchronising(
+    server: RedisServer, silence: float = SILENCE_SECONDS, prepare: float = PREPARE_SECONDS
+) -> AsyncIterator[Synchronisation]:
     """Connected, not begun. What the server and the connection say inside becomes this library's errors."""
     purpose = "send a full synchronisation"
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await opened(server, READ_BYTES)
-        yield Synchronisation(server, reader, writer, silence)
+        yield Synchronisation(server, reader, writer, silence, prepare)
     except ServerSaid as error:
         if error.code in _TEMPORARY:
             raise Unreachable(f"Redis {server} cannot {purpose} now: {error}.") from error

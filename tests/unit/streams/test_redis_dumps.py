@@ -17,7 +17,7 @@ from recovery.adapters.redis.target import ReplicaMark
 from recovery.domain.redis import KeyCount, RedisSource, rdb_version_of, reads, written_by
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, SourceFailed, Unreachable
 from tests.fakes.child import FakeChild
-from tests.fakes.redis import MARK, REPLID, FakeRedis, Send, a_dump, diskless, from_disk, saying
+from tests.fakes.redis import MARK, REPLID, FakeRedis, Send, a_dump, diskless, from_disk, preparing, saying
 
 LARGE = a_dump(bytes(range(255)) * 1000)
 
@@ -103,6 +103,14 @@ async def test_what_is_not_whole_is_refused(
 async def test_a_server_that_sends_something_else_is_not_believed(dump: bytes, words: str) -> None:
     with pytest.raises(SourceFailed, match=words):
         await taken(FakeRedis(dump))
+
+
+async def test_a_server_that_is_never_ready_is_given_up() -> None:
+    fake = FakeRedis(sync=preparing)
+    async with asyncio.timeout(10), fake.serving() as server, RedisDumpSource(server, prepare=0.3) as source:
+        with pytest.raises(Unreachable, match=r"was not ready to send its dump after 0\.3 s"):
+            async for artefact in source.artefacts():
+                _ = [chunk async for chunk in artefact.chunks()]
 
 
 async def test_login_is_made_and_its_secret_stays_secret() -> None:

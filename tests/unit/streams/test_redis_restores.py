@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,20 @@ def test_keys_are_distributed_as_a_cluster_does() -> None:
     assert slot_of("foo{{bar}}zap") == slot_of("{bar") and slot_of("foo{}{bar}") != slot_of("bar")
     assert [is_mark(name) for name in (b"recovery-restoring", b"recovery-restoring{12}")] == [True, True]
     assert not is_mark(b"recovery-restoring{x}") and not is_mark(b"recovery-restoring:12")
+
+
+async def test_a_server_that_loses_the_data_again_and_again_fails_the_restore() -> None:
+    """Its link is down, then 100 bytes came, then 200, then it is down: each look shows something else."""
+    states = itertools.cycle(["", "master_sync_read_bytes:100", "master_sync_read_bytes:200"])
+
+    class Losing(FakeTarget):
+        def _info(self, section: str) -> str:
+            return next(states) + "\r\n" if section == "persistence" else super()._info(section)
+
+    scratch, fake = FakeTarget(full_syncs=1), Losing(link="down")
+    async with scratch.serving() as own, fake.serving() as server, asyncio.timeout(10):
+        mark = ReplicaMark("r1", "", "")
+        with pytest.raises(RestoreFailed, match="began 4 times to take the data"):
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, 1)
+        assert await RedisDumps(server).remove_restored("r1")
+    assert fake.role == "master"
