@@ -90,12 +90,14 @@ class RedisDumpSource:
         self._candidates: list[_Candidate] = []
         self._primary: Replication | None = None
         self._result: RedisSource | None = None
+        self._began_at = datetime.now(UTC)
 
     @property
     def expected_bytes(self) -> int:
         return self._candidates[0].seen.info.used_memory if self._candidates else 0
 
     async def __aenter__(self) -> Self:
+        self._began_at = datetime.now(UTC)  # before the primary says how far it is: what it acknowledges later may miss
         first = await _count(self._server)
         if first.part.is_primary:
             self._primary = first.part
@@ -132,7 +134,6 @@ class RedisDumpSource:
             SourceFailed: the server refused or ended it, or what it sent is no whole dump.
             Unreachable: the server is gone or silent, or this was read too slowly.
         """
-        began_at = datetime.now(UTC)
         check = DumpCheck()
         async with contextlib.AsyncExitStack() as stack:
             chosen, stream = await self._begun(stack)
@@ -145,7 +146,7 @@ class RedisDumpSource:
                     await checker.feed(chunk)
                 yield chunk
             head, said = await self._judge(check, checker, chosen.server, stream)
-        self._result = self._described(chosen, stream, check, head, said, after, began_at)
+        self._result = self._described(chosen, stream, check, head, said, after)
 
     async def _begun(self, stack: contextlib.AsyncExitStack) -> tuple[_Candidate, Synchronisation]:
         """From the first that begins; the primary is the last."""
@@ -228,7 +229,6 @@ class RedisDumpSource:
         head: DumpHead,
         said: str | None,
         after: _Counted | None,
-        began_at: datetime,
     ) -> RedisSource:
         notes = list(self._notes)
         if not check.has_checksum:
@@ -257,7 +257,7 @@ class RedisDumpSource:
             and not writable
             and (before.part.replid, before.part.offset) == (after.part.replid, after.part.offset),
             functions=last.functions if last.functions == before.functions else None,
-            began_at=began_at,
+            began_at=self._began_at,
             finished_at=datetime.now(UTC),
             notes=notes,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,20 @@ async def test_the_closest_replica_is_taken() -> None:
     assert data == near.dump and source.taken_from == "replica" and source.address.endswith(str(near.port))
     assert source.primary_offset == 1300 and source.held_until is None, "one byte may have been missing"
     assert len([note for note in source.notes if "passed over" in note]) == 3
+
+
+async def test_a_replica_that_has_all_of_its_primary_holds_no_more_than_that() -> None:
+    """What the primary acknowledged after it said how far it was may be missing, however soon the dump was read."""
+    replica = FakeRedis(a_dump(offset=1300), offset=1300, role="slave")
+    async with with_replicas(replica) as primary, primary.serving() as server, RedisDumpSource(server) as source:
+        entered = datetime.now(UTC)
+        while datetime.now(UTC) == entered:
+            await asyncio.sleep(0)
+        async for artefact in source.artefacts():
+            _ = [chunk async for chunk in artefact.chunks()]
+        described = await source.finish()
+    assert described.taken_from == "replica"
+    assert described.held_until is not None and described.held_until <= entered
 
 
 async def test_a_replica_that_refuses_leaves_it_to_the_primary() -> None:
