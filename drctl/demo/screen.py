@@ -13,8 +13,8 @@ from rich.text import Text
 from drctl.following import follow_run
 from drctl.regions import region_table
 from drctl.tables import checks_table, objectives_table, points_table
+from lab.two_writers import Verdict
 from lab.workload import LossReport
-from lab.writers import Verdict
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint
 from recovery.domain.report import RunReport
 from recovery.domain.words import duration

@@ -34,8 +34,9 @@ from drctl.demo.guarded import FailoverTimes
 from drctl.demo.installation import GROUP
 from lab import Lab
 from lab.readiness import log_tail
+from lab.two_writers import Verdict, lost_writes
 from lab.workload import LossReport, Pause, Workload, first_after, lost_commits, pauses
-from lab.writers import Verdict, Writers, lost_writes
+from lab.writers import Writers
 from recovery.adapters.witness import WitnessStore
 from recovery.config import Config
 from recovery.domain.guarding import GuardStatus, StoreRole

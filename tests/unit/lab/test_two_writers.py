@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.writers import Accepted, Named, judge, read_accepted, read_named
+from lab.two_writers import Accepted, Named, judge, read_accepted, read_named
 
 
 def writes(region: str, *spans: tuple[float, float], owner: str | None = None) -> list[Accepted]:
