@@ -21,6 +21,7 @@ from recovery.errors import RecoveryError
 MEGABYTES = 20
 TRANSACTIONS_PER_SECOND = 50.0
 MESSAGES = 1000
+CARTS = 1000
 
 
 async def start_lab(screen: Screen) -> Lab:
@@ -55,13 +56,14 @@ async def _tell(stage: GuardedStage, screen: Screen, report_file: Path) -> bool:
 async def _prove_a_backup(stage: GuardedStage, screen: Screen) -> bool:
     screen.scene(
         "Backup",
-        "A standby copies mistakes, too: so recovery points of PostgreSQL and of JetStream's streams are streamed to "
-        "two stores, under load, and count only after they were restored into a scratch server.",
+        "A standby copies mistakes, too: so recovery points of PostgreSQL, of JetStream's streams and of Redis are "
+        "streamed to two stores, under load, and count only after they were restored into a scratch server.",
     )
-    await stage.publish(MESSAGES)
-    screen.note(f"{MESSAGES} messages stand in the stream ORDERS")
-    for kind in (BackupKind.PHYSICAL, BackupKind.STREAMS):
-        backup = await stage.run("Backup", screen.follow, kind=kind)
+    await asyncio.gather(stage.publish(MESSAGES), stage.fill_carts(CARTS))
+    screen.note(f"{MESSAGES} messages stand in the stream ORDERS, and {CARTS} carts in Redis")
+    kinds = (BackupKind.PHYSICAL, BackupKind.STREAMS, BackupKind.RDB)
+    for handle in await asyncio.gather(*(stage.start("Backup", kind=kind) for kind in kinds)):
+        backup = await screen.follow(handle)
         if backup.state is not RunState.COMPLETED:
             return False
         validation = await screen.follow(await stage.find(f"validate/{GROUP}/{backup.point_ids[0]}"))

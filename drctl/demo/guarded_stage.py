@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import redis.asyncio
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -58,11 +59,15 @@ class GuardedStage:
 
     # Plans.
 
-    async def run(self, plan: str, follow: Follow, **request: Any) -> RunReport:
-        """Starts a plan as an operator does, and follows it to its end."""
+    async def start(self, plan: str, **request: Any) -> Handle:
+        """As an operator does it."""
         wanted = PlanRequest.model_validate({"group": GROUP, "requested_by": "demo", "reason": "demo", **request})
         handle, _ = await operations.start(self.client, self.config, plan, wanted)
-        return await follow(handle)
+        return handle
+
+    async def run(self, plan: str, follow: Follow, **request: Any) -> RunReport:
+        """Starts a plan, and follows it to its end."""
+        return await follow(await self.start(plan, **request))
 
     async def find(self, name: str) -> Handle:
         """A run that something else starts, as soon as it is there. Raises Unreachable after a while."""
@@ -106,6 +111,19 @@ class GuardedStage:
             await asyncio.gather(*orders)
         finally:
             await client.close()
+
+    async def fill_carts(self, carts: int) -> None:
+        """So many keys into the active region's Redis, as soon as its guard has made it a primary."""
+        until = time.time() + PATIENCE
+        async with redis.asyncio.from_url(self.lab.redis(REGION_A)) as client:
+            while True:
+                try:
+                    await client.mset({f"cart:{number}": "a book" for number in range(carts)})
+                    return
+                except redis.ReadOnlyError:
+                    if time.time() > until:
+                        raise
+                await asyncio.sleep(0.1)
 
     # Regions.
 
