@@ -88,6 +88,11 @@ class RecoveryPointSteps:
         """Streams the dump of Redis, from a replica where one follows closely, to every location."""
         return await self._take(context, BackupKind.RDB)
 
+    @step("points.take_search_backup")
+    async def take_search_backup(self, context: PlanContext) -> StepOutcome:
+        """Has the search engine take a snapshot into its own repository, and waits for it."""
+        return await self._take(context, BackupKind.SEARCH)
+
     @step("points.judge_backup")
     async def judge_backup(self, context: PlanContext) -> StepOutcome:
         """Fails where a store has no new point. The points of the others stay."""
@@ -105,7 +110,8 @@ class RecoveryPointSteps:
         """Undo of a backup: what has no manifest is removed. A point that was completed stays."""
         named = context.step.split("-")  # take-physical-backup: by the kind, or by a store that has one kind
         kind = next(kind for kind in BackupKind if {kind.value, kind.store.value} & set(named))
-        removed = await self._points.remove_unfinished(context.group, _point_id(context, kind))
+        region = context.facts.source_region
+        removed = await self._points.remove_unfinished(context.group, _point_id(context, kind), region)
         return StepOutcome(summary=f"{removed} objects removed")
 
     @step("points.fill_locations")
@@ -346,6 +352,7 @@ class RecoveryPointSteps:
             attempt=activity.info().attempt,
             started_at=context.started_at,
             epoch=context.facts.ownership.epoch if context.facts.ownership else None,
+            take_over=context.request.take_over,
         )
         began = time.monotonic()
         try:
@@ -353,10 +360,7 @@ class RecoveryPointSteps:
         except RecoveryError:
             self._measurements.backup_finished(kind, "failure", time.monotonic() - began, {})
             raise
-        stored = taken.manifest.stored_bytes
-        self._measurements.backup_finished(
-            kind, "success", time.monotonic() - began, dict.fromkeys(taken.complete, stored)
-        )
+        self._measurements.backup_finished(kind, "success", time.monotonic() - began, _sizes(taken))
         return _taken(taken)
 
 
@@ -379,14 +383,27 @@ def _taken(taken: TakenPoint) -> StepOutcome:
     manifest = taken.manifest
     seconds = max((manifest.finished_at - manifest.started_at).total_seconds(), 0.001)
     written = {f"{manifest.kind}_point": manifest.point_id}
+    stored = f"as {size(manifest.stored_bytes)} to {', '.join(taken.complete)}"
+    if manifest.store == DataStore.SEARCH:
+        search = manifest.search
+        stored = (
+            f"of {len(search.indices)} indices in repository {search.repository} ({size(search.new_bytes)} are new), "
+            f"described at {', '.join(taken.complete)},"
+        )
     return StepOutcome(
         facts=Facts.model_validate(written),
-        summary=(
-            f"{manifest.point_id}: {size(manifest.plain_bytes)} as {size(manifest.stored_bytes)} "
-            f"to {', '.join(taken.complete)} at {size(int(manifest.plain_bytes / seconds))}/s"
-        ),
+        summary=f"{manifest.point_id}: {size(manifest.plain_bytes)} {stored} at "
+        f"{size(int(manifest.plain_bytes / seconds))}/s",
         warnings=[f"{name} was dropped: {reason}" for name, reason in taken.dropped.items()],
     )
+
+
+def _sizes(taken: TakenPoint) -> dict[str, int]:
+    """Bytes by where they are: at the locations, or in the repository that a search engine has of its own."""
+    manifest = taken.manifest
+    if manifest.store == DataStore.SEARCH:
+        return {f"repository {manifest.search.repository}": manifest.search.bytes}
+    return dict.fromkeys(taken.complete, manifest.stored_bytes)
 
 
 def _fitting_kind(context: PlanContext) -> BackupKind:

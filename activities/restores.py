@@ -38,7 +38,7 @@ class RestoreSteps:
         if not candidates:
             raise NotFound(
                 f"group {context.group.name} has no region to restore into: give one a {store} place "
-                f"(groups.{context.group.name}.{store}) in the configuration"
+                f"(groups.{context.group.name}.{store.key}) in the configuration"
             )
         chosen = max(candidates, key=_priority)
         return StepOutcome(
@@ -129,6 +129,7 @@ def _order(context: PlanContext) -> RestoreOrder:
         replace=context.request.replace,
         way=context.request.way,
         append_only=context.request.append_only,
+        search=context.request.search,
     )
 
 
@@ -153,6 +154,8 @@ def _named(restored: RestoredServer) -> str:
     if _is_placed(restored):
         return f"{restored.data_directory}, which its Redis loads when it starts"
     at = f"{restored.host}:{restored.port}"
+    if restored.search is not None:
+        return f"{len(restored.search.indices)} indices at {at}"
     if restored.kind is BackupKind.STREAMS:
         return f"streams {', '.join(restored.streams)} at {at}"
     return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at

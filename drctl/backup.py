@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint,
 from recovery.domain.recovery_set import SetState, state_of
 from recovery.domain.redis import RedisSource, server_name
 from recovery.domain.report import RunReport
+from recovery.domain.search import SearchIndex, SearchSource
 from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ def take(
         str | None, typer.Option("--region", help="Back up this region's server; else the one that owns the group.")
     ] = None,
     wait: Wait = True,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Search: go on in the repository of a cluster that is lost, and writes to it no more."
+        ),
+    ] = False,
     validate: Annotated[
         bool, typer.Option("--validate", help="Wait for the validation of what was written, too.")
     ] = False,
@@ -73,12 +81,15 @@ def take(
     """
     if kind is not None and store not in (None, kind.store):
         raise BadInput(f"--kind {kind} is one of {kind.store}, and not of {store}: leave out --store")
+    if take_over and DataStore.SEARCH not in (store, kind.store if kind else None):
+        raise BadInput("--take-over goes with --store search")
     loaded = load_config(config)
     request = PlanRequest(
         group=chosen_group(loaded, group),
         kind=kind or _only_kind(store),
         store=store,
         region=region,
+        take_over=take_over,
         reason=reason,
         requested_by=operator(actor),
     )
@@ -241,7 +252,10 @@ def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
         ("Taken", f"{words.moment(manifest.started_at)} to {words.moment(manifest.finished_at)}"),
         *_origin(manifest.source_region, manifest.source),
         ("Size", f"{words.size(manifest.plain_bytes)}, stored as {words.size(manifest.stored_bytes)}"),
-        ("Artefacts", "; ".join(f"{a.name} ({words.plural(len(a.objects), 'object')})" for a in manifest.artefacts)),
+        (
+            "Artefacts",
+            "; ".join(f"{a.name} ({words.plural(len(a.objects), 'object')})" for a in manifest.artefacts) or "none",
+        ),
         ("Locations", ", ".join(point.locations)),
         ("Opens with", ", ".join(manifest.recipients)),
         ("Run", f"{manifest.run_id}, attempt {manifest.attempt}"),
@@ -253,6 +267,8 @@ def _origin(region: str, source: Source) -> list[tuple[str, str]]:
     """What is particular to the point's store."""
     if isinstance(source, RedisSource):
         return _redis_facts(region, source)
+    if isinstance(source, SearchSource):
+        return _search_facts(region, source)
     if isinstance(source, JetStreamSource):
         place = (
             f", cluster {source.cluster}" if source.cluster else f", domain {source.domain}" if source.domain else ""
@@ -283,6 +299,29 @@ def _redis_facts(region: str, source: RedisSource) -> list[tuple[str, str]]:
         ("Keys", ", ".join(keys) or "none"),
         *([("Functions", ", ".join(source.functions))] if source.functions else []),
     ]
+
+
+def _search_facts(region: str, source: SearchSource) -> list[tuple[str, str]]:
+    streams = [
+        f"{name} ({words.plural(len(inside), 'index', 'indices')})" for name, inside in source.data_streams.items()
+    ]
+    return [
+        ("Source", f"{region}, {source.server.title}, cluster {source.server.cluster} ({source.server.cluster_uuid})"),
+        ("Snapshot", f"{source.snapshot} ({source.snapshot_uuid}) in repository {source.repository}"),
+        ("Repository", f"{source.repository_type}: {_settings(source.repository_settings)}"),
+        ("Global state", "taken along" if source.global_state else "not taken"),
+        *([("Data streams", ", ".join(streams))] if streams else []),
+        *(("Index", _index_words(part)) for part in source.indices),
+    ]
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(settings.items()))
+
+
+def _index_words(part: SearchIndex) -> str:
+    aliases = f", aliases {', '.join(sorted(part.aliases))}" if part.aliases else ""
+    return f"{part.index}: {part.docs} documents, {words.plural(part.shards, 'shard')}{aliases}"
 
 
 def _stream_fact(part: StreamPart) -> tuple[str, str]:

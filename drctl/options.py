@@ -43,6 +43,30 @@ Timeline = Annotated[
     int | None,
     typer.Option("--timeline", min=1, help="The timeline by its number; else the only one that leads there."),
 ]
+Index = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index", metavar="PATTERN", help="Search: only these indices and data streams; may be given several times."
+    ),
+]
+RenamePattern = Annotated[
+    str | None,
+    typer.Option("--rename-pattern", metavar="REGEX", help="Search: what of an index's name is replaced (Java's)."),
+]
+RenameReplacement = Annotated[
+    str | None, typer.Option("--rename-replacement", metavar="TEXT", help="Search: by what; $1 is the first group.")
+]
+Aliases = Annotated[
+    bool, typer.Option("--aliases/--no-aliases", help="Search: move the aliases to the restored indices at the end.")
+]
+GlobalState = Annotated[
+    bool,
+    typer.Option("--global-state", help="Search: templates, persistent settings and pipelines, too. Stays if undone."),
+]
+Repository = Annotated[
+    str | None,
+    typer.Option("--repository", metavar="NAME", help="Search: the point's repository as the target's cluster has it."),
+]
 OutageBegan = Annotated[
     datetime | None,
     typer.Option(

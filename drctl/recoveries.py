@@ -11,11 +11,17 @@ import typer
 
 from drctl.options import (
     Actor,
+    Aliases,
     Approve,
+    GlobalState,
+    Index,
     Latest,
     OfStore,
     OutageBegan,
     Reason,
+    RenamePattern,
+    RenameReplacement,
+    Repository,
     Timeline,
     ToLsn,
     ToName,
@@ -31,6 +37,7 @@ from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, store_of
 from recovery.domain.recovery_target import RecoveryTarget
 from recovery.domain.redis import Way
+from recovery.domain.search import SearchChoice
 from recovery.domain.timelines import lsn_order
 from recovery.errors import BadInput
 
@@ -88,10 +95,16 @@ _OPTIONS: Mapping[str, tuple[DataStore, ...]] = {
     "--to-time (or another moment)": (DataStore.POSTGRES,),
     "--stream": (DataStore.NATS,),
     "--target-stream": (DataStore.NATS,),
-    "--replicas": (DataStore.NATS,),
-    "--replace": (DataStore.NATS, DataStore.REDIS),
+    "--replicas": (DataStore.NATS, DataStore.SEARCH),
+    "--replace": (DataStore.NATS, DataStore.REDIS, DataStore.SEARCH),
     "--way": (DataStore.REDIS,),
     "--append-only": (DataStore.REDIS,),
+    "--index": (DataStore.SEARCH,),
+    "--rename-pattern": (DataStore.SEARCH,),
+    "--rename-replacement": (DataStore.SEARCH,),
+    "--no-aliases": (DataStore.SEARCH,),
+    "--global-state": (DataStore.SEARCH,),
+    "--repository": (DataStore.SEARCH,),
 }
 """Whose recovery points an option of ``drctl restore`` is for."""
 
@@ -103,6 +116,7 @@ _OPTIONS: Mapping[str, tuple[DataStore, ...]] = {
         "drctl restore --group shop --target-directory /var/lib/postgresql/copy --target-port 5440",
         "drctl restore --store nats --stream orders --replace",
         "drctl restore --store redis --target-directory /var/lib/redis --append-only",
+        "drctl restore --store search --index 'orders-*' --rename-pattern '^' --rename-replacement back-",
     )
 )
 def restore(
@@ -132,14 +146,14 @@ def restore(
     ] = None,
     replicas: Annotated[
         int | None,
-        typer.Option("--replicas", min=1, max=5, help="JetStream: so many replicas; else as many as at the source."),
+        typer.Option("--replicas", min=0, max=20, help="JetStream, search: so many; else as many as at the source."),
     ] = None,
     replace: Annotated[
         bool,
         typer.Option(
             "--replace",
-            help="JetStream: delete existing streams of these names. Redis: delete what the server holds. Undoing "
-            "brings nothing back.",
+            help="JetStream, search: delete what exists under these names. Redis: delete what the server holds. "
+            "Undoing brings nothing back.",
         ),
     ] = False,
     way: Annotated[
@@ -152,6 +166,12 @@ def restore(
     append_only: Annotated[
         bool, typer.Option("--append-only", help="Redis: the server in --target-directory has an append-only file.")
     ] = False,
+    index: Index = None,
+    rename_pattern: RenamePattern = None,
+    rename_replacement: RenameReplacement = None,
+    aliases: Aliases = True,
+    global_state: GlobalState = False,
+    repository: Repository = None,
     to_time: ToTime = None,
     to_lsn: ToLsn = None,
     to_xid: ToXid = None,
@@ -166,9 +186,10 @@ def restore(
 ) -> None:
     """Restore a validated recovery point into an empty target, beside the running service.
 
-    It moves no clients and owns no group; a target that is not empty is refused. Streams and dumps of Redis are put
-    into the region's own NATS or Redis, where clients see them at once. Without --point the newest validated point of
-    the kind that fits the target is taken, or the one that leads to the moment that was asked for.
+    It moves no clients and owns no group; a target that is not empty is refused. Streams, dumps of Redis and indices
+    are put into the region's own NATS, Redis or search engine, where clients see them at once; aliases move at the end.
+    Without --point the newest validated point of the kind that fits the target is taken, or the one that leads to the
+    moment that was asked for.
     """
     moment = _target(to_time, to_lsn, to_xid, to_name, latest, timeline)
     _demand_one_target(target_directory, target_port, target_database, beyond=moment is not None)
@@ -186,8 +207,16 @@ def restore(
             "--replace": replace,
             "--way": way,
             "--append-only": append_only,
+            "--index": index,
+            "--rename-pattern": rename_pattern,
+            "--rename-replacement": rename_replacement,
+            "--no-aliases": not aliases,
+            "--global-state": global_state,
+            "--repository": repository,
         },
     )
+    if replicas == 0 and of is not DataStore.SEARCH:
+        raise BadInput("--replicas 0 is for --store search: a stream has one at least")
     _demand_one_redis(of, target_directory, running=bool(way or replace), append_only=append_only)
     loaded = load_config(config)
     name = chosen_group(loaded, group)
@@ -203,6 +232,7 @@ def restore(
         replace=replace,
         way=way,
         append_only=append_only,
+        search=_choice(index, rename_pattern, rename_replacement, aliases, global_state, repository),
         target_directory=str(target_directory) if target_directory is not None else None,
         target_port=target_port,
         target_database=target_database,
@@ -327,6 +357,28 @@ def _demand_one_redis(store: DataStore | None, folder: Path | None, *, running: 
         raise BadInput("--append-only says how a stopped server starts: name its folder with --target-directory")
     if store is DataStore.REDIS and folder is not None and running:
         raise BadInput("--way and --replace are for a running server: leave them out, or --target-directory")
+
+
+def _choice(
+    indices: list[str] | None,
+    pattern: str | None,
+    replacement: str | None,
+    aliases: bool,
+    global_state: bool,
+    repository: str | None,
+) -> SearchChoice | None:
+    """None: everything, as it was. Raises BadInput."""
+    if (pattern is None) != (replacement is None):
+        raise BadInput("expected --rename-pattern and --rename-replacement together")
+    chosen = SearchChoice(
+        indices=tuple(indices or ("*",)),
+        rename_pattern=pattern,
+        rename_replacement=replacement,
+        aliases=aliases,
+        global_state=global_state,
+        repository=repository,
+    )
+    return None if chosen == SearchChoice() else chosen
 
 
 def _kind(database: str | None, directory: Path | None, port: int | None) -> BackupKind | None:

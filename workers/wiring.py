@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +54,9 @@ from recovery.adapters.redis.restores import RedisRestores
 from recovery.adapters.report_store import ObjectReportStore
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.restores_by_store import RestoresByStore
+from recovery.adapters.search.points import SearchPoints
+from recovery.adapters.search.recovery import SearchSnapshots
+from recovery.adapters.search.restores import SearchRestores
 from recovery.adapters.secrets import Secrets
 from recovery.adapters.unguarded import Unguarded
 from recovery.adapters.wal_archives import PostgresWalArchives
@@ -73,7 +76,7 @@ from recovery.ports.notify import Severity
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresRecovery
 from recovery.ports.promotion import PostgresPromotion
-from recovery.ports.recovery_points import StorePoints
+from recovery.ports.recovery_points import KeptElsewhere, StorePoints
 from recovery.ports.standby import DivergenceSink, PostgresStandbys
 from workers.databases import ConfiguredDatabases
 from workers.jetstream import nats_server
@@ -81,6 +84,7 @@ from workers.object_stores import object_store
 from workers.redis import redis_server, write_permit
 from workers.registry import activities_of
 from workers.routing import ConfiguredClusters, ConfiguredPoolers
+from workers.search import scratch_engine, search_engine
 from workers.zones import ConfiguredZones
 
 MESSAGE_BUDGET = timedelta(seconds=25)
@@ -257,7 +261,7 @@ class Wiring:
         witness = await self.witness()
         reports = await self.reports()
         parts = self.parts(lambda group: Catalogue(stores(group), keys.verifier))
-        points = StoredRecoveryPoints(stores, keys, parts, witness, self.scratch_folder, self.budget)
+        points = StoredRecoveryPoints(stores, keys, parts, witness, self.scratch_folder, self.budget, self.elsewhere())
         archives = PostgresWalArchives(stores, keys, self)
         restores = self.restores(points.catalogue, keys, archives)
         probe = HttpProbe()
@@ -306,7 +310,15 @@ class Wiring:
             ),
             DataStore.NATS: StreamPoints(self.streams),
             DataStore.REDIS: RedisPoints(self.redis),
+            DataStore.SEARCH: self._search_points(),
         }
+
+    def elsewhere(self) -> dict[str, KeptElsewhere]:
+        """Stores that keep something of their recovery points outside the locations."""
+        return {DataStore.SEARCH: self._search_points()}
+
+    def _search_points(self) -> SearchPoints:
+        return SearchPoints(self.search, self.scratch_search)
 
     def restores(
         self, catalogue: Callable[[GroupSnapshot], Catalogue], keys: KeyRing, archives: PostgresWalArchives
@@ -317,6 +329,7 @@ class Wiring:
                 DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at, archives),
                 DataStore.NATS: StreamRestores(catalogue, keys, self.streams),
                 DataStore.REDIS: RedisRestores(catalogue, keys, self.redis, self.scratch_folder),
+                DataStore.SEARCH: SearchRestores(catalogue, self.search),
             }
         )
 
@@ -328,6 +341,14 @@ class Wiring:
         """Redis of a group in a region, written into only as its guard permits. Raises BadInput: it has none."""
         permit = write_permit(await self.guards(), self.config.snapshot(group), region)
         return RedisDumps(await redis_server(self.config, self.secrets, group, region), permit=permit)
+
+    def search(self, group: str, region: str) -> AbstractAsyncContextManager[SearchSnapshots]:
+        """The search engine of a group in a region. Raises BadInput, once entered: it has none."""
+        return search_engine(self.config, self.secrets, group, region)
+
+    def scratch_search(self, group: str) -> AbstractAsyncContextManager[SearchSnapshots | None]:
+        """Where the points of a group's search engine are proven, where such a cluster is configured."""
+        return scratch_engine(self.config, self.secrets, group)
 
     async def catalogue(self, group: GroupSnapshot) -> Catalogue:
         """For reading only: what the command line lists."""

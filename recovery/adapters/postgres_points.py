@@ -23,7 +23,7 @@ from recovery.ports.postgres import (
     PostgresLogin,
     PostgresRecovery,
 )
-from recovery.ports.recovery_points import BackupOrder
+from recovery.ports.recovery_points import BackupOrder, Progress
 
 CHECK_SECONDS = 5.0
 """For a standby's replay while the source is checked; a backup waits as long as it is configured to."""
@@ -67,7 +67,7 @@ class PostgresPoints:
         return checks
 
     @asynccontextmanager
-    async def opened(self, order: BackupOrder) -> AsyncIterator[BackupSource]:
+    async def opened(self, order: BackupOrder, progress: Progress) -> AsyncIterator[BackupSource]:
         """See the port."""
         group = order.group.name
         login = await self.logins.backup(group, order.region)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from recovery.adapters.kept_elsewhere import discard_expired, discard_unfinished
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
 from recovery.backup.chains import bases_in, open_proven_bases
@@ -26,13 +27,29 @@ from recovery.backup.sets import write_set
 from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.recovery_point import (
+    BackupKind,
+    CheckResult,
+    DataStore,
+    RecoveryPoint,
+    Verdict,
+    VerdictState,
+    store_of,
+)
 from recovery.domain.recovery_set import RecoverySet, set_of
 from recovery.domain.retention import plan_retention
 from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
-from recovery.ports.recovery_points import BackupOrder, Expired, Progress, Repaired, StorePoints, TakenPoint
+from recovery.ports.recovery_points import (
+    BackupOrder,
+    Expired,
+    KeptElsewhere,
+    Progress,
+    Repaired,
+    StorePoints,
+    TakenPoint,
+)
 
 log = structlog.get_logger("recovery.points")
 
@@ -65,7 +82,10 @@ class KeyRing:
 
 @dataclass
 class StoredRecoveryPoints:
-    """``recovery.ports.recovery_points.RecoveryPoints``. ``parts``: each store's own, by the store's name."""
+    """``recovery.ports.recovery_points.RecoveryPoints``. ``parts``: each store's own, by the store's name.
+
+    ``elsewhere``: of stores that keep something of their points outside the locations.
+    """
 
     stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
     keys: KeyRing
@@ -73,6 +93,7 @@ class StoredRecoveryPoints:
     ownership: OwnershipStore
     scratch_folder: Callable[[str], Path]  # by group
     budget: Callable[[str], WriteBudget]  # by group
+    elsewhere: Mapping[str, KeptElsewhere] = field(default_factory=dict)
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
         return Catalogue(self.stores(group), self.keys.verifier)
@@ -113,7 +134,7 @@ class StoredRecoveryPoints:
             progress(state.plain_bytes, state.expected_bytes, state.artefact)
 
         part = self.part(order.kind.store)
-        async with part.opened(order) as source:
+        async with part.opened(order, progress) as source:
             written = await write_point(
                 source,
                 identity=identity,
@@ -128,7 +149,7 @@ class StoredRecoveryPoints:
             )
         return TakenPoint(written.manifest, written.complete_locations, written.dropped)
 
-    async def remove_unfinished(self, group: GroupSnapshot, point_id: str) -> int:
+    async def remove_unfinished(self, group: GroupSnapshot, point_id: str, region: str | None = None) -> int:
         """See the port."""
         stores = self.stores(group)
         before = await self._count(stores, group.name, point_id)
@@ -136,9 +157,11 @@ class StoredRecoveryPoints:
         left = {name: error for name, error in failed.items() if isinstance(error, Refused)}
         if left:
             log.warning("left to retention: these credentials may not delete", point=point_id, locations=sorted(left))
+        kept = self.elsewhere.get(store_of(point_id))
+        elsewhere = await discard_unfinished(kept, stores, group, point_id, region) if kept is not None else 0
         if len(failed) > len(left):
             raise Unreachable("; ".join(f"{name}: {error}" for name, error in failed.items() if name not in left))
-        return before - await self._count(stores, group.name, point_id)
+        return before - await self._count(stores, group.name, point_id) + elsewhere
 
     async def fill(self, group: GroupSnapshot, point_id: str, progress: Progress) -> TakenPoint:
         """See the port. A location that cannot give the point is passed over for the next one that holds it."""
@@ -250,14 +273,15 @@ class StoredRecoveryPoints:
         kept = {point_id: plan.reasons.get(point_id, "") for point_id in plan.keep}
         if dry_run:
             return Expired(removed, kept, len(await catalogue.orphans(group.name)))
-        for point_id in plan.remove:
-            await catalogue.delete_point(group.name, point_id)
+        points = {point.point_id: point for point in survey.points}
+        staying = await self._remove(group, [points[point_id] for point_id in plan.remove])
         orphans, failed = await catalogue.remove_orphans(group.name, now - ORPHAN_AGE)
         if not survey.unreachable:  # else a set's points may all be at the location that did not tell
-            there = {*plan.keep, *(entry.point_id for entry in survey.rejected)}
+            there = {*plan.keep, *staying, *(entry.point_id for entry in survey.rejected)}
             for found in sets:
                 if there.isdisjoint(member.point_id for member in found.members):
                     failed |= await catalogue.remove_set(group.name, found.set_id)
+        failed |= staying
         if failed:
             raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         return Expired(removed, kept, sum(orphan.objects for orphan in orphans))
@@ -275,6 +299,20 @@ class StoredRecoveryPoints:
         return found, await write_set(self.stores(group), found, manifests, self.keys.signing())
 
     # Parts of the above.
+
+    async def _remove(self, group: GroupSnapshot, points: Sequence[RecoveryPoint]) -> dict[str, str]:
+        """The ids of points that stay for now, since what is kept of them elsewhere could not be removed, and why."""
+        failed: dict[str, str] = {}
+        for point in points:
+            kept = self.elsewhere.get(point.manifest.store)
+            try:
+                if kept is not None:
+                    await discard_expired(kept, group, point)
+            except RecoveryError as error:
+                failed[point.point_id] = str(error)
+                continue
+            await self.catalogue(group).delete_point(group.name, point.point_id)
+        return failed
 
     def part(self, store: str) -> StorePoints:
         """Raises BadInput: this version takes no recovery points of such a store."""

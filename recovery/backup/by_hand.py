@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from recovery.domain.recovery_point import Manifest
 from recovery.domain.recovery_set import RecoverySet
+from recovery.domain.search import SearchSource
 
 _TEMPLATE = Path(__file__).with_name("restore-by-hand.md.j2")
 
@@ -25,7 +28,9 @@ def by_hand(found: RecoverySet, manifests: Sequence[Manifest]) -> str:
         KeyError: a manifest lacks an artefact that its kind has, or a base backup is missing.
     """
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # text
-    environment.filters["quoted"] = shlex.quote
+    environment.filters |= {
+        "quoted": shlex.quote, "shell_json": _shell_json, "registration": _registration, "restoration": _restoration
+    }  # fmt: skip
     known = {manifest.point_id: manifest for manifest in manifests}
     members = [known[member.point_id] for member in found.members if member.point_id in known]
 
@@ -44,3 +49,23 @@ def _artefact_file(manifest: Manifest, name: str) -> str:
     artefact = manifest.artefact(name)
     within = artefact.objects[0].key.split("/", 3)[3]
     return shlex.quote(within.rsplit(".", 3 if artefact.sealed else 2)[0])
+
+
+def _shell_json(value: Any) -> str:
+    return shlex.quote(json.dumps(value))
+
+
+def _registration(source: SearchSource) -> dict[str, Any]:
+    """The body that registers the point's repository, for reading."""
+    return {"type": source.repository_type, "settings": {**source.repository_settings, "readonly": "true"}}
+
+
+def _restoration(source: SearchSource) -> dict[str, Any]:
+    """The body that restores everything of the snapshot but what is the old cluster's own."""
+    inside = {index for indices in source.data_streams.values() for index in indices}
+    plain = [part.index for part in source.indices if part.index not in inside and not part.index.startswith(".")]
+    return {
+        "indices": ",".join([*plain, *source.data_streams]),
+        "include_global_state": False,
+        "include_aliases": True,
+    }

@@ -4,7 +4,7 @@
 <group>/<store>/<point id>/attempt-<n>-<run nonce>/<artefact>.<000000>.zst.age  (.zst where it is not encrypted)
 <group>/<store>/<point id>/verdicts/<validated at>-<run>.json
 
-The store (``postgres``, ``nats``, ``redis``) is that of the kind which the point's id names.
+The store (``postgres``, ``nats``, ``redis``, ``search``) is that of the kind which the point's id names.
 """
 
 from __future__ import annotations

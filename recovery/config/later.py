@@ -22,7 +22,6 @@ LATER = (
     "replication.max_wal_senders",
     "replication.wal_level",
     "testing",
-    "groups.<name>.elasticsearch",
     "groups.<name>.kubernetes",
     "groups.<name>.nats.credentials",
     "groups.<name>.nats.domain",

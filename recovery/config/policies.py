@@ -122,9 +122,9 @@ class BackupPolicy(Section):
         default_factory=lambda: [BackupKind.PHYSICAL, BackupKind.LOGICAL],
         min_length=1,
         description="physical: base backup of the cluster; logical: dump of the databases with all roles; streams: "
-        "snapshots of the group's JetStream streams; rdb: dump of its Redis. Kinds of stores that a group does not "
-        "have are left out.",
-        examples=[["physical", "logical", "streams", "rdb"]],
+        "snapshots of the group's JetStream streams; rdb: dump of its Redis; search: snapshot of its search engine. "
+        "Kinds of stores that a group does not have are left out.",
+        examples=[["physical", "logical", "streams", "rdb", "search"]],
     )
     retention_days: Annotated[int, Field(ge=1, le=36500)] | None = Field(
         30, description="Days after which a point goes (never the last validated one).", examples=[30]

@@ -29,6 +29,7 @@ from recovery.domain.group import (
     WalRule,
 )
 from recovery.domain.managed import ManagedRule
+from recovery.domain.search import SearchRule, SearchStorage
 
 if TYPE_CHECKING:
     from recovery.config.config import Config
@@ -49,7 +50,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         records=_records(group),
         validation_queue=config.validation_queue,
         locations=list(config.locations_of(name)),
-        backup_kinds=[kind.value for kind in group.backup.kinds if getattr(group, kind.store) is not None],
+        backup_kinds=[kind.value for kind in group.backup.kinds if getattr(group, kind.store.key) is not None],
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
         retention=_retention(group.backup),
@@ -62,6 +63,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         replication=_replication(group),
         failover=_failover(config, group),
         streams=group.nats.streams if group.nats else [],
+        search=_search(group),
         managed=_managed(group),
         managed_by=group.postgres.managed_by if group.postgres else "self",
         poolers=[pooler.address for pooler in group.routing.pgbouncer],
@@ -128,6 +130,7 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         postgres=postgres_at(group, own, shared),
         nats=_with_port(own.nats or shared.endpoints.nats, NATS_PORT) if group.nats else None,
         redis=_with_port(own.redis or shared.endpoints.redis, REDIS_PORT) if group.redis else None,
+        search=(own.elasticsearch or shared.endpoints.elasticsearch) if group.elasticsearch else None,
         health_urls=health_urls(group, own, shared),
         guard=shared.guard if config.guards.token else None,
         dns_value=own.dns_value,
@@ -178,6 +181,27 @@ def _wal(group: Group) -> WalRule | None:
         optional_locations=policy.optional_locations,
         retained_warning=policy.retained_warning,
         retained_critical=policy.retained_critical,
+    )
+
+
+def _search(group: Group) -> SearchRule | None:
+    search = group.elasticsearch
+    if search is None:
+        return None
+    storage = search.storage
+    return SearchRule(
+        repository=search.repository,
+        indices=search.indices,
+        global_state=search.include_global_state,
+        storage=SearchStorage(
+            type=storage.type,
+            place=storage.bucket or storage.location or "",
+            base_path=storage.base_path,
+            client=storage.client,
+            settings=storage.settings,
+        )
+        if storage
+        else None,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recovery.config.base import Section
 from recovery.config.installation import Tls
-from recovery.config.names import Name, OwnFile, SqlName, StreamName
+from recovery.config.names import AbsolutePath, Name, OwnFile, SqlName, StreamName, WebAddress
+from recovery.config.values import Switch, expected
 from recovery.domain.secret import SecretRef
 
 
@@ -77,6 +78,49 @@ class Redis(Section):
     tls: Tls | None = Field(None, description="TLS to the servers; without it plain text.")
 
 
+class SearchStorage(Section):
+    """Where each region's cluster keeps its snapshots: a repository that is registered with it before a backup, in a
+    folder of its own called as the region, since only one cluster may write to a repository."""
+
+    type: Literal["s3", "fs"] = Field(
+        "s3", description="s3: a bucket (plugin repository-s3); fs: a folder that all nodes share.", examples=["s3"]
+    )
+    bucket: str | None = Field(None, min_length=1, description="The bucket (s3).", examples=["shop-search-snapshots"])
+    base_path: str = Field("", description="Folder in the bucket, above the regions' own.", examples=["recovery"])
+    client: str = Field(
+        "default",
+        min_length=1,
+        description="Name under which the nodes' keystores hold the bucket's credentials.",
+        examples=["default"],
+    )
+    location: AbsolutePath | None = Field(
+        None, description="The folder (fs), named in path.repo of every node.", examples=["/mnt/snapshots"]
+    )
+    settings: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further settings by the product's names, never a secret.",
+        examples=[{"server_side_encryption": "true", "max_snapshot_bytes_per_sec": "40mb"}],
+    )
+
+    @model_validator(mode="after")
+    def _has_its_place(self) -> SearchStorage:
+        if self.type == "s3" and (self.bucket is None or self.location is not None):
+            raise expected("bucket, and no location, where type is s3")
+        if self.type == "fs" and (self.location is None or self.bucket is not None or self.base_path):
+            raise expected("location, and neither bucket nor base_path, where type is fs")
+        return self
+
+
+class SearchScratch(Section):
+    """A cluster in which recovery points are proven: restored under other names, compared, and deleted again. It may be
+    one of the regions' own."""
+
+    address: WebAddress = Field(description="Its address.", examples=["https://search-scratch.example.com:9200"])
+    user: str | None = Field(None, min_length=1, description="User.", examples=["recovery"])
+    password: SecretRef | None = Field(None, description="Its password.", examples=["env:SEARCH_SCRATCH_PASSWORD"])
+    tls: Tls | None = Field(None, description="Authorities and certificates for an https address.")
+
+
 class Elasticsearch(Section):
     """Elasticsearch or OpenSearch of the group."""
 
@@ -84,8 +128,20 @@ class Elasticsearch(Section):
     password: SecretRef | None = Field(None, description="Its password.", examples=["env:ELASTICSEARCH_PASSWORD"])
     tls: Tls | None = Field(None, description="Authorities and certificates for https addresses.")
     repository: str = Field("recovery", min_length=1, description="Snapshot repository.", examples=["recovery"])
+    storage: SearchStorage | None = Field(
+        None, description="Its place; without it the repository has to be registered with each cluster."
+    )
     indices: list[str] = Field(
-        default_factory=lambda: ["*"], min_length=1, description="Index patterns.", examples=[["orders-*", "products"]]
+        default_factory=lambda: ["*"],
+        min_length=1,
+        description="Patterns of indices, data streams and aliases; a hyphen before one excludes.",
+        examples=[["orders-*", "products"]],
+    )
+    include_global_state: Switch = Field(
+        False, description="Whether templates, persistent settings and pipelines come along.", examples=[True]
+    )
+    scratch: SearchScratch | None = Field(
+        None, description="A cluster in which points are proven; without it none is ever VALID."
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from recovery.domain.base import Model
 from recovery.domain.managed import ManagedRule
+from recovery.domain.search import SearchRule
 
 
 class Objectives(Model):
@@ -47,6 +48,7 @@ class RegionPlan(Model):
     postgres: PostgresAt | None = None
     nats: str | None = None
     redis: str | None = None  # host:port
+    search: str | None = None  # https://host:port of Elasticsearch or OpenSearch
     health_urls: list[str] = Field(default_factory=list)
     guard: str | None = None  # address of the region's guard
     dns_value: str | None = None  # what the group's records hold while this region is active
@@ -163,6 +165,7 @@ class GroupSnapshot(Model):
     replication: ReplicationRule = ReplicationRule()
     failover: FailoverRule = FailoverRule()
     streams: list[str] = Field(default_factory=list)  # of JetStream
+    search: SearchRule | None = None  # of Elasticsearch or OpenSearch
     managed: ManagedRule | None = None  # PostgreSQL that a provider runs
     managed_by: str = "self"  # who makes a PostgreSQL primary: self, patroni or rds
     poolers: list[str] = Field(default_factory=list)  # addresses of PgBouncers between clients and PostgreSQL

@@ -19,6 +19,7 @@ from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Verdict
 from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
 from recovery.domain.redis import Way
+from recovery.domain.search import RestoredSearch, SearchChoice
 
 MONITOR = "monitor"
 """Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
@@ -44,6 +45,8 @@ class PlanRequest(Model):
     replace: bool = False  # what a restore finds under the same name is deleted first
     way: Way | None = None  # of Redis: how a running server gets the data
     append_only: bool = False  # the stopped Redis in target_directory loads an append-only file
+    search: SearchChoice | None = None  # of a search engine's point: what is restored, and how it is called then
+    take_over: bool = False  # a search engine goes on in a repository that another cluster wrote to until now
     target_database: str | None = None  # logical restore into this database
     target_directory: str | None = None  # physical restore into this folder; of Redis: a stopped server's
     target_port: int | None = None
@@ -114,7 +117,8 @@ class RestoredServer(Model):
     kind: BackupKind
     streams: list[str] = Field(default_factory=list)  # of a restore of streams
     keys: dict[int, int] = Field(default_factory=dict)  # of a restored Redis, by database, right after it
-    restore_id: str = ""  # the mark by which restored streams or a restored Redis are known until they are opened
+    search: RestoredSearch | None = None  # of a restore into a search engine
+    restore_id: str = ""  # by which what was restored is known in its server until it is opened
     data_directory: str | None = None
     append_only: bool = False  # the Redis of data_directory
     run_as: str | None = None
@@ -149,6 +153,7 @@ class Facts(Model):
     logical_point: str | None = None
     streams_point: str | None = None
     rdb_point: str | None = None
+    search_point: str | None = None
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None

@@ -10,16 +10,23 @@ from pydantic import Field, ValidationInfo, field_validator
 from recovery.domain.base import Recorded
 from recovery.domain.jetstream import JetStreamSource
 from recovery.domain.redis import RedisSource
+from recovery.domain.search import SearchSource
 from recovery.domain.timelines import lsn_order
 from recovery.errors import BadInput
 
 
 class DataStore(StrEnum):
-    """The stores of a group that have recovery points, as the configuration calls them."""
+    """The stores of a group that have recovery points."""
 
     POSTGRES = "postgres"
     NATS = "nats"
     REDIS = "redis"
+    SEARCH = "search"
+
+    @property
+    def key(self) -> str:
+        """What the configuration calls it."""
+        return "elasticsearch" if self is DataStore.SEARCH else self.value
 
 
 class BackupKind(StrEnum):
@@ -29,6 +36,7 @@ class BackupKind(StrEnum):
     LOGICAL = "logical"
     STREAMS = "streams"
     RDB = "rdb"
+    SEARCH = "search"
 
     @property
     def store(self) -> DataStore:
@@ -40,6 +48,7 @@ STORE_OF = {
     BackupKind.LOGICAL: DataStore.POSTGRES,
     BackupKind.STREAMS: DataStore.NATS,
     BackupKind.RDB: DataStore.REDIS,
+    BackupKind.SEARCH: DataStore.SEARCH,
 }
 
 
@@ -182,12 +191,13 @@ class PostgresSource(Recorded):
         return None
 
 
-Source = PostgresSource | JetStreamSource | RedisSource
+Source = PostgresSource | JetStreamSource | RedisSource | SearchSource
 
 SOURCES: dict[str, type[Source]] = {
     DataStore.POSTGRES: PostgresSource,
     DataStore.NATS: JetStreamSource,
     DataStore.REDIS: RedisSource,
+    DataStore.SEARCH: SearchSource,
 }
 """What a manifest says of where its point came from, by store. Each has ``identity``, ``position``, ``window`` and
 ``notes``."""
@@ -241,12 +251,22 @@ class Manifest(Recorded):
         return self.source
 
     @property
+    def search(self) -> SearchSource:
+        """Raises BadInput: the point is of another store."""
+        if not isinstance(self.source, SearchSource):
+            raise BadInput(f"recovery point {self.point_id} is of {self.store}, and not of a search engine")
+        return self.source
+
+    @property
     def stored_bytes(self) -> int:
+        """At each location."""
         return sum(entry.size for artefact in self.artefacts for entry in artefact.objects)
 
     @property
     def plain_bytes(self) -> int:
-        return sum(artefact.plain_size for artefact in self.artefacts)
+        """Of the content, wherever it is stored."""
+        elsewhere = self.source.bytes if isinstance(self.source, SearchSource) else 0
+        return sum(artefact.plain_size for artefact in self.artefacts) + elsewhere
 
     def artefact(self, name: str) -> Artefact:
         for artefact in self.artefacts:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from recovery.domain.base import Recorded
-from recovery.domain.retention import RetentionPlan
+from recovery.domain.base import Model, Recorded
 
 
 class SearchProduct(StrEnum):
@@ -143,6 +142,8 @@ class SearchSource(Recorded):
 
     server: SearchServer
     repository: str
+    repository_type: str = ""  # and its settings, as the cluster has it registered: by them others find it
+    repository_settings: dict[str, str] = Field(default_factory=dict)
     snapshot: str
     snapshot_uuid: str
     patterns: list[str]
@@ -156,37 +157,63 @@ class SearchSource(Recorded):
     finished_at: datetime
     notes: list[str] = Field(default_factory=list)
 
+    @property
+    def identity(self) -> str:
+        """What retention and order keep apart: a cluster that was lost and made anew, empty, never pushes out what was
+        saved before, and neither does another choice of indices."""
+        return f"{self.server.cluster_uuid}/{patterns_digest(self.patterns)}"
 
-def plan_snapshot_retention(
-    snapshots: Iterable[SearchSnapshot], expired: Collection[str], validated: Collection[str]
-) -> RetentionPlan:
-    """Which snapshots of a repository may go, newest first, by name.
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """Milliseconds of the cluster's own clock at which the snapshot began."""
+        return (0, int(self.began_at.astimezone(UTC).timestamp() * 1000))
 
-    ``expired`` are ids of recovery points that the retention rule lets go, ``validated`` those that were restored and
-    checked. A snapshot goes only when it is ours, has ended, its point is expired, and it is proven superseded: a newer
-    complete snapshot of the same cluster and the same patterns is validated. Age is the order of the cluster's own
-    clock, in which one cluster's snapshots began.
-    """
-    plan = RetentionPlan()
-    proven: dict[tuple[str, str], str] = {}
-    for snapshot in sorted(snapshots, key=lambda one: (one.started_at, one.name), reverse=True):
-        mark = snapshot.mark
-        series = (mark.cluster, mark.patterns) if mark else ("", "")
-        if mark is None:
-            stays, reason = True, "not ours"
-        elif snapshot.state is SnapshotState.IN_PROGRESS:
-            stays, reason = True, "still being taken"
-        elif mark.point not in expired:
-            stays, reason = True, f"point {mark.point} is kept"
-        elif series not in proven:
-            stays, reason = True, "no newer snapshot of the same indices was restored and checked"
-        else:
-            stays, reason = False, f"point {mark.point} is expired and {proven[series]} is newer and validated"
-        (plan.keep if stays else plan.remove).append(snapshot.name)
-        plan.reasons[snapshot.name] = reason
-        if mark is not None and snapshot.state is SnapshotState.SUCCESS and mark.point in validated:
-            proven.setdefault(series, snapshot.name)
-    return plan
+    @property
+    def window(self) -> tuple[datetime, datetime] | None:
+        return self.began_at, self.finished_at
+
+    @property
+    def docs(self) -> int:
+        return sum(part.docs for part in self.indices)
+
+
+class SearchStorage(Model):
+    """Where each region's cluster keeps its snapshots. Only one cluster may write to a repository, so each has a folder
+    of its own in ``place`` (a bucket, or a folder of the nodes), called as its region."""
+
+    type: Literal["s3", "fs"]
+    place: str
+    base_path: str = ""  # in a bucket
+    client: str = "default"  # whose credentials the nodes' keystores hold
+    settings: dict[str, str] = Field(default_factory=dict)
+
+
+class SearchRule(Model):
+    """What is taken of a group's search engine. ``storage`` None: somebody else registers the repository."""
+
+    repository: str = "recovery"
+    indices: list[str] = Field(default_factory=lambda: ["*"])
+    global_state: bool = False
+    storage: SearchStorage | None = None
+
+
+class SearchChoice(Model):
+    """What is restored of a search engine's point, and how: see ``recovery.ports.search.SearchRestoreOptions``."""
+
+    indices: tuple[str, ...] = ("*",)
+    rename_pattern: str | None = None
+    rename_replacement: str | None = None
+    aliases: bool = True
+    global_state: bool = False
+    repository: str | None = None
+
+
+class RestoredSearch(Model):
+    """What a restore made: name at the source -> name here. ``moves_aliases``: once it is opened."""
+
+    indices: dict[str, str]
+    data_streams: dict[str, str] = Field(default_factory=dict)
+    moves_aliases: bool = True
 
 
 def snapshot_name(point: str) -> str:

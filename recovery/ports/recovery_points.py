@@ -24,6 +24,7 @@ from recovery.domain.recovery_point import (
 from recovery.domain.recovery_set import RecoverySet
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
 from recovery.domain.redis import Way
+from recovery.domain.search import SearchChoice
 from recovery.ports.postgres import BackupSource, PointReader
 
 Progress = Callable[[int, int, str], None]
@@ -42,6 +43,7 @@ class BackupOrder:
     attempt: int
     started_at: datetime
     epoch: int | None = None
+    take_over: bool = False  # search: goes on in a repository that another cluster wrote to until now
 
     @property
     def readable(self) -> frozenset[str]:
@@ -103,6 +105,7 @@ class RestoreOrder:
     replace: bool = False  # what is there under the same name is deleted first
     way: Way | None = None  # Redis: how a running server gets the data; None: the one that fits it
     append_only: bool = False  # Redis: the stopped server in target_directory loads an append-only file
+    search: SearchChoice | None = None  # search: what is restored, and how it is called; None: all, as it was
 
 
 class StorePoints(Protocol):
@@ -121,14 +124,32 @@ class StorePoints(Protocol):
         """Whether the store can be backed up now. One that does not answer raises."""
         ...
 
-    def opened(self, order: BackupOrder) -> AbstractAsyncContextManager[BackupSource]:
-        """The running backup, which ends with the context; no second one of its kind runs beside it."""
+    def opened(self, order: BackupOrder, progress: Progress) -> AbstractAsyncContextManager[BackupSource]:
+        """The running backup, which ends with the context; no second one of its kind runs beside it.
+
+        ``progress`` is for what is done before the first byte can be read, and what is read is told by the reader.
+        """
         ...
 
     async def validate(
         self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """Restores into a scratch server, checks it and removes it. Raises nothing but cancellation and bugs."""
+        ...
+
+
+class KeptElsewhere(Protocol):
+    """What a store keeps of its recovery points outside the locations: a search engine's snapshots."""
+
+    async def discard(self, group: GroupSnapshot, region: str, point_id: str, manifest: Manifest | None) -> bool:
+        """Deletes what belongs to this point and to nothing else; False: there is none. Idempotent.
+
+        Args:
+            region: whose cluster took it.
+            manifest: None: of a point that did not come into being.
+
+        Raises NotOurs where others made what is called so; Unreachable, Refused.
+        """
         ...
 
 
@@ -146,8 +167,13 @@ class RecoveryPoints(Protocol):
 
     async def take(self, order: BackupOrder, progress: Progress) -> TakenPoint: ...
 
-    async def remove_unfinished(self, group: GroupSnapshot, point_id: str) -> int:
-        """Removes the objects of a point that has no manifest; a complete point is not touched. Objects removed."""
+    async def remove_unfinished(self, group: GroupSnapshot, point_id: str, region: str | None = None) -> int:
+        """Removes the objects of a point that has no manifest, and what its store keeps of it elsewhere; a complete
+        point is not touched. Objects removed.
+
+        Args:
+            region: whose server was backed up; None: the home region's.
+        """
         ...
 
     async def fill(self, group: GroupSnapshot, point_id: str, progress: Progress) -> TakenPoint:

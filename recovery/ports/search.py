@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from recovery.domain.recovery_point import CheckResult
 from recovery.domain.search import SearchServer, SearchSnapshot, SearchSource
 
 SearchStatus = Literal["yellow", "green"]
@@ -69,6 +70,7 @@ class SearchRestoreOptions:
     rename_replacement: str | None = None
     replace: bool = False
     aliases: bool = True  # moved to the restored indices in one step, once these are whole
+    keep_mark: bool = False  # until ``complete``, which moves the aliases: so that all can still be taken back
     global_state: bool = False
     replicas: int | None = None  # None keeps the number of the source
     ignore_settings: Sequence[str] = ()
@@ -127,6 +129,14 @@ class SearchRecovery(Protocol):
         """Has every node that may write try the repository; their names. Raises NotFound, SourceFailed."""
         ...
 
+    async def attach(self, source: SearchSource, name: str) -> str:
+        """Under which name this cluster reads the repository of a snapshot: under the snapshot's own where this cluster
+        has the same place registered so, else under ``name``, registered as read-only.
+
+        Raises as ``register``; Refused, too, where ``name`` is another place here.
+        """
+        ...
+
     async def snapshot(self, request: SnapshotRequest, progress: SearchProgress | None = None) -> SearchSource:
         """Takes a snapshot and waits for it, or for the one that an earlier attempt began.
 
@@ -146,10 +156,26 @@ class SearchRecovery(Protocol):
         """All snapshots of a repository, newest first. Raises NotFound, SourceFailed."""
         ...
 
+    async def inspect(self, source: SearchSource, repository: str) -> str:
+        """Reads what the repository holds of each shard of a snapshot, and says it in a sentence.
+
+        Raises:
+            Corrupt: the snapshot is gone, is another one, is not whole, or needs other files than were taken.
+            NotFound: there is no such repository.
+        """
+        ...
+
     async def delete_snapshot(self, repository: str, point: str, *, within_seconds: float = 600.0) -> bool:
         """Deletes the snapshot of this point, aborting it where it is still being taken. False: there is none.
 
         Raises NotOurs where it was made by others.
+        """
+        ...
+
+    async def check_restore(self, source: SearchSource, options: SearchRestoreOptions) -> list[CheckResult]:
+        """What ``restore`` would be refused for, as far as it is known before. Changes nothing.
+
+        Raises BadInput, NotFound where the choice or the renaming cannot be used.
         """
         ...
 
@@ -169,6 +195,23 @@ class SearchRecovery(Protocol):
             RestoreFailed: shards could not be restored, or what was restored differs; it was deleted again.
             Unreachable: it did not end within ``within_seconds``; it goes on.
         """
+        ...
+
+    async def differences(self, source: SearchSource, restored: Mapping[str, str]) -> list[str]:
+        """Sentences on what restored indices (name at the source -> name here) lack; what was written since is none."""
+        ...
+
+    async def complete(
+        self, source: SearchSource, restored: Mapping[str, str], restore_id: str, *, aliases: bool
+    ) -> list[str]:
+        """Moves the aliases in one step, and takes the mark away that ``keep_mark`` left. Repeated, it changes nothing.
+
+        Returns notes. Raises RestoreFailed where the aliases cannot be moved.
+        """
+        ...
+
+    async def unfinished(self) -> dict[str, list[str]]:
+        """Ids of restores that are not completed -> their indices."""
         ...
 
     async def remove_restored(self, restore_id: str) -> list[str]:

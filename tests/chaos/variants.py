@@ -50,6 +50,7 @@ FACTS: Mapping[str, Facts] = {
     "points.take_logical_backup": Facts(logical_point="point-2"),
     "points.take_streams_backup": Facts(streams_point="point-3"),
     "points.take_redis_backup": Facts(rdb_point="point-4"),
+    "points.take_search_backup": Facts(search_point="point-5"),
     "points.choose_to_validate": Facts(points_to_validate=["point-1"]),
     "points.validate": Facts(verdicts=[DAMAGED]),
     "points.repair": Facts(points_repaired=["point-1"]),

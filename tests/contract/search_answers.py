@@ -6,6 +6,7 @@ import base64
 import itertools
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,19 @@ class Snapshot:
         return sum(sum(index.shards) * BYTES for index in self.indices.values())
 
 
+def failing(state: str, shards: int) -> Callable[[Snapshot], None]:
+    """What a snapshot of ``Cluster.outcome`` ends as."""
+
+    def outcome(snapshot: Snapshot) -> None:
+        snapshot.state = state
+        snapshot.failures = [
+            {"index": "orders", "shard_id": number, "reason": "IOException[disk]", "node_id": "node-id", "status": "X"}
+            for number in range(shards)
+        ]
+
+    return outcome
+
+
 @dataclass
 class Disk:
     """Snapshots by place and name."""
@@ -105,7 +119,7 @@ def described(snapshot: Snapshot) -> dict[str, Any]:
 def status_of(snapshot: Snapshot) -> dict[str, Any]:
     done = 0 if snapshot.looks > 0 else snapshot.shards
     return {"snapshots": [{
-        "state": "STARTED", "shards_stats": {"done": done, "total": snapshot.shards},
+        "state": "STARTED", "shards_stats": {"done": done, "failed": 0, "total": snapshot.shards},
         "stats": {
             "incremental": {"file_count": 3, "size_in_bytes": snapshot.new_bytes},
             "processed": {"file_count": 1, "size_in_bytes": snapshot.new_bytes // 2},

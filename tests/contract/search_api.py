@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from recovery.adapters.search.restoring import MARK
+from recovery.adapters.search.marks import MARK
 from recovery.domain.search import SearchProduct
 from tests.contract.search_answers import (
     Disk,
@@ -394,9 +394,9 @@ class Door:
 
 
 @asynccontextmanager
-async def a_door(certificate: Path | None = None, key: Path | None = None) -> AsyncIterator[Door]:
+async def a_door(certificate: Path | None = None, key: Path | None = None, *, port: int = 0) -> AsyncIterator[Door]:
     door = Door()
     methods = ["GET", "PUT", "POST", "DELETE"]
     application = Starlette(routes=[Route("/{path:path}", door.handle, methods=methods)])
-    async with serving(application, certificate=certificate, key=key) as door.address:
+    async with serving(application, port=port, certificate=certificate, key=key) as door.address:
         yield door

@@ -15,10 +15,9 @@ from recovery.domain.search import (
     SnapshotState,
     number,
     patterns_digest,
-    plan_snapshot_retention,
     snapshot_name,
 )
-from recovery.errors import BadInput, NotFound, NotOurs, Refused, SourceFailed, Unreachable
+from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, Refused, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchRecovery, SearchRepository, SearchRestoreOptions, SnapshotRequest
 
 MARK = "index.routing.allocation.exclude.recovery_restore"
@@ -69,6 +68,10 @@ class Site(ABC):
 
     @abstractmethod
     async def settings(self, cluster: str, setting: str) -> dict[str, str]: ...
+
+    @abstractmethod
+    async def registered(self, cluster: str, repository: str) -> dict[str, Any]:
+        """A repository as the cluster has it: ``type`` and ``settings``."""
 
     @abstractmethod
     async def foreign_snapshot(self, repository: str, name: str) -> None:
@@ -268,20 +271,44 @@ class SearchContract:
         assert await site.east.snapshots("recovery") == []
         await site.east.snapshot(SnapshotRequest("recovery", new_point(), ["*", "-stranded"]))
 
-    async def test_retention_deletes_what_is_superseded_and_the_rest_can_be_restored(self, site: Site) -> None:
+    async def test_a_snapshot_is_deleted_and_those_that_share_its_files_can_be_restored(self, site: Site) -> None:
         await site.make("east", "orders", 20)
         first = await site.point()
         await site.write("east", "orders", 20)
         second = await site.point()
         await site.foreign_snapshot("recovery", "by-hand")
         points = {one.name: one.mark.point for one in await site.east.snapshots("recovery") if one.mark}
-        expired, validated = set(points.values()), {points[second.snapshot]}
-        plan = plan_snapshot_retention(await site.east.snapshots("recovery"), expired, validated)
-        assert plan.remove == [first.snapshot]
-        for name in plan.remove:
-            assert await site.east.delete_snapshot("recovery", points[name])
+        assert await site.east.delete_snapshot("recovery", points[first.snapshot])
+        assert not await site.east.delete_snapshot("recovery", points[first.snapshot])
         assert {one.name for one in await site.east.snapshots("recovery")} == {"by-hand", second.snapshot}
+        with pytest.raises(Corrupt, match="holds no snapshot"):
+            await site.east.inspect(first, "recovery")
         assert (await site.west.restore(second, options())).docs == 40
+
+    async def test_the_files_of_a_snapshot_are_listed_as_they_were_taken(self, site: Site) -> None:
+        await site.make("east", "orders", 40, shards=2)
+        await site.make("east", "products", 7)
+        source = await site.point()
+        assert (source.repository_type, source.repository_settings) == (
+            "fs", {key: str(value) for key, value in (await site.registered("east", "recovery"))["settings"].items()},
+        )  # fmt: skip
+        said = await site.west.inspect(source, "recovery")
+        assert said == f"3 shards with files of {source.bytes} bytes, all listed as they were taken"
+        with pytest.raises(Corrupt, match="bytes instead of 1"):
+            await site.west.inspect(source.model_copy(update={"bytes": 1}), "recovery")
+
+    async def test_another_cluster_reads_the_repository_under_its_own_name_for_it(self, site: Site) -> None:
+        await site.make("east", "orders")
+        await site.east.register(site.repository())
+        source = await site.east.snapshot(SnapshotRequest("recovery", new_point()))
+        assert await site.east.attach(source, "recovery-east") == "recovery"
+        await site.west.register(site.repository("elsewhere"))
+        assert await site.west.attach(source, "recovery-east") == "recovery-east"
+        assert await site.west.attach(source, "recovery-east") == "recovery-east"
+        assert (await site.registered("west", "recovery-east"))["settings"]["readonly"] == "true"
+        with pytest.raises(Refused, match="another one"):
+            await site.west.attach(source, "elsewhere")
+        assert (await site.west.restore(source, options(repository="recovery-east"))).docs == 40
 
     async def test_what_others_made_is_not_touched(self, site: Site) -> None:
         await site.make("east", "orders")

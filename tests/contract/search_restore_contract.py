@@ -60,6 +60,25 @@ class SearchRestores:
         assert again.moved == {"orders": ["back-orders-1"]}
         assert await site.aliases("east") == {"again-orders-1": {"orders": FILTER}}
 
+    async def test_a_restore_can_be_taken_back_until_it_is_completed(self, site: Site) -> None:
+        await site.make("east", "orders-1", 40, aliases={"orders": FILTER})
+        source = await site.point()
+        await site.make("west", "orders-0", 3, aliases={"orders": {}})
+        kept = options(keep_mark=True)
+        restored = await site.west.restore(source, kept)
+        assert await site.aliases("west") == {"orders-0": {"orders": {}}}
+        assert await site.west.unfinished() == {kept.restore_id: ["orders-1"]}
+        assert all(check.passed for check in await site.west.check_restore(source, kept))  # it is its own
+        (target,) = [c for c in await site.west.check_restore(source, options()) if not c.passed]
+        assert target.name == "empty target" and "has orders-1 (open) already" in target.detail
+        assert await site.west.remove_restored(kept.restore_id) == ["orders-1"]
+        await site.west.restore(source, kept)
+        assert await site.west.differences(source, restored.indices) == []
+        for _ in range(2):
+            await site.west.complete(source, restored.indices, kept.restore_id, aliases=True)
+            assert await site.aliases("west") == {"orders-1": {"orders": FILTER}}
+        assert (await site.west.unfinished(), await site.west.remove_restored(kept.restore_id)) == ({}, [])
+
     async def test_a_part_that_is_restored_takes_its_own_place_only(self, site: Site) -> None:
         await site.make("east", "orders-1", 40, aliases={"orders": {}})
         await site.make("east", "orders-2", 5, aliases={"orders": {}})

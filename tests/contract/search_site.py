@@ -71,6 +71,9 @@ class FakeSite(Site):
         indices = self.clusters[cluster].indices
         return {name: index.settings[setting] for name, index in indices.items() if setting in index.settings}
 
+    async def registered(self, cluster: str, repository: str) -> dict[str, Any]:
+        return self.clusters[cluster].repositories[repository]
+
     async def foreign_snapshot(self, repository: str, name: str) -> None:
         place = self.disk.places.setdefault(f"/repository/{repository}", {})
         east = self.clusters["east"]

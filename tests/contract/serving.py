@@ -20,13 +20,13 @@ class _Quiet(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    application: Starlette, *, certificate: Path | None = None, key: Path | None = None
+    application: Starlette, *, port: int = 0, certificate: Path | None = None, key: Path | None = None
 ) -> AsyncIterator[str]:
-    """Its address."""
+    """Its address. ``port`` 0: a free one."""
     config = uvicorn.Config(
         application,
         host="127.0.0.1",
-        port=0,
+        port=port,
         log_level="warning",
         lifespan="off",
         ssl_certfile=certificate,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
@@ -14,7 +13,7 @@ from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.domain.search import SearchProduct, snapshot_name
 from recovery.errors import BadInput, Contended, NoSpace, NotOurs, Refused, RestoreFailed, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchRepository, SnapshotRequest
-from tests.contract.search_answers import PASSWORD, USER, Index, Snapshot, no_json
+from tests.contract.search_answers import PASSWORD, USER, Index, Snapshot, failing, no_json
 from tests.contract.search_contract import MARK, SearchContract, completed, new_point, options
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.contract.search_site import FAST, Doors, FakeSite, doors
@@ -42,17 +41,6 @@ class TestSearch(SearchContract, SearchRestores, DataStreams):
 
 
 # What a snapshot can end as
-
-
-def failing(state: str, shards: int) -> Any:
-    def outcome(snapshot: Snapshot) -> None:
-        snapshot.state = state
-        snapshot.failures = [
-            {"index": "orders", "shard_id": number, "reason": "IOException[disk]", "node_id": "node-id", "status": "X"}
-            for number in range(shards)
-        ]
-
-    return outcome
 
 
 @pytest.mark.parametrize("state", ["PARTIAL", "FAILED"])

@@ -35,6 +35,7 @@ from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.adapters.redis.restores import RedisRestores
 from recovery.adapters.restores import PostgresRestores
 from recovery.adapters.s3 import S3Store
+from recovery.adapters.search.restores import SearchRestores
 from recovery.adapters.witness import WitnessStore
 from recovery.backup import catalogue
 from recovery.backup.sealing import Sealer
@@ -48,6 +49,7 @@ from workers.zones import ConfiguredZones
 CALLS: dict[type, tuple[str, ...]] = {
     StoredRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
     RedisRestores: ("verify",),
+    SearchRestores: ("verify",),
     PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
     Upload: ("finish",),

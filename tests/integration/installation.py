@@ -40,6 +40,7 @@ from tests.integration.asked import at_the_source, copy_folder, execute, value_o
 from tests.integration.contents import Contents, contents
 from tests.integration.crew import AWAY, HOME, REGIONS, Crew, WorkerProcess
 from tests.integration.waiting import eventually, exists, found, lives, text_of, works_in
+from tests.ports import free_port
 from workers import operations
 from workers.client import connect
 from workers.operations import Handle
@@ -51,6 +52,8 @@ STREAMS = "messages"
 STREAM_NAMES = ["audit", "orders"]
 CACHE = "carts"
 """A third group: a Redis alone."""
+INDICES = "finding"
+"""A fourth group: a search engine alone, which a test serves at the addresses of the configuration."""
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
 PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
@@ -337,6 +340,7 @@ def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) 
     folder.mkdir(mode=0o711)
     installation = install(lab, folder)
     yaml = YAML()
+    addresses = {region: f"http://127.0.0.1:{free_port()}" for region in REGIONS}
     for file in (installation.config_file, installation.backup_config_file):
         document = yaml.load(file)
         document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
@@ -344,6 +348,7 @@ def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) 
         amend(document["groups"][GROUP])
         document["groups"][STREAMS] = _streams_group(lab, document["groups"][GROUP])
         document["groups"][CACHE] = _cache_group(lab, folder, document["groups"][GROUP])
+        document["groups"][INDICES] = _indices_group(addresses, document["groups"][GROUP])
         document["notifications"]["attempts"] = 1
         yaml.dump(document, file)
     return installation
@@ -369,10 +374,25 @@ def _cache_group(lab: Lab, folder: Path, shop: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def _indices_group(addresses: dict[str, str], shop: dict[str, Any]) -> dict[str, Any]:
+    """Points are proven in the other region's cluster."""
+    return {
+        "tier": shop["tier"],
+        "home": HOME,
+        "regions": {region: {"elasticsearch": address} for region, address in addresses.items()},
+        "elasticsearch": {
+            "storage": {"type": "fs", "location": "/repository/finding"},
+            "scratch": {"address": addresses[AWAY]},
+        },
+        "backup": {**copy.deepcopy(shop["backup"]), "kinds": ["search"]},
+    }
+
+
 __all__ = [
     "AWAY",
     "CACHE",
     "HOME",
+    "INDICES",
     "REGIONS",
     "STREAMS",
     "STREAM_NAMES",

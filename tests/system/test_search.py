@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
 from recovery.adapters.search.connection import SearchLimits
 from recovery.adapters.search.recovery import SearchSnapshots
-from recovery.domain.search import SearchProduct
+from recovery.backup.by_hand import by_hand
+from recovery.backup.sealing import Opener, Sealer
+from recovery.domain.group import RetentionRule
+from recovery.domain.recovery_point import VerdictState
+from recovery.domain.recovery_set import set_of
+from recovery.domain.search import SearchProduct, snapshot_name
 from recovery.errors import Unreachable
 from recovery.ports.search import SearchRepository, SnapshotRequest
 from tests.contract.search_contract import (
@@ -26,7 +34,11 @@ from tests.contract.search_contract import (
     until_marked,
 )
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
+from tests.contract.search_site import FakeSite
+from tests.fakes.points import AGE
 from tests.system.search_servers import OwnSearch, installed, two_clusters
+from tests.unit.points.rig import make_rig
+from tests.unit.points.search_rig import POINT, Searches, nothing
 
 pytestmark = pytest.mark.system
 LIMITS = SearchLimits(poll_seconds=0.1, unplaced_seconds=3)
@@ -41,10 +53,10 @@ class RealSite(Site):
     west: SearchSnapshots
     product: SearchProduct
     number: int
-    registered: set[str] = field(default_factory=set)
+    registered_names: set[str] = field(default_factory=set)
 
     def repository(self, name: str = "recovery", *, slow: bool = False, **settings: Any) -> SearchRepository:
-        self.registered.add(name)
+        self.registered_names.add(name)
         place = self.servers["east"].repository / f"{self.number}-{name}"
         return SearchRepository(name, "fs", str(place), settings=SLOW if slow else {}, **settings)
 
@@ -107,6 +119,11 @@ class RealSite(Site):
         found = await self.servers[cluster].ask("GET", f"/_all/_settings/{setting}?flat_settings=true")
         return {index: each["settings"][setting] for index, each in found.items() if each["settings"]}
 
+    async def registered(self, cluster: str, repository: str) -> dict[str, Any]:
+        self.registered_names.add(repository)
+        found: dict[str, Any] = (await self.servers[cluster].ask("GET", f"/_snapshot/{repository}"))[repository]
+        return found
+
     async def foreign_snapshot(self, repository: str, name: str) -> None:
         await self.servers["east"].ask("PUT", f"/_snapshot/{repository}/{name}?wait_for_completion=true")
 
@@ -126,7 +143,7 @@ class RealSite(Site):
 
     async def clean(self) -> None:
         for server in self.servers.values():
-            for name in self.registered:
+            for name in self.registered_names:
                 running = await server.ask("GET", f"/_snapshot/{name}/_current", expect=None)
                 for one in running.get("snapshots", ()):
                     await server.ask("DELETE", f"/_snapshot/{name}/{one['snapshot']}", expect=None)
@@ -212,3 +229,60 @@ class TestElasticsearch(SearchContract, SearchRestores, Killed):
         elasticsearch.number = next(_NUMBERS)
         yield elasticsearch
         await elasticsearch.clean()
+
+
+async def test_points_are_taken_proven_kept_and_put_back_and_by_hand_too(opensearch: RealSite) -> None:
+    """Everything but the plans, with real clusters."""
+    site, opensearch.number = opensearch, next(_NUMBERS)
+    addresses = {name: server.address for name, server in site.servers.items()}
+    async with Sealer([AGE.public]) as sealer, Opener([AGE.secret]) as opener:
+        place = site.servers["east"].repository / f"{site.number}-shop"
+        searches = Searches(await make_rig(sealer, opener), cast(FakeSite, site), addresses, str(place))
+        try:
+            await _taken_and_put_back(site, searches)
+        finally:
+            site.registered_names |= {"recovery", "recovery-region-a", "by-hand"}
+            await site.clean()
+
+
+async def _taken_and_put_back(site: RealSite, searches: Searches) -> None:
+    await site.make("east", "orders-1", 400, shards=2, aliases={"orders": {}})
+    await site.make("east", "logs-shop", 12, stream=True)
+    seen: list[str] = []
+    taken = await searches.points.take(searches.backup(), lambda done, expected, what: seen.append(what))
+    assert taken.manifest.search.docs == 412
+    first = await searches.validate()
+    assert first.state is VerdictState.VALID, first.reason
+    assert await site.docs("west") == {} and await site.west.unfinished() == {}
+    await site.write("east", "orders-1", 30)
+    second = POINT.replace("1015", "1115")
+    await searches.take(second)
+    assert (await searches.validate(second)).state is VerdictState.VALID
+
+    await site.make("west", "orders-0", 3, aliases={"orders": {}})
+    assert await searches.refusals() == {}
+    restored = await searches.restores.restore(searches.order(), nothing)
+    assert "orders-1 (open) already" in (await searches.refusals(restore_id="another"))["empty target"]
+    assert all(check.passed for check in await searches.restores.verify(searches.rig.group, restored))
+    assert await site.aliases("west") == {"orders-0": {"orders": {}}}
+    await searches.restores.open_writes(searches.rig.group, restored)
+    assert await site.aliases("west") == {"orders-1": {"orders": {}}}
+    assert sum((await site.docs("west")).values()) == 415
+    assert not await searches.restores.remove(searches.order())
+
+    searches.rig.group = searches.rig.group.model_copy(update={"retention": RetentionRule(count=1)})
+    await searches.points.expire(searches.rig.group, datetime.now(UTC), dry_run=False)
+    assert [one.name for one in await site.east.snapshots("recovery")] == [snapshot_name(second)]
+    for name in ("orders-0", "orders-1"):
+        await site.delete("west", name)
+    await site.servers["west"].ask("DELETE", "/_data_stream/logs-shop")
+    point = await searches.points.point(searches.rig.group, second)
+    page = by_hand(set_of([point], set_id="set", run_id="run"), [point.manifest])
+    (block,) = re.findall(r"```sh\n(SEARCH=.*?)```", page, re.DOTALL)
+    said = await asyncio.to_thread(_run, block.replace("https://localhost:9200", searches.addresses["west"]))
+    assert sum((await site.docs("west")).values()) == 442, said
+    assert await site.aliases("west") == {"orders-1": {"orders": {}}}
+
+
+def _run(script: str) -> str:
+    return subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, check=True).stdout

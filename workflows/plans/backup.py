@@ -29,6 +29,10 @@ def wants_rdb(context: PlanContext) -> bool:
     return context.wants(BackupKind.RDB)
 
 
+def wants_search(context: PlanContext) -> bool:
+    return context.wants(BackupKind.SEARCH)
+
+
 def takes_a_set(context: PlanContext) -> bool:
     """Points of several stores belong together."""
     return len({kind.store for kind in context.facts.written}) > 1
@@ -55,6 +59,7 @@ BACKUP = plan(
     Step("take-logical-backup",  Points.take_logical_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_logical),
     Step("take-streams-backup",  Points.take_streams_backup,    SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_streams, on_failure=WARN),
     Step("take-redis-backup",    Points.take_redis_backup,      SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_rdb, on_failure=WARN),
+    Step("take-search-backup",   Points.take_search_backup,     SOURCE,  h(4),    h(6),   COPY,    undo=Points.remove_unfinished, when=wants_search, on_failure=WARN),
     ),
     Step("fill-locations",       Points.fill_locations,         SOURCE,  h(2),    h(4),   PERSIST, on_failure=WARN),
     Step("write-recovery-set",   Sets.write,                    SOURCE,  s(30),   m(5),   PROBE,   on_failure=WARN, when=takes_a_set),

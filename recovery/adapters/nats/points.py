@@ -14,7 +14,7 @@ from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import CheckResult, DataStore, VerdictState
 from recovery.ports.jetstream import JetStreamRecovery
 from recovery.ports.postgres import BackupSource, PointReader
-from recovery.ports.recovery_points import BackupOrder
+from recovery.ports.recovery_points import BackupOrder, Progress
 
 Streams = Callable[[str, str], Awaitable[JetStreamRecovery]]
 """(group, region) -> its JetStream."""
@@ -45,7 +45,7 @@ class StreamPoints:
         ]
 
     @asynccontextmanager
-    async def opened(self, order: BackupOrder) -> AsyncIterator[BackupSource]:
+    async def opened(self, order: BackupOrder, progress: Progress) -> AsyncIterator[BackupSource]:
         """See the port. Snapshots hold nobody up, so nothing keeps a second backup away but the run's own id."""
         recovery = await self.streams(order.group.name, order.region)
         async with recovery.source(order.group.streams) as source:

@@ -12,7 +12,7 @@ from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import CheckResult, DataStore, VerdictState
 from recovery.domain.redis import server_name
 from recovery.ports.postgres import BackupSource, PointReader
-from recovery.ports.recovery_points import BackupOrder
+from recovery.ports.recovery_points import BackupOrder, Progress
 from recovery.ports.redis import DUMP_NAME, RedisRecovery, StoredDump
 
 Servers = Callable[[str, str], Awaitable[RedisRecovery]]
@@ -37,7 +37,7 @@ class RedisPoints:
         return [CheckResult(name=f"{region} {DataStore.REDIS}", passed=seen.restore_id is None, detail=what)]
 
     @asynccontextmanager
-    async def opened(self, order: BackupOrder) -> AsyncIterator[BackupSource]:
+    async def opened(self, order: BackupOrder, progress: Progress) -> AsyncIterator[BackupSource]:
         """See the port. A server gives one dump to all that ask at the same time, so nothing keeps a second away."""
         recovery = await self.redis(order.group.name, order.region)
         async with recovery.source() as source:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from recovery.adapters.search.connection import SearchConnection, ServerSaid, judged, quoted
 from recovery.adapters.search.contents import IndexContent, alias_definitions, contents, names, refresh, taken
-from recovery.adapters.search.repositories import check_registered
+from recovery.adapters.search.repositories import check_registered, definition
 from recovery.domain.search import (
     SearchServer,
     SearchSnapshot,
@@ -23,7 +23,7 @@ from recovery.domain.search import (
     patterns_digest,
     snapshot_name,
 )
-from recovery.errors import BadInput, NotFound, NotOurs, Refused, SourceFailed, Unreachable
+from recovery.errors import BadInput, Corrupt, NotFound, NotOurs, Refused, SourceFailed, Unreachable
 from recovery.ports.search import SearchAdvance, SearchProgress, SnapshotRequest
 
 METADATA = "recovery"
@@ -66,6 +66,7 @@ class _Taking:
         await refresh(connection, ended.indices)
         after = await contents(connection, ended.indices)
         status = await self._status(STATUS_SECONDS)
+        kind, settings = await definition(connection, request.repository)
         streams = (await names(connection)).data_streams
         notes = (
             [] if before is not None else ["begun by an earlier attempt: what its shards hold at least is not known"]
@@ -73,6 +74,8 @@ class _Taking:
         return SearchSource(
             server=self.server,
             repository=request.repository,
+            repository_type=kind,
+            repository_settings=settings,
             snapshot=ended.name,
             snapshot_uuid=ended.uuid,
             patterns=list(request.patterns),
@@ -157,19 +160,38 @@ class _Taking:
             await asyncio.sleep(connection.limits.poll_seconds)
 
     async def _status(self, seconds: float | None = None) -> Mapping[str, Any]:
-        answer = await self.connection.found("GET", f"{self._path}/_status", seconds=seconds, filter_path=_STATUS)
-        found: list[Mapping[str, Any]] = (answer or {}).get("snapshots", [])
-        return found[0] if found else {}
+        return await _status(self.connection, self._path, seconds)
 
     @property
     def _path(self) -> str:
-        return f"/_snapshot/{quoted(self.request.repository)}/{quoted(self._name)}"
+        return _path(self.request.repository, self._name)
 
 
 async def find(connection: SearchConnection, repository: str, name: str) -> SearchSnapshot | None:
     """Raises NotFound where there is no such repository."""
     found = await _listed(connection, repository, quoted(name))
     return found[0] if found else None
+
+
+async def inspect(connection: SearchConnection, source: SearchSource, repository: str) -> str:
+    await check_registered(connection, repository, to_write=False)
+    found = await find(connection, repository, source.snapshot)
+    try:
+        complete_to_restore(found, repository, source)
+    except (NotFound, Refused) as error:
+        raise Corrupt(str(error)) from error
+    try:
+        status = await _status(connection, _path(repository, source.snapshot), STATUS_SECONDS)
+    except ServerSaid as error:
+        raise judged(error, f"The shards of snapshot {source.snapshot} in {repository} cannot be read") from error
+    shards = status.get("shards_stats", {})
+    there = int(shards.get("done", 0)), int(shards.get("failed", 0)), _bytes(status, "total")
+    if there != (source.shards, 0, source.bytes):
+        raise Corrupt(
+            f"Snapshot {source.snapshot} in {repository} has {there[0]} whole shards of {source.shards},"
+            f" {there[1]} failed ones, and files of {there[2]} bytes instead of {source.bytes}."
+        )
+    return f"{there[0]} shards with files of {there[2]} bytes, all listed as they were taken"
 
 
 async def everything(connection: SearchConnection, repository: str) -> list[SearchSnapshot]:
@@ -185,8 +207,7 @@ async def delete(connection: SearchConnection, repository: str, point: str, with
         return False
     check_ours(found, repository, point)
     try:
-        path = f"/_snapshot/{quoted(repository)}/{quoted(name)}"
-        return await connection.found("DELETE", path, seconds=within_seconds) is not None
+        return await connection.found("DELETE", _path(repository, name), seconds=within_seconds) is not None
     except ServerSaid as error:
         raise judged(error, f"Snapshot {name} in {repository} was not deleted") from error
 
@@ -273,6 +294,16 @@ def complete_to_restore(snapshot: SearchSnapshot | None, repository: str, source
         return _complete(snapshot, repository)
     except SourceFailed as error:
         raise Refused(str(error)) from error
+
+
+def _path(repository: str, name: str) -> str:
+    return f"/_snapshot/{quoted(repository)}/{quoted(name)}"
+
+
+async def _status(connection: SearchConnection, path: str, seconds: float | None = None) -> Mapping[str, Any]:
+    answer = await connection.found("GET", f"{path}/_status", seconds=seconds, filter_path=_STATUS)
+    found: list[Mapping[str, Any]] = (answer or {}).get("snapshots", [])
+    return found[0] if found else {}
 
 
 def _advance(status: Mapping[str, Any]) -> SearchAdvance:

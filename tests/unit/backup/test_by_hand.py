@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from recovery.backup.by_hand import by_hand
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import Artefact, BackupKind, Manifest, RecoveryPoint, StoredObject
 from recovery.domain.recovery_set import set_of
+from recovery.domain.search import SearchIndex, SearchProduct, SearchServer, SearchSource
 from tests.fakes.points import NOW, pg_source
 from tests.fakes.redis import redis_source
 
@@ -49,7 +52,23 @@ STREAMS = _point(
     source=JetStreamSource(server_version="2.12.0", api_level=1, streams=[PART]),
 )  # fmt: skip
 RDB = _point(BackupKind.RDB, ["dump.rdb"], source=redis_source())
-EVERY = (PHYSICAL, LOGICAL, STREAMS, RDB)
+SEARCH = _point(
+    BackupKind.SEARCH, [],
+    source=SearchSource(
+        server=SearchServer(
+            product=SearchProduct.OPENSEARCH, version="2.19.1", cluster="shop's", cluster_uuid="0a1b2c3d"
+        ),
+        repository="recovery", repository_type="s3",
+        repository_settings={"bucket": "snapshots", "base_path": "recovery/region-a", "client": "default"},
+        snapshot="recovery-20261122t101500z-search-1a2b3c4d", snapshot_uuid="uuid-1", patterns=["*"],
+        global_state=False, shards=3, bytes=1, new_bytes=1, began_at=NOW, finished_at=NOW,
+        indices=[
+            SearchIndex(index=name, uuid="u", shards=1, docs=7) for name in ("orders", ".ds-logs-000001", ".internal")
+        ],
+        data_streams={"logs": [".ds-logs-000001"]},
+    ),
+)  # fmt: skip
+EVERY = (PHYSICAL, LOGICAL, STREAMS, RDB, SEARCH)
 
 
 def _page(*points: RecoveryPoint) -> str:
@@ -60,7 +79,7 @@ def _page(*points: RecoveryPoint) -> str:
 def test_every_member_has_its_commands() -> None:
     page = _page(*EVERY)
     assert {point.manifest.kind for point in EVERY} == set(BackupKind), "a kind without commands"
-    for point in EVERY:
+    for point in (point for point in EVERY if point.manifest.artefacts):
         assert f"check {point.point_id}\n" in page
         assert f'"$LOCATION/shop/{point.manifest.store}/{point.point_id}"' in page
     assert f"open_all {PHYSICAL.point_id}/attempt-1-0a1b2c3d/base.tar | tar -x -C data\n" in page
@@ -74,7 +93,7 @@ def test_every_member_has_its_commands() -> None:
 
 def test_what_is_shell_is_valid_shell() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", _page(*EVERY), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
@@ -117,3 +136,28 @@ def test_objects_are_opened_whether_or_not_they_are_encrypted(tmp_path: Path) ->
     assert done.stdout.splitlines() == [
         "opened base.tar.000000.zst.age", "opened base.tar.000001.zst.age", "own.000000.zst",
     ]  # fmt: skip
+
+
+def test_a_snapshot_is_restored_by_the_engines_own_api(tmp_path: Path) -> None:
+    """The page's commands as they stand, with a curl that notes what it is asked."""
+    (block,) = re.findall(r"```sh\n(SEARCH=.*?)```", _page(SEARCH), re.DOTALL)
+    note = 'import json, sys; print(json.dumps(sys.argv[sys.argv.index("-H") + 2:]))'
+    (tmp_path / "curl").write_text(f"#!{sys.executable}\n{note}\n")
+    (tmp_path / "curl").chmod(0o700)
+    said = subprocess.run(
+        ["bash", "-e"],
+        input=block,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    register, look, restore, _ = (json.loads(line) for line in said.stdout.splitlines() if line)
+    place, name = "https://localhost:9200/_snapshot/by-hand", "recovery-20261122t101500z-search-1a2b3c4d"
+    assert register[:3] == ["-X", "PUT", place]
+    settings = {"bucket": "snapshots", "base_path": "recovery/region-a", "client": "default", "readonly": "true"}
+    assert json.loads(register[4]) == {"type": "s3", "settings": settings}
+    assert look == [f"{place}/{name}"]
+    assert restore[:3] == ["-X", "POST", f"{place}/{name}/_restore?wait_for_completion=true"]
+    assert json.loads(restore[4])["indices"] == "orders,logs"
+    assert f'aws s3 cp --recursive "$LOCATION/shop/search/{SEARCH.point_id}' not in _page(SEARCH)

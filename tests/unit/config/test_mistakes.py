@@ -101,7 +101,8 @@ KINDS = [
     ),
     pytest.param(
         "backup:\n", "backup:\n      kinds: [fysical]\n", "groups.shop.backup.kinds[0]",
-        "expected 'physical', 'logical', 'streams' or 'rdb', for example [physical, logical, streams, rdb]"
+        "expected 'physical', 'logical', 'streams', 'rdb' or 'search', for example [physical, logical, streams, rdb,"
+        " search]"
         " (did you mean 'physical'?); got 'fysical'",
         id="wrong entry of a list",
     ),

@@ -1,9 +1,8 @@
-"""Rules of Elasticsearch and OpenSearch: who reads what, names, what a copy must hold, which snapshots may go."""
+"""Rules of Elasticsearch and OpenSearch: who reads what, names, what a copy must hold, which is newer."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -11,18 +10,14 @@ from recovery.domain.search import (
     SearchIndex,
     SearchProduct,
     SearchServer,
-    SearchSnapshot,
+    SearchSource,
     ShardPosition,
-    SnapshotMark,
-    SnapshotState,
     alias_actions,
     chosen,
     number,
     patterns_digest,
-    plan_snapshot_retention,
     renamed,
     restore_refusal,
-    snapshot_name,
 )
 
 ES, OS = SearchProduct.ELASTICSEARCH, SearchProduct.OPENSEARCH
@@ -140,48 +135,20 @@ def test_the_digest_of_patterns() -> None:
     assert patterns_digest(["b", "a", "a"]) == patterns_digest(["a", "b"]) != patterns_digest(["a", "b", "-c"])
 
 
-# Retention
+# Order
 
 
-def snapshot(age: int, *, patterns: str = "p", cluster: str = "c", **changed: Any) -> SearchSnapshot:
-    """``age`` in days; the point is called as the age."""
-    mark = SnapshotMark(point=str(age), product=OS, cluster=cluster, patterns=patterns)
-    values: dict[str, Any] = {"state": SnapshotState.SUCCESS, "mark": mark} | changed
-    return SearchSnapshot(name=snapshot_name(str(age)), uuid="u", started_at=NOON - timedelta(days=age), **values)
+def test_points_of_one_cluster_and_one_choice_stand_by_its_clock() -> None:
+    def source(cluster: str, patterns: list[str], at: datetime) -> SearchSource:
+        server = SearchServer(product=OS, version="2.19.1", cluster="c", cluster_uuid=cluster)
+        return SearchSource(
+            server=server, repository="r", snapshot="s", snapshot_uuid="u", patterns=patterns, global_state=False,
+            indices=[], shards=0, bytes=0, new_bytes=0, began_at=at, finished_at=at + timedelta(seconds=9),
+        )  # fmt: skip
 
-
-def removed(snapshots: list[SearchSnapshot], expired: set[str], validated: set[str]) -> list[str]:
-    plan = plan_snapshot_retention(snapshots, expired, validated)
-    assert {*plan.keep, *plan.remove} == plan.reasons.keys() == {one.name for one in snapshots}
-    return [name.removeprefix("recovery-") for name in plan.remove]
-
-
-def test_a_snapshot_goes_once_a_newer_one_is_proven() -> None:
-    three = [snapshot(3), snapshot(1), snapshot(2)]
-    assert removed(three, {"2", "3"}, {"1"}) == ["2", "3"]
-    assert removed(three, {"2", "3"}, {"2"}) == ["3"]
-    assert removed(three, {"2", "3"}, set()) == []
-    assert removed(three, {"3"}, {"1", "2"}) == ["3"]
-    assert removed(three, {"1", "2", "3"}, {"1", "2", "3"}) == ["2", "3"]  # the newest validated one always stays
-
-
-def test_what_proves_nothing() -> None:
-    assert removed([snapshot(2), snapshot(1, patterns="others")], {"2"}, {"1"}) == []
-    assert removed([snapshot(2), snapshot(1, cluster="other")], {"2"}, {"1"}) == []
-    assert removed([snapshot(2), snapshot(1, state=SnapshotState.PARTIAL)], {"2"}, {"1"}) == []
-
-
-def test_what_never_goes() -> None:
-    running = snapshot(2, state=SnapshotState.IN_PROGRESS)
-    assert removed([running, snapshot(1)], {"2"}, {"1"}) == []
-    assert removed([snapshot(2, mark=None), snapshot(1)], {"2"}, {"1"}) == []
-    assert removed([snapshot(2, state=SnapshotState.FAILED), snapshot(1)], {"2"}, {"1"}) == ["2"]
-
-
-def test_the_reasons_are_said() -> None:
-    plan = plan_snapshot_retention([snapshot(2), snapshot(1), snapshot(9, mark=None)], {"2"}, {"1"})
-    assert plan.reasons == {
-        "recovery-1": "point 1 is kept",
-        "recovery-2": "point 2 is expired and recovery-1 is newer and validated",
-        "recovery-9": "not ours",
-    }
+    one = source("a", ["x", "y"], NOON)
+    assert one.identity == source("a", ["y", "x"], NOON).identity
+    assert len({one.identity, source("b", ["x", "y"], NOON).identity, source("a", ["x"], NOON).identity}) == 3
+    later = source("a", ["x", "y"], NOON + timedelta(milliseconds=1))
+    assert one.position is not None and later.position is not None and one.position < later.position
+    assert one.window == (NOON, NOON + timedelta(seconds=9))

@@ -28,6 +28,7 @@ from recovery.backup.signing import Signer
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore
+from recovery.domain.search import SearchChoice
 from recovery.errors import (
     BadInput,
     Contended,
@@ -220,13 +221,17 @@ def test_backup_asks_for_what_was_said(asked: list[Any]) -> None:
 def test_a_store_is_backed_up_by_its_name(asked: list[Any]) -> None:
     assert drctl("backup", "run", "--store", "nats").exit_code == 0
     assert drctl("backup", "run", "--store", "redis").exit_code == 0
+    assert drctl("backup", "run", "--store", "search", "--take-over").exit_code == 0
     assert drctl("backup", "run", "--store", "postgres").exit_code == 0
+    assert [request.take_over for _, request, _ in asked] == [False, False, True, False]
     assert [(request.kind, request.store) for _, request, _ in asked] == [
         (BackupKind.STREAMS, DataStore.NATS),  # whether or not backup.kinds has it
         (BackupKind.RDB, DataStore.REDIS),
+        (BackupKind.SEARCH, DataStore.SEARCH),
         (None, DataStore.POSTGRES),  # the configured ones of its kinds
     ]
     assert drctl("backup", "run", "--store", "postgres", "--kind", "streams").exit_code == 2
+    assert drctl("backup", "run", "--take-over").exit_code == 2
 
 
 def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
@@ -259,10 +264,31 @@ def test_restore_of_redis_asks_for_what_was_said(asked: list[Any]) -> None:
     assert (third.kind, third.store, third.append_only) == (None, DataStore.REDIS, False)
 
 
+def test_restore_of_a_search_engine_asks_for_what_was_said(asked: list[Any]) -> None:
+    said = drctl(
+        "restore", "-s", "search", "--index", "orders-*", "--index", "products", "--rename-pattern", "^",
+        "--rename-replacement", "back-", "--no-aliases", "--global-state", "--repository", "replica", "--replicas", "0",
+    )  # fmt: skip
+    assert said.exit_code == 0, said.stderr
+    assert drctl("restore", "--point", "20261122T101500Z-search-1a2b3c4d", "--replace").exit_code == 0
+    first, second = (request for _, request, _ in asked)
+    assert (first.store, first.replicas, first.kind) == (DataStore.SEARCH, 0, None)
+    assert first.search == SearchChoice(
+        indices=("orders-*", "products"), rename_pattern="^", rename_replacement="back-", aliases=False,
+        global_state=True, repository="replica",
+    )  # fmt: skip
+    assert (second.search, second.replace) == (None, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--replace"], "--replace goes with --store nats or redis, or a point of it"),
+        (["--replace"], "--replace goes with --store nats or redis or search, or a point of it"),
+        (["--store", "nats", "--index", "orders"], "--index goes with --store search"),
+        (["--store", "nats", "--no-aliases"], "--no-aliases goes with --store search"),
+        (["--store", "nats", "--replicas", "0"], "a stream has one at least"),
+        (["--store", "search", "--rename-pattern", "x"], "expected --rename-pattern and --rename-replacement together"),
+        (["--store", "search", "--target-port", "5440"], "--target-port goes with --store postgres"),
         (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "--stream goes with --store nats"),
         (["--point", "20261122T101500Z-streams-1a2b3c4d", "--store", "postgres"], "is of nats, and not of postgres"),
         (["--store", "nats", "--target-port", "5440"], "--target-port goes with --store postgres, or a point of it"),

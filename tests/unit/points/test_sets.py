@@ -248,6 +248,8 @@ def test_a_set_is_worth_what_its_worst_point_is() -> None:
         (["physical", "logical", "streams"], {"physical_point": "p", "streams_point": "s"}, True, True),
         (["physical", "rdb"], {"physical_point": "p", "rdb_point": "r"}, True, False),
         (["physical", "streams", "rdb"], {"physical_point": "p", "streams_point": "s"}, True, True),
+        (["physical", "search"], {"physical_point": "p", "search_point": "s"}, True, False),
+        (["search"], {}, False, True),
     ],
 )
 def test_a_backup_of_several_stores_writes_a_set_and_is_judged(
@@ -275,6 +277,8 @@ async def test_a_store_without_a_new_point_fails_the_backup_and_names_what_is_ke
         ({"store": "postgres"}, {"physical"}),
         ({"store": "nats", "kind": "streams"}, {"streams"}),
         ({"kind": "rdb"}, {"rdb"}),
+        ({"store": "search"}, set()),  # not among the configured kinds
+        ({"store": "search", "kind": "search"}, {"search"}),
     ],
 )
 def test_what_a_backup_takes(streams: Streams, request_: dict[str, str], wanted: set[str]) -> None:

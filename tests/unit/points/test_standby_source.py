@@ -118,7 +118,7 @@ async def _options(asked: Asked, chains: PostgresChains | None = None, **rule: A
         attempt=1,
         started_at=NOW,
     )
-    async with replace(_points(asked, postgres), chains=chains).opened(order):
+    async with replace(_points(asked, postgres), chains=chains).opened(order, lambda done, expected, what: None):
         return postgres.options
 
 

@@ -1,0 +1,415 @@
+"""Recovery points of search engines: taken, proven, kept and put back, against the documented answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.recovery_points import RecoveryPointSteps
+from recovery.adapters.restores_by_store import RestoresByStore
+from recovery.adapters.search.marks import MARK
+from recovery.backup.layout import manifest_key
+from recovery.domain.group import RetentionRule
+from recovery.domain.plan import Facts, PlanContext, PlanRequest
+from recovery.domain.recovery_point import BackupKind, DataStore, VerdictState
+from recovery.domain.search import SearchProduct, snapshot_name
+from recovery.errors import BadInput, NotFound, NotOurs, Refused, SourceFailed, Unreachable
+from recovery.ports.recovery_points import Restores
+from tests.contract.search_answers import Index, Snapshot, failing
+from tests.contract.search_site import Doors, doors
+from tests.fakes.measurements import FakeMeasurements
+from tests.fakes.object_store import FaultyStore
+from tests.fakes.points import NOW
+from tests.unit.points.rig import REGION, Rig
+from tests.unit.points.search_rig import PLACE, POINT, Searches, nothing
+
+SNAPSHOT = snapshot_name(POINT)
+
+
+@pytest.fixture(scope="module")
+async def both() -> AsyncIterator[Doors]:
+    async with doors() as made:
+        yield made
+
+
+@pytest.fixture
+async def searches(rig: Rig, both: Doors) -> Searches:
+    """The rig, and a cluster with two indices to back up."""
+    site = both.site(SearchProduct.OPENSEARCH)
+    await site.make("east", "orders-1", 40, shards=2, aliases={"orders": {}})
+    await site.make("east", "products", 7)
+    return Searches(rig, site, site.addresses)
+
+
+# Backups.
+
+
+async def test_a_point_is_its_manifest_and_the_snapshot_stands_in_the_regions_own_folder(searches: Searches) -> None:
+    seen: list[tuple[int, int, str]] = []
+    searches.east.snapshot_looks = 3
+    taken = await searches.points.take(searches.backup(), lambda *state: seen.append(state))
+    manifest = taken.manifest
+    assert (taken.complete, manifest.store, manifest.kind) == (["a", "b"], "search", BackupKind.SEARCH)
+    assert (manifest.artefacts, manifest.stored_bytes, manifest.plain_bytes) == ([], 0, 47_000)
+    assert [part.index for part in manifest.search.indices] == ["orders-1", "products"]
+    assert list(searches.kept) == [manifest.search.snapshot] == [SNAPSHOT]
+    assert (manifest.search.repository_type, manifest.search.repository_settings) == ("fs", {"location": PLACE})
+    assert manifest_key("shop", POINT) == f"shop/search/{POINT}/manifest.json"
+    assert any("of 3 shards" in what for _, _, what in seen), seen
+    listed = await searches.points.points(searches.rig.group)
+    assert {point.point_id for point in listed} == {POINT, searches.rig.point_id}
+    with pytest.raises(BadInput, match="is of search, and not of PostgreSQL"):
+        _ = manifest.postgres
+    with pytest.raises(BadInput, match="is of postgres, and not of a search engine"):
+        _ = searches.rig.manifest.search
+    assert await searches.take() == manifest  # found, not taken again
+
+
+async def test_a_partial_snapshot_is_a_failure_with_its_shards_and_is_taken_anew(searches: Searches) -> None:
+    searches.east.outcome = failing("PARTIAL", 1)
+    with pytest.raises(SourceFailed, match=r"ended PARTIAL: 1 of 3 shards failed: orders\[0\]: IOException\[disk\]"):
+        await searches.take()
+    assert searches.kept == {}
+    searches.east.outcome = lambda snapshot: None
+    assert (await searches.take()).search.shards == 3
+
+
+async def test_without_a_place_the_repository_is_as_others_registered_it(searches: Searches) -> None:
+    rule = searches.rig.group.search
+    assert rule is not None
+    own = rule.model_copy(update={"storage": None, "repository": "nightly"})
+    searches.rig.group = searches.rig.group.model_copy(update={"search": own})
+    (check, *_) = await searches.points.check_source(searches.rig.group, REGION, [DataStore.SEARCH])
+    assert not check.passed and "nightly" in check.detail
+    with pytest.raises(NotFound, match="nightly"):
+        await searches.take()
+    await searches.site.east.register(searches.site.repository("nightly"))
+    (check, *_) = await searches.points.check_source(searches.rig.group, REGION, [DataStore.SEARCH])
+    assert check.passed and "OpenSearch 2.19.1, cluster east; repository nightly at east-1" in check.detail
+    assert (await searches.take()).search.repository_settings == {"location": "/repository/nightly"}
+
+
+async def test_a_cluster_that_was_made_anew_writes_only_once_somebody_says_so(searches: Searches) -> None:
+    await searches.take()
+    searches.east.uuid = "another"
+    second = POINT.replace("1015", "1115")
+    with pytest.raises(Refused, match="say take over"):
+        await searches.take(second)
+    await searches.take(second, take_over=True)
+    await searches.take(POINT.replace("1015", "1215"))
+    assert len(searches.kept) == 3
+
+
+async def test_a_backup_says_where_its_bytes_are_and_its_undo_asks_the_region_that_took_it(searches: Searches) -> None:
+    measured = FakeMeasurements()
+    steps = RecoveryPointSteps(searches.points, measured)
+    about = PlanContext(
+        plan="Backup", run_id="run-7", workflow_id="backup/shop", step="take-search-backup", started_at=NOW,
+        request=PlanRequest(group="shop"), facts=Facts(group=searches.rig.group, source_region=REGION),
+    )  # fmt: skip
+    outcome = await ActivityEnvironment().run(steps.take_search_backup, about)
+    assert "of 2 indices in repository recovery" in outcome.summary and "described at a, b" in outcome.summary
+    assert outcome.facts.search_point is not None
+    ((kind, status, _, sizes),) = measured.backups
+    assert (kind, status, sizes) == ("search", "success", {"repository recovery": 47_000})
+    for store in searches.rig.stores:
+        await store.delete([manifest_key("shop", outcome.facts.search_point)])
+    away = about.facts.model_copy(update={"source_region": "region-b"})
+    other = await ActivityEnvironment().run(steps.remove_unfinished, about.model_copy(update={"facts": away}))
+    assert (other.summary, len(searches.kept)) == ("0 objects removed", 1)
+    undone = await ActivityEnvironment().run(steps.remove_unfinished, about)
+    assert (undone.summary, searches.kept) == ("1 objects removed", {})
+
+
+# Undo.
+
+
+async def test_what_has_no_manifest_is_deleted_and_what_has_one_stays(searches: Searches) -> None:
+    searches.rig.stores[:] = [cast(Any, FaultyStore("a", fault=lambda number, key: Unreachable("full")))]
+    with pytest.raises(Unreachable, match="no backup location is left"):
+        await searches.take()
+    assert list(searches.kept) == [SNAPSHOT]  # another attempt finds it
+    group = searches.rig.group
+    assert await searches.points.remove_unfinished(group, POINT, REGION) == 1
+    assert (searches.kept, await searches.points.remove_unfinished(group, POINT, REGION)) == ({}, 0)
+    cast(FaultyStore, searches.rig.stores[0]).fault = lambda number, key: None
+    await searches.take()
+    assert await searches.points.remove_unfinished(group, POINT, REGION) == 0
+    assert list(searches.kept) == [SNAPSHOT]
+
+
+async def test_a_silent_location_may_hold_the_manifest(searches: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(key: str) -> Any:
+        raise Unreachable("b does not answer")
+
+    await searches.take()
+    store = searches.rig.stores[0]
+    await store.delete([manifest_key("shop", POINT)])
+    monkeypatch.setattr(searches.rig.stores[1], "get", silent)
+    with pytest.raises(Unreachable, match="b does not answer"):
+        await searches.points.remove_unfinished(searches.rig.group, POINT, REGION)
+    assert list(searches.kept) == [SNAPSHOT]
+
+
+async def test_a_snapshot_of_others_is_never_deleted(searches: Searches) -> None:
+    searches.site.disk.places[PLACE] = {SNAPSHOT: Snapshot(SNAPSHOT, {}, {}, "2.19.1", False, None, 0)}
+    with pytest.raises(NotOurs, match="was made by others and was not touched"):
+        await searches.take()
+    with pytest.raises(NotOurs):
+        await searches.points.remove_unfinished(searches.rig.group, POINT, REGION)
+    assert list(searches.kept) == [SNAPSHOT]
+
+
+# Validation.
+
+
+async def test_a_point_is_proven_by_a_restore_under_other_names(searches: Searches) -> None:
+    await searches.site.make("west", "orders-1", 3)  # the scratch cluster is somebody's
+    await searches.take()
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.VALID, verdict.reason
+    assert "restored at OpenSearch 2.19.1, cluster west, under other names and deleted again: 2 indices with 47" in (
+        verdict.reason
+    )
+    assert [check.name for check in verdict.checks] == ["snapshot", "restore"]
+    assert await searches.site.docs("west") == {"orders-1": 3}
+    assert searches.west.repositories == {
+        f"recovery-{REGION}": {"type": "fs", "settings": {"location": PLACE, "readonly": "true"}}
+    }
+    assert (await searches.points.point(searches.rig.group, POINT)).is_valid
+    assert not searches.west.indices["orders-1"].aliases
+    asked = searches.west.bodies[f"POST /_snapshot/recovery-{REGION}/{SNAPSHOT}/_restore"]
+    assert "index.lifecycle.*" in asked["ignore_index_settings"], "the copy is not the policy's to delete"
+
+
+async def test_nothing_is_called_valid_that_nobody_restored(searches: Searches) -> None:
+    searches.has_scratch = False
+    await searches.take()
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.FAILED
+    assert "3 shards with files of 47000 bytes, all listed as they were taken" in verdict.reason
+    assert "was not restored: name a cluster for that in groups.shop.elasticsearch.scratch" in verdict.reason
+    assert [(check.name, check.passed) for check in verdict.checks] == [("snapshot", True)]
+
+
+def gone(snapshots: dict[str, Snapshot]) -> None:
+    del snapshots[SNAPSHOT]
+
+
+def made_anew(snapshots: dict[str, Snapshot]) -> None:
+    snapshots[SNAPSHOT].uuid = "another"
+
+
+def smaller(snapshots: dict[str, Snapshot]) -> None:
+    snapshots[SNAPSHOT].indices["orders-1"].shards = [20, 19]
+
+
+def partial(snapshots: dict[str, Snapshot]) -> None:
+    failing("PARTIAL", 1)(snapshots[SNAPSHOT])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (gone, "holds no snapshot"),
+        (made_anew, "is another one"),
+        (smaller, "files of 46000 bytes instead of 47000"),
+        (partial, "ended PARTIAL"),
+    ],
+)
+@pytest.mark.parametrize("has_scratch", [True, False])
+async def test_a_snapshot_that_is_not_what_was_taken_is_corrupt(
+    searches: Searches, change: Any, said: str, has_scratch: bool
+) -> None:
+    searches.has_scratch = has_scratch
+    await searches.take()
+    change(searches.kept)
+    verdict = await searches.validate()
+    assert (verdict.state, said in verdict.reason) == (VerdictState.CORRUPT, True), verdict.reason
+
+
+async def test_files_that_cannot_be_read_fail_the_restore_and_leave_nothing(searches: Searches) -> None:
+    await searches.take()
+    searches.site.disk.damaged.add(PLACE)
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.RESTORE_FAILED
+    assert "shard has failed to be restored" in verdict.reason
+    assert searches.west.indices == {}
+
+
+async def test_a_point_of_a_lost_region_is_proven_all_the_same(searches: Searches) -> None:
+    await searches.take()
+    searches.lost = {"east"}
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.VALID
+    assert "not looked at by the cluster that took it: 127.0.0.1:9 could not be asked" in verdict.reason
+    searches.lost = {"east", "scratch"}
+    assert (await searches.validate()).state is VerdictState.FAILED
+
+
+async def test_what_a_lost_validation_left_is_removed_by_a_later_one_and_a_running_ones_is_not(
+    searches: Searches,
+) -> None:
+    old, new = (f"validation-{datetime.now(UTC) - timedelta(hours=age):%Y%m%dT%H%M%SZ}-1a2b3c4d" for age in (25, 1))
+    for name, mark in (("old", old), ("new", new), ("restored", "restore-1")):
+        searches.west.indices[name] = Index([1], settings={MARK: mark})
+    await searches.take()
+    assert (await searches.validate()).state is VerdictState.VALID
+    assert set(searches.west.indices) == {"new", "restored"}
+
+
+# Retention.
+
+
+async def test_a_snapshot_goes_with_its_point_and_no_other(searches: Searches) -> None:
+    points = [POINT.replace("1015", f"1{hour}15") for hour in range(1, 5)]
+    for point in points:
+        await searches.take(point)
+    await searches.site.foreign_snapshot("shop/region-a", "by-hand")
+    searches.rig.group = searches.rig.group.model_copy(update={"retention": RetentionRule(count=2)})
+    dry = await searches.points.expire(searches.rig.group, datetime.now(UTC), dry_run=True)
+    assert (set(dry.removed), len(searches.kept)) == (set(points[:2]), 5)
+    done = await searches.points.expire(searches.rig.group, datetime.now(UTC), dry_run=False)
+    assert done.removed.keys() == dry.removed.keys()
+    assert set(searches.kept) == {"by-hand", *(snapshot_name(point) for point in points[2:])}
+    assert {point.point_id for point in await searches.points.points(searches.rig.group)} == {
+        *points[2:], searches.rig.point_id,
+    }  # fmt: skip
+
+
+async def test_a_point_stays_until_its_snapshot_could_be_deleted(searches: Searches) -> None:
+    second = POINT.replace("1015", "1115")
+    for point in (POINT, second):
+        await searches.take(point)
+    searches.rig.group = searches.rig.group.model_copy(update={"retention": RetentionRule(count=1)})
+    searches.lost = {"east"}
+    with pytest.raises(Unreachable, match=f"{POINT}: .*could not be asked"):
+        await searches.points.expire(searches.rig.group, datetime.now(UTC), dry_run=False)
+    searches.lost = set()
+    assert (await searches.points.point(searches.rig.group, POINT)).manifest.search.snapshot in searches.kept
+    searches.kept[SNAPSHOT].metadata = None  # somebody else's by now
+    await searches.points.expire(searches.rig.group, datetime.now(UTC), dry_run=False)
+    assert set(searches.kept) == {SNAPSHOT, snapshot_name(second)}
+    with pytest.raises(NotFound):
+        await searches.points.point(searches.rig.group, POINT)
+
+
+# Restores.
+
+
+async def test_indices_come_back_marked_and_get_their_aliases_when_they_are_opened(searches: Searches) -> None:
+    manifest = await searches.take()
+    await searches.site.make("west", "orders-0", 3, aliases={"orders": {}})
+    seen: list[tuple[int, int, str]] = []
+    assert await searches.refusals() == {}
+    restored = await searches.restores.restore(searches.order(), lambda *state: seen.append(state))
+    assert restored.search is not None
+    assert (restored.search.indices, restored.kind, restored.restored_bytes) == (
+        {"orders-1": "orders-1", "products": "products"}, BackupKind.SEARCH, 47_000,
+    )  # fmt: skip
+    assert (restored.host, restored.port) == ("search.region-b.example.com", 9200)
+    assert restored.last_commit_at == manifest.search.began_at
+    assert seen[-1] == (47_000, 47_000, "3 of 3 shards")
+    group = searches.rig.group
+    assert not await searches.restores.accepts_writes(group, restored)
+    assert await searches.site.aliases("west") == {"orders-0": {"orders": {}}}
+    assert await searches.refusals() == {}  # what is there is its own
+    assert await searches.restores.restore(searches.order(), nothing) == restored  # another attempt goes on
+    assert all(check.passed for check in await searches.restores.verify(group, restored))
+    await searches.restores.open_writes(group, restored)
+    assert await searches.site.aliases("west") == {"orders-1": {"orders": {}}}
+    assert set((await searches.site.settings("west", MARK)).values()) == {"restore-1:done"}
+    searches.west.indices["orders-0"].aliases = {"orders": {}}  # somebody moved it back meanwhile
+    await searches.restores.open_writes(group, restored)
+    assert "orders" in searches.west.indices["orders-0"].aliases
+    assert await searches.restores.accepts_writes(group, restored)
+    assert not await searches.restores.remove(searches.order())  # they are the clients' now
+    assert set(searches.west.indices) == {"orders-0", "orders-1", "products"}
+    with pytest.raises(Refused, match="nothing is written into restored indices"):
+        await searches.restores.write_probe(group, restored, "run")
+
+
+async def test_everything_is_taken_back_until_then_and_nothing_else(searches: Searches) -> None:
+    await searches.take()
+    await searches.site.make("west", "others", 3)
+    await searches.restores.restore(searches.order(), nothing)
+    assert await searches.restores.remove(searches.order())
+    assert set(searches.west.indices) == {"others"}
+    assert not await searches.restores.remove(searches.order())
+
+
+async def test_indices_that_clients_use_are_not_taken_back(searches: Searches) -> None:
+    """The worker died between the aliases and the end."""
+    await searches.take()
+    restored = await searches.restores.restore(searches.order(), nothing)
+    await searches.restores.open_writes(searches.rig.group, restored)
+    for index in searches.west.indices.values():
+        index.settings[MARK] = "restore-1"
+    with pytest.raises(NotOurs, match="the aliases orders point to its indices already"):
+        await searches.restores.remove(searches.order())
+
+
+async def test_what_stands_in_the_way_is_said_before_anything_changes(searches: Searches) -> None:
+    await searches.take()
+    await searches.site.make("west", "orders-1", 3)
+    await searches.site.make("west", "products", 3)
+    await searches.site.close("west", "products")
+    refused = await searches.refusals()
+    assert "has orders-1 (open), products (closed) already. Say --replace" in refused["empty target"]
+    assert await searches.refusals(replace=True) == {}
+    assert await searches.refusals(rename_pattern="^", rename_replacement="back-") == {}
+    assert "it holds no order; it holds orders-1, products" in (await searches.refusals(indices=("order",)))["choice"]
+    assert (
+        "without the cluster's global state" in (await searches.refusals(global_state=True, replace=True))["snapshot"]
+    )
+    searches.west.version = "1.3.0"
+    assert "never restored into an older version" in (await searches.refusals(replace=True))["snapshot"]
+    searches.lost = {"west"}
+    assert "could not be asked" in (await searches.refusals())["target server"]
+    assert (await searches.site.docs("west")).keys() == {"orders-1"}
+    assert not [line for line in searches.west.asked if line.endswith("/_restore") or line.startswith("DELETE")]
+
+
+async def test_indices_are_restored_beside_what_is_there_under_other_names(searches: Searches) -> None:
+    await searches.take()
+    order = searches.order(
+        region=REGION, indices=("orders-*",), rename_pattern="^", rename_replacement="back-", aliases=False
+    )
+    restored = await searches.restores.restore(order, nothing)
+    await searches.restores.open_writes(searches.rig.group, restored)
+    assert await searches.site.aliases("east") == {"orders-1": {"orders": {}}}
+    assert await searches.site.docs("east") == {"orders-1": 40, "products": 7, "back-orders-1": 40}
+    assert list(searches.east.repositories) == ["recovery"]  # its own is read
+
+
+async def test_a_replicated_bucket_is_read_by_the_name_that_it_has_there(searches: Searches) -> None:
+    await searches.take()
+    searches.site.disk.places["/repository/replica"] = searches.kept
+    await searches.site.west.register(searches.site.repository("replica", readonly=True))
+    await searches.restores.restore(searches.order(repository="replica"), nothing)
+    assert list(searches.west.repositories) == ["replica"]
+
+
+async def test_restored_indices_are_held_against_their_point(searches: Searches) -> None:
+    await searches.take()
+    restored = await searches.restores.restore(searches.order(), nothing)
+    await searches.site.write("west", "products", 5)  # clients wrote since
+    (check,) = await searches.restores.verify(searches.rig.group, restored)
+    assert check.passed, check
+    searches.west.indices["orders-1"].shards = [20, 18]
+    del searches.west.indices["products"]
+    found = await searches.restores.verify(searches.rig.group, restored)
+    assert [check.passed for check in found] == [False, False]
+    assert "orders-1[1] ends at sequence number 17 and the snapshot at 19 or later" in found[0].detail
+    assert "products is closed, or not there" in found[1].detail
+
+
+async def test_an_order_goes_to_the_search_engine_that_its_point_names(searches: Searches) -> None:
+    await searches.take()
+    by_store = RestoresByStore({DataStore.SEARCH: cast(Restores, searches.restores)})
+    restored = await by_store.restore(searches.order(), nothing)
+    assert await by_store.verify(searches.rig.group, restored)
