@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from activities.boundary import step
+from activities.lock import demand
 from recovery.domain.dns_records import pointed_at, same, title, words
 from recovery.domain.plan import DnsBefore, Facts, PlanContext, StepOutcome
 from recovery.errors import Contended, Refused
@@ -37,6 +38,7 @@ class DnsSteps:
             context = context.model_copy(update={"facts": facts})
         before, after = _change(context)
         if not await self._stands(after):
+            await demand(context)  # a worker that stood still while it looked may have lost the group meanwhile
             try:
                 await self._zone.replace(list(zip(before, after, strict=True)))
             except Contended:
@@ -52,6 +54,7 @@ class DnsSteps:
         before, after = _change(context)
         changed = not await self._stands(before)
         if changed:
+            await demand(context)
             await self._zone.replace(list(zip(after, before, strict=True)))
         notes = await self._zone.settle(before)
         summary = ", ".join(f"{title(record)} → {words(record)}" for record in before)

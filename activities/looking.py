@@ -81,7 +81,7 @@ class Look:
 
     async def endpoints(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
         questions = (
-            self.probe.check(url, status=group.health_status, timeout=min(group.health_timeout, _SHORT))
+            self.probe.check(url, expected=group.health_answer, timeout=min(group.health_timeout, _SHORT))
             for url in group.region(region).health_urls
         )
         return list(await asyncio.gather(*questions))

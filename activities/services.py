@@ -26,7 +26,7 @@ class ServiceSteps:
             raise Refused("verify-services needs a target region: the plan's table is wrong")
         group = context.group
         questions = (
-            self._probe.check(url, status=group.health_status, timeout=group.health_timeout)
+            self._probe.check(url, expected=group.health_answer, timeout=group.health_timeout)
             for url in group.region(region).health_urls
         )
         checks = list(await asyncio.gather(*questions))

@@ -48,6 +48,9 @@ LOSSES = ("killed", "silent")
 SERVICES = {"postgres", "witness", "temporal", "dns", "webhook", "s3", "app"}
 PATIENCE = 240.0  # seconds for one failover
 MEDIAN_LIMIT, WORST_LIMIT = 8.0, 12.0  # seconds, with ttl 5 s and 1 s x 3
+COMMON_LIMIT = 150.0  # seconds, with probes of 30 s x 3
+REST_LIMIT = 2.0  # seconds beyond the later of detection and the lease's expiry
+REST = ("promote-postgres", "write-probe", "switch-dns")  # what comes after both
 STALL = 2.0  # seconds
 FAST = FailoverTimes(ttl=5.0, interval=1.0, failures=3)
 EQUAL = FailoverTimes(ttl=20.0, interval=1.0, failures=3)  # Patroni's least ttl
@@ -243,6 +246,13 @@ def judge(rows: list[Measured], false_failovers: int, paused: list[float]) -> li
         misses.append("more than half of Patroni's default")
     if fast and fastest and median(fast) >= median(fastest):
         misses.append("not ahead of Patroni's fastest settings")
+    common = by_name.get("ours, 30 s x 3", [])
+    if common and max(common) > COMMON_LIMIT:
+        misses.append(f"{max(common):.0f} s with probes of 30 s x 3: {COMMON_LIMIT:.0f}")
+    for row in rows:
+        rest = sum(median(row.steps[step]) for step in REST if step in row.steps)
+        if rest > REST_LIMIT:
+            misses.append(f"{row.name}: {rest:.1f} s after the fence: {REST_LIMIT:.0f}")
     if equal and fastest and median(equal) > median(fastest):
         misses.append("behind Patroni at equal ttl")
     if false_failovers:

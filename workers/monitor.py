@@ -24,7 +24,6 @@ from recovery.adapters.probes import (
     RedisProbe,
     TcpProbe,
 )
-from recovery.adapters.probes.http import Expected
 from recovery.adapters.probes.replicas import Replicas
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
@@ -172,10 +171,8 @@ class Vantage:
         if not region.health_urls:
             return []
         longest = min(limits.answer, group.health_timeout.total_seconds())
-        latency = group.health_latency.total_seconds() if group.health_latency else None
-        expected = Expected(group.health_status, group.health_body, latency)
         limits = Limits(longest, min(limits.connect, longest))
-        return [self._kept(HttpEndpointProbe(region.health_urls, expected, limits))]
+        return [self._kept(HttpEndpointProbe(region.health_urls, group.health_answer, limits))]
 
     def _dns(self, group: GroupSnapshot, region: RegionPlan, limits: Limits) -> Sequence[StoreProbe]:
         configured = self.config.group(group.name).dns

@@ -138,4 +138,4 @@ async def _cut_the_network(stage: GuardedStage, screen: Screen) -> bool:
     screen.note(
         f"the checker looked on for {duration(timedelta(seconds=time.time() - stage.since))}, all scenes through"
     )
-    return not verdict.two_writers
+    return not verdict.two_writers and not verdict.unowned

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from recovery.domain.base import Model
+from recovery.domain.health_answer import ExpectedAnswer
 from recovery.domain.managed import ManagedRule
 from recovery.domain.search import SearchRule
 
@@ -182,6 +183,12 @@ class GroupSnapshot(Model):
     hold_timeout: timedelta | None = None
     budgets: dict[str, float] = Field(default_factory=dict)  # "<plan>.<step>" -> seconds, from the configuration
     config_hash: str = ""
+
+    @property
+    def health_answer(self) -> ExpectedAnswer:
+        """What each health endpoint has to answer."""
+        latency = self.health_latency.total_seconds() if self.health_latency else None
+        return ExpectedAnswer(self.health_status, self.health_body, latency)
 
     @property
     def guarded(self) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
+from recovery.domain.health_answer import ExpectedAnswer
 from recovery.domain.recovery_point import CheckResult
 
 
 class HealthProbe(Protocol):
-    async def check(self, url: str, *, status: int, timeout: timedelta) -> CheckResult:
+    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
         """One HTTP question; a failure is a result with its reason, never an exception.
 
         Args:
-            status: the answer that counts as well.
+            expected: the answer that counts as well.
             timeout: for the whole question, name resolution and body included.
         """
         ...

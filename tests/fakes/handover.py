@@ -9,6 +9,7 @@ from typing import Literal
 from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionPlan
 from recovery.domain.guarding import GroupState, GuardOrder, GuardStatus, Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
+from recovery.domain.health_answer import ExpectedAnswer
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
@@ -163,5 +164,5 @@ class FakeHandover:
 class FakeProbe:
     """``recovery.ports.services.HealthProbe``: everything is well."""
 
-    async def check(self, url: str, *, status: int, timeout: timedelta) -> CheckResult:
+    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
         return CheckResult(name=url, passed=True)

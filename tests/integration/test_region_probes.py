@@ -21,11 +21,11 @@ from recovery.adapters.probes import (
     RedisProbe,
     TcpProbe,
 )
-from recovery.adapters.probes.http import Expected
 from recovery.adapters.probes.replicas import Places, Replicas
 from recovery.adapters.redis.connection import RedisLogin
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan, ReplicationRule
 from recovery.domain.health import Finding, Part
+from recovery.domain.health_answer import ExpectedAnswer
 from recovery.ports.health import StoreProbe
 from tests.contract import dns_servers
 from tests.contract.test_health_probe import hang, serving, status
@@ -143,7 +143,7 @@ async def test_jetstream(tmp_path: Path) -> None:
 
 
 async def test_http() -> None:
-    async def asked(expected: Expected, answer: object = status(200), seconds: float = 1.0) -> Finding:
+    async def asked(expected: ExpectedAnswer, answer: object = status(200), seconds: float = 1.0) -> Finding:
         async with serving(answer) as url:  # type: ignore[arg-type]
             probe = HttpEndpointProbe([url], expected, Limits.of(seconds, 1.0))
             try:
@@ -151,14 +151,14 @@ async def test_http() -> None:
             finally:
                 await probe.close()
 
-    assert (await asked(Expected())).passed
-    assert (await asked(Expected(status=204), status(204, b""))).passed
-    assert "HTTP 503, expected 200" in (await asked(Expected(), status(503))).detail
-    assert (await asked(Expected(body='"ok"'), status(200, b'{"status": "ok"}'))).passed
-    assert "does not contain" in (await asked(Expected(body='"ok"'), status(200, b"down"))).detail
-    assert "are the most" in (await asked(Expected(latency=0.0))).detail
-    assert "no answer within" in (await asked(Expected(), hang, seconds=0.3)).detail
-    nobody = HttpEndpointProbe([f"http://127.0.0.1:{free_port()}/healthz"], Expected(), LIMITS)
+    assert (await asked(ExpectedAnswer())).passed
+    assert (await asked(ExpectedAnswer(status=204), status(204, b""))).passed
+    assert "HTTP 503, expected 200" in (await asked(ExpectedAnswer(), status(503))).detail
+    assert (await asked(ExpectedAnswer(body='"ok"'), status(200, b'{"status": "ok"}'))).passed
+    assert "does not contain" in (await asked(ExpectedAnswer(body='"ok"'), status(200, b"down"))).detail
+    assert "are the most" in (await asked(ExpectedAnswer(latency=0.0))).detail
+    assert "no answer within" in (await asked(ExpectedAnswer(), hang, seconds=0.3)).detail
+    nobody = HttpEndpointProbe([f"http://127.0.0.1:{free_port()}/healthz"], ExpectedAnswer(), LIMITS)
     found = await one(nobody)
     assert not found.passed and found.vital and found.check == "/healthz"
     assert not (await one(nobody, Part.STANDBY)).vital, "elsewhere the application need not work yet"

@@ -10,13 +10,19 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.dns import DnsSteps
+from activities.lock import guarded_by
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.guarding import Promotion
 from recovery.domain.managed import ManagedTarget, Way
-from recovery.domain.plan import DnsBefore, Facts, PlanContext, PlanRequest, StepOutcome
+from recovery.domain.ownership import OwnershipRecord, Phase
+from recovery.domain.plan import DnsBefore, Facts, LockDemand, PlanContext, PlanRequest, StepOutcome
 from tests.fakes.dns import FakeDnsZone
+from tests.fakes.ownership import FakeOwnershipStore
 
 ZONE = "shop.test"
+HELD = OwnershipRecord(
+    group="shop", region="a", phase=Phase.RUNNING, run="run", changed_at=datetime(2026, 11, 22, tzinfo=UTC)
+)
 Step = Callable[[PlanContext], Awaitable[StepOutcome]]
 
 
@@ -55,10 +61,11 @@ class Run:
         self.zone, self.steps = zone, DnsSteps(zone)
         self.facts = Facts(group=group, target_region="b")
 
-    async def call(self, step: Step) -> StepOutcome:
+    async def call(self, step: Step, lock: LockDemand | None = None) -> StepOutcome:
         context = PlanContext(
             plan="Failover",
             run_id="run",
+            lock=lock,
             workflow_id="recovery/shop",
             step="switch-dns",
             request=PlanRequest(group="shop"),
@@ -72,6 +79,36 @@ class Run:
     def values(self, name: str, identifier: str | None = None) -> tuple[list[str], int | None]:
         found = self.zone.records[f"{name}.{ZONE}", "A", ZONE, identifier]
         return found.values, found.weight
+
+
+class SlowZone(NotingZone):
+    """While it is looked at, another run takes the group, moves it there and back, and ends: the records stand again as
+    they stood, and no comparison of values shows it."""
+
+    store: FakeOwnershipStore | None = None
+
+    async def read(self, name: str, type: str, zone: str, identifier: str | None = None) -> DnsBefore:
+        if self.store is not None:
+            self.store.records["shop"] = (HELD.model_copy(update={"run": None, "epoch": 9}), "9")
+        return await super().read(name, type, zone, identifier)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["switch", "undo"])
+async def test_a_worker_that_stood_still_while_it_looked_changes_no_name_of_a_group_it_lost(back: bool) -> None:
+    zone = SlowZone(stored("api", "192.0.2.1"))
+    run = Run(zone, DnsRecord(name=f"api.{ZONE}", zone=ZONE))
+    await run.call(run.steps.remember_records)
+    step, lock = run.steps.point_at_target, LockDemand.HELD
+    if back:
+        await run.call(step)
+        step, lock = run.steps.restore_records, LockDemand.UNDO
+    done = zone.changes
+    zone.store = FakeOwnershipStore()
+    zone.store.records["shop"] = (HELD, "1")
+    run.facts = run.facts.model_copy(update={"ownership": HELD})
+    with guarded_by(zone.store), pytest.raises(ApplicationError) as caught:
+        await run.call(step, lock)
+    assert (caught.value.type, zone.changes) == ("Refused", done)
 
 
 async def test_all_records_move_in_one_change_and_back_with_their_own_time_to_live() -> None:

@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.services import ServiceSteps
+from recovery.domain.health_answer import ExpectedAnswer
 from recovery.domain.recovery_point import CheckResult
 from tests.fakes.handover import group_of
 from tests.fakes.measurements import FakeMeasurements
@@ -21,8 +22,8 @@ class Answers:
     def __init__(self, broken: set[str]) -> None:
         self.broken = broken
 
-    async def check(self, url: str, *, status: int, timeout: timedelta) -> CheckResult:
-        return CheckResult(name=url, passed=url not in self.broken, detail=f"expected {status} within {timeout}")
+    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
+        return CheckResult(name=url, passed=url not in self.broken, detail=f"{expected} within {timeout}")
 
 
 @pytest.mark.parametrize("broken", [set(), {"http://b/health"}], ids=["well", "broken"])
