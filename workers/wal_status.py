@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from recovery.adapters.recovery_points import KeyRing
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.backup.sealing import Sealer
 from recovery.backup.signing import Verifier

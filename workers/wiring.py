@@ -36,6 +36,7 @@ from recovery.adapters.guard_client import GuardClient
 from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.managed_probe import SqlProbe
 from recovery.adapters.nats.points import StreamPoints
 from recovery.adapters.nats.recovery import JetStreamSnapshots
@@ -47,7 +48,7 @@ from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.standbys import LocalStandbys
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints
-from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
+from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.adapters.redis.points import RedisPoints
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.restores import RedisRestores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-from recovery.adapters.recovery_points import KeyRing
+from recovery.adapters.key_ring import KeyRing
 from recovery.backup.reader import check_key
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint
 from recovery.errors import RecoveryError

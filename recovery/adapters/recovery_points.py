@@ -12,19 +12,18 @@ from pathlib import Path
 import structlog
 
 from recovery.adapters.kept_elsewhere import discard_expired, discard_unfinished
+from recovery.adapters.key_ring import KeyRing
+from recovery.adapters.point_judge import PointJudge
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
-from recovery.backup.chains import bases_in, open_proven_bases
-from recovery.backup.documents import read_manifest
+from recovery.backup.chains import bases_in
 from recovery.backup.fill import fill_location
 from recovery.backup.layout import PointIdentity, manifest_key, point_prefix
 from recovery.backup.leftovers import existing_manifest, remove_leftovers
 from recovery.backup.pipeline import TransferProgress, write_point
-from recovery.backup.reader import StoredPointReader, check_key, open_point, verify_objects
+from recovery.backup.progress import noting
 from recovery.backup.repair import repair_points
-from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.sets import write_set
-from recovery.backup.signing import Signer, Verifier
 from recovery.backup.upload import WriteBudget
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import (
@@ -38,7 +37,7 @@ from recovery.domain.recovery_point import (
 )
 from recovery.domain.recovery_set import RecoverySet, set_of
 from recovery.domain.retention import plan_retention
-from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
+from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
 from recovery.ports.recovery_points import (
@@ -55,29 +54,6 @@ log = structlog.get_logger("recovery.points")
 
 ORPHAN_AGE = timedelta(hours=24)
 """Objects without a manifest are a running backup's until they are this old; its budget is shorter."""
-
-
-@dataclass
-class KeyRing:
-    """The keys that this worker holds. A backup worker has no ``opener``, a restoring one no ``signer``'s duty."""
-
-    sealer: Sealer
-    verifier: Verifier
-    signer: Signer | None = None
-    opener: Opener | None = None
-
-    def signing(self) -> Signer:
-        if self.signer is None:
-            raise WrongKey("this worker has no signing key: set keys.signing_key in its configuration")
-        return self.signer
-
-    def opening(self) -> Opener:
-        if self.opener is None:
-            raise WrongKey(
-                "this worker has no age identity, so it can neither validate nor restore: set keys.identities in its "
-                "configuration, or run the plan on a worker that has one"
-            )
-        return self.opener
 
 
 @dataclass
@@ -236,7 +212,7 @@ class StoredRecoveryPoints:
                 duration=datetime.now(UTC) - began,
                 run_id=run_id,
             )
-        state, reason, checks, location = await self._judge(group, point, progress)
+        state, reason, checks, location = await self._judge().judge(group, point, progress)
         verdict = Verdict(
             point_id=point_id,
             group=group.name,
@@ -320,6 +296,9 @@ class StoredRecoveryPoints:
             raise BadInput(f"there are no recovery points of {store}: expected one of {', '.join(self.parts)}")
         return self.parts[store]
 
+    def _judge(self) -> PointJudge:
+        return PointJudge(self.stores, self.keys, self.part, self.scratch_folder)
+
     async def _existing(self, order: BackupOrder) -> TakenPoint | None:
         try:
             point = await self.catalogue(order.group).point(order.group.name, order.point_id)
@@ -340,87 +319,6 @@ class StoredRecoveryPoints:
                 f"group {order.group.name} moved to {record.region} (epoch {record.epoch}) while it was backed up from "
                 f"{order.region}: this backup is not kept. The next one is taken from {record.region}"
             )
-
-    async def _judge(
-        self, group: GroupSnapshot, point: RecoveryPoint, progress: Progress
-    ) -> tuple[VerdictState, str, list[CheckResult], str]:
-        """State, reason, checks, and the location that was judged."""
-        stores = self.catalogue(group).stores_of(point)
-        try:  # before the objects are downloaded in bulk
-            await check_key(point.manifest, self.keys.opening(), stores)
-        except WrongKey as error:
-            return VerdictState.FAILED, str(error), [], "none"
-        except (Corrupt, Unreachable, Refused):
-            log.info("the smallest object cannot be read: the check of all objects says why", point=point.point_id)
-        bad_manifests, silent = await self._manifests_elsewhere(group, point)
-        if bad_manifests:
-            location, reason = next(iter(bad_manifests.items()))
-            return VerdictState.CORRUPT, f"at {location}: {reason}", [], location
-        checks: list[CheckResult] = []
-        intact: list[ObjectStore] = []
-        for store in stores:
-            try:
-                found = await verify_objects(store, point.manifest, noting(progress, f"checking {store.name}"))
-            except (Unreachable, Refused) as error:
-                silent.append(f"{store.name} did not answer: {error}")
-                continue
-            checks += [check.model_copy(update={"name": f"{store.name}: {check.name}"}) for check in found]
-            bad = [check.detail for check in found if not check.passed]
-            if bad:
-                return VerdictState.CORRUPT, f"at {store.name}: {'; '.join(bad)}", checks, store.name
-            intact.append(store)
-        if not intact:
-            return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, "none"
-        try:
-            bases, more = await open_proven_bases(self.catalogue(group), point, self.keys.opening(), progress)
-        except Corrupt as error:
-            return VerdictState.CORRUPT, str(error), checks, intact[0].name
-        except RecoveryError as error:
-            return VerdictState.FAILED, str(error), checks, "none"
-        checks += more
-        state, reason, more = await self._restored(group, point, intact[0], bases, progress)
-        return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
-
-    async def _manifests_elsewhere(
-        self, group: GroupSnapshot, point: RecoveryPoint
-    ) -> tuple[dict[str, str], list[str]]:
-        """Manifests of the point that are not believed, by location, and the locations that did not answer."""
-        bad: dict[str, str] = {}
-        silent: list[str] = []
-        for store in self.stores(group):
-            if store.name in point.locations:
-                continue
-            key = manifest_key(group.name, point.point_id)
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    body = await existing_manifest(store, group.name, point.point_id)
-                if body is None:
-                    continue
-                there = read_manifest(body, self.keys.verifier, group=group.name, point_id=point.point_id)
-                if there.digest != point.manifest_sha256:
-                    bad[store.name] = f"{key} is another manifest than the one at {', '.join(point.locations)}"
-            except (Corrupt, WrongKey) as error:
-                bad[store.name] = f"{key}: {error}"
-            except (RecoveryError, TimeoutError) as error:
-                silent.append(f"{store.name} did not answer: {error}")
-        return bad, silent
-
-    async def _restored(
-        self,
-        group: GroupSnapshot,
-        point: RecoveryPoint,
-        store: ObjectStore,
-        bases: Sequence[StoredPointReader],
-        progress: Progress,
-    ) -> tuple[VerdictState, str, list[CheckResult]]:
-        scratch_folder = self.scratch_folder(group.name)
-        scratch_folder.mkdir(parents=True, exist_ok=True)
-        return await self.part(point.manifest.store).validate(
-            group,
-            open_point(store, point.manifest, self.keys.opening(), bases=bases),
-            scratch_folder,
-            noting(progress, f"restoring from {store.name}"),
-        )
 
     @staticmethod
     async def _count(stores: Sequence[ObjectStore], group: str, point_id: str) -> int:
@@ -454,8 +352,3 @@ async def _remove_leftovers_soon(stores: Sequence[ObjectStore], order: BackupOrd
             log.warning("an earlier attempt's objects were not removed", point=order.point_id, **reasons)
 
     await asyncio.gather(*(clean(store) for store in stores))
-
-
-def noting(progress: Progress, what: str) -> Callable[[int, int], None]:
-    """The same progress with a word on what is being done."""
-    return lambda done, expected: progress(done, expected, what)

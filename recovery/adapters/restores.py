@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.canary import OWN_SCHEMA
 from recovery.adapters.postgres.connection import connected
-from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_recovery import WalRecovery, comparable, open_recovery
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.chains import bases_in, open_chain
+from recovery.backup.progress import noting
 from recovery.backup.reader import check_key, open_point
 from recovery.domain.chains import bytes_to_restore
 from recovery.domain.group import GroupSnapshot, PostgresAt

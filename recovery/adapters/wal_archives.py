@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import WalStream
-from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_listing import LIST_SECONDS, Held, answers, listed
 from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations
 from recovery.backup.catalogue import Catalogue, Survey

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from temporalio import activity
 
 import recovery.errors
-from recovery.adapters import recovery_points
+from recovery.adapters import point_judge, recovery_points
 from recovery.adapters.nats.restoring import Upload
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.postgres.restore import PhysicalRestore
@@ -170,6 +170,7 @@ def _hurry() -> None:
     for module, name, value in (
         (wiring, "WriteBudget", brief),
         (catalogue, "REQUEST_SECONDS", 5.0),
+        (point_judge, "REQUEST_SECONDS", 5.0),
         (recovery_points, "REQUEST_SECONDS", 5.0),
     ):
         assert hasattr(module, name)

@@ -9,10 +9,11 @@ from typing import cast
 
 import pytest
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.postgres_points import PostgresPoints
-from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
+from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.chains import open_chain
 from recovery.backup.sealing import Opener, Sealer

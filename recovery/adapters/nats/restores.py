@@ -10,14 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.nats.archive import ArchiveHead
 from recovery.adapters.nats.points import Streams
 from recovery.adapters.nats.stream_state import check_server
 from recovery.adapters.nats.validation import stored_of
 from recovery.adapters.point_checks import check_point
-from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import Catalogue
+from recovery.backup.progress import noting
 from recovery.backup.reader import open_point
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.jetstream import StreamPart

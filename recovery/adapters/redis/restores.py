@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.point_checks import check_point, checked
-from recovery.adapters.recovery_points import KeyRing, noting
 from recovery.adapters.redis.points import Servers
 from recovery.backup.catalogue import Catalogue
+from recovery.backup.progress import noting
 from recovery.backup.reader import open_point
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import RestoredServer

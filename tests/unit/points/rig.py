@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
 from recovery.adapters.postgres_points import PostgresPoints
-from recovery.adapters.recovery_points import KeyRing, StoredRecoveryPoints
+from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.backup.layout import PointIdentity, verdicts_prefix
 from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer

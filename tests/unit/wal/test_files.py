@@ -17,8 +17,8 @@ from typing import cast
 import pytest
 
 import recovery.wal_client
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
-from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_socket import AT_ONCE, WalOutlet, WalSocket
 from recovery.backup.sealing import Opener, Sealer

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
+from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
-from recovery.adapters.recovery_points import KeyRing
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_recovery import WalRecovery, open_recovery
 from recovery.backup.layout import PointIdentity
