@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from datetime import timedelta
@@ -142,7 +143,7 @@ def test_a_snapshot_is_restored_by_the_engines_own_api(tmp_path: Path) -> None:
     """The page's commands as they stand, with a curl that notes what it is asked."""
     (block,) = re.findall(r"```sh\n(SEARCH=.*?)```", _page(SEARCH), re.DOTALL)
     note = 'import json, sys; print(json.dumps(sys.argv[sys.argv.index("-H") + 2:]))'
-    (tmp_path / "curl").write_text(f"#!{sys.executable}\n{note}\n")
+    (tmp_path / "curl").write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-c", note])} "$@"\n')
     (tmp_path / "curl").chmod(0o700)
     said = subprocess.run(
         ["bash", "-e"],
