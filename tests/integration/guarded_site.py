@@ -220,8 +220,11 @@ class GuardedSite:
         answer = await self.client.workflow_service.reset_workflow_execution(request)
         return self.client.get_workflow_handle(workflow_id, run_id=answer.run_id, result_type=RunReport)
 
-    async def failover(self, seconds: float = 40.0) -> RunReport:
-        """Waits for the failover that the monitors start, and for its end."""
+    async def failover(self, seconds: float = 40.0, *, operator: str = "") -> RunReport:
+        """Waits for the failover that the monitors start, and for its end.
+
+        ``operator``: who answers each hold with "retry"; else a held run fails the test.
+        """
         epoch = (await self.record()).epoch
 
         async def begun() -> Handle | None:
@@ -232,9 +235,21 @@ class GuardedSite:
             return await operations.find(self.client, run.workflow_id)
 
         handle = await self.eventually(begun, seconds, f"no failover began (epoch {epoch})")
-        report = await self.ended(handle)
+        answering = asyncio.create_task(self._retries(handle, operator)) if operator else None
+        try:
+            report = await self.ended(handle)
+        finally:
+            if answering is not None:
+                answering.cancel()
         assert report.state is RunState.COMPLETED, f"{told(report)}\n{self.logs()}"
         return report
+
+    async def _retries(self, handle: Handle, operator: str) -> None:
+        while True:
+            with contextlib.suppress(RecoveryError):  # it went on meanwhile
+                if (await operations.latest(handle)).hold_choices:
+                    await operations.act(handle, "retry", operator, "the region is well again")
+            await asyncio.sleep(1)
 
     async def failovers(self) -> list[RunReport]:
         """The reports of the failovers that ran to their end since the last ``reset``, oldest first."""

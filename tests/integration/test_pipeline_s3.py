@@ -117,7 +117,7 @@ async def test_a_point_goes_to_s3_and_a_folder_and_comes_back_from_each(
     assert [await _keys(store) for store in everywhere] == [set(), set(), set()]
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("freeze", marks=pytest.mark.chaos)])
 async def test_a_store_lost_in_mid_upload_is_dropped_and_filled_when_it_is_back(
     lab: Lab, stores: list[ObjectStore], sealer: Sealer, opener: Opener, fault: str
 ) -> None:
