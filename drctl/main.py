@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, bool, str, str]] = {
     "lab": ("drctl.lab", True, SET_UP, "Two regions of real servers on this machine, to try recoveries on."),
     "backup": ("drctl.backup", True, PROTECT, "Take recovery points, list and show them."),
     "validate": ("drctl.recoveries", False, PROTECT, "Restore recovery points for real and store the verdicts."),
-    "restore": ("drctl.recoveries", False, PROTECT, "Restore a recovery point into an empty target."),
+    "restore": ("drctl.restores", False, PROTECT, "Restore a recovery point into an empty target."),
     "failover": ("drctl.handovers", False, PROTECT, "Move a group to its best standby: its primary is lost."),
     "switchover": ("drctl.handovers", False, PROTECT, "Move a healthy group without losing a write."),
     "reprotect": ("drctl.handovers", False, PROTECT, "Make a returned old primary a standby again."),

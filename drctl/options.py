@@ -19,54 +19,6 @@ Approve = Annotated[
 OfStore = Annotated[
     DataStore | None, typer.Option("--store", "-s", help="Only recovery points of this store of the group.")
 ]
-ToTime = Annotated[
-    datetime | None,
-    typer.Option(
-        "--to-time",
-        parser=moment_or_span_ago,
-        metavar="TIME",
-        help="With archived WAL: every commit until then, by the server's clock (2026-11-22T10:15:00Z, or 12m ago).",
-    ),
-]
-ToLsn = Annotated[
-    str | None, typer.Option("--to-lsn", metavar="LSN", help="With archived WAL: all of it before this position.")
-]
-ToXid = Annotated[
-    int | None, typer.Option("--to-xid", min=3, help="With archived WAL: to the commit of this transaction.")
-]
-ToName = Annotated[
-    str | None,
-    typer.Option("--to-name", metavar="NAME", help="With archived WAL: to what pg_create_restore_point named."),
-]
-Latest = Annotated[bool, typer.Option("--latest", help="With archived WAL: to its end.")]
-Timeline = Annotated[
-    int | None,
-    typer.Option("--timeline", min=1, help="The timeline by its number; else the only one that leads there."),
-]
-Index = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--index", metavar="PATTERN", help="Search: only these indices and data streams; may be given several times."
-    ),
-]
-RenamePattern = Annotated[
-    str | None,
-    typer.Option("--rename-pattern", metavar="REGEX", help="Search: what of an index's name is replaced (Java's)."),
-]
-RenameReplacement = Annotated[
-    str | None, typer.Option("--rename-replacement", metavar="TEXT", help="Search: by what; $1 is the first group.")
-]
-Aliases = Annotated[
-    bool, typer.Option("--aliases/--no-aliases", help="Search: move the aliases to the restored indices at the end.")
-]
-GlobalState = Annotated[
-    bool,
-    typer.Option("--global-state", help="Search: templates, persistent settings and pipelines, too. Stays if undone."),
-]
-Repository = Annotated[
-    str | None,
-    typer.Option("--repository", metavar="NAME", help="Search: the point's repository as the target's cluster has it."),
-]
 OutageBegan = Annotated[
     datetime | None,
     typer.Option(
@@ -75,4 +27,7 @@ OutageBegan = Annotated[
         metavar="TIME",
         help="What RTO and RPO are measured from: 2026-11-22T10:15:00Z (UTC), or how long ago: 12m. Else now.",
     ),
+]
+PointOption = Annotated[
+    str | None, typer.Option("--point", metavar="ID", help="This recovery point; else the newest validated one.")
 ]

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from drctl.following import follow_run, follow_silently
-from drctl.output import DONE, FAILED, Output, print_json
-from drctl.session import Session, run, session
+from drctl.output import DONE, FAILED, Output, note, print_json
+from drctl.session import Session, check_point, run, session
 from drctl.tables import console as table_console
 from drctl.tables import run_summary
 from recovery.domain.plan import PlanRequest
@@ -164,3 +164,16 @@ def _next_steps(ended: Ended) -> list[str]:
 
 def _run_id(handle: Handle) -> str:
     return handle.run_id or handle.first_execution_run_id or ""
+
+
+def known_point(config: Config, group: str, point: str | None, output: Output) -> Callable[[], Awaitable[None]] | None:
+    """Looks a named point up first: a misspelt one is refused before a plan begins."""
+    if point is None:
+        return None
+
+    async def look() -> None:
+        unknown = await check_point(config, group, point)
+        if unknown is not None:
+            note(f"the recovery point could not be looked up from here, the plan will: {unknown}", output)
+
+    return look

@@ -20,7 +20,7 @@ import structlog
 from typer.main import get_group
 from typer.testing import CliRunner, Result
 
-from drctl import backup, recoveries, retention
+from drctl import backup, recoveries, restores, retention
 from drctl.main import COMMANDS, app
 from drctl.output import exit_code, wants_json
 from recovery.backup.sealing import Opener
@@ -72,7 +72,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, PlanRequest, dict[
     def run_plan(config: Config, plan: str, request: PlanRequest, **options: Any) -> None:
         calls.append((plan, request, options))
 
-    for module in (backup, recoveries, retention):
+    for module in (backup, recoveries, restores, retention):
         monkeypatch.setattr(module, "run_plan", run_plan)
     return calls
 

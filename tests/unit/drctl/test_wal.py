@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drctl import recoveries
+from drctl import recoveries, restores
 from drctl import wal as wal_command
 from recovery.backup.wal.reader import TimelineStatus
 from recovery.config import Config
@@ -29,7 +29,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, PlanRequest]]:
     def run_plan(config: Config, plan: str, request: PlanRequest, **options: Any) -> None:
         calls.append((plan, request))
 
-    monkeypatch.setattr(recoveries, "run_plan", run_plan)
+    for module in (recoveries, restores):
+        monkeypatch.setattr(module, "run_plan", run_plan)
     return calls
 
 
