@@ -174,6 +174,15 @@ class GuardedSite:
             await self.lab.thaw(region, service)
         return at
 
+    async def frozen_for(self, ttls: float, region: str, *services: str) -> tuple[float, float]:
+        """Freezes them for so many ttl. Returns both moments, of freeze and thaw, once service is back and all is at rest."""
+        frozen = await self.freeze(region, *services)
+        await asyncio.sleep(ttls * self.times.ttl)
+        thawed = await self.thaw(region, *services)
+        await self.service_back(thawed)
+        await self.settled()
+        return frozen, thawed
+
     async def isolate(self, region: str, *keep: str) -> float:
         """Drops every packet between a region and all other places but ``keep``. Returns when it was done."""
         await self.lab.isolate(region, keep=keep)

@@ -67,11 +67,7 @@ async def test_a_killed_postgresql_is_back_without_a_second_writer(guarded: Guar
 )
 async def test_what_was_frozen_and_thawed_leaves_one_writer(guarded: GuardedSite, what: str, ttls: float) -> None:
     source = guarded.active
-    frozen = await guarded.freeze(source, *FROZEN[what])
-    await asyncio.sleep(ttls * guarded.times.ttl)
-    thawed = await guarded.thaw(source, *FROZEN[what])
-    await guarded.service_back(thawed)
-    await guarded.settled()
+    frozen, thawed = await guarded.frozen_for(ttls, source, *FROZEN[what])
     verdict = guarded.verdict()
     if what == "the whole host":
         # Strength 3: what a woken host still accepts is bounded by one ttl, and it is detected.

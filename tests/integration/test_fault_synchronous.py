@@ -81,10 +81,5 @@ async def test_a_lost_standby_holds_commits_back_and_a_killed_region_loses_nothi
 async def test_what_was_frozen_and_thawed_never_acknowledges_beside_another(
     claimed: GuardedSite, what: str, ttls: float
 ) -> None:
-    source = claimed.active
-    await claimed.freeze(source, *FROZEN[what])
-    await asyncio.sleep(ttls * claimed.times.ttl)
-    thawed = await claimed.thaw(source, *FROZEN[what])
-    await claimed.service_back(thawed)
-    await claimed.settled()
+    await claimed.frozen_for(ttls, claimed.active, *FROZEN[what])
     await lossless(claimed, await claimed.failovers())

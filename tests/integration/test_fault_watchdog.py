@@ -7,7 +7,6 @@ lease has ended, by a clock that goes on while it stands still.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -63,11 +62,7 @@ async def test_a_host_that_is_frozen_is_reset_and_never_writes_beside_another(
     guarded: GuardedSite, devices: Devices, what: str, ttls: float
 ) -> None:
     source = guarded.active
-    frozen = await guarded.freeze(source, *FROZEN[what])
-    await asyncio.sleep(ttls * guarded.times.ttl)
-    thawed = await guarded.thaw(source, *FROZEN[what])
-    await guarded.service_back(thawed)
-    await guarded.settled()
+    frozen, thawed = await guarded.frozen_for(ttls, source, *FROZEN[what])
     assert guarded.never_two_writers().overlap_seconds == 0.0
     resets = devices[source].resets(frozen)
     other = devices[guarded.other if guarded.active == source else guarded.active]

@@ -37,20 +37,21 @@ def script(fails: dict[str, str], **ticks: int) -> Script:
     return Script(ticks=dict.fromkeys(NAMES, 0) | ticks, fails=fails, undo_fails=set())
 
 
+async def aborted_when_held() -> Engine:
+    engine = Engine(table(), PlanRequest(group="shop"))
+    task = asyncio.create_task(engine.run())
+    await until(lambda: bool(engine.control.holds) or task.done())
+    engine.abort(ANA)
+    await asyncio.gather(task, return_exceptions=True)
+    return engine
+
+
 @pytest.mark.parametrize("failing", ["pivot", "after"])
 def test_a_failure_is_held_and_an_abort_leaves_everything_as_it_is(failing: str) -> None:
     outside = script({failing: "after"})
 
-    async def run() -> Engine:
-        engine = Engine(table(), PlanRequest(group="shop"))
-        task = asyncio.create_task(engine.run())
-        await until(lambda: bool(engine.control.holds) or task.done())
-        engine.abort(ANA)
-        await asyncio.gather(task, return_exceptions=True)
-        return engine
-
     with temporal(outside):
-        report = asyncio.run(run()).journal.report()
+        report = asyncio.run(aborted_when_held()).journal.report()
     assert (report.state, report.undo_order, outside.undone) == (RunState.STOPPED, [], [])
     assert "before" in outside.present and outside.owned == ["record pivot", "release after before"]
 
@@ -93,15 +94,7 @@ def test_nothing_is_undone_that_the_ownership_record_does_not_permit() -> None:
     outside = script({})
     outside.refuses = {"record pivot", "permit undo from before"}
 
-    async def run() -> Engine:
-        engine = Engine(table(), PlanRequest(group="shop"))
-        task = asyncio.create_task(engine.run())
-        await until(lambda: bool(engine.control.holds) or task.done())
-        engine.abort(ANA)
-        await asyncio.gather(task, return_exceptions=True)
-        return engine
-
     with temporal(outside):
-        report = asyncio.run(run()).journal.report()
+        report = asyncio.run(aborted_when_held()).journal.report()
     assert outside.undone == [] and "before" in outside.present
     assert {step.state for step in report.steps if step.name == "before"} == {StepState.UNDO_REFUSED}
