@@ -175,7 +175,7 @@ class GuardedSite:
         return at
 
     async def frozen_for(self, ttls: float, region: str, *services: str) -> tuple[float, float]:
-        """Freezes them for so many ttl. Returns both moments, of freeze and thaw, once service is back and all is at rest."""
+        """Freezes them for so many ttl. Returns when they froze and thawed, once service is back and all is at rest."""
         frozen = await self.freeze(region, *services)
         await asyncio.sleep(ttls * self.times.ttl)
         thawed = await self.thaw(region, *services)
