@@ -62,7 +62,7 @@ def adapter_of(front: Front) -> RdsPostgres:
         )
         for region in (HOME, AWAY)
     }
-    return RdsPostgres(access, patience=timedelta(seconds=1))
+    return RdsPostgres(access, patience=timedelta(seconds=2))
 
 
 class Probe:
