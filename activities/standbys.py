@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from activities.boundary import StepProgress, report_progress, step
 from activities.lock import check_held
 from activities.looking import Look, behind, demand_all, role_checks, source_of, target_of
+from activities.services import monitoring_checks, unmeasured
 from recovery.domain.candidates import leading_store, stores_of
 from recovery.domain.guarding import StoreRole
 from recovery.domain.handover import UNITS, StoreLoss
@@ -89,18 +90,23 @@ class StandbySteps:
     @step("standbys.verify_recovery")
     async def verify_recovery(self, context: PlanContext) -> StepOutcome:
         """The recovery validation checklist of the new region: owner, roles, writes, critical tables, endpoints."""
-        checks = await self._checklist(context, target_of(context))
+        checks, watched = await self._checklist(context, target_of(context))
         demand_all(checks, f"{target_of(context)} is not as it should be:", RestoreFailed)
-        return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks)
+        return StepOutcome(
+            summary=f"{len(checks)} checks passed", checks=[*checks, *watched], warnings=unmeasured(watched)
+        )
 
     @step("standbys.verify_switchover")
     async def verify_switchover(self, context: PlanContext) -> StepOutcome:
         """The same checklist; where it fails and the old side is healthy and in sync, the switchover is taken back."""
-        checks = await self._checklist(context, target_of(context))
-        failed = [check for check in checks if not check.passed]
+        checks, watched = await self._checklist(context, target_of(context))
+        failed, doubts = [check for check in checks if not check.passed], unmeasured(watched)
         if not failed:
             return StepOutcome(
-                summary=f"{len(checks)} checks passed", checks=checks, facts=Facts(verification_failed="")
+                summary=f"{len(checks)} checks passed",
+                checks=[*checks, *watched],
+                warnings=doubts,
+                facts=Facts(verification_failed=""),
             )
         words = "; ".join(f"{check.name}: {check.detail}" for check in failed)
         hindrance = await self._why_no_return(context)
@@ -108,8 +114,8 @@ class StandbySteps:
             raise RestoreFailed(f"{target_of(context)} is not as it should be: {words}. No way back: {hindrance}")
         return StepOutcome(
             summary=f"{len(failed)} of {len(checks)} checks failed: the switchover is taken back",
-            checks=checks,
-            warnings=[f"{target_of(context)} is not as it should be: {words}. The switchover is taken back"],
+            checks=[*checks, *watched],
+            warnings=[f"{target_of(context)} is not as it should be: {words}. The switchover is taken back", *doubts],
             facts=Facts(verification_failed=words),
         )
 
@@ -137,15 +143,17 @@ class StandbySteps:
 
     # Parts of the above.
 
-    async def _checklist(self, context: PlanContext, region: str) -> list[CheckResult]:
-        """Asked again for a while: a guard may be starting, and an endpoint may have to learn of the new primary."""
+    async def _checklist(self, context: PlanContext, region: str) -> tuple[list[CheckResult], list[CheckResult]]:
+        """What must pass, and what only warns. Asked again for a while: a guard may be starting, and an endpoint may
+        have to learn of the new primary."""
         until = time.monotonic() + VERIFY_SECONDS
         while True:
             checks = await self._checked(context, region)
             failed = [check.name for check in checks if not check.passed]
             if not failed or time.monotonic() > until:
-                self._measurements.recovery_checked(checks)
-                return checks
+                watched = await monitoring_checks(self._look.probe, context.group)
+                self._measurements.recovery_checked([*checks, *watched])
+                return checks, watched
             report_progress(StepProgress(note=f"not yet well: {', '.join(failed)}"))
             await asyncio.sleep(ASK_AGAIN)
 

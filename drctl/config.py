@@ -1,4 +1,4 @@
-"""``drctl config check | show | schema``: the configuration, before anything depends on it."""
+"""``drctl config check | show | alerts | schema``: the configuration, before anything depends on it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import LiteralScalarString
 
 from drctl.config_reference import markdown
-from drctl.output import USAGE, Form, Output, console, examples, messages, print_error, print_json
+from drctl.output import USAGE, Form, Output, console, examples, messages, note, print_error, print_json
 from recovery.config import Config, ConfigurationInvalid
 from recovery.config.mistakes import suggestion
 from recovery.domain.words import plural
 from recovery.errors import BadInput, NotFound
+from recovery.telemetry.alert_rules import rule_group, without_rule
 from workflows.plans import PLANS
 
 app = typer.Typer(
@@ -107,6 +109,27 @@ def _unknown_budgets(config: Config) -> Iterator[str]:
             for step in sorted(set(steps) - set(known)):
                 said = f"no such step{suggestion(step, known)}; known: {', '.join(known)}"
                 yield f"{path}.budgets.{plan}.{step}: {said}"
+
+
+@app.command(
+    epilog=examples(
+        "drctl config alerts > /etc/prometheus/recovery-alerts.yml",
+        "drctl config alerts | promtool check rules /dev/stdin",
+    )
+)
+def alerts(file: File = None, output: Form = Output.TEXT) -> None:
+    """Print the configured alerts as a rule file for Prometheus, with their thresholds and severities.
+
+    deploy/alerts.yml has further ones, that need no threshold of yours.
+    """
+    configured = _load(find_config(file), output).monitoring.alerts
+    for name in without_rule(configured):
+        note(f"{name}: nothing is measured for it in this version, so it has no rule", output)
+    found = {"groups": [rule_group(configured)]}
+    if output is Output.JSON:
+        print_json(found)
+    else:
+        typer.echo(_yaml(found), nl=False)
 
 
 @app.command(
@@ -221,5 +244,14 @@ def _yaml(value: dict[str, Any]) -> str:
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     text = io.StringIO()
-    yaml.dump(value, text)
+    yaml.dump(_with_blocks(value), text)
     return text.getvalue()
+
+
+def _with_blocks(value: Any) -> Any:
+    """Texts of several lines as they are read best."""
+    if isinstance(value, dict):
+        return {key: _with_blocks(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_blocks(entry) for entry in value]
+    return LiteralScalarString(value) if isinstance(value, str) and "\n" in value else value

@@ -28,8 +28,6 @@ LATER = (
     "groups.<name>.regions.<name>.kubernetes_context",
     "targets.availability",
     "targets.mttr",
-    "monitoring.alerts",
-    "monitoring.prometheus_url",
 )
 
 

@@ -71,10 +71,13 @@ class Monitoring(Section):
     )
     prometheus_url: WebAddress | None = Field(
         None,
-        description="Prometheus, which a recovery asks whether monitoring works again.",
+        description="Prometheus, which a recovery asks whether monitoring works again; it warns where it does not.",
         examples=["http://prometheus:9090"],
     )
-    alerts: list[Alert] = Field(default_factory=_seed_alerts, description="Alerts with their thresholds.")
+    alerts: list[Alert] = Field(
+        default_factory=_seed_alerts,
+        description="Alerts with their thresholds: `drctl config alerts` writes them as rules for Prometheus.",
+    )
 
 
 class Channel(Section):

@@ -73,6 +73,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         health_timeout=group.checks.timeout,
         health_body=group.checks.body,
         health_latency=group.checks.latency,
+        prometheus=config.monitoring.prometheus_url,
         validate_after_backup=group.backup.validation.enabled and group.backup.validation.after_backup,
         require_approval=group.approvals.require,
         approval_timeout=group.approvals.timeout,

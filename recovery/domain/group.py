@@ -176,6 +176,7 @@ class GroupSnapshot(Model):
     health_timeout: timedelta = timedelta(seconds=5)
     health_body: str | None = None  # words that the answer must contain
     health_latency: timedelta | None = None  # above which an answer counts as a failure
+    prometheus: str | None = None  # address of the Prometheus that is to go on measuring after a recovery
     validate_after_backup: bool = True
     require_approval: bool = False
     approval_timeout: timedelta = timedelta(hours=1)

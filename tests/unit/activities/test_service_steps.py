@@ -38,7 +38,21 @@ async def test_what_the_endpoints_answered_is_measured_whether_or_not_it_is_well
             await ActivityEnvironment().run(steps.verify_services, context)
     else:
         outcome = await ActivityEnvironment().run(steps.verify_services, context)
-        assert outcome.summary == "2 endpoints are well"
+        assert outcome.summary == "2 endpoints well"
     assert {check.name: check.passed for check in measurements.checks} == {
         "http://b/health": not broken, "http://b/ready": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [set(), {"http://prometheus:9090/api/v1/query?query=up"}], ids=["well", "lost"])
+async def test_a_prometheus_that_is_lost_is_a_warning_and_holds_nobody_up(broken: set[str]) -> None:
+    group = group_of("a", "b", "c").model_copy(update={"prometheus": "http://prometheus:9090/"})
+    group.region("b").health_urls[:] = ["http://b/health"]
+    measurements = FakeMeasurements()
+    outcome = await ActivityEnvironment().run(
+        ServiceSteps(Answers(broken), measurements).verify_services, Site(group).context("FullRecovery")
+    )
+    assert outcome.summary == "1 endpoint well"
+    assert [(check.name, check.passed) for check in outcome.checks][1:] == [("monitoring", not broken)]
+    assert {check.name: check.passed for check in measurements.checks}["monitoring"] is not bool(broken)
+    assert len(outcome.warnings) == len(broken) and all("monitoring does not work" in said for said in outcome.warnings)

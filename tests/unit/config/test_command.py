@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from drctl.config import _yaml, app
@@ -55,6 +56,25 @@ def test_check_as_json() -> None:
     code, out, _ = _run("check", EXAMPLE, "--output", "json")
     found = json.loads(out)
     assert (code, found["valid"], found["groups"]) == (0, True, ["platform", "shop"])
+
+
+def test_alerts_are_rules_with_the_thresholds_of_the_configuration(tmp_path: Path, minimal: str) -> None:
+    alerts = (
+        "monitoring:\n  alerts:\n"
+        "    - {name: rpo_violation, threshold: 20m, severity: critical}\n"
+        "    - {name: failover_failure, threshold: 3, severity: warning}\n"
+        "    - {name: drill_overdue, threshold: 30d, severity: info}\n"
+    )
+    file = tmp_path / "recovery.yaml"
+    file.write_text(minimal + alerts)
+    code, out, err = _run("alerts", file)
+    [group] = YAML(typ="safe").load(out)["groups"]
+    overdue, failed = group["rules"]
+    assert (code, group["name"]) == (0, "recovery")
+    assert overdue["expr"].endswith("> 1200") and overdue["labels"] == {"severity": "critical", "name": "rpo_violation"}
+    assert failed["expr"].count(">= 3") == 2 and "expr: |" in out
+    assert "drill_overdue: nothing is measured for it" in " ".join(err.split())
+    assert json.loads(_run("alerts", file, "-o", "json")[1]) == {"groups": [group]}
 
 
 def test_check_names_every_mistake_and_exits_with_2(tmp_path: Path, minimal: str) -> None:

@@ -19,6 +19,7 @@ def _keys() -> list[str]:
 def _code() -> str:
     names = ("config.py", "snapshot.py", "installation.py", "locations.py", "warnings.py")
     files = [ROOT / "recovery" / "config" / name for name in names]
+    files.append(ROOT / "recovery" / "telemetry" / "alert_rules.py")
     for folder in ("workers", "drctl"):
         files += [file for file in (ROOT / folder).rglob("*.py") if not file.name.startswith("config")]
     return "\n".join(file.read_text() for file in files)
