@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +24,7 @@ from activities.bounds import bounded, shortened
 from activities.lock import demand
 from recovery.domain.plan import PlanContext, StepOutcome
 from recovery.errors import RecoveryError
+from recovery.ports.recovery_points import Progress
 
 HEARTBEAT_EVERY = 0.5  # seconds
 PROGRAMMING_ERRORS = (
@@ -59,6 +61,18 @@ def report_progress(progress: BaseModel) -> None:
     """Sets what the next heartbeat carries. Outside an activity it does nothing, so adapters' callbacks may call it."""
     with contextlib.suppress(LookupError):
         _progress.get()[:] = [progress]
+
+
+def told_as(note: str = "") -> Progress:
+    """Tells how far a copy came with the next heartbeat, and the rate since this was called."""
+    began = time.monotonic()
+
+    def tell(done: int, expected: int, what: str) -> None:
+        rate = done / max(time.monotonic() - began, 0.001)
+        words = f"{note}: {what}" if note and what else note or what
+        report_progress(StepProgress(done=done, expected=expected, rate=rate, note=words))
+
+    return tell
 
 
 def step(

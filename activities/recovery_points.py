@@ -1,43 +1,34 @@
-"""Steps that take, find, validate and expire recovery points."""
+"""Steps that take, find and expire recovery points."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import structlog
 from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from activities.boundary import StepProgress, report_progress, step
+from activities.boundary import step, told_as
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import (
     BackupKind,
-    CheckResult,
     DataStore,
     RecoveryPoint,
-    Verdict,
-    VerdictState,
     kinds_of,
 )
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, likeliest
 from recovery.domain.words import duration, size
 from recovery.errors import (
     BadInput,
-    Corrupt,
     NotFound,
     RecoveryError,
     Refused,
-    RestoreFailed,
     SeveralTimelines,
     SourceFailed,
 )
 from recovery.ports.measurements import Measurements
-from recovery.ports.recovery_points import BackupOrder, Progress, RecoveryPoints, RecoveryTargets, TakenPoint
+from recovery.ports.recovery_points import BackupOrder, RecoveryPoints, RecoveryTargets, TakenPoint
 
-log = structlog.get_logger("recovery.points")
-
-ONE_DAY = timedelta(days=1)
 GROUP_MEMO = "recovery-plans.group"
 """A run's memo names its group, so that a list of runs need not read each one's input."""
 
@@ -128,7 +119,7 @@ class RecoveryPointSteps:
         for point_id in [*written, *older]:
             if missing and point_id in older:
                 break  # a location that did not take one takes no other now
-            done = await self._points.fill(context.group, point_id, _heartbeat("filling"))
+            done = await self._points.fill(context.group, point_id, told_as("filling"))
             filled += len(done.complete)
             missing += [f"{point_id} is not at {name}: {reason}" for name, reason in done.dropped.items()]
         if missing:
@@ -193,99 +184,6 @@ class RecoveryPointSteps:
             warnings=warnings,
         )
 
-    @step("points.choose_to_validate")
-    async def choose_to_validate(self, context: PlanContext) -> StepOutcome:
-        """The named point, or all points of the last 24 hours (or of the given while)."""
-        if context.request.point_id is not None:
-            chosen = [context.request.point_id]
-            await self._known(context, context.request.point_id)
-        else:
-            since = context.request.since or ONE_DAY
-            chosen = [point.point_id for point in await self._points.points(context.group, since)]
-            unbelieved = [
-                point_id for point_id in await self._points.unbelieved(context.group) if point_id not in chosen
-            ]
-            chosen += [point_id for point_id in unbelieved if _is_younger(point_id, since)]
-            if not chosen:
-                raise NotFound(
-                    f"group {context.group.name} has no recovery point of the last {duration(since)}: "
-                    f"take one with drctl backup run --group {context.group.name}"
-                )
-        return StepOutcome(summary=f"{len(chosen)} to validate", facts=Facts(points_to_validate=chosen))
-
-    @step("points.validate")
-    async def validate(self, context: PlanContext) -> StepOutcome:
-        """Restores each chosen point for real. Another attempt goes on after the points that have a verdict."""
-        verdicts: list[Verdict] = []
-        for point_id in context.facts.points_to_validate or []:
-            point = await self._known(context, point_id)
-            verdict = point.verdict if point is not None else None
-            if verdict is None or verdict.run_id != context.run_id:
-                verdict = await self._points.validate(
-                    context.group, point_id, context.run_id, _heartbeat(f"validating {point_id}")
-                )
-                if point is not None:
-                    self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
-            verdicts.append(verdict)
-        return _judged(verdicts)
-
-    @step("points.repair")
-    async def repair(self, context: PlanContext) -> StepOutcome:
-        """Writes what is damaged at one location anew from another that holds it intact."""
-        sound: list[str] = []
-        warnings: list[str] = []
-        written = 0
-        for verdict in context.facts.verdicts or []:
-            if verdict.state is not VerdictState.CORRUPT:
-                continue
-            try:
-                done = await self._points.repair(context.group, verdict.point_id, _heartbeat("repairing"))
-            except RecoveryError as error:
-                warnings.append(f"{verdict.point_id} was not repaired: {error}")
-                continue
-            written += sum(len(keys) for keys in done.written.values())
-            warnings += [
-                f"{verdict.point_id} was damaged at {name}, and {_listed(keys)} written anew from another location"
-                for name, keys in done.written.items()
-            ]
-            warnings += [f"{verdict.point_id} was not repaired at {name}: {why}" for name, why in done.left.items()]
-            if not done.left:
-                sound.append(verdict.point_id)
-        return StepOutcome(
-            summary=f"{written} objects written anew; all copies of {len(sound)} points are sound again",
-            facts=Facts(points_repaired=sound),
-            warnings=warnings,
-        )
-
-    @step("points.prove_again")
-    async def prove_again(self, context: PlanContext) -> StepOutcome:
-        """Restores each repaired point for real: only a new verdict takes the old one back."""
-        verdicts: list[Verdict] = []
-        for earlier in context.facts.verdicts or []:
-            if earlier.point_id not in (context.facts.points_repaired or []):
-                verdicts.append(earlier)
-                continue
-            point = await self._points.point(context.group, earlier.point_id)
-            verdict = point.verdict
-            if verdict is None or verdict.run_id != context.run_id or verdict.state is VerdictState.CORRUPT:
-                verdict = await self._points.validate(
-                    context.group, earlier.point_id, context.run_id, _heartbeat(f"validating {earlier.point_id}")
-                )
-                self._measurements.point_validated(verdict, point.manifest.kind, point.manifest.finished_at)
-            verdicts.append(verdict)
-        return _judged(verdicts)
-
-    @step("points.judge")
-    async def judge(self, context: PlanContext) -> StepOutcome:
-        """The overall verdict: fails when any point is not VALID."""
-        verdicts = context.facts.verdicts or []
-        self._measurements.validation_finished(context.group.name, [verdict.state for verdict in verdicts])
-        bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
-        if bad:
-            words = "; ".join(f"{verdict.point_id} is {verdict.state}: {verdict.reason}" for verdict in bad)
-            raise RestoreFailed(f"{len(bad)} of {len(verdicts)} recovery points are not VALID: {words}")
-        return StepOutcome(summary=f"all {len(verdicts)} VALID")
-
     @step("points.expire")
     async def expire(self, context: PlanContext) -> StepOutcome:
         """Removes the points that the group's retention does not keep, what unfinished backups left behind, and the
@@ -334,14 +232,6 @@ class RecoveryPointSteps:
             warnings.append(f"the recovery ends with its recovery point: {error}")
             return None
 
-    async def _known(self, context: PlanContext, point_id: str) -> RecoveryPoint | None:
-        """None for a point that is there and whose manifest is not believed."""
-        try:
-            return await self._points.point(context.group, point_id)
-        except Corrupt as error:
-            log.warning("a manifest is not believed", point=point_id, reason=str(error))
-            return None
-
     async def _take(self, context: PlanContext, kind: BackupKind) -> StepOutcome:
         order = BackupOrder(
             group=context.group,
@@ -356,27 +246,12 @@ class RecoveryPointSteps:
         )
         began = time.monotonic()
         try:
-            taken = await self._points.take(order, _heartbeat(f"{kind} backup"))
+            taken = await self._points.take(order, told_as(f"{kind} backup"))
         except RecoveryError:
             self._measurements.backup_finished(kind, "failure", time.monotonic() - began, {})
             raise
         self._measurements.backup_finished(kind, "success", time.monotonic() - began, _sizes(taken))
         return _taken(taken)
-
-
-def _judged(verdicts: list[Verdict]) -> StepOutcome:
-    valid = sum(verdict.state is VerdictState.VALID for verdict in verdicts)
-    return StepOutcome(
-        summary=f"{valid} of {len(verdicts)} VALID",
-        facts=Facts(verdicts=verdicts, point_id=verdicts[0].point_id if len(verdicts) == 1 else None),
-        checks=[_as_check(verdict, many=len(verdicts) > 1) for verdict in verdicts]
-        + [check for verdict in verdicts for check in verdict.checks if len(verdicts) == 1],
-    )
-
-
-def _listed(keys: list[str]) -> str:
-    """The first of them, for a sentence."""
-    return f"{keys[0]} was" if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more were"
 
 
 def _taken(taken: TakenPoint) -> StepOutcome:
@@ -420,36 +295,6 @@ def _fitting_kind(context: PlanContext) -> BackupKind:
     return BackupKind.PHYSICAL if has_folder else BackupKind.LOGICAL
 
 
-def _is_younger(point_id: str, since: timedelta) -> bool:
-    """By the moment that the id begins with; of an id without one nobody knows, so it counts."""
-    try:
-        began = datetime.strptime(point_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return True
-    return began >= datetime.now(UTC) - since
-
-
 def _point_id(context: PlanContext, kind: BackupKind) -> str:
     """Minted from what is the same for every attempt, before any of them begins."""
     return f"{context.started_at:%Y%m%dT%H%M%SZ}-{kind}-{context.effect_id[:8]}"
-
-
-def _heartbeat(note: str) -> Progress:
-    began = time.monotonic()
-
-    def tell(done: int, expected: int, what: str) -> None:
-        elapsed = max(time.monotonic() - began, 0.001)
-        report_progress(
-            StepProgress(done=done, expected=expected, rate=done / elapsed, note=f"{note}: {what}" if what else note)
-        )
-
-    return tell
-
-
-def _as_check(verdict: Verdict, *, many: bool) -> CheckResult:
-    return CheckResult(
-        name=f"{verdict.point_id} {verdict.state}" if many else "verdict",
-        passed=verdict.state is VerdictState.VALID,
-        detail=verdict.reason or f"restored and checked at {verdict.location}",
-        seconds=verdict.duration.total_seconds(),
-    )

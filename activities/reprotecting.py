@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
-from activities.boundary import StepProgress, report_progress, step
+from activities.boundary import step, told_as
 from activities.lock import check_held
 from activities.looking import Look, source_of, target_of
 from recovery.domain.candidates import Seen, Wish, choose, stores_of
@@ -67,15 +66,9 @@ class ReprotectSteps:
         held = check_held(await self._look.record(context.group), context)
         if held.region == target_of(context):
             raise Refused(f"{held.region} owns {held.group} by now: a region that serves is not reprotected")
-        began = time.monotonic()
-
-        def tell(done: int, expected: int, what: str) -> None:
-            rate = done / max(time.monotonic() - began, 0.001)
-            report_progress(StepProgress(done=done, expected=expected, rate=rate, note=what))
-
         if "postgres" not in stores_of(context.group):
             return StepOutcome(summary="the group has no PostgreSQL")
-        return StepOutcome(summary=await self._look.handover.rejoin(self._rejoining(context), tell))
+        return StepOutcome(summary=await self._look.handover.rejoin(self._rejoining(context), told_as()))
 
     @step("reprotecting.confirm_candidate")
     async def confirm_candidate(self, context: PlanContext) -> StepOutcome:

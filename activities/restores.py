@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from activities.boundary import StepProgress, report_progress, step
+from activities.boundary import step, told_as
 from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, store_of
@@ -56,12 +56,7 @@ class RestoreSteps:
     async def restore_database(self, context: PlanContext) -> StepOutcome:
         """Restores the point and starts its server; clients are kept out until ``open_writes``."""
         began = time.monotonic()
-
-        def tell(done: int, expected: int, what: str) -> None:
-            rate = done / max(time.monotonic() - began, 0.001)
-            report_progress(StepProgress(done=done, expected=expected, rate=rate, note=what))
-
-        restored = await self._restores.restore(_order(context), tell)
+        restored = await self._restores.restore(_order(context), told_as())
         rate = size(int(restored.restored_bytes / max(time.monotonic() - began, 0.001)))
         reached = [] if restored.reached is None else [f"recovered to {restored.reached}"]
         return StepOutcome(

@@ -30,6 +30,7 @@ from activities.routing import RoutingSteps
 from activities.runs import RunSteps
 from activities.services import ServiceSteps
 from activities.standbys import StandbySteps
+from activities.validations import ValidationSteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
 from recovery.adapters.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.guard_client import GuardClient
@@ -279,6 +280,7 @@ class Wiring:
                 Notifications(await self.notifier(), self.incident_writer()),
                 Reports(reports, self.measurements),
                 RecoveryPointSteps(points, self.measurements, archives),
+                ValidationSteps(points, self.measurements),
                 RecoverySetSteps(points),
                 RestoreSteps(restores, self.measurements),
                 DnsSteps(zones),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import shutil
 import tempfile
 import time
@@ -12,14 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
-from ruamel.yaml import YAML
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from drctl.demo.installation import GROUP, RECORD, Installation, install
-from drctl.demo.installation import Secrets as SecretFiles
+from drctl.demo.installation import GROUP, RECORD, Installation
 from lab import Lab
 from lab.readiness import s3_client
 from lab.shop import load_shop
@@ -39,21 +35,14 @@ from tests.integration.armed_worker import Fault
 from tests.integration.asked import at_the_source, copy_folder, execute, value_of
 from tests.integration.contents import Contents, contents
 from tests.integration.crew import AWAY, HOME, REGIONS, Crew, WorkerProcess
+from tests.integration.installed_groups import CACHE, INDICES, STREAM_NAMES, STREAMS, installed_groups
 from tests.integration.waiting import eventually, exists, found, lives, text_of, works_in
-from tests.ports import free_port
 from workers import operations
 from workers.client import connect
 from workers.operations import Handle
 from workers.wiring import Wiring
 
 SERVICES = {"postgres", "nats", "redis", "s3", "app", "witness", "temporal", "dns", "webhook"}
-STREAMS = "messages"
-"""A second group: the shop's database, and streams of JetStream."""
-STREAM_NAMES = ["audit", "orders"]
-CACHE = "carts"
-"""A third group: a Redis alone."""
-INDICES = "finding"
-"""A fourth group: a search engine alone, which a test serves at the addresses of the configuration."""
 SHOP_MEGABYTES = 24
 COPIED = ("postgres", "app")  # what of the home region is put back after it was lost with its disks
 PLAN_SECONDS = 90.0  # no plan of a test takes longer, faults included
@@ -300,7 +289,7 @@ async def installed_site(amend: Callable[[dict[str, Any]], None] = lambda group:
             place = lab.postgres(HOME)
             await load_shop(place.dsn(), SHOP_MEGABYTES)
             await _copy_home(lab, folder / "copies")
-            installation = _installed(lab, folder / "installation", amend)
+            installation = installed_groups(lab, folder / "installation", amend)
             config = Config.load(installation.config_file)
             client = await connect(config, Secrets())
             wiring = await stack.enter_async_context(Wiring(config, Secrets(), RecoveryMetrics()))
@@ -333,59 +322,6 @@ def _data(lab: Lab, service: str) -> Path:
     folder = lab.describe().server(f"{HOME}/{service}").data_directory
     assert folder is not None
     return folder
-
-
-def _installed(lab: Lab, folder: Path, amend: Callable[[dict[str, Any]], None]) -> Installation:
-    """As the demo's, but it waits only 3 s for a service that is down, and keeps one recovery point of each kind."""
-    folder.mkdir(mode=0o711)
-    installation = install(lab, folder)
-    yaml = YAML()
-    addresses = {region: f"http://127.0.0.1:{free_port()}" for region in REGIONS}
-    for file in (installation.config_file, installation.backup_config_file):
-        document = yaml.load(file)
-        document["groups"][GROUP]["budgets"] = {"full-recovery": {"verify-services": "3s"}}
-        document["groups"][GROUP]["backup"].update(retention_count=1, retention_days=None)
-        amend(document["groups"][GROUP])
-        document["groups"][STREAMS] = _streams_group(lab, document["groups"][GROUP])
-        document["groups"][CACHE] = _cache_group(lab, folder, document["groups"][GROUP])
-        document["groups"][INDICES] = _indices_group(addresses, document["groups"][GROUP])
-        document["notifications"]["attempts"] = 1
-        yaml.dump(document, file)
-    return installation
-
-
-def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
-    own = copy.deepcopy({key: shop[key] for key in ("tier", "home", "regions", "postgres", "backup")})
-    for region in REGIONS:
-        own["regions"][region]["nats"] = lab.nats(region).removeprefix("nats://")
-    own["backup"]["kinds"] = ["logical", "streams"]
-    return {**own, "nats": {"streams": STREAM_NAMES}}
-
-
-def _cache_group(lab: Lab, folder: Path, shop: dict[str, Any]) -> dict[str, Any]:
-    urls = {region: urlsplit(lab.redis(region)) for region in REGIONS}
-    password = SecretFiles.below(folder).write("redis.password", urls[HOME].password or "")
-    return {
-        "tier": shop["tier"],
-        "home": HOME,
-        "regions": {region: {"redis": f"{url.hostname}:{url.port}"} for region, url in urls.items()},
-        "redis": {"password": password},
-        "backup": {**copy.deepcopy(shop["backup"]), "kinds": ["rdb"]},
-    }
-
-
-def _indices_group(addresses: dict[str, str], shop: dict[str, Any]) -> dict[str, Any]:
-    """Points are proven in the other region's cluster."""
-    return {
-        "tier": shop["tier"],
-        "home": HOME,
-        "regions": {region: {"elasticsearch": address} for region, address in addresses.items()},
-        "elasticsearch": {
-            "storage": {"type": "fs", "location": "/repository/finding"},
-            "scratch": {"address": addresses[AWAY]},
-        },
-        "backup": {**copy.deepcopy(shop["backup"]), "kinds": ["search"]},
-    }
 
 
 __all__ = [

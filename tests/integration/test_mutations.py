@@ -88,7 +88,7 @@ MUTATIONS = [
     row("manifests that are not believed", "recovery.adapters.point_judge",
         "if bad_manifests:", "if False:",
         f"{CORRUPTION}::test_a_flipped_byte_of_the_manifest_is_corrupt[one location]"),
-    row("unbelieved points in the daily validation", "activities.recovery_points",
+    row("unbelieved points in the daily validation", "activities.validations",
         "chosen += [point_id for point_id in unbelieved if _is_younger(point_id, since)]", "pass",
         f"{STEPS}::test_a_daily_validation_takes_unbelieved_points_too"),
     # Writing.
@@ -150,7 +150,7 @@ MUTATIONS = [
         "            if self._is_ours(body):",
         "            return _Copy(store, etag, sound=False)\n            if self._is_ours(body):",
         f"{REPAIR}::test_a_manifest_of_somebody_elses_is_left_for_a_person"),
-    row("a repaired point is proven", "activities.recovery_points",
+    row("a repaired point is proven", "activities.validations",
         "            if verdict is None or verdict.run_id != context.run_id or verdict.state is VerdictState.CORRUPT:",
         "            if verdict is None:",
         f"{STEPS}::test_a_repaired_point_counts_once_it_was_restored_again"),
@@ -203,7 +203,7 @@ MUTATIONS = [
         "        if done.code != 0:\n            words = \"; \".join(line.removeprefix(\"pg_verifybackup",
         "        if False:\n            words = \"; \".join(line.removeprefix(\"pg_verifybackup",
         "tests/integration/test_postgres_validation.py::test_a_flipped_byte_in_a_file_of_the_cluster_is_corrupt"),
-    row("the overall verdict", "activities.recovery_points",
+    row("the overall verdict", "activities.validations",
         "        if bad:\n            words = ", "        if False:\n            words = ",
         f"{STEPS}::test_one_point_that_is_not_valid_fails_the_validation"),
     # Retention.

@@ -7,7 +7,7 @@ from workflows.steps import CONTROL, ONCE, PERSIST, PROBE, VALIDATION, WARN, Ste
 with workflow.unsafe.imports_passed_through():
     from activities.configuration import ConfigurationSteps as Configuration
     from activities.notifications import Notifications
-    from activities.recovery_points import RecoveryPointSteps as Points
+    from activities.validations import ValidationSteps as Validations
     from recovery.domain.plan import PlanContext
     from recovery.domain.recovery_point import VerdictState
 
@@ -27,11 +27,11 @@ BACKUP_VALIDATION = plan(
     "BackupValidation", "restores recovery points into a scratch server and stores the verdicts",
     #    step                  activity                        where       attempt  budget  retry    undo / policy
     Step("load-configuration", Configuration.load,             CONTROL,    s(20),   m(2),   PROBE),
-    Step("choose-points",      Points.choose_to_validate,      CONTROL,    s(30),   m(2),   PROBE),
-    Step("validate-points",    Points.validate,                VALIDATION, h(6),    h(8),   PERSIST),
-    Step("repair-copies",      Points.repair,                  VALIDATION, h(2),    h(4),   PERSIST, on_failure=WARN, when=found_damage),
-    Step("prove-again",        Points.prove_again,             VALIDATION, h(6),    h(8),   PERSIST, on_failure=WARN, when=was_repaired),
+    Step("choose-points",      Validations.choose_to_validate, CONTROL,    s(30),   m(2),   PROBE),
+    Step("validate-points",    Validations.validate,           VALIDATION, h(6),    h(8),   PERSIST),
+    Step("repair-copies",      Validations.repair,             VALIDATION, h(2),    h(4),   PERSIST, on_failure=WARN, when=found_damage),
+    Step("prove-again",        Validations.prove_again,        VALIDATION, h(6),    h(8),   PERSIST, on_failure=WARN, when=was_repaired),
     Step("announce-verdict",   Notifications.announce_verdict, CONTROL,    s(30),   m(1),   ONCE,    on_failure=WARN),
-    Step("judge",              Points.judge,                   CONTROL,    s(20),   m(1),   PROBE),
+    Step("judge",              Validations.judge,              CONTROL,    s(20),   m(1),   PROBE),
 )
 # fmt: on

@@ -11,6 +11,7 @@ from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.host import LocalPostgresHost
 from recovery.adapters.postgres.logical import LogicalSource
 from recovery.adapters.postgres.physical import PhysicalSource
+from recovery.adapters.postgres.read_only import set_read_only
 from recovery.adapters.postgres.unchanged import FingerprintBudget
 from recovery.domain.recovery_point import CheckResult, Manifest, VerdictState
 from recovery.ports.postgres import (
@@ -90,7 +91,7 @@ class LocalPostgres:
         return await restore_logical.remove_restored_database(login, database, restore_id)
 
     async def set_read_only(self, place: PostgresPlace, read_only: bool) -> None:
-        await restore.set_read_only(self._host, place, read_only)
+        await set_read_only(self._host, place, read_only)
 
     async def set_database_read_only(self, login: PostgresLogin, database: str, read_only: bool) -> None:
         await restore_logical.set_database_read_only(login, database, read_only)

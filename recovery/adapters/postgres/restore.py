@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -31,7 +30,6 @@ from recovery.adapters.postgres.settings import (
     settings_for,
     socket_folder,
     write_configuration,
-    write_read_only,
 )
 from recovery.adapters.process import Child, clean_environment, closing, run
 from recovery.domain.chains import POSTGRES_MANIFEST, bytes_to_restore
@@ -84,31 +82,6 @@ async def remove_restored(place: PostgresPlace, restore_id: str) -> bool:
             raise Contended(f"an attempt of restore {restore_id} is still at work in {folder}")
         await stop_server(folder)
     return await asyncio.to_thread(remove_folder, folder, restore_id)
-
-
-async def set_read_only(host: LocalPostgresHost, place: PostgresPlace, read_only: bool) -> None:
-    """Writes the setting and has the server read it; returns when the server's log says that it did.
-
-    Raises:
-        Refused: the folder is not one that we restored: its configuration is not ours to change.
-    """
-    folder = place.data_directory
-    if await asyncio.to_thread(read_mark, folder) is None:
-        raise Refused(f"{folder} was not restored by recovery-plans: change default_transaction_read_only yourself")
-    log = folder / LOG
-    before = await asyncio.to_thread(lambda: log.stat().st_size if log.exists() else 0)
-    await asyncio.to_thread(write_read_only, folder, read_only, host.user_for(place))
-    await host.reload(place)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(5):
-            while await host.is_running(place) and not await asyncio.to_thread(_reloaded, log, before):
-                await asyncio.sleep(0.02)
-
-
-def _reloaded(log: Path, offset: int) -> bool:
-    with log.open("rb") as file:
-        file.seek(offset)
-        return b"reloading configuration files" in file.read()
 
 
 def plain_bytes_needed(reader: PointReader) -> int:

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.main import get_group
-from typer.testing import CliRunner, Result
 
-from drctl import backup, recoveries, restores, retention
-from drctl.main import COMMANDS, app
+from drctl import backup, retention
+from drctl.main import COMMANDS
 from drctl.output import exit_code, wants_json
 from recovery.backup.sealing import Opener
 from recovery.backup.signing import Signer
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore
-from recovery.domain.search import SearchChoice
 from recovery.errors import (
     BadInput,
     Contended,
@@ -42,49 +37,7 @@ from recovery.errors import (
     Unreachable,
     WrongKey,
 )
-
-MINIMAL = Path(__file__).parents[1] / "config" / "minimal.yaml"
-
-
-def drctl(*arguments: str, config: Path | None = MINIMAL, **environment: str) -> Result:
-    given = {"COLUMNS": "200", "TERM": "dumb", "USER": "ana", "RECOVERY_DEBUG": "0", **environment}
-    if config is not None:
-        given["RECOVERY_CONFIG"] = str(config)
-    return CliRunner().invoke(app, list(arguments), env=given)
-
-
-@pytest.fixture(autouse=True)
-def logs_restored() -> Iterator[None]:
-    """The command sets up logs for its process, which here is the tests'."""
-    root, before = logging.getLogger(), structlog.get_config()
-    handlers, level = list(root.handlers), root.level
-    yield
-    structlog.configure(**before)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, PlanRequest, dict[str, Any]]]:
-    """What would have been started: plan, request, options."""
-    calls: list[tuple[str, PlanRequest, dict[str, Any]]] = []
-
-    def run_plan(config: Config, plan: str, request: PlanRequest, **options: Any) -> None:
-        calls.append((plan, request, options))
-
-    for module in (backup, recoveries, restores, retention):
-        monkeypatch.setattr(module, "run_plan", run_plan)
-    return calls
-
-
-@pytest.fixture
-def two_groups(tmp_path: Path) -> Path:
-    """The minimal configuration with its group twice."""
-    text = MINIMAL.read_text()
-    start, end = text.index("  shop:\n"), text.index("\nnotifications:")
-    file = tmp_path / "two.yaml"
-    file.write_text(text[:end] + text[start:end].replace("  shop:\n", "  books:\n", 1) + text[end:])
-    return file
+from tests.unit.drctl.rig import MINIMAL, drctl
 
 
 def test_help_imports_no_command() -> None:
@@ -234,78 +187,6 @@ def test_a_store_is_backed_up_by_its_name(asked: list[Any]) -> None:
     assert drctl("backup", "run", "--take-over").exit_code == 2
 
 
-def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
-    point = "20261122T101500Z-streams-1a2b3c4d"
-    said = drctl("restore", "-s", "nats", "--stream", "orders", "--stream", "audit", "--replicas", "1", "--replace")
-    assert said.exit_code == 0, said.stderr
-    assert drctl("restore", "--point", point, "--stream", "orders", "--target-stream", "copy").exit_code == 0
-    first, second = (request for _, request, _ in asked)
-    assert (first.store, first.streams, first.replicas, first.replace) == (
-        DataStore.NATS, ("orders", "audit"), 1, True,
-    )  # fmt: skip
-    assert (second.point_id, second.streams, second.target_stream, second.replace) == (
-        point,
-        ("orders",),
-        "copy",
-        False,
-    )
-
-
-def test_restore_of_redis_asks_for_what_was_said(asked: list[Any]) -> None:
-    assert drctl("restore", "-s", "redis", "--way", "keys", "--replace", "--to-region", "region-b").exit_code == 0
-    placed = drctl(
-        "restore", "--point", "20261122T101500Z-rdb-1a2b3c4d", "--target-directory", "/srv/r", "--append-only"
-    )
-    assert placed.exit_code == 0, placed.stderr
-    assert drctl("restore", "--store", "redis", "--target-directory", "/srv/r").exit_code == 0
-    first, second, third = (request for _, request, _ in asked)
-    assert (first.store, first.way, first.replace, first.kind) == (DataStore.REDIS, "keys", True, None)
-    assert (second.target_directory, second.append_only, second.way) == ("/srv/r", True, None)
-    assert (third.kind, third.store, third.append_only) == (None, DataStore.REDIS, False)
-
-
-def test_restore_of_a_search_engine_asks_for_what_was_said(asked: list[Any]) -> None:
-    said = drctl(
-        "restore", "-s", "search", "--index", "orders-*", "--index", "products", "--rename-pattern", "^",
-        "--rename-replacement", "back-", "--no-aliases", "--global-state", "--repository", "replica", "--replicas", "0",
-    )  # fmt: skip
-    assert said.exit_code == 0, said.stderr
-    assert drctl("restore", "--point", "20261122T101500Z-search-1a2b3c4d", "--replace").exit_code == 0
-    first, second = (request for _, request, _ in asked)
-    assert (first.store, first.replicas, first.kind) == (DataStore.SEARCH, 0, None)
-    assert first.search == SearchChoice(
-        indices=("orders-*", "products"), rename_pattern="^", rename_replacement="back-", aliases=False,
-        global_state=True, repository="replica",
-    )  # fmt: skip
-    assert (second.search, second.replace) == (None, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--replace"], "--replace goes with --store nats or redis or search, or a point of it"),
-        (["--store", "nats", "--index", "orders"], "--index goes with --store search"),
-        (["--store", "nats", "--no-aliases"], "--no-aliases goes with --store search"),
-        (["--store", "nats", "--replicas", "0"], "a stream has one at least"),
-        (["--store", "search", "--rename-pattern", "x"], "expected --rename-pattern and --rename-replacement together"),
-        (["--store", "search", "--target-port", "5440"], "--target-port goes with --store postgres"),
-        (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "--stream goes with --store nats"),
-        (["--point", "20261122T101500Z-streams-1a2b3c4d", "--store", "postgres"], "is of nats, and not of postgres"),
-        (["--store", "nats", "--target-port", "5440"], "--target-port goes with --store postgres, or a point of it"),
-        (["--store", "nats", "--latest"], "(or another moment) goes with --store postgres"),
-        (["--store", "redis", "--stream", "orders"], "--stream goes with --store nats"),
-        (["--store", "redis", "--append-only"], "name its folder with --target-directory"),
-        (["--store", "redis", "--target-directory", "/srv/redis", "--way", "keys"], "are for a running server"),
-        (["--way", "keys"], "--way goes with --store redis"),
-    ],
-)
-def test_options_of_another_store_are_refused(asked: list[Any], arguments: list[str], said: str) -> None:
-    refused = drctl("restore", *arguments)
-    assert refused.exit_code == 2
-    assert said in refused.stderr
-    assert asked == []
-
-
 def test_validate_takes_a_point_or_a_span(asked: list[Any]) -> None:
     drctl("validate", "20261122T101500Z-physical-1a2b3c4d")
     drctl("validate", "--since", "1h30m")
@@ -318,30 +199,6 @@ def test_validate_takes_a_point_or_a_span(asked: list[Any]) -> None:
     wrong = drctl("validate", "--since", "yesterday", "-o", "json")
     assert wrong.exit_code == 2
     assert "expected a duration" in json.loads(wrong.stdout)["error"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind"),
-    [
-        (["--target-database", "copy"], BackupKind.LOGICAL),
-        (["--target-directory", "/srv/copy"], BackupKind.PHYSICAL),
-        (["--target-port", "5440"], BackupKind.PHYSICAL),
-        ([], None),
-        (["--target-database", "copy", "--point", "20261122T101500Z-logical-1a2b3c4d"], None),
-    ],
-)
-def test_restore_takes_the_kind_that_fits_its_target(
-    asked: list[Any], arguments: list[str], kind: BackupKind | None
-) -> None:
-    assert drctl("restore", *arguments).exit_code == 0
-    assert asked[0][1].kind is kind
-
-
-def test_restore_refuses_targets_of_both_kinds_and_relative_folders(asked: list[Any]) -> None:
-    assert drctl("restore", "--target-database", "copy", "--target-port", "5440").exit_code == 2
-    assert "expected an absolute path" in drctl("restore", "--target-directory", "copy").stderr
-    assert drctl("restore", "--target-port", "70000").exit_code == 2
-    assert asked == []
 
 
 def test_recover_asks_for_the_groups_name(asked: list[Any]) -> None:

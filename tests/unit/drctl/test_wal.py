@@ -16,7 +16,7 @@ from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_target import RecoveryTarget, Window
 from recovery.domain.wal_progress import HeldWal, WalProgress
-from tests.unit.drctl.test_command_line import drctl
+from tests.unit.drctl.rig import drctl
 from workers.wal_status import ArchiverStatus, ArchiveStatus, LocationArchive, ServerArchive
 
 NOW = datetime.now(UTC)

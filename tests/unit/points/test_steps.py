@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.recovery_points import RecoveryPointSteps
+from activities.validations import ValidationSteps
 from recovery.backup.layout import manifest_key
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import VerdictState
@@ -38,7 +39,12 @@ def measured() -> Measured:
 
 
 @pytest.fixture
-def steps(rig: Rig, measured: Measured) -> RecoveryPointSteps:
+def steps(rig: Rig, measured: Measured) -> ValidationSteps:
+    return ValidationSteps(cast(RecoveryPoints, rig.points), cast(Measurements, measured))
+
+
+@pytest.fixture
+def taking(rig: Rig, measured: Measured) -> RecoveryPointSteps:
     return RecoveryPointSteps(cast(RecoveryPoints, rig.points), cast(Measurements, measured))
 
 
@@ -65,7 +71,7 @@ async def failure(step: Callable[[PlanContext], Awaitable[StepOutcome]], about: 
     return raised.value.message
 
 
-async def test_a_daily_validation_takes_unbelieved_points_too(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_a_daily_validation_takes_unbelieved_points_too(rig: Rig, steps: ValidationSteps) -> None:
     for store in rig.stores:
         rig.change(store, manifest_key("shop", rig.point_id), b"{}")
     chosen = await call(steps.choose_to_validate, context(rig))
@@ -75,7 +81,7 @@ async def test_a_daily_validation_takes_unbelieved_points_too(rig: Rig, steps: R
     assert found.summary == "0 of 1 VALID"
 
 
-async def test_an_old_unbelieved_point_is_not_told_every_day(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_an_old_unbelieved_point_is_not_told_every_day(rig: Rig, steps: ValidationSteps) -> None:
     """Its id says when it was taken."""
     old = f"{datetime.now(UTC) - timedelta(days=3):%Y%m%dT%H%M%SZ}-physical-00000000"
     young = f"{datetime.now(UTC) - timedelta(hours=3):%Y%m%dT%H%M%SZ}-physical-00000000"
@@ -87,14 +93,14 @@ async def test_an_old_unbelieved_point_is_not_told_every_day(rig: Rig, steps: Re
     assert old not in chosen.facts.points_to_validate
 
 
-async def test_no_point_at_all_is_said(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_no_point_at_all_is_said(rig: Rig, steps: ValidationSteps) -> None:
     for store in rig.stores:
         await store.delete(list(store.objects))
     assert "no recovery point of the last" in await failure(steps.choose_to_validate, context(rig))
 
 
 async def test_another_attempt_goes_on_after_the_points_that_have_a_verdict(
-    rig: Rig, steps: RecoveryPointSteps, measured: Measured
+    rig: Rig, steps: ValidationSteps, measured: Measured
 ) -> None:
     about = context(rig, points_to_validate=[rig.point_id])
     await call(steps.validate, about)
@@ -105,7 +111,7 @@ async def test_another_attempt_goes_on_after_the_points_that_have_a_verdict(
 
 @pytest.mark.parametrize("state", [VerdictState.CORRUPT, VerdictState.RESTORE_FAILED, VerdictState.FAILED])
 async def test_one_point_that_is_not_valid_fails_the_validation(
-    rig: Rig, steps: RecoveryPointSteps, measured: Measured, state: VerdictState
+    rig: Rig, steps: ValidationSteps, measured: Measured, state: VerdictState
 ) -> None:
     good, bad = verdict_on(rig.manifest, "digest"), verdict_on(rig.manifest, "digest", state=state)
     words = await failure(steps.judge, context(rig, verdicts=[good, bad]))
@@ -114,17 +120,17 @@ async def test_one_point_that_is_not_valid_fails_the_validation(
     assert (await call(steps.judge, context(rig, verdicts=[good]))).summary == "all 1 VALID"
 
 
-async def test_older_points_are_filled_too(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_older_points_are_filled_too(rig: Rig, taking: RecoveryPointSteps) -> None:
     """A location that was away for a while gets what it lacks from the next backup on."""
     a, b = rig.stores
     expected = dict(b.objects)
     await b.delete(list(b.objects))
-    await call(steps.fill_locations, context(rig))
+    await call(taking.fill_locations, context(rig))
     assert b.objects == expected == a.objects
 
 
 async def test_a_location_that_takes_no_new_point_is_not_tried_with_every_old_one(
-    rig: Rig, steps: RecoveryPointSteps, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, taking: RecoveryPointSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await rig.stores[1].delete(list(rig.stores[1].objects))
     tries: list[str] = []
@@ -134,18 +140,18 @@ async def test_a_location_that_takes_no_new_point_is_not_tried_with_every_old_on
         return SimpleNamespace(complete=[], dropped={"b": "away"})
 
     monkeypatch.setattr(rig.points, "fill", fill)
-    words = await failure(steps.fill_locations, context(rig, physical_point="20261123T000000Z-physical-1"))
+    words = await failure(taking.fill_locations, context(rig, physical_point="20261123T000000Z-physical-1"))
     assert words == "20261123T000000Z-physical-1 is not at b: away"
     assert tries == ["fill"]
 
 
-async def validated(rig: Rig, steps: RecoveryPointSteps) -> PlanContext:
+async def validated(rig: Rig, steps: ValidationSteps) -> PlanContext:
     """What the run knows after its validation."""
     about = context(rig, points_to_validate=[rig.point_id])
     return about.model_copy(update={"facts": about.facts.merged((await call(steps.validate, about)).facts)})
 
 
-async def repaired(rig: Rig, steps: RecoveryPointSteps) -> tuple[PlanContext, StepOutcome]:
+async def repaired(rig: Rig, steps: ValidationSteps) -> tuple[PlanContext, StepOutcome]:
     """The same after the repair, and what that said."""
     about = await validated(rig, steps)
     outcome = await call(steps.repair, about)
@@ -153,7 +159,7 @@ async def repaired(rig: Rig, steps: RecoveryPointSteps) -> tuple[PlanContext, St
 
 
 async def test_a_repaired_point_counts_once_it_was_restored_again(
-    rig: Rig, steps: RecoveryPointSteps, measured: Measured
+    rig: Rig, steps: ValidationSteps, measured: Measured
 ) -> None:
     key = rig.object_keys[0]
     rig.change(rig.stores[1], key, b"damaged")
@@ -167,7 +173,7 @@ async def test_a_repaired_point_counts_once_it_was_restored_again(
     assert measured.states == [VerdictState.CORRUPT, VerdictState.VALID]
 
 
-async def test_another_attempt_of_a_repair_still_has_it_proven(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_another_attempt_of_a_repair_still_has_it_proven(rig: Rig, steps: ValidationSteps) -> None:
     """The worker was lost when all was written, and before it could say so."""
     rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
     about = await validated(rig, steps)
@@ -177,7 +183,7 @@ async def test_another_attempt_of_a_repair_still_has_it_proven(rig: Rig, steps: 
     assert again.warnings == []
 
 
-async def test_another_attempt_of_the_proof_restores_nothing_twice(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_another_attempt_of_the_proof_restores_nothing_twice(rig: Rig, steps: ValidationSteps) -> None:
     rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
     about, _ = await repaired(rig, steps)
     await call(steps.prove_again, about)
@@ -187,7 +193,7 @@ async def test_another_attempt_of_the_proof_restores_nothing_twice(rig: Rig, ste
     assert rig.postgres.validated == restores
 
 
-async def test_what_cannot_be_repaired_stays_corrupt(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_what_cannot_be_repaired_stays_corrupt(rig: Rig, steps: ValidationSteps) -> None:
     for store in rig.stores:
         rig.change(store, rig.object_keys[0], b"damaged")
     about, said = await repaired(rig, steps)
@@ -196,7 +202,7 @@ async def test_what_cannot_be_repaired_stays_corrupt(rig: Rig, steps: RecoveryPo
     assert "is CORRUPT" in await failure(steps.judge, about)
 
 
-async def test_a_point_of_which_one_copy_stays_damaged_is_not_proven(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_a_point_of_which_one_copy_stays_damaged_is_not_proven(rig: Rig, steps: ValidationSteps) -> None:
     rig.change(rig.stores[1], rig.object_keys[0], b"damaged")
     about = await validated(rig, steps)
 
@@ -209,7 +215,7 @@ async def test_a_point_of_which_one_copy_stays_damaged_is_not_proven(rig: Rig, s
     assert said.warnings == [f"{rig.point_id} was not repaired at b: b denies access"]
 
 
-async def test_a_valid_point_is_left_alone(rig: Rig, steps: RecoveryPointSteps) -> None:
+async def test_a_valid_point_is_left_alone(rig: Rig, steps: ValidationSteps) -> None:
     about, said = await repaired(rig, steps)
     assert said.facts.points_repaired == []
     assert said.warnings == []

@@ -64,8 +64,8 @@ def test_a_region_that_the_run_does_not_know_is_said(monkeypatch: pytest.MonkeyP
 OPENING = {
     "RestoreSteps.verify_infrastructure": Where.KEYHOLDER,
     "RestoreSteps.restore_database": Where.KEYHOLDER,
-    "RecoveryPointSteps.validate": Where.VALIDATION,
-    "RecoveryPointSteps.prove_again": Where.VALIDATION,
+    "ValidationSteps.validate": Where.VALIDATION,
+    "ValidationSteps.prove_again": Where.VALIDATION,
 }
 
 
