@@ -38,6 +38,7 @@ def demo(
     With --story recovery the region is lost with its disks: recovered from a backup; then a plan fails and is undone.
 
     Everything runs on this machine, on free ports and in a temporary folder, and is gone at the end.
+    Exit code 1: a scene did not end as it should; 4: a region accepted writes that was not to.
     """
     if REAPED not in os.environ:
         _leave_nothing_behind()
@@ -50,7 +51,7 @@ def demo(
         lambda: "the demo was ended; its servers are stopped",
     )
     if as_json:
-        print_json({"report_file": str(target.resolve()), "exit": code})
+        print_json({"report_file": str(target.resolve()), "exit": int(code)})
     raise typer.Exit(code)
 
 

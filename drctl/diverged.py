@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,10 +110,13 @@ def _read_with(store: str, files: list[Path], folder: Path) -> str:
     match store:
         case "postgres":
             segments = [file.name for file in files if not file.name.endswith(".history")]
-            return f"Read them: pg_waldump --path {folder} {segments[0]} {segments[-1]}" if segments else ""
+            command = shlex.join(["pg_waldump", "--path", str(folder), *segments[:1], *segments[-1:]])
+            return f"Read them: {command}" if segments else ""
         case "redis":
-            server = f"redis-server --port 7777 --dir {folder} --dbfilename {files[0].name} --appendonly no"
-            return f"Look into it: {server}"
+            # Without --save '' the server would write the file anew when it ends, without the keys whose time ran out.
+            server = ["redis-server", "--port", "7777", "--dir", str(folder), "--dbfilename", files[0].name]
+            command = shlex.join([*server, "--appendonly", "no", "--save", ""])
+            return f"Look into it: {command} (it hides keys whose time ran out since; the file keeps them)"
         case _:
             return "Each line is a message: seq, subject, time, hdrs and data (base64)"
 

@@ -15,6 +15,7 @@ import asyncio
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from recovery.domain.report import BY_SILENCE
 from workflows.amendments import Amendable, told_to_stop
 from workflows.calls import Calls
 from workflows.control import Choice, Control, Hold, OperatorCommand
@@ -311,7 +312,7 @@ class Engine(Amendable):
             raise
         self.journal.waited(step, before, workflow.now() - began)
         if choice is None:
-            self.journal.act("abort", "timeout", f"nobody answered within {duration(patience)}", step.name)
+            self.journal.act("abort", BY_SILENCE, f"nobody answered within {duration(patience)}", step.name)
             choice = Choice.ABORT
         self.journal.enter(self.control.state())
         return choice

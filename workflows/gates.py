@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from temporalio import workflow
 
+from recovery.domain.report import BY_SILENCE
 from workflows.calls import Calls
 from workflows.control import Consent, Control
 from workflows.failures import StepFailed
@@ -61,9 +62,9 @@ class Gates:
         self._journal.enter(self._control.state())
         patience = duration(wait)
         if consent is Consent.APPROVED:
-            self._consented(step, self._control.consenters.get(step.name, "timeout"))
+            self._consented(step, self._control.consenters.get(step.name, BY_SILENCE))
         if not by_person:
-            self._journal.act(str(consent), "timeout", f"nobody answered within {patience}", step.name)
+            self._journal.act(str(consent), BY_SILENCE, f"nobody answered within {patience}", step.name)
         if consent is Consent.DECLINED:
             reason = "declined" if by_person else f"nobody approved within {patience}"
             self._journal.ended(step, StepState.FAILED, error=reason)

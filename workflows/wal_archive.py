@@ -105,6 +105,8 @@ class WalArchive:
                 Notifications.alert, alert, summary="tell people", **limits(timedelta(seconds=30), m(2))
             )
         except ActivityError as error:
+            if is_cancelled_exception(error) and workflow.patched("cancellation-ends"):
+                raise
             workflow.logger.error(f"people could not be told: {explain(error)}")
 
 

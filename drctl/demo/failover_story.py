@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from drctl.demo.guarded_stage import GROUP, REGION_A, REGION_B, GuardedStage, set_guarded_stage
+from drctl.demo.outcome import Outcome, outcome
 from drctl.demo.screen import Screen
 from drctl.report import render_report
 from lab import Lab
@@ -30,17 +31,19 @@ async def start_lab(screen: Screen) -> Lab:
 
 async def tell(
     lab: Lab, folder: Path, screen: Screen, report_file: Path, keep: Callable[[Path], Awaitable[None]]
-) -> bool:
-    """All scenes; False when one did not end as it should. ``keep`` is awaited with everything still up."""
+) -> Outcome:
+    """All scenes. ``keep`` is awaited with everything still up."""
     async with set_guarded_stage(
         lab, folder, megabytes=MEGABYTES, transactions_per_second=TRANSACTIONS_PER_SECOND, say=screen.note
     ) as stage:
-        went_well = await _tell(stage, screen, report_file)
+        well = await _tell(stage, screen, report_file)
+        found = outcome(well=well, verdict=stage.writers.verdict(stage.since))
         await keep(stage.installation.config_file)
-        return went_well
+        return found
 
 
 async def _tell(stage: GuardedStage, screen: Screen, report_file: Path) -> bool:
+    """False as soon as a scene did not end as it should, which its table has told already."""
     screen.regions(await stage.regions())
     if not await _prove_a_backup(stage, screen):
         return False
@@ -138,4 +141,4 @@ async def _cut_the_network(stage: GuardedStage, screen: Screen) -> bool:
     screen.note(
         f"the checker looked on for {duration(timedelta(seconds=time.time() - stage.since))}, all scenes through"
     )
-    return not verdict.two_writers and not verdict.unowned
+    return True

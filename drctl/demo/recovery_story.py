@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from drctl.demo.outcome import Outcome, outcome
 from drctl.demo.screen import Screen
 from drctl.demo.stage import GROUP, REGION_A, REGION_B, Stage, set_stage
 from drctl.report import render_report
@@ -29,14 +30,14 @@ async def start_lab(screen: Screen) -> Lab:
 
 async def tell(
     lab: Lab, folder: Path, screen: Screen, report_file: Path, keep: Callable[[Path], Awaitable[None]]
-) -> bool:
-    """All scenes; False when one did not end as it should. ``keep`` is awaited with everything still up."""
+) -> Outcome:
+    """All scenes. ``keep`` is awaited with everything still up."""
     async with set_stage(
         lab, folder, megabytes=MEGABYTES, transactions_per_second=TRANSACTIONS_PER_SECOND, say=screen.note
     ) as stage:
-        went_well = await _tell(stage, screen, report_file)
+        found = outcome(well=await _tell(stage, screen, report_file))
         await keep(stage.installation.config_file)
-        return went_well
+        return found
 
 
 async def _tell(stage: Stage, screen: Screen, report_file: Path) -> bool:

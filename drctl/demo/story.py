@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from drctl.demo import failover_story, recovery_story
+from drctl.demo.outcome import Outcome
 from drctl.demo.screen import Screen
 from workers.worker import stop_on_signals
 
@@ -24,8 +25,8 @@ class Story(StrEnum):
     RECOVERY = "recovery"  # from a recovery point, and a plan that fails and is undone
 
 
-async def run_demo(console: Console, *, story: Story, keep: bool, report_file: Path) -> int:
-    """Tells the story; returns the exit code: 0 when everything went as it should, 1 otherwise."""
+async def run_demo(console: Console, *, story: Story, keep: bool, report_file: Path) -> Outcome:
+    """Tells the story."""
     screen = Screen(console)
     told = failover_story if story is Story.FAILOVER else recovery_story
     screen.title()
@@ -43,7 +44,8 @@ async def run_demo(console: Console, *, story: Story, keep: bool, report_file: P
             await stop_on_signals().wait()
 
     try:
-        return 0 if await told.tell(lab, folder, screen, report_file, end) else 1
+        found: Outcome = await told.tell(lab, folder, screen, report_file, end)
+        return found
     finally:
         await lab.stop()
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

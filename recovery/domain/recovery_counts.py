@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from recovery.domain.report import Achieved, RunReport, RunState, StepState
+from recovery.domain.report import BY_SILENCE, Achieved, RunReport, RunState, StepState
 
 TYPES = {
     "FullRecovery": "region",
@@ -62,7 +62,9 @@ def ended_by_choice(report: RunReport) -> bool:
         step.pivot and _has_begun(step.attempts, step.state) for step in report.steps
     ):
         return False
-    if report.failed_step is None or any(action.action in _CHOSEN for action in report.actions):
+    if report.failed_step is None or any(
+        action.action in _CHOSEN and action.actor != BY_SILENCE for action in report.actions
+    ):
         return True
     # A step that failed without an attempt had a gate that did not open.
     failed = next((step for step in report.steps if step.name == report.failed_step), None)

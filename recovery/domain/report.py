@@ -67,6 +67,10 @@ class StepRecord(Recorded):
     undo_error: str = ""
 
 
+BY_SILENCE = "timeout"
+"""Who is recorded as the actor where nobody answered in time."""
+
+
 class OperatorAction(Recorded):
     """Who did what to the run, when, and why."""
 

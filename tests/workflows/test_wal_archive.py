@@ -30,6 +30,7 @@ class Places:
         self.alerts: list[Alert] = []
         self.fail = 0
         self.moved = asyncio.Event()
+        self.slow = False  # whoever is told does not answer
 
     def worker(self, client: Client, queue: str) -> Worker:
         @activity.defn(name="wal.find_owner")
@@ -49,6 +50,9 @@ class Places:
         @activity.defn(name="notifications.alert")
         async def alert(alert: Alert) -> None:
             self.alerts.append(alert)
+            while self.slow:
+                activity.heartbeat()
+                await asyncio.sleep(0.1)
 
         workflows = [WalArchive] if queue == self.control else []
         return Worker(
@@ -113,3 +117,23 @@ async def test_a_cancellation_ends_it(temporal: Client) -> None:
         assert isinstance(caught.value.cause, CancelledError)
         places.moved.set()
     assert (len(places.sessions), places.alerts) == (1, [])
+
+
+async def test_a_cancellation_ends_it_while_people_are_told(temporal: Client) -> None:
+    places = Places()
+    places.fail, places.owner, places.slow = TOLD_FAILURES, places.control, True
+    async with places.worker(temporal, places.control):
+        handle = await temporal.start_workflow(
+            WalArchive.run,
+            WalArchiveOrder(group="shop", failed=TOLD_FAILURES - 1),
+            id=f"wal/{uuid.uuid4()}",
+            task_queue=places.control,
+        )
+        await until(lambda: len(places.alerts) == 1)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as caught:
+            async with asyncio.timeout(10):
+                await handle.result()
+        assert isinstance(caught.value.cause, CancelledError)
+        places.slow = False
+    assert len(places.sessions) == 1

@@ -11,7 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.reports import Reports
 from recovery.domain.handover import StoreLoss
 from recovery.domain.recovery_counts import MOVES, PLANNED, TYPES
-from recovery.domain.report import Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
+from recovery.domain.report import BY_SILENCE, Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
 from tests.fakes.measurements import FakeMeasurements
 from workflows.plans import PLANS
 
@@ -98,6 +98,14 @@ DECLINED = OperatorAction(action="decline", actor="ana", reason="not tonight", a
 async def test_one_that_somebody_ended_before_its_pivot_neither_failed_nor_missed(plan: str, more: Any) -> None:
     found = await counted(plan, RunState.ROLLED_BACK, begun=False, achieved=RTO, **more)
     assert (found.failed, found.failovers, found.recoveries) == ([], [], [])
+
+
+async def test_a_hold_that_nobody_answered_is_a_failure() -> None:
+    silent = ABORTED.model_copy(update={"actor": BY_SILENCE})
+    found = await counted(
+        "Failover", RunState.ROLLED_BACK, begun=False, failed_step="precheck", actions=[silent], achieved=RTO
+    )
+    assert (found.failed, [each.completed for each in found.recoveries]) == (["precheck"], [False])
 
 
 async def test_silence_at_a_gate_fails_what_an_outage_waits_for_and_no_planned_move() -> None:
