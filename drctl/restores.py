@@ -9,7 +9,7 @@ import typer
 
 from drctl.moments import Latest, Timeline, ToLsn, ToName, ToTime, ToXid, target_of
 from drctl.options import Actor, OfStore, PointOption, Reason, Wait
-from drctl.output import ConfigFile, Form, GroupName, Output, examples
+from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples
 from drctl.restore_options import (
     Aliases,
     AppendOnly,
@@ -33,6 +33,7 @@ from drctl.starting import known_point, run_plan
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, store_of
 from recovery.domain.search import SearchChoice
+from recovery.domain.words import listed, plural
 from recovery.errors import BadInput
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -98,6 +99,7 @@ def restore(
     wait: Wait = True,
     reason: Reason = "asked for",
     actor: Actor = None,
+    yes: Confirmed = False,
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
@@ -157,7 +159,22 @@ def restore(
         reason=reason,
         requested_by=operator(actor),
     )
+    if replace:
+        confirm_group(name, _deletes(of, stream, index, to_region), yes=yes, output=output)
     run_plan(loaded, "Restore", request, wait=wait, output=output, prepare=known_point(loaded, name, point, output))
+
+
+def _deletes(store: DataStore | None, streams: list[str] | None, indices: list[str] | None, region: str | None) -> str:
+    """What ``--replace`` costs, as a question that is answered with the group's name."""
+    where = region or "the region that owns the group"
+    match store:
+        case DataStore.NATS:
+            lost = f"the {plural(len(streams), 'stream')} {listed(streams)}" if streams else "each stream of the point"
+        case DataStore.SEARCH:
+            lost = f"what {listed(indices)} names" if indices else "each index of the point"
+        case _:
+            lost = "every key of its Redis"
+    return f"This deletes in {where} {lost}, as it is now, for good. Undoing the restore brings nothing back."
 
 
 def _demand_one_target(folder: Path | None, port: int | None, database: str | None, *, beyond: bool) -> None:

@@ -13,7 +13,9 @@ from tests.unit.drctl.rig import drctl
 
 def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
     point = "20261122T101500Z-streams-1a2b3c4d"
-    said = drctl("restore", "-s", "nats", "--stream", "orders", "--stream", "audit", "--replicas", "1", "--replace")
+    said = drctl(
+        "restore", "-s", "nats", "--stream", "orders", "--stream", "audit", "--replicas", "1", "--replace", "-y"
+    )
     assert said.exit_code == 0, said.stderr
     assert drctl("restore", "--point", point, "--stream", "orders", "--target-stream", "copy").exit_code == 0
     first, second = (request for _, request, _ in asked)
@@ -29,7 +31,9 @@ def test_restore_of_streams_asks_for_what_was_said(asked: list[Any]) -> None:
 
 
 def test_restore_of_redis_asks_for_what_was_said(asked: list[Any]) -> None:
-    assert drctl("restore", "-s", "redis", "--way", "keys", "--replace", "--to-region", "region-b").exit_code == 0
+    assert (
+        drctl("restore", "-s", "redis", "--way", "keys", "--replace", "--yes", "--to-region", "region-b").exit_code == 0
+    )
     placed = drctl(
         "restore", "--point", "20261122T101500Z-rdb-1a2b3c4d", "--target-directory", "/srv/r", "--append-only"
     )
@@ -47,7 +51,7 @@ def test_restore_of_a_search_engine_asks_for_what_was_said(asked: list[Any]) -> 
         "--rename-replacement", "back-", "--no-aliases", "--global-state", "--repository", "replica", "--replicas", "0",
     )  # fmt: skip
     assert said.exit_code == 0, said.stderr
-    assert drctl("restore", "--point", "20261122T101500Z-search-1a2b3c4d", "--replace").exit_code == 0
+    assert drctl("restore", "--point", "20261122T101500Z-search-1a2b3c4d", "--replace", "-y").exit_code == 0
     first, second = (request for _, request, _ in asked)
     assert (first.store, first.replicas, first.kind) == (DataStore.SEARCH, 0, None)
     assert first.search == SearchChoice(
@@ -105,3 +109,19 @@ def test_restore_refuses_targets_of_both_kinds_and_relative_folders(asked: list[
     assert "expected an absolute path" in drctl("restore", "--target-directory", "copy").stderr
     assert drctl("restore", "--target-port", "70000").exit_code == 2
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ("--store redis --to-region region-b", "deletes in region-b every key of its Redis"),
+        ("--store nats --stream orders --stream audit", "the 2 streams orders and audit"),
+        ("--store nats", "each stream of the point"),
+        ("--point 20261122T101500Z-search-1a2b3c4d --index orders-*", "what orders-* names"),
+    ],
+)
+def test_what_replace_deletes_is_said_and_confirmed(options: str, lost: str, asked: list[Any]) -> None:
+    refused = drctl("restore", *options.split(), "--replace")
+    said = " ".join(refused.output.split())
+    assert refused.exit_code == 2 and lost in said and "give --yes" in said and asked == []
+    assert drctl("restore", *options.split(), "--replace", "--yes").exit_code == 0 and len(asked) == 1
