@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Dozens of processes import the same modules: where the environment forbids to keep them compiled, each compiles all.
+unexport PYTHONDONTWRITEBYTECODE
 # Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
 REAP := $(PY) -m lab.reap --
 

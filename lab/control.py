@@ -25,7 +25,7 @@ _END_TIMEOUT = 30.0
 def python_environment() -> dict[str, str]:
     """Return the environment in which `python -m lab...` finds this package, wherever it is started."""
     path = os.pathsep.join(filter(None, [str(_SOURCE), os.environ.get("PYTHONPATH", "")]))
-    return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
