@@ -6,23 +6,23 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from drctl import words
+from drctl.documents import sets_document, survey_document
 from drctl.options import Actor, OfStore, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
 from drctl.session import Session, catalogue, chosen_group, load_config, operator, run, stores
 from drctl.starting import run_plan
-from drctl.tables import checks_table, console, points_table, sets_table
+from drctl.tables import PIPE_WIDTH, checks_table, console, points_table, sets_table
 from drctl.times import span
-from recovery.domain.chains import bases_of
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Source, kinds_of
-from recovery.domain.recovery_set import SetState, state_of
+from recovery.domain.recovery_set import state_of
 from recovery.domain.redis import RedisSource, server_name
 from recovery.domain.report import RunReport
 from recovery.domain.search import SearchIndex, SearchSource
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from workers.operations import Handle
 
 VALIDATION_APPEARS_SECONDS = 10.0
-PIPE_WIDTH = 200  # columns
 
 app = typer.Typer(
     name="backup", no_args_is_help=True, rich_markup_mode="rich", help="Take recovery points, list and show them."
@@ -153,7 +152,7 @@ def list_points(
 
     survey = run(work())
     if output is Output.JSON:
-        print_json(_survey_document(name, survey))
+        print_json(survey_document(name, survey))
         return
     # In a pipe an id must stay on one line, for whoever searches for it.
     out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -211,7 +210,7 @@ def sets(group: GroupName = None, config: ConfigFile = None, output: Form = Outp
     listed, survey = run(work())
     states = {found.set_id: state_of(found, survey.points) for found in listed.sets}
     if output is Output.JSON:
-        print_json(_sets_document(name, listed, states))
+        print_json(sets_document(name, listed, states))
         return
     out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     out.print(sets_table(listed.sets, states))
@@ -219,23 +218,6 @@ def sets(group: GroupName = None, config: ConfigFile = None, output: Form = Outp
         note(f"not believed: {key} at {reason}", output, "red")
     for location, reason in listed.unreachable.items():
         note(f"no answer from {location}: {reason}", output)
-
-
-def _sets_document(group: str, listed: ListedSets, states: dict[str, SetState]) -> dict[str, Any]:
-    return {
-        "group": group,
-        "sets": [
-            {
-                **found.model_dump(mode="json", exclude={"group", "format"}),
-                "began_at": found.window[0].isoformat(),
-                "finished_at": found.window[1].isoformat(),
-                "state": states[found.set_id].value,
-            }
-            for found in listed.sets
-        ],
-        "rejected": listed.rejected,
-        "unreachable": listed.unreachable,
-    }
 
 
 def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
@@ -332,33 +314,3 @@ def _stream_fact(part: StreamPart) -> tuple[str, str]:
         f" {words.plural(part.replicas, 'replica')}{consumers}; archive format {part.archive_format} of NATS"
         f" {part.server_version}",
     )
-
-
-def _survey_document(group: str, survey: Survey) -> dict[str, Any]:
-    return {
-        "group": group,
-        "points": [_point_document(point) for point in survey.points],
-        "rejected": [
-            {"point_id": e.point_id, "location": e.location, "key": e.key, "reason": e.reason} for e in survey.rejected
-        ],
-        "unreachable": survey.unreachable,
-    }
-
-
-def _point_document(point: RecoveryPoint) -> dict[str, Any]:
-    """The point without the list of its objects, which ``backup show`` gives."""
-    manifest = point.manifest
-    return {
-        "point_id": point.point_id,
-        "kind": manifest.kind.value,
-        "store": manifest.store,
-        "region": manifest.source_region,
-        "started_at": manifest.started_at.isoformat(),
-        "finished_at": manifest.finished_at.isoformat(),
-        "bytes": manifest.plain_bytes,
-        "stored_bytes": manifest.stored_bytes,
-        "builds_on": bases_of(point),
-        "locations": point.locations,
-        "valid": point.is_valid,
-        "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,
-    }

@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, bool, str, str]] = {
     "reprotect": ("drctl.handovers", False, PROTECT, "Make a returned old primary a standby again."),
     "failback": ("drctl.handovers", False, PROTECT, "Reprotect the home region and switch over to it."),
     "diverged": ("drctl.diverged", True, SEE, "List and open what returned primaries alone had."),
+    "catalogue": ("drctl.catalogue", False, SEE, "List what can be recovered and how, by the stored objects alone."),
     "wal": ("drctl.wal", True, SEE, "Show what is archived of a group's WAL, and what recoveries reach."),
     "database-failover": ("drctl.database", False, PROTECT, "Replace a managed database (RDS) that is lost."),
     "recover": ("drctl.recoveries", False, PROTECT, "Recover a group in another region: its own is lost."),

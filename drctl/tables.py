@@ -32,6 +32,8 @@ class _Look(TypedDict):
 
 NARROW = 100  # columns; below it, what can be left out is
 _PIPE_WIDTH = 120
+PIPE_WIDTH = 200
+"""In a pipe, of tables with ids that must stay on one line."""
 
 
 def console(stream: TextIO | None = None, *, width: int | None = None) -> Console:

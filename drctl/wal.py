@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ from recovery.domain.words import duration, size
 from recovery.errors import RecoveryError
 
 if TYPE_CHECKING:
+    from recovery.adapters.wal_status import LocationArchive
     from recovery.backup.wal.reader import TimelineStatus
     from recovery.config import Config
+    from recovery.domain.recovery_target import Window
     from workers.wal_status import ArchiverStatus, ArchiveStatus
 
 WINDOWS_SHOWN = 10
@@ -58,7 +61,7 @@ def status(group: GroupName = None, config: ConfigFile = None, output: Form = Ou
         print_json(document(found, archiver, now))
     else:
         show(found, archiver, now)
-    if any(location.error for location in found.locations):
+    if any(location.errors for location in found.locations):
         raise typer.Exit(UNREACHABLE)
     idle = found.configured and (archiver is None or archiver.progress is None)
     raise typer.Exit(FAILED if idle or any(location.has_gap for location in found.locations) else DONE)
@@ -92,53 +95,71 @@ def document(found: ArchiveStatus, archiver: ArchiverStatus | None, now: datetim
             "achieved_rpo_seconds": None if age is None else age.total_seconds(),
             **({} if progress is None else progress.model_dump(mode="json")),
         },
-        "locations": [
-            {
-                "location": location.location,
-                "error": location.error,
-                "servers": [
-                    {
-                        "system_identifier": server.system_identifier,
-                        "timelines": [
-                            asdict(timeline) | {"age_seconds": _seconds(_age(timeline, now))}
-                            for timeline in server.timelines
-                        ],
-                    }
-                    for server in location.servers
-                ],
-            }
-            for location in found.locations
-        ],
+        "locations": locations_document(found.locations, now),
         "windows": [window.model_dump(mode="json") for window in found.windows],
         "windows_unknown": found.unknown,
     }
+
+
+def locations_document(locations: Sequence[LocationArchive], now: datetime) -> list[dict[str, Any]]:
+    """What each location holds. Ages are in seconds."""
+    return [
+        {
+            "location": location.location,
+            "error": location.error,
+            "servers": [
+                {
+                    "system_identifier": server.system_identifier,
+                    "error": server.error,
+                    "timelines": [
+                        asdict(timeline) | {"age_seconds": _seconds(_age(timeline, now))}
+                        for timeline in server.timelines
+                    ],
+                }
+                for server in location.servers
+            ],
+        }
+        for location in locations
+    ]
 
 
 def show(found: ArchiveStatus, archiver: ArchiverStatus | None, now: datetime) -> None:
     """The same for people."""
     out = console()
     out.print(_headline(found, archiver, now))
-    table = Table(
-        "Location", "Server", Column("Timeline", justify="right"), "Archived", "Missing",
-        Column("Newest", justify="right"), box=None, pad_edge=False,
-    )  # fmt: skip
-    for location in found.locations:
-        if location.error:
-            table.add_row(location.location, "", "", Text(location.error, "bold red"), "", "")
-        elif not location.servers:
-            table.add_row(location.location, "", "", "nothing", "", "")
-        for server in location.servers:
-            for timeline in server.timelines:
-                table.add_row(location.location, server.system_identifier, *_cells(timeline, now))
-    out.print(table)
+    out.print(ranges_table(found.locations, now))
     if found.unknown:
         out.print(Text(f"What recoveries reach is not known: {found.unknown}", "yellow"))
     elif not found.windows:
         out.print(Text("No recovery point lies within archived WAL: take one with drctl backup run", "yellow"))
     for window in found.windows[:WINDOWS_SHOWN]:
-        out.print(f"reachable: {window}{'' if window.validated else ', not validated'}")
+        out.print(reachable(window))
     if len(found.windows) > WINDOWS_SHOWN:
         out.print(f"and from {len(found.windows) - WINDOWS_SHOWN} more recovery points")
+
+
+def reachable(window: Window) -> str:
+    """One window as a line."""
+    return f"reachable: {window}{'' if window.validated else ', not validated'}"
+
+
+def ranges_table(locations: Sequence[LocationArchive], now: datetime) -> Table:
+    """What is archived, what is missing and how old the newest piece is: by location, server and timeline."""
+    table = Table(
+        "Location", "Server", Column("Timeline", justify="right"), "Archived", "Missing",
+        Column("Newest", justify="right"), box=None, pad_edge=False,
+    )  # fmt: skip
+    for location in locations:
+        if location.error:
+            table.add_row(location.location, "", "", Text(location.error, "bold red"), "", "")
+        elif not location.servers:
+            table.add_row(location.location, "", "", "nothing", "", "")
+        for server in location.servers:
+            if server.error:
+                table.add_row(location.location, server.system_identifier, "", Text(server.error, "bold red"), "", "")
+            for timeline in server.timelines:
+                table.add_row(location.location, server.system_identifier, *_cells(timeline, now))
+    return table
 
 
 def _headline(found: ArchiveStatus, archiver: ArchiverStatus | None, now: datetime) -> Text:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,40 +9,14 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from recovery.adapters.key_ring import KeyRing
-from recovery.adapters.wal_archives import PostgresWalArchives
-from recovery.backup.sealing import Sealer
+from recovery.adapters.wal_status import LocationArchive, archived_wal
+from recovery.backup.catalogue import Catalogue
 from recovery.backup.signing import Verifier
-from recovery.backup.wal.reader import TimelineStatus, WalArchive, archived_servers
-from recovery.domain.group import GroupSnapshot
+from recovery.domain.recovery_point import RecoveryPoint
 from recovery.domain.recovery_target import Window
 from recovery.domain.wal_progress import WalProgress
 from recovery.errors import RecoveryError
-from recovery.ports.object_store import ObjectStore
 from workers.wiring import Wiring
-
-LOCATION_SECONDS = 15.0  # without an answer
-
-
-@dataclass(frozen=True)
-class ServerArchive:
-    """One server's WAL at one location."""
-
-    system_identifier: str
-    timelines: list[TimelineStatus]
-
-
-@dataclass(frozen=True)
-class LocationArchive:
-    """``error``: why the location's archive could not be listed; empty where it could."""
-
-    location: str
-    servers: list[ServerArchive] = field(default_factory=list)
-    error: str = ""
-
-    @property
-    def has_gap(self) -> bool:
-        return any(timeline.gaps for server in self.servers for timeline in server.timelines)
 
 
 @dataclass(frozen=True)
@@ -61,33 +33,18 @@ class ArchiveStatus:
 async def archive_status(wiring: Wiring, name: str) -> ArchiveStatus:
     """From the names of the objects at each location, and the signed manifests of the recovery points."""
     group = wiring.config.snapshot(name)
-    of_group = await wiring.locations()
+    stores = (await wiring.locations())(group)
     verifier = Verifier(wiring.config.keys.trusted_signers)
-    locations = await asyncio.gather(*(_location(store, group, verifier) for store in of_group(group)))
-    archives = PostgresWalArchives(of_group, KeyRing(Sealer(wiring.config.keys.recipients), verifier), wiring)
+    points: list[RecoveryPoint] = []
+    unknown = ""
     try:
-        windows, unknown = await archives.all_windows(group), ""
+        points = await Catalogue(stores, verifier).points(name)
     except RecoveryError as error:
-        windows, unknown = [], str(error)
-    return ArchiveStatus(name, group.wal is not None, list(locations), _newest_first(windows), unknown)
-
-
-async def _location(store: ObjectStore, group: GroupSnapshot, verifier: Verifier) -> LocationArchive:
-    try:
-        async with asyncio.timeout(LOCATION_SECONDS):
-            identifiers = await archived_servers(store, group.name)
-        archives = [WalArchive(store, group.name, identifier, verifier) for identifier in identifiers]
-        servers = [
-            ServerArchive(identifier, await archive.status(silence=LOCATION_SECONDS))
-            for identifier, archive in zip(identifiers, archives, strict=True)
-        ]
-    except (RecoveryError, TimeoutError) as error:
-        return LocationArchive(store.name, error=str(error) or f"no answer within {LOCATION_SECONDS:.0f} s")
-    return LocationArchive(store.name, servers)
-
-
-def _newest_first(windows: Sequence[Window]) -> list[Window]:
-    return sorted(windows, key=lambda each: (each.first_time, each.timeline), reverse=True)
+        unknown = str(error)
+    found = await archived_wal(stores, name, verifier, points)
+    if not found.is_known:
+        unknown = unknown or "no location's WAL archive could be listed"
+    return ArchiveStatus(name, group.wal is not None, found.locations, found.windows, unknown)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from recovery.adapters.logins import Logins
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.wal_slot import follow_archive
 from recovery.adapters.postgres.wal_stream import WalStream
-from recovery.adapters.wal_listing import LIST_SECONDS, Held, answers, listed
+from recovery.adapters.wal_listing import (
+    LIST_SECONDS,
+    Held,
+    answers,
+    identifiers_of,
+    listed,
+    windows_of,
+    with_wal,
+)
 from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations
 from recovery.backup.catalogue import Catalogue, Survey
 from recovery.backup.layout import manifest_key
@@ -27,7 +35,6 @@ from recovery.domain.group import GroupSnapshot, WalRule
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, kind_of
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose
 from recovery.domain.timelines import lsn_order, lsn_text
-from recovery.domain.wal_archive import tips
 from recovery.domain.wal_progress import ArchiveState, HeldWal, WalOrder, WalProgress
 from recovery.errors import BadInput, NotFound, Refused
 from recovery.ports.object_store import ObjectStore
@@ -157,18 +164,11 @@ class PostgresWalArchives:
         Args:
             timeline: along this one, instead of along those that no other one descends from.
         """
-        found: list[Window] = []
-        for identifier in dict.fromkeys(each.manifest.postgres.system_identifier for each in points):
-            held = await self._held(group, identifier)
-            branches = [each for each in held.branches if each.timeline == timeline] or tips(held.branches)
-            own = [each for each in points if each.manifest.postgres.system_identifier == identifier]
-            found += [
-                await held.window(branch, point, end)
-                for branch in branches
-                for point in own
-                if (end := await held.reach(branch, point)) is not None
-            ]
-        return found
+        return [
+            window
+            for identifier in identifiers_of(points)
+            for window in await windows_of(await self._held(group, identifier), points, timeline)
+        ]
 
     async def expire(self, group: GroupSnapshot) -> ExpiredWal:
         """See ``recovery.ports.recovery_points.RecoveryTargets``."""
@@ -176,7 +176,7 @@ class PostgresWalArchives:
         unseen = _unseen(group.name, survey)
         if unseen:
             return ExpiredWal(0, f"recovery points that are not seen may need it: {unseen}")
-        points = _with_wal(survey.points)
+        points = with_wal(survey.points)
         removed = 0
         for identifier in await self.servers(group):
             starts = [
@@ -208,7 +208,7 @@ class PostgresWalArchives:
         return sorted({identifier for there in found for identifier in there})
 
     async def _points(self, group: GroupSnapshot) -> list[RecoveryPoint]:
-        return _with_wal(await Catalogue(self.stores(group), self.keys.verifier).points(group.name))
+        return with_wal(await Catalogue(self.stores(group), self.keys.verifier).points(group.name))
 
     async def _held(self, group: GroupSnapshot, system_identifier: str, since: int = 0) -> Held:
         return Held(system_identifier, await listed(await self.archives(group, system_identifier), since))
@@ -233,17 +233,6 @@ async def _first_of(*work: Coroutine[Any, Any, Any] | None) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _with_wal(points: Sequence[RecoveryPoint]) -> list[RecoveryPoint]:
-    """The physical ones that say which WAL they need."""
-    return [
-        each
-        for each in points
-        if each.manifest.kind is BackupKind.PHYSICAL
-        and each.manifest.postgres.start_lsn
-        and each.manifest.postgres.stop_lsn
-    ]
 
 
 def _unseen(group: str, survey: Survey) -> str:

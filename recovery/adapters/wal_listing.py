@@ -11,10 +11,10 @@ from typing import TypeVar
 import structlog
 
 from recovery.backup.wal.reader import ArchivedTimeline, WalArchive
-from recovery.domain.recovery_point import RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint
 from recovery.domain.recovery_target import Window, farthest
 from recovery.domain.timelines import lsn_order, lsn_text
-from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges
+from recovery.domain.wal_archive import Branch, WalRange, lineage_ranges, tips
 from recovery.errors import Corrupt, RecoveryError, Unreachable, WrongKey
 
 LIST_SECONDS = 15.0  # without a name of one server's archive, after which a location counts as silent
@@ -69,7 +69,7 @@ class Held:
     """What the locations hold of one server."""
 
     def __init__(self, system_identifier: str, found: Sequence[Listed]) -> None:
-        self._system_identifier = system_identifier
+        self.system_identifier = system_identifier
         self._found = found
         timelines = {each.branch: each for _, timelines in found for each in timelines}
         self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
@@ -102,7 +102,7 @@ class Held:
     async def window(self, branch: Branch, point: RecoveryPoint, end: int) -> Window:
         source = point.manifest.postgres
         return Window(
-            system_identifier=self._system_identifier,
+            system_identifier=self.system_identifier,
             point_id=point.point_id,
             point_timeline=source.timeline,
             timeline=branch.timeline,
@@ -134,3 +134,35 @@ class Held:
                 except (RecoveryError, TimeoutError) as error:  # another location may know it
                     log.warning("a piece's time could not be read", location=archive.location, why=str(error))
         return None
+
+
+def with_wal(points: Sequence[RecoveryPoint]) -> list[RecoveryPoint]:
+    """The physical ones that say which WAL they need."""
+    return [
+        each
+        for each in points
+        if each.manifest.kind is BackupKind.PHYSICAL
+        and each.manifest.postgres.start_lsn
+        and each.manifest.postgres.stop_lsn
+    ]
+
+
+def identifiers_of(points: Sequence[RecoveryPoint]) -> list[str]:
+    """The servers of points ``with_wal``, each once, in the order of their points."""
+    return list(dict.fromkeys(each.manifest.postgres.system_identifier for each in points))
+
+
+async def windows_of(held: Held, points: Sequence[RecoveryPoint], timeline: int | None = None) -> list[Window]:
+    """What can be reached from each point of that server.
+
+    Args:
+        timeline: along this one, instead of along those that no other one descends from.
+    """
+    branches = [each for each in held.branches if each.timeline == timeline] or tips(held.branches)
+    own = [each for each in points if each.manifest.postgres.system_identifier == held.system_identifier]
+    return [
+        await held.window(branch, point, end)
+        for branch in branches
+        for point in own
+        if (end := await held.reach(branch, point)) is not None
+    ]

@@ -17,6 +17,7 @@ from recovery.backup.bounded import for_each
 from recovery.backup.documents import SignedManifest, read_manifest, read_verdict, sign_verdict
 from recovery.backup.layout import (
     attempt_prefixes,
+    is_safe,
     manifest_key,
     point_prefix,
     points_prefix,
@@ -39,7 +40,7 @@ REQUEST_SECONDS = 10.0  # for one small request
 
 @dataclass(frozen=True)
 class Rejected:
-    """A manifest or verdict that is there and not believed."""
+    """What is there and not believed: a manifest, a verdict, or (among ``foreign`` ones) a folder."""
 
     point_id: str
     location: str
@@ -49,11 +50,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that could be learned. ``unreachable``: locations that did not answer, with the reason."""
+    """All that could be learned. ``unreachable``: locations that did not answer, with the reason.
+
+    ``unfinished``: by point id, the locations that hold something of it and no manifest: it is being written or filled
+    there, or an attempt ended early. ``foreign``: folders among those of the points whose names no point has.
+    """
 
     points: list[RecoveryPoint] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
+    unfinished: dict[str, list[str]] = field(default_factory=dict)
+    foreign: list[Rejected] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,13 @@ class Catalogue:
         Raises:
             Unreachable: no location answers.
         """
-        found, rejected, unreachable = await self._ask_locations(partial(self._points_at, group))
+        unfinished: dict[str, list[str]] = {}
+        foreign: list[Rejected] = []
+        question = partial(self._points_at, group, unfinished, foreign)
+        found, rejected, unreachable = await self._ask_locations(question)
         points = judged_as_chains(_merge(found, rejected))
         points = [point for point in points if since is None or point.manifest.finished_at >= since]
-        return Survey(newest_first(points), rejected, unreachable)
+        return Survey(newest_first(points), rejected, unreachable, unfinished, foreign)
 
     async def points(self, group: str, since: datetime | None = None) -> list[RecoveryPoint]:
         """Only the points of ``survey``."""
@@ -234,9 +244,21 @@ class Catalogue:
         if failures:
             raise failures[store.name]
 
-    async def _points_at(self, group: str, store: ObjectStore, rejected: list[Rejected]) -> list[_Found]:
-        ids = await _point_ids(group, store)
+    async def _points_at(
+        self,
+        group: str,
+        unfinished: dict[str, list[str]],
+        foreign: list[Rejected],
+        store: ObjectStore,
+        rejected: list[Rejected],
+    ) -> list[_Found]:
+        ids, others = await _point_ids(group, store)
         found = await for_each(ids, partial(self._point_at, group, store, rejected), PARALLEL_READS)
+        bad = {entry.point_id for entry in rejected if entry.location == store.name}
+        for point_id, entry in zip(ids, found, strict=True):
+            if entry is None and point_id not in bad:
+                unfinished.setdefault(point_id, []).append(store.name)
+        foreign += others
         return [entry for entry in found if entry is not None]
 
     async def _point_at(self, group: str, store: ObjectStore, rejected: list[Rejected], point_id: str) -> _Found | None:
@@ -268,7 +290,7 @@ class Catalogue:
 
     async def _orphans_at(self, group: str, store: ObjectStore, rejected: list[Rejected]) -> list[Orphan]:
         orphans: list[Orphan] = []
-        for point_id in await _point_ids(group, store):
+        for point_id in (await _point_ids(group, store))[0]:
             prefix = point_prefix(group, point_id)
             body = await _answered(store, existing_manifest(store, group, point_id))
             named = {f"{prefix}verdicts/"}
@@ -337,14 +359,21 @@ def _counting(verdicts: list[Verdict]) -> Verdict | None:
     return newest[0] if newest else None
 
 
-async def _point_ids(group: str, location: ObjectStore) -> list[str]:
-    """Of all stores of the group. What stands in another store's folder than its id says is no point."""
+async def _point_ids(group: str, location: ObjectStore) -> tuple[list[str], list[Rejected]]:
+    """Of all stores of the group; and folders that are none: no point has such a name, or it is of another store."""
 
-    async def of(store: DataStore) -> list[str]:
+    async def of(store: DataStore) -> list[tuple[DataStore, str]]:
         names = await _answered(location, location.folders(points_prefix(group, store)))
-        return [name for name in names if store_of(name) == store]
+        return [(store, name) for name in names]
 
-    return [name for names in await for_each(DataStore, of, len(DataStore)) for name in names]
+    named = [each for names in await for_each(DataStore, of, len(DataStore)) for each in names]
+    ids = [name for store, name in named if is_safe(name) and store_of(name) == store]
+    foreign = [
+        Rejected(name, location.name, f"{points_prefix(group, store)}{name}/", "it is no recovery point's folder")
+        for store, name in named
+        if not is_safe(name) or store_of(name) != store
+    ]
+    return ids, foreign
 
 
 async def _measure(store: ObjectStore, point_id: str, folder: str) -> Orphan:

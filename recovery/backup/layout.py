@@ -47,13 +47,18 @@ def attempt_folder(attempt: int, run_id: str) -> str:
     return f"attempt-{attempt}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
+def is_safe(text: str) -> bool:
+    """Whether it can be one segment of a key; what has another name is none of ours."""
+    return _SAFE.fullmatch(text) is not None
+
+
 def safe_name(text: str, what: str) -> str:
     """The text, when it can be one segment of a key and one file name.
 
     Raises:
         BadInput: it is empty, begins with a dot, or has a slash or another special character.
     """
-    if not _SAFE.fullmatch(text):
+    if not is_safe(text):
         raise BadInput(f"{what} {text!r} cannot be used in a key: expected letters, digits, dot, dash and underscore")
     return text
 

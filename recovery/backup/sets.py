@@ -23,6 +23,7 @@ from recovery.errors import Corrupt, NotFound, RecoveryError, Unreachable, Wrong
 from recovery.ports.object_store import ObjectStore
 
 FORMAT = 1
+SETS = "sets"
 PARALLEL_READS = 8
 REQUEST_SECONDS = 10.0  # for one small request
 
@@ -38,7 +39,7 @@ class ListedSets:
 
 
 def sets_prefix(group: str) -> str:
-    return f"{safe_name(group, 'group')}/sets/"
+    return f"{safe_name(group, 'group')}/{SETS}/"
 
 
 def set_key(group: str, set_id: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from drctl import recoveries, restores
 from drctl import wal as wal_command
+from recovery.adapters.wal_status import LocationArchive, ServerArchive
 from recovery.backup.wal.reader import TimelineStatus
 from recovery.config import Config
 from recovery.domain.plan import PlanRequest
@@ -17,7 +18,7 @@ from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_target import RecoveryTarget, Window
 from recovery.domain.wal_progress import HeldWal, WalProgress
 from tests.unit.drctl.rig import drctl
-from workers.wal_status import ArchiverStatus, ArchiveStatus, LocationArchive, ServerArchive
+from workers.wal_status import ArchiverStatus, ArchiveStatus
 
 NOW = datetime.now(UTC)
 

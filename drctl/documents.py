@@ -1,0 +1,61 @@
+"""What is found at the locations, as programs get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from recovery.domain.chains import bases_of
+from recovery.domain.recovery_point import RecoveryPoint
+from recovery.domain.recovery_set import SetState
+
+if TYPE_CHECKING:
+    from recovery.backup.catalogue import Survey
+    from recovery.backup.sets import ListedSets
+
+
+def survey_document(group: str, survey: Survey) -> dict[str, Any]:
+    return {
+        "group": group,
+        "points": [point_document(point) for point in survey.points],
+        "rejected": [
+            {"point_id": e.point_id, "location": e.location, "key": e.key, "reason": e.reason} for e in survey.rejected
+        ],
+        "unreachable": survey.unreachable,
+    }
+
+
+def point_document(point: RecoveryPoint) -> dict[str, Any]:
+    """The point without the list of its objects, which ``backup show`` gives."""
+    manifest = point.manifest
+    return {
+        "point_id": point.point_id,
+        "kind": manifest.kind.value,
+        "store": manifest.store,
+        "region": manifest.source_region,
+        "started_at": manifest.started_at.isoformat(),
+        "finished_at": manifest.finished_at.isoformat(),
+        "bytes": manifest.plain_bytes,
+        "stored_bytes": manifest.stored_bytes,
+        "builds_on": bases_of(point),
+        "locations": point.locations,
+        "valid": point.is_valid,
+        "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,
+    }
+
+
+def sets_document(group: str, listed: ListedSets, states: Mapping[str, SetState]) -> dict[str, Any]:
+    return {
+        "group": group,
+        "sets": [
+            {
+                **found.model_dump(mode="json", exclude={"group", "format"}),
+                "began_at": found.window[0].isoformat(),
+                "finished_at": found.window[1].isoformat(),
+                "state": states[found.set_id].value,
+            }
+            for found in listed.sets
+        ],
+        "rejected": listed.rejected,
+        "unreachable": listed.unreachable,
+    }
