@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from recovery.adapters.postgres.host import INCOMPLETE
+from recovery.adapters.postgres.host import INCOMPLETE, has_entries
 from recovery.errors import Contended, NoSpace, NotOurs, Refused
 
 MARKER = "recovery-plans.json"
@@ -82,6 +82,17 @@ class ClaimedFolder:
             self._lock = os.open(self.folder / INCOMPLETE, os.O_CREAT | os.O_RDWR, 0o600)
             if not _locked(self._lock):
                 raise Contended(f"another attempt of this restore is still at work in {self.folder}")
+            write_mark(self.folder, self.mark)
+
+    def add_tablespace(self, folder: Path, user: str | None) -> None:
+        """Makes it, and notes it in the mark: never before it was found empty, for what the mark names is removed.
+
+        Raises:
+            Refused: the folder is not empty.
+        """
+        make_tablespace(folder, user)
+        self.mark.tablespaces.append(str(folder))
+        with no_space(self.folder):
             write_mark(self.folder, self.mark)
 
     def complete(self) -> None:
@@ -162,11 +173,16 @@ def remove_folder(folder: Path, restore_id: str) -> bool:
 def make_tablespace(folder: Path, user: str | None) -> None:
     """Raises Refused: the folder is not empty."""
     with no_space(folder):
+        refuse_filled(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists() and any(folder.iterdir()):
-            raise Refused(f"the tablespace's folder {folder} is not empty: empty it yourself or name another folder")
         folder.mkdir(mode=0o700, exist_ok=True)
         give_to(folder, user)
+
+
+def refuse_filled(tablespace: Path) -> None:
+    """Raises Refused: the tablespace's folder is not empty. It may be in use without its data directory beside it."""
+    if has_entries(tablespace):
+        raise Refused(f"the tablespace's folder {tablespace} is not empty: empty it yourself or name another folder")
 
 
 def link_tablespaces(data_directory: Path, spaces: Mapping[str, Path], user: str | None) -> None:

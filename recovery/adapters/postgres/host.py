@@ -53,7 +53,7 @@ class LocalPostgresHost:
         return await asyncio.to_thread(_free_bytes, path)
 
     async def is_empty(self, place: PostgresPlace) -> bool:
-        if await asyncio.to_thread(_has_entries, place.data_directory):
+        if await asyncio.to_thread(has_entries, place.data_directory):
             return False
         return not await is_listening(place.host, place.port)
 
@@ -292,7 +292,8 @@ def _free_bytes(path: Path) -> int:
     return state.f_bavail * state.f_frsize
 
 
-def _has_entries(folder: Path) -> bool:
+def has_entries(folder: Path) -> bool:
+    """Whether anything is there: a file in the folder's place, too."""
     try:
         return any(folder.iterdir())
     except FileNotFoundError:

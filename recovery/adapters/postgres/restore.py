@@ -20,6 +20,7 @@ from recovery.adapters.postgres.folder import (
     make_tablespace,
     no_space,
     read_mark,
+    refuse_filled,
     remove_folder,
 )
 from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
@@ -130,10 +131,11 @@ class PhysicalRestore:
             return earlier
         await self.refuse_unsuitable()
         mark = RestoreMark(self._options.restore_id, self._manifest.point_id, created_directory=False)
-        mark.tablespaces = [str(path) for path in self._tablespace_folders().values()]
         claimed = ClaimedFolder(self._folder, mark)
         try:
             await asyncio.to_thread(claimed.claim)
+            for space in self._tablespace_folders().values():
+                await asyncio.to_thread(claimed.add_tablespace, space, self._host.user_for(self._place))
             await self.unpack()
             await self.verify_files()
             await self.configure()
@@ -197,6 +199,8 @@ class PhysicalRestore:
             raise Refused(
                 f"{folder} is not empty: a restore overwrites nothing. Empty it yourself or name another folder."
             )
+        for space in self._tablespace_folders().values():
+            await asyncio.to_thread(refuse_filled, space)
         if self._options.start and await is_listening(self._place.host, self._place.port):
             raise Refused(
                 f"something listens at {self._place.host}:{self._place.port} already: stop it or name another port"
