@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from recovery.adapters.postgres.canary import read_canaries
 from recovery.adapters.postgres.connection import connected
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.reader import open_point
@@ -58,6 +59,7 @@ class PostgresChains:
                 timeline=server["timeline"],
                 incrementals=group.base_backup.incrementals,
                 locations=group.locations,
+                canaries=await _canaries(login),
             )
             if point is None:
                 return None, reason
@@ -71,6 +73,11 @@ async def _server(login: PostgresLogin) -> asyncpg.Record:
         row = await session.fetchrow(_SERVER)
     assert row is not None
     return row
+
+
+async def _canaries(login: PostgresLogin) -> set[str]:
+    async with connected(login, "read the canaries of its base backups") as session:
+        return await read_canaries(session)
 
 
 def _obstacle(login: PostgresLogin, server: asyncpg.Record) -> str:

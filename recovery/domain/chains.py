@@ -29,11 +29,16 @@ def next_base(
     timeline: int,
     incrementals: int,
     locations: Collection[str],
+    canaries: Collection[str],
 ) -> tuple[RecoveryPoint | None, str]:
-    """The newest base backup, if the next one may be incremental to it; else why the next one is a full one.
+    """The newest base backup of this server, if the next one may be incremental to it; else why that is a full one.
 
     A chain is of one cluster and timeline, has at most ``incrementals`` after its full one, is believed and whole at
     every one of ``locations``, and none of it was found bad.
+
+    Args:
+        canaries: those in the server. Two recoveries of one cluster may take the same timeline number: only a server
+            that has a backup's canary went on from what the backup holds. PostgreSQL looks at numbers alone.
     """
     known = {point.point_id: point for point in points}
     physical = [
@@ -43,7 +48,11 @@ def next_base(
     ]
     if not physical:
         return None, "there is none of this cluster yet"
-    newest = physical[0]
+    followed = [point for point in physical if point.manifest.postgres.canary in canaries]
+    if not followed:
+        why = "it may have gone on from other data"
+        return None, f"the server has no canary of {physical[0].point_id}, nor of an earlier one: {why}"
+    newest = followed[0]
     missing = [point_id for point_id in bases_of(newest) if point_id not in known]
     if missing:
         return None, f"{newest.point_id} needs {missing[0]}, which is missing"

@@ -22,7 +22,8 @@ CORRUPT, VALID = VerdictState.CORRUPT, VerdictState.VALID
 def member(number: int, *needed: int, readable: bool = True, **fields: Any) -> RecoveryPoint:
     """Point ``number`` (newer ones have greater numbers), incremental to those that it names."""
     made = point(number, age=timedelta(days=100 - number), lsn=f"0/{number:X}000000", **fields)
-    source = made.manifest.postgres.model_copy(update={"bases": [f"point-{each}" for each in needed]})
+    bases = [f"point-{each}" for each in needed]
+    source = made.manifest.postgres.model_copy(update={"bases": bases, "canary": f"canary-{number}"})
     own = Artefact(name=POSTGRES_MANIFEST, objects=[], sealed=not readable)
     manifest = made.manifest.model_copy(update={"source": source, "artefacts": [*made.manifest.artefacts, own]})
     return made.model_copy(update={"manifest": manifest, "locations": ["a", "b"]})
@@ -34,6 +35,7 @@ def chosen(points: list[RecoveryPoint], **wanted: Any) -> tuple[str | None, str]
         "timeline": 1,
         "incrementals": 3,
         "locations": ["a", "b"],
+        "canaries": {f"canary-{number}" for number in range(10)},
     } | wanted
     found, reason = next_base(points, **rule)
     return found.point_id if found else None, reason
@@ -67,6 +69,21 @@ def test_a_full_one_is_taken_and_the_reason_said(
     points: list[RecoveryPoint], wanted: dict[str, object], why: str
 ) -> None:
     assert chosen(points, **wanted) == (None, why)
+
+
+def test_the_next_one_builds_on_nothing_of_an_abandoned_life() -> None:
+    """Two recoveries of one cluster took timeline 2, and the second one is the server now."""
+    abandoned, own = member(5, timeline=2), member(4, timeline=2)
+    assert chosen([abandoned, own], timeline=2, canaries={"canary-4"}) == ("point-4", "")
+    found, why = chosen([abandoned, own], timeline=2, canaries=set())
+    assert found is None
+    assert why.startswith("the server has no canary of point-5, nor of an earlier one")
+
+
+def test_without_a_canary_nothing_tells_whose_life_a_point_is_of() -> None:
+    made = member(1)
+    unknown = made.manifest.model_copy(update={"source": made.manifest.postgres.model_copy(update={"canary": None})})
+    assert chosen([made.model_copy(update={"manifest": unknown})])[0] is None
 
 
 def test_a_failed_validation_says_nothing_of_the_chain() -> None:

@@ -18,7 +18,7 @@ from recovery.backup.sealing import Sealer
 from recovery.domain.chains import POSTGRES_MANIFEST
 from recovery.domain.group import BaseBackupRule
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, VerdictState
-from recovery.errors import Corrupt, NotFound, Unreachable, WrongKey
+from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.postgres import BackupSource, PointReader, PostgresLogin
 from tests.fakes.points import NOW, FakeSource, identity, pg_source, signer
 from tests.unit.points.rig import BUDGET, CHUNK, Rig
@@ -39,7 +39,7 @@ async def add_member(rig: Rig, sealer: Sealer, number: int, *bases: str) -> Mani
     at = NOW + timedelta(hours=number)
     source = FakeSource(
         {"base.tar": [bytes([number]) * CHUNK * 2], POSTGRES_MANIFEST: [OWN]},
-        source=pg_source(bases=list(bases), stop_lsn=f"0/{number + 9}000000"),
+        source=pg_source(bases=list(bases), stop_lsn=f"0/{number + 9}000000", canary=f"canary-{number}"),
     )
     written = await write_point(
         cast(BackupSource, source),
@@ -172,12 +172,25 @@ def server(**fields: object) -> dict[str, object]:
     }  # fmt: skip
 
 
+KEPT = {"canary-1", "canary-2", "canary-3"}
+
+
 async def _base(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, points: StoredRecoveryPoints | None = None, **fields: object
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    points: StoredRecoveryPoints | None = None,
+    canaries: set[str] | RecoveryError = KEPT,
+    **fields: object,
 ) -> Any:
     async def asked(login: PostgresLogin) -> dict[str, object]:
         return server(**fields)
 
+    async def read(login: PostgresLogin) -> set[str]:
+        if isinstance(canaries, RecoveryError):
+            raise canaries
+        return canaries
+
+    monkeypatch.setattr("recovery.adapters.postgres_chains._canaries", read)
     monkeypatch.setattr("recovery.adapters.postgres_chains._server", asked)
     group = rig.group.model_copy(update={"base_backup": BaseBackupRule(incrementals=3)})
     chains = PostgresChains((points or rig.points).catalogue)
@@ -211,6 +224,18 @@ async def test_why_the_next_one_is_full(
     base, reason = await _base(rig, monkeypatch, **fields)
     assert base is None
     assert why in reason
+
+
+async def test_the_next_one_builds_on_what_the_server_went_on_from(
+    rig: Rig, chain: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, _ = await _base(rig, monkeypatch, canaries={"canary-1", "canary-2"})
+    assert list(base.chain) == [manifest.point_id for manifest in chain[:2]]
+    base, reason = await _base(rig, monkeypatch, canaries=set())
+    assert base is None
+    assert f"no canary of {chain[2].point_id}" in reason
+    base, reason = await _base(rig, monkeypatch, canaries=Refused("permission denied"))
+    assert (base, reason) == (None, "permission denied")
 
 
 async def test_a_damaged_manifest_makes_the_next_one_full(
