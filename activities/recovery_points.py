@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from activities.boundary import step, told_as
+from recovery.domain.chains import bases_of
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import (
     BackupKind,
@@ -111,11 +112,13 @@ class RecoveryPointSteps:
         missing: list[str] = []
         filled = 0
         written = context.facts.points_written
-        older = [
-            point.point_id
+        lacking = [
+            point
             for point in await self._points.points(context.group)
             if point.point_id not in written and not set(context.group.locations) <= set(point.locations)
         ]
+        # The newest first, and none before what it builds on: alone it could not be restored there.
+        older = [point.point_id for point in sorted(lacking, key=lambda point: len(bases_of(point)))]
         for point_id in [*written, *older]:
             if missing and point_id in older:
                 break  # a location that did not take one takes no other now

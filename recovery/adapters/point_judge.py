@@ -11,7 +11,7 @@ import structlog
 
 from recovery.adapters.key_ring import KeyRing
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
-from recovery.backup.chains import open_proven_bases
+from recovery.backup.chains import bases_in, open_proven_bases
 from recovery.backup.documents import read_manifest
 from recovery.backup.layout import manifest_key
 from recovery.backup.leftovers import existing_manifest
@@ -69,7 +69,7 @@ class PointJudge:
         if not intact:
             return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, "none"
         try:
-            bases, more = await open_proven_bases(self.catalogue(group), point, self.keys.opening(), progress)
+            bases, more = await self._proven_bases(group, point, silent, progress)
         except Corrupt as error:
             return VerdictState.CORRUPT, str(error), checks, intact[0].name
         except RecoveryError as error:
@@ -77,6 +77,19 @@ class PointJudge:
         checks += more
         state, reason, more = await self._restored(group, point, intact[0], bases, progress)
         return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
+
+    async def _proven_bases(
+        self, group: GroupSnapshot, point: RecoveryPoint, silent: list[str], progress: Progress
+    ) -> tuple[list[StoredPointReader], list[CheckResult]]:
+        """``silent`` gets the locations that did not answer. Raises Corrupt, and what else stands in the way."""
+        catalogue = self.catalogue(group)
+        bases = await bases_in(catalogue, point)
+        for base in bases:
+            bad, unheard = await self._manifests_elsewhere(group, base)
+            for location, reason in bad.items():
+                raise Corrupt(f"{base.point_id}, which it builds on, at {location}: {reason}")
+            silent += [words for words in unheard if words not in silent]
+        return await open_proven_bases(catalogue, bases, self.keys.opening(), progress)
 
     async def _manifests_elsewhere(
         self, group: GroupSnapshot, point: RecoveryPoint

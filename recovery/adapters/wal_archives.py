@@ -31,6 +31,7 @@ from recovery.backup.wal.handing import WalIntake
 from recovery.backup.wal.location import StorePatience
 from recovery.backup.wal.reader import WalArchive, archived_servers
 from recovery.backup.wal.writer import ArchiveKeys
+from recovery.domain.chains import is_recoverable
 from recovery.domain.group import GroupSnapshot, WalRule
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, kind_of
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose
@@ -148,7 +149,8 @@ class PostgresWalArchives:
             if not points:
                 raise NotFound(f"group {group.name} has no physical recovery point {point_id!r}")
         else:
-            points = [each for each in points if each.is_valid]
+            known = {each.point_id for each in points}
+            points = [each for each in points if is_recoverable(each, known)]
         window, chosen = choose(target, await self.windows(group, points, target.timeline))
         return next(each for each in points if each.point_id == window.point_id), chosen
 

@@ -28,7 +28,7 @@ from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_l
 from recovery.backup.once import put_once
 from recovery.backup.sets import ListedSets, list_sets, remove_set
 from recovery.backup.signing import Signer, Verifier
-from recovery.domain.chains import judged_as_chains
+from recovery.domain.chains import is_recoverable, judged_as_chains, standing
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
@@ -139,18 +139,19 @@ class Catalogue:
         raise NotFound(f"group {group} has no recovery point {point_id}. Known, newest first: {known}.{silent}")
 
     async def newest_validated(self, group: str, kind: BackupKind | None = None) -> RecoveryPoint:
-        """The newest point whose newest verdict is VALID.
+        """The newest point whose newest verdict is VALID, and whose bases are there.
 
         Raises:
             NotFound: there is none; it is said what there is instead.
         """
         survey = await self.survey(group)
         candidates = [point for point in survey.points if kind is None or point.manifest.kind is kind]
+        known = {point.point_id for point in survey.points}
         for point in candidates:
-            if point.is_valid:
+            if is_recoverable(point, known):
                 return point
         wanted = f"{kind.value} " if kind else ""
-        states = [f"{p.point_id} ({p.verdict.state.value if p.verdict else 'not validated'})" for p in candidates[:5]]
+        states = [f"{point.point_id} ({standing(point, known)})" for point in candidates[:5]]
         there = f"There are {', '.join(states)}" if states else "There are no such points at all"
         extra = f"; {len(survey.rejected)} documents were rejected" if survey.rejected else ""
         silent = f"; no answer from {', '.join(survey.unreachable)}" if survey.unreachable else ""

@@ -46,20 +46,23 @@ async def open_chain(catalogue: Catalogue, point: RecoveryPoint, opener: Opener 
 
 
 async def open_proven_bases(
-    catalogue: Catalogue, point: RecoveryPoint, opener: Opener, progress: Progress
+    catalogue: Catalogue, bases: Sequence[RecoveryPoint], opener: Opener, progress: Progress
 ) -> tuple[list[StoredPointReader], list[CheckResult]]:
     """What an incremental point builds on, each opened where all of its objects are what its manifest says.
 
     They are looked at whatever their own verdicts say, which may be older than the damage: PostgreSQL's tools combine
     damaged files without a word.
 
+    Args:
+        bases: as :func:`bases_in` found them.
+
     Raises:
-        Corrupt: one is missing, or damaged at a location.
+        Corrupt: one is damaged at a location.
         Unreachable: no location gives it.
     """
     opened: list[StoredPointReader] = []
     checks: list[CheckResult] = []
-    for base in await bases_in(catalogue, point):
+    for base in bases:
         stores, found = await _proven(catalogue, base, progress)
         opened.append(open_point(stores, base.manifest, opener))
         checks += found

@@ -53,8 +53,7 @@ def next_base(
         why = "it may have gone on from other data"
         return None, f"the server has no canary of {physical[0].point_id}, nor of an earlier one: {why}"
     newest = followed[0]
-    missing = [point_id for point_id in bases_of(newest) if point_id not in known]
-    if missing:
+    if missing := _missing(newest, known):
         return None, f"{newest.point_id} needs {missing[0]}, which is missing"
     chain = [*(known[point_id] for point_id in bases_of(newest)), newest]
     reason = _unfit(chain, timeline, incrementals, locations)
@@ -75,6 +74,22 @@ def _unfit(chain: Sequence[RecoveryPoint], timeline: int, incrementals: int, loc
         if absent := sorted(set(locations) - set(point.locations)):
             return f"{point.point_id} is not at {', '.join(absent)}"
     return ""
+
+
+def is_recoverable(point: RecoveryPoint, known: Collection[str]) -> bool:
+    """Whether it is VALID, and all that it builds on is among ``known``, the ids of what can be had now."""
+    return point.is_valid and not _missing(point, known)
+
+
+def standing(point: RecoveryPoint, known: Collection[str]) -> str:
+    """Its newest verdict, and what it needs and cannot be had."""
+    said = point.verdict.state.value if point.verdict else "not validated"
+    missing = _missing(point, known)
+    return f"{said}, without {', '.join(missing)}" if missing else said
+
+
+def _missing(point: RecoveryPoint, known: Collection[str]) -> list[str]:
+    return [point_id for point_id in bases_of(point) if point_id not in known]
 
 
 def judged_as_chains(points: Iterable[RecoveryPoint]) -> list[RecoveryPoint]:

@@ -12,6 +12,7 @@ import zstandard
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.backup.chains import bases_in, open_chain
+from recovery.backup.layout import manifest_key
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import check_key, open_point
 from recovery.backup.sealing import Sealer
@@ -137,6 +138,27 @@ async def test_a_point_whose_chain_was_found_bad_is_not_recovered_from(rig: Rig,
     assert (await judged(rig, chain[0]))[0] is CORRUPT
     with pytest.raises(NotFound, match="no validated"):
         await rig.points.newest_validated(rig.group)
+
+
+async def test_a_point_whose_base_cannot_be_had_is_not_recovered_from(rig: Rig, chain: list[Manifest]) -> None:
+    assert (await judged(rig, chain[2]))[0] is VALID
+    await rig.points.catalogue(rig.group).delete_point("shop", chain[0].point_id)
+    with pytest.raises(NotFound, match=rf"{chain[2].point_id} \(VALID, without {chain[0].point_id}\)"):
+        await rig.points.newest_validated(rig.group)
+    await rig.validate()
+    assert (await rig.points.newest_validated(rig.group)).point_id == rig.point_id
+
+
+async def test_a_bases_manifest_that_is_not_believed_at_one_location_is_found_and_mended(
+    rig: Rig, chain: list[Manifest]
+) -> None:
+    """The other location may be the one that is left on the worst day."""
+    rig.change(rig.stores[1], manifest_key("shop", chain[0].point_id), b"x")
+    state, reason = await judged(rig, chain[2])
+    assert (state, f"{chain[0].point_id}, which it builds on, at b" in reason) == (CORRUPT, True), reason
+    assert rig.postgres.validated == 0
+    await rig.points.repair(rig.group, chain[2].point_id, nothing)
+    assert (await judged(rig, chain[2]))[0] is VALID
 
 
 async def test_a_missing_member_is_corrupt_and_a_silent_location_is_no_verdict(rig: Rig, chain: list[Manifest]) -> None:

@@ -14,6 +14,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.recovery_points import RecoveryPointSteps
 from activities.validations import ValidationSteps
 from recovery.backup.layout import manifest_key
+from recovery.backup.sealing import Sealer
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import VerdictState
 from recovery.errors import Refused
@@ -21,6 +22,7 @@ from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import RecoveryPoints
 from tests.fakes.points import NOW, verdict_on
 from tests.unit.points.rig import Rig
+from tests.unit.points.test_chains import add_member
 
 
 class Measured(SimpleNamespace):
@@ -127,6 +129,24 @@ async def test_older_points_are_filled_too(rig: Rig, taking: RecoveryPointSteps)
     await b.delete(list(b.objects))
     await call(taking.fill_locations, context(rig))
     assert b.objects == expected == a.objects
+
+
+async def test_an_older_point_is_filled_after_what_it_builds_on(
+    rig: Rig, taking: RecoveryPointSteps, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A location that fails again in between holds what can be restored from it."""
+    full = await add_member(rig, sealer, 1)
+    incremental = await add_member(rig, sealer, 2, full.point_id)
+    await rig.stores[1].delete(list(rig.stores[1].objects))
+    tries: list[str] = []
+
+    async def fill(group: object, point_id: str, progress: object) -> Any:
+        tries.append(point_id)
+        return SimpleNamespace(complete=["b"], dropped={})
+
+    monkeypatch.setattr(rig.points, "fill", fill)
+    await call(taking.fill_locations, context(rig))
+    assert tries == [full.point_id, rig.point_id, incremental.point_id]
 
 
 async def test_a_location_that_takes_no_new_point_is_not_tried_with_every_old_one(

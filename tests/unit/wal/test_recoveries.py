@@ -14,6 +14,7 @@ from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.logins import Logins
 from recovery.adapters.wal_archives import PostgresWalArchives
 from recovery.adapters.wal_recovery import WalRecovery, open_recovery
+from recovery.backup.catalogue import Catalogue
 from recovery.backup.layout import PointIdentity
 from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer
@@ -29,7 +30,7 @@ from recovery.errors import Corrupt, NotFound, Unreachable
 from recovery.ports.postgres import BackupSource
 from recovery.ports.recovery_points import ExpiredWal
 from tests.fakes.object_store import MemoryStore, UnreadableStore
-from tests.fakes.points import NOW, FakeSource, pg_source, signer, verifier
+from tests.fakes.points import NOW, FakeSource, pg_source, signer, verdict_on, verifier
 from tests.fakes.wal import FIRST, MOMENT, SEGMENT, FakeServer, FakeWal
 
 GROUP = GroupSnapshot(
@@ -72,13 +73,15 @@ class Rig:
         *,
         stores: Sequence[MemoryStore] | None = None,
         signed_by: Signer | None = None,
+        bases: Sequence[str] = (),
     ) -> str:
         identity = PointIdentity(
             point_id=f"20261122T101500Z-physical-{name}", group="shop", attempt=1, run_id="r", region="region-a",
             started_at=NOW,
         )  # fmt: skip
         source = FakeSource({"base.tar": [b"x"]}, source=pg_source(
-            self.server.identifier, timeline=timeline, start_lsn=lsn_text(start), stop_lsn=lsn_text(stop)
+            self.server.identifier, timeline=timeline, start_lsn=lsn_text(start), stop_lsn=lsn_text(stop),
+            bases=list(bases),
         ))  # fmt: skip
         written = await write_point(
             cast(BackupSource, source), identity=identity, stores=stores or self.stores, sealer=self.sealer,
@@ -104,6 +107,21 @@ def made_rig(sealer: Sealer, opener: Opener, stores: list[MemoryStore]) -> Rig:
 @pytest.fixture
 def rig(sealer: Sealer, opener: Opener) -> Rig:
     return made_rig(sealer, opener, [MemoryStore("a"), MemoryStore("b")])
+
+
+async def test_no_point_is_chosen_without_what_it_builds_on(rig: Rig) -> None:
+    rig.server.write(2 * SEGMENT)
+    await rig.archive()
+    old = await rig.point("old", FIRST + 40, FIRST + 300)
+    full = await rig.point("full", FIRST + 400, FIRST + 500)
+    incremental = await rig.point("incremental", FIRST + 600, FIRST + 700, bases=[full])
+    catalogue = Catalogue(rig.stores, verifier())
+    for point_id in (old, incremental):
+        found = await catalogue.point("shop", point_id)
+        await catalogue.write_verdict(verdict_on(found.manifest, found.manifest_sha256), signer())
+    assert (await rig.archives.choose(GROUP, RecoveryTarget(latest=True)))[0].point_id == incremental
+    await catalogue.delete_point("shop", full)
+    assert (await rig.archives.choose(GROUP, RecoveryTarget(latest=True)))[0].point_id == old
 
 
 async def test_windows_begin_at_points_and_end_with_the_archived_wal(rig: Rig) -> None:
