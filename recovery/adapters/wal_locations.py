@@ -122,12 +122,14 @@ class OptionalLocations:
     def __init__(self, stores: Sequence[ObjectStore], locations: ArchiveLocations) -> None:
         self._stores, self._locations = stores, locations
         self._behind: dict[str, str] = {}
-        self._filled: dict[str, str] = {}  # by location: what was known to be missing when it was last filled
+        self._unfilled = {store.name: "its first copy is not complete yet" for store in stores}
+        self._seen: dict[str, str] = {}  # by location: what was known to be missing in the last round
+        self._filled: dict[str, str] = {}  # by location: what was known to be missing, and is surely copied
 
     def behind(self, told: Mapping[str, str]) -> dict[str, str]:
-        """What a session says of the locations, without what was copied since."""
+        """What a session says of the locations, without what was copied since, and what no fill has completed yet."""
         self._behind = dict(told)
-        return {name: why for name, why in told.items() if self._filled.get(name) != why}
+        return {**self._unfilled, **{name: why for name, why in told.items() if self._filled.get(name) != why}}
 
     async def keep_filled(self, source: ObjectStore) -> NoReturn:
         """Fills them at first, and again whenever they missed something."""
@@ -135,14 +137,20 @@ class OptionalLocations:
         while True:
             for store in self._stores:
                 missing = self._behind.get(store.name, "")
-                if self._filled.get(store.name) == missing:
+                if self._filled.get(store.name) == missing and store.name not in self._unfilled:
                     continue
+                # It may be told before the source has it: only what was known a round ago is surely copied.
+                settled = self._seen.get(store.name, "") == missing
+                self._seen[store.name] = missing
                 try:
                     await fill_archive(source, store, where.group, where.system_identifier, where.verifier)
                 except RecoveryError as error:
                     log.warning("an optional location could not be filled", location=store.name, why=str(error))
+                    self._unfilled[store.name] = f"it could not be filled: {error}"
                 else:
-                    self._filled[store.name] = missing
+                    self._unfilled.pop(store.name, None)
+                    if settled:
+                        self._filled[store.name] = missing
             await asyncio.sleep(OPTIONAL_SECONDS)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -165,6 +167,70 @@ async def test_what_a_location_holds_that_is_not_this_servers_ends_the_session(
         await locations(stores).standing()
 
 
+@contextlib.asynccontextmanager
+async def kept_filled(optional: OptionalLocations, source: MemoryStore) -> AsyncIterator[None]:
+    filling = asyncio.create_task(optional.keep_filled(source))
+    try:
+        async with asyncio.timeout(10):
+            yield
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
+
+
+async def test_an_optional_location_that_was_never_filled_is_told(
+    rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, spare = stores
+    monkeypatch.setattr(wal_locations, "OPTIONAL_SECONDS", 0.01)
+    rig.server.write(SEGMENT)
+    await rig.archive([near])
+    optional = OptionalLocations([spare], locations([near]))
+    assert optional.behind({}) == {"far": "its first copy is not complete yet"}
+    spare.fault = lambda number, key: Refused("403")
+    async with kept_filled(optional, near):
+        while optional.behind({}) != {"far": "it could not be filled: 403"}:
+            await asyncio.sleep(0.005)
+        spare.fault = lambda number, key: None
+        while optional.behind({}):
+            await asyncio.sleep(0.005)
+    assert await archived_bytes(spare) == await archived_bytes(near)
+
+
+async def test_what_is_told_before_the_source_has_it_is_copied_all_the_same(
+    rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An optional location may refuse a piece sooner than a required one has taken it."""
+    near, spare = stores
+    rig.server.write(SEGMENT)
+    await rig.archive([near])
+    optional, told = OptionalLocations([spare], locations([near])), {"far": "it misses the second unit"}
+    rounds: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        if seconds == 0.25:
+            await rounds.put(go_on := asyncio.Event())
+            await go_on.wait()
+        else:
+            await paused(seconds)
+
+    paused = asyncio.sleep
+    monkeypatch.setattr(wal_locations, "OPTIONAL_SECONDS", 0.25)
+    monkeypatch.setattr("recovery.adapters.wal_locations.asyncio.sleep", sleep)
+    async with kept_filled(optional, near):
+        ended = await rounds.get()
+        assert optional.behind(told) == told
+        ended.set()
+        ended = await rounds.get()
+        assert optional.behind(told) == told, "a round that may have looked too early hides nothing"
+        rig.server.write(SEGMENT)
+        await rig.archive([near])
+        ended.set()
+        await rounds.get()
+        assert optional.behind(told) == {}
+    assert await archived_bytes(spare) == await archived_bytes(near)
+
+
 async def test_what_an_optional_location_misses_is_copied_to_it(
     rig: Rig, stores: list[Switched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,14 +239,12 @@ async def test_what_an_optional_location_misses_is_copied_to_it(
     optional = OptionalLocations([spare], locations([near]))
     rig.server.write(SEGMENT)
     await rig.archive([near])
-    filling = asyncio.create_task(optional.keep_filled(near))
 
     async def filled(behind: dict[str, str], left: dict[str, str]) -> None:
-        async with asyncio.timeout(10):
-            while optional.behind(behind) != left or await held_bytes(spare) != await held_bytes(near):
-                await asyncio.sleep(0.005)
+        while optional.behind(behind) != left or await held_bytes(spare) != await held_bytes(near):
+            await asyncio.sleep(0.005)
 
-    try:
+    async with kept_filled(optional, near):
         await filled({}, {})
         rig.server.write(SEGMENT)
         await rig.archive([near])
@@ -188,6 +252,3 @@ async def test_what_an_optional_location_misses_is_copied_to_it(
         assert optional.behind(missed) == missed
         await filled(missed, {"away": "no answer"})
         assert optional.behind({"far": "it misses a third"}) == {"far": "it misses a third"}
-    finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
