@@ -124,11 +124,12 @@ class GuardedHere(Standing):
         working = self._working if self._working is not asyncio.current_task() else None
         if working is not None:
             working.cancel()
-        self.positions = await self.stores.demote(reason)
-        if working is not None and not working.done():
-            await asyncio.wait({working})
+        with self.demotion():
             self.positions = await self.stores.demote(reason)
-        self.settle(epoch)
+            if working is not None and not working.done():
+                await asyncio.wait({working})
+                self.positions = await self.stores.demote(reason)
+            self.settle(epoch)
 
     async def release(self, *, in_order: float) -> None:
         """The guard's own orderly end: nothing of the group is primary afterwards, and nothing becomes it any more."""

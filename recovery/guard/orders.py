@@ -65,7 +65,7 @@ class Orders:
                         raise Refused(step.reason)
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
-                        await group.record.write(_judged(step.record, record, judgement))
+                        await group.record.write(_judged(step.record, record, judgement), over=record)
                         continue
                     case Break():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
@@ -191,7 +191,8 @@ class Orders:
         while True:
             reason = "the ownership record changes all the time"
             try:
-                step = self._promotion_step(group, await self._read(group), order)
+                record = await self._read(group)
+                step = self._promotion_step(group, record, order)
                 match step:
                     case Settled():
                         if (reason := group.against_promotion() or "") == "":
@@ -200,7 +201,7 @@ class Orders:
                         raise Refused(step.reason)
                     case Write():
                         group.taking_over_since = min(group.taking_over_since, self.shared.clock())
-                        if await group.record.write(step.record):
+                        if await group.record.write(step.record, over=record):
                             group.serving.taken()
                         continue
                     case Wait():

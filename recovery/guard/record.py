@@ -52,12 +52,17 @@ class Record:
             answer = decision(self.record)
             if not isinstance(answer, Write):
                 return answer
-            if await self.write(answer.record):
+            if await self.write(answer.record, over=self.record):
                 return Settled(answer.record)
         raise Contended(f"the ownership record of {self.group} changed {ATTEMPTS} times while it was being written")
 
-    async def write(self, record: OwnershipRecord) -> bool:
-        """Replaces what was read last. False: it has changed since. Raises Unreachable: it may still arrive."""
+    async def write(self, record: OwnershipRecord, *, over: OwnershipRecord | None) -> bool:
+        """Replaces ``over``, on which it was decided. False: it has changed since. Raises Unreachable: it may arrive.
+
+        Others read meanwhile, and the version that was read last would let an old decision pass for a new one.
+        """
+        if self.record != over:
+            return False
         version = self.version
         try:
             written = await self._store.write(record, version=version)

@@ -134,8 +134,9 @@ class Resting:
             return
         planned = fencing.planned and (here.armed or bool(here.stores.primaries()))
         if planned:
-            here.positions = await here.stores.end_in_order(IN_ORDER)
-            here.settle(record.epoch)
+            with here.demotion():
+                here.positions = await here.stores.end_in_order(IN_ORDER)
+                here.settle(record.epoch)
         elif here.demoted_epoch != record.epoch or here.stores.primaries():
             await self._end(f"the run {fencing.run} asks for the fence")
         epoch, positions = record.epoch, dict(here.positions)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -64,6 +65,7 @@ class Standing:
         """Whether a store may be primary: then every reason against it demotes at once."""
         self.anew = False
         """It was demoted since this guard took it: it becomes primary again by adoption alone."""
+        self.demoting = 0  # demotions under way
         self.stopping = False
         self.demoted_epoch: int | None = None
         self.positions: dict[str, str] = {}
@@ -84,8 +86,27 @@ class Standing:
         )
 
     def against_promotion(self) -> str | None:
-        """Why nothing of the group must be made primary here now; None: it may."""
-        return "this guard is being stopped" if self.stopping else self.against()
+        """Why nothing of the group must be made primary here now; None: it may.
+
+        A promotion that was held up since it was armed may come when all was demoted meanwhile and the lease holds
+        again: the companion was told that there is nothing to end.
+        """
+        if self.stopping:
+            return "this guard is being stopped"
+        if self.demoting:
+            return "it is being demoted"
+        if self.anew:
+            return "it was demoted since this guard took it: it is adopted first"
+        return self.against()
+
+    @contextlib.contextmanager
+    def demotion(self) -> Iterator[None]:
+        """While it lasts nothing of the group is made primary."""
+        self.demoting += 1
+        try:
+            yield
+        finally:
+            self.demoting -= 1
 
     def deadline(self) -> float:
         """When the group has to be demoted unless something comes first (CLOCK_BOOTTIME)."""

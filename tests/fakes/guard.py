@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -59,14 +60,22 @@ def in_virtual_time(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 class FakeWitness:
-    """OwnershipStore and LeaseStore. ``cut``: regions that do not reach it. ``lose_answers``: writes arrive unheard."""
+    """OwnershipStore and LeaseStore.
+
+    ``cut``: regions that do not reach it. ``lose_answers``: writes arrive unheard. ``deaf``: so does everything else.
+    ``delay``: for how many seconds a region's write is under way; ``gives_up``: who sent it does not wait for it.
+    """
 
     def __init__(self) -> None:
         self.records: dict[str, tuple[OwnershipRecord, str]] = {}
         self.leases: dict[str, tuple[RegionLease, str]] = {}
         self.cut: set[str] = set()
         self.lose_answers: set[str] = set()
+        self.deaf: set[str] = set()
         self.unreadable: set[str] = set()  # groups
+        self.delay: Callable[[str, OwnershipRecord | RegionLease], float] = lambda region, value: 0.0
+        self.gives_up = False
+        self.late: set[asyncio.Task[None]] = set()
         self.number = 0
 
     def seen_from(self, region: str) -> _Seen:
@@ -92,23 +101,51 @@ class _Seen:
             raise Unreachable("the witness does not answer")
         await asyncio.sleep(0.005)
 
+    async def _hear(self) -> None:
+        if self.region in self.witness.deaf:
+            await asyncio.sleep(0.2)
+            raise Unreachable("the witness's answer does not come")
+
     async def read(self, group: str) -> tuple[OwnershipRecord, str] | None:
         await self._reach()
         if group in self.witness.unreadable:
             await asyncio.sleep(3600)
+        await self._hear()
         return self.witness.records.get(group)
 
     async def write(self, record: OwnershipRecord, *, version: str | None) -> str:
         await self._reach()
-        return self._swap(self.witness.records, record.group, record, version)
+        return await self._send(self.witness.records, record.group, record, version)
 
     async def read_lease(self, region: str) -> tuple[RegionLease, str] | None:
         await self._reach()
+        await self._hear()
         return self.witness.leases.get(region)
 
     async def write_lease(self, lease: RegionLease, *, version: str | None) -> str:
         await self._reach()
-        return self._swap(self.witness.leases, lease.region, lease, version)
+        return await self._send(self.witness.leases, lease.region, lease, version)
+
+    async def _send(self, where: dict[str, Any], key: str, value: Any, version: str | None) -> str:
+        seconds = self.witness.delay(self.region, value)
+
+        async def arrive() -> None:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(Contended, Unreachable):
+                self._swap(where, key, value, version)
+
+        if seconds and self.witness.gives_up:
+            late = asyncio.create_task(arrive())
+            self.witness.late.add(late)
+            late.add_done_callback(self.witness.late.discard)
+            await asyncio.sleep(0.5)
+            raise Unreachable("no answer in time")
+        if seconds:
+            await asyncio.sleep(seconds)
+        try:
+            return self._swap(where, key, value, version)
+        finally:
+            await self._hear()
 
     def _swap(self, where: dict[str, Any], key: str, value: Any, version: str | None) -> str:
         found = where.get(key)
