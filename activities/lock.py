@@ -61,6 +61,21 @@ async def demand(context: PlanContext) -> None:
     """
     if context.lock is None:
         return
+    record = await standing(context)
+    if context.lock is LockDemand.UNDO:
+        check_undo(record, context)
+        return
+    held = check_held(record, context)
+    if context.lock is LockDemand.BEFORE_PIVOT and is_pivoted(held):
+        raise Refused(f"{context.step} was not started: {no_return(held)}")
+
+
+async def standing(context: PlanContext) -> OwnershipRecord | None:
+    """The group's ownership record as it stands now.
+
+    Raises:
+        Refused: this worker cannot know. Unreachable: the witness does not answer.
+    """
     store = _store.get(None)
     if store is None:
         raise Refused(
@@ -68,13 +83,7 @@ async def demand(context: PlanContext) -> None:
             "it was put together without a LockGuard"
         )
     found = await store.read(context.request.group)
-    record = found[0] if found else None
-    if context.lock is LockDemand.UNDO:
-        check_undo(record, context)
-        return
-    held = check_held(record, context)
-    if context.lock is LockDemand.BEFORE_PIVOT and is_pivoted(held):
-        raise Refused(f"{context.step} was not started: {no_return(held)}")
+    return found[0] if found else None
 
 
 def is_held_by(record: OwnershipRecord, context: PlanContext) -> bool:

@@ -93,4 +93,10 @@ def _explain_timeout(timeout: TimeoutError) -> str:
     }
     said = words.get(timeout.type, "timed out") if timeout.type is not None else "timed out"
     last = _last_word(timeout.cause)
-    return f"{said}; the last error was: {last.message}" if last is not None else said
+    if last is not None:
+        return f"{said}; the last error was: {last.message}"
+    if timeout.type is not TimeoutType.SCHEDULE_TO_CLOSE:
+        return said
+    if isinstance(timeout.cause, TimeoutError) and timeout.cause.type is TimeoutType.HEARTBEAT:
+        return f"{said}; the worker of its last attempt went silent, and no other one took it"
+    return f"{said}, and no attempt came to an end: see whether a worker of its region runs"

@@ -18,6 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.configuration import ConfigurationSteps
+from activities.dns import DnsSteps
 from activities.drift import ConfigurationDrift
 from activities.lock import LockGuard
 from activities.notifications import Notifications
@@ -28,10 +29,12 @@ from recovery.domain.group import GroupSnapshot
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport, RunState
 from recovery.errors import NotFound
+from recovery.ports.dns import DnsZone
+from tests.fakes.dns import FakeDnsZone
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
-from tests.workflows.rehearsal import Crossing, Handing, Recording, Rehearsal, World
+from tests.workflows.rehearsal import Crossing, Handing, Leading, Recording, Rehearsal, World
 from workers.options import worker_options
 
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
@@ -97,6 +100,7 @@ class Rig:
         self.world = World()
         self.ownership = SlowOwnershipStore()
         self.notifier = FakeNotifier()
+        self.zone: DnsZone = FakeDnsZone()
         self.reports = MemoryReports()
         self.drifted = KnownConfiguration(self.world)  # what the worker knows: a test may let it differ
 
@@ -105,12 +109,13 @@ class Rig:
         return Worker(
             self.client,
             task_queue=self.queue,
-            workflows=[Rehearsal, Crossing, Handing],
+            workflows=[Rehearsal, Crossing, Handing, Leading],
             activities=[
                 recording.act,
                 recording.undo,
                 recording.observe,
                 *_activities_of(Ownership(self.ownership)),
+                *_activities_of(DnsSteps(self.zone)),
                 *_activities_of(Notifications(self.notifier, TemplateIncidentWriter())),
                 *_activities_of(Reports(self.reports, FakeMeasurements())),
                 *_activities_of(ConfigurationSteps(KnownConfiguration(self.world), self.reports)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from temporalio import workflow
@@ -17,6 +17,7 @@ from temporalio.common import RawValue
 with workflow.unsafe.imports_passed_through():
     from activities.boundary import step
     from activities.configuration import ConfigurationSteps
+    from activities.dns import DnsSteps
     from activities.ownership import Ownership
     from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
     from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
@@ -25,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from recovery.errors import RecoveryError
 
 from workflows.base import NOTHING, PlanWorkflow
+from workflows.plans.failover import FAILOVER
 from workflows.steps import CONTROL, HOLD, ONCE, PROBE, TARGET, WARN, Gate, Step, parallel, plan, s
 
 GROUP = GroupSnapshot(
@@ -47,6 +49,7 @@ class World:
     fail_before: dict[str, list[RecoveryError]] = field(default_factory=dict)
     fail_after: dict[str, list[RecoveryError]] = field(default_factory=dict)
     fail_undo: dict[str, list[RecoveryError]] = field(default_factory=dict)
+    fail_observe: dict[str, list[RecoveryError]] = field(default_factory=dict)
     block: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: dict[str, asyncio.Event] = field(default_factory=dict)
     effect_ids: set[str] = field(default_factory=set)
@@ -108,6 +111,7 @@ class Recording:
 
     @step("recording.observe")
     async def observe(self, context: PlanContext) -> StepOutcome:
+        self.world.fault(self.world.fail_observe, context.step)
         return StepOutcome(effect_present=context.step in self.world.present, summary="seen")
 
 
@@ -159,7 +163,31 @@ HANDING = plan(
     Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
     locks_group=True,
 )
+LEADING = plan(
+    "Leading", "a failover's names after its pivot, in seconds instead of minutes",
+    Step("load",    ConfigurationSteps.load, CONTROL, s(5), s(20), PROBE),
+    Step("claim",   Ownership.claim_run,     CONTROL, s(5), s(20), PROBE, undo=Ownership.release_run),
+    Step("choose",  DO, CONTROL, s(10), s(20), PROBE),
+    Step("remember-records", DnsSteps.remember_records, CONTROL, s(5), s(20), PROBE),
+    Step("pivot",   DO, CONTROL, s(10), s(20), PROBE, pivot=True, observe=SEE),
+    replace(next(step for step in FAILOVER.steps() if step.name == "switch-dns"), attempt=s(1), budget=s(4)),
+    Step("release", Ownership.release_run,   CONTROL, s(5), s(20), PROBE),
+    locks_group=True,
+)
 # fmt: on
+
+
+@workflow.defn
+class Leading(PlanWorkflow):
+    plan = LEADING
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
 
 
 @workflow.defn

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +18,7 @@ from recovery.domain.guarding import Promotion
 from recovery.domain.managed import ManagedTarget, Way
 from recovery.domain.ownership import OwnershipRecord, Phase
 from recovery.domain.plan import DnsBefore, Facts, LockDemand, PlanContext, PlanRequest, StepOutcome
+from recovery.errors import RecoveryError, Unreachable
 from tests.fakes.dns import FakeDnsZone
 from tests.fakes.ownership import FakeOwnershipStore
 
@@ -61,7 +64,7 @@ class Run:
         self.zone, self.steps = zone, DnsSteps(zone)
         self.facts = Facts(group=group, target_region="b")
 
-    async def call(self, step: Step, lock: LockDemand | None = None) -> StepOutcome:
+    async def call(self, step: Step, lock: LockDemand | None = None, seconds: float = 5.0) -> StepOutcome:
         context = PlanContext(
             plan="Failover",
             run_id="run",
@@ -72,7 +75,9 @@ class Run:
             facts=self.facts,
             started_at=datetime(2026, 11, 22, tzinfo=UTC),
         )
-        outcome: StepOutcome = await ActivityEnvironment().run(step, context)
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, start_to_close_timeout=timedelta(seconds=seconds))
+        outcome: StepOutcome = await environment.run(step, context)
         self.facts = self.facts.merged(outcome.facts)
         return outcome
 
@@ -109,6 +114,137 @@ async def test_a_worker_that_stood_still_while_it_looked_changes_no_name_of_a_gr
     with guarded_by(zone.store), pytest.raises(ApplicationError) as caught:
         await run.call(step, lock)
     assert (caught.value.type, zone.changes) == ("Refused", done)
+
+
+class LateZone(NotingZone):
+    """The first change is held up past its check: meanwhile another run moves the group there and back, and ends.
+
+    ``region``: where the group is afterwards. ``answer``: what the change that was made all the same ends with.
+    ``back``: what the next change ends with.
+    """
+
+    store: FakeOwnershipStore | None = None
+    region = "a"
+    answer: BaseException | None = None
+    back: RecoveryError | None = None
+
+    async def replace(self, changes: list[tuple[DnsBefore, DnsBefore]]) -> None:
+        store, self.store = self.store, None
+        if store is None and self.back is not None:
+            raise self.back
+        await super().replace(changes)
+        if store is not None:
+            moved = HELD.model_copy(update={"run": None, "epoch": 9, "region": self.region})
+            store.records["shop"] = (moved, "9")
+            if self.answer is not None:
+                raise self.answer
+
+
+async def late(zone: LateZone, back: bool = False) -> Run:
+    """About to change the name for a run that holds the group still: as a failover does it, where no lock is named."""
+    run = Run(zone, DnsRecord(name=f"api.{ZONE}", zone=ZONE))
+    await run.call(run.steps.remember_records)
+    if back:
+        await run.call(run.steps.point_at_target)
+    zone.store = FakeOwnershipStore()
+    zone.store.records["shop"] = (HELD, "1")
+    run.facts = run.facts.model_copy(update={"ownership": HELD, "ownership_before": HELD, "source_region": "a"})
+    return run
+
+
+async def refused(run: Run, step: Step, lock: LockDemand | None = None) -> str:
+    assert isinstance(run.zone, LateZone) and run.zone.store is not None
+    with guarded_by(run.zone.store), pytest.raises(ApplicationError) as caught:
+        await run.call(step, lock)
+    assert caught.value.type == "Refused"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("back", "lock"),
+    [(False, None), (False, LockDemand.HELD), (True, None), (True, LockDemand.UNDO)],
+    ids=["failover", "recovery", "switchover taken back", "undo"],
+)
+async def test_a_change_that_was_held_up_past_its_check_is_taken_back_where_the_group_was_lost(
+    back: bool, lock: LockDemand | None
+) -> None:
+    zone = LateZone(stored("api", "192.0.2.1"))
+    zone.region = "b" if back else "a"
+    run = await late(zone, back)
+    stood = run.values("api")
+    said = await refused(run, run.steps.restore_records if back else run.steps.point_at_target, lock)
+    assert "is held by nobody, not by this run" in said
+    assert (run.values("api"), zone.changes) == (stood, 3 if back else 2)
+
+
+@pytest.mark.parametrize("answer", [Unreachable("no answer"), asyncio.CancelledError()], ids=["lost", "cancelled"])
+async def test_a_late_change_whose_answer_nobody_heard_is_taken_back_too(answer: BaseException) -> None:
+    zone = LateZone(stored("api", "192.0.2.1"))
+    zone.answer = answer
+    run = await late(zone)
+    await refused(run, run.steps.point_at_target)
+    assert run.values("api") == (["192.0.2.1"], None)
+
+
+async def test_a_late_change_stays_where_the_group_was_moved_to_that_very_region() -> None:
+    zone = LateZone(stored("api", "192.0.2.1"))
+    zone.region = "b"
+    run = await late(zone)
+    await refused(run, run.steps.point_at_target)
+    assert run.values("api") == (["192.0.2.2"], None)
+
+
+async def test_a_late_change_that_cannot_be_taken_back_is_told_of() -> None:
+    zone = LateZone(stored("api", "192.0.2.1"))
+    zone.back = Unreachable("no answer")
+    run = await late(zone)
+    said = await refused(run, run.steps.point_at_target)
+    assert said.endswith("But api.shop.test → 192.0.2.2 stands, and could not be changed back: no answer")
+
+
+@pytest.mark.parametrize("lock", [None, LockDemand.HELD])
+async def test_a_silent_witness_keeps_no_client_from_the_new_primary(lock: LockDemand | None) -> None:
+    """After a promotion: before one, and in an undo, nothing is changed that nobody can be asked about."""
+
+    class Silent(FakeOwnershipStore):
+        async def read(self, group: str) -> tuple[OwnershipRecord, str] | None:
+            raise Unreachable("the witness does not answer")
+
+    run = await late(LateZone(stored("api", "192.0.2.1")))
+    with guarded_by(Silent()):
+        if lock is None:
+            await run.call(run.steps.point_at_target)
+        else:
+            with pytest.raises(ApplicationError, match="the witness does not answer"):
+                await run.call(run.steps.point_at_target, lock)
+    assert run.values("api") == (["192.0.2.2" if lock is None else "192.0.2.1"], None)
+
+
+@pytest.mark.parametrize(
+    ("slow", "words"),
+    [
+        ("read", "asking how the names stand took longer than the 0.18 s of an attempt"),
+        ("replace", "changing the names took longer than the 0.18 s"),
+        ("settle", "api.shop.test → 192.0.2.2 is made, and waiting until all name servers say so took longer"),
+    ],
+)
+async def test_a_provider_that_is_slower_than_an_attempt_is_named_before_the_attempt_ends(
+    monkeypatch: pytest.MonkeyPatch, slow: str, words: str
+) -> None:
+    zone = NotingZone(stored("api", "192.0.2.1"))
+    run = Run(zone, DnsRecord(name=f"api.{ZONE}", zone=ZONE))
+    await run.call(run.steps.remember_records)
+
+    async def never(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zone, slow, never)
+        with pytest.raises(ApplicationError) as caught:
+            await run.call(run.steps.point_at_target, seconds=0.2)
+    assert words in str(caught.value) and not caught.value.non_retryable
+    await run.call(run.steps.point_at_target)
+    assert (run.values("api"), zone.changes) == ((["192.0.2.2"], None), 1)
 
 
 async def test_all_records_move_in_one_change_and_back_with_their_own_time_to_live() -> None:
