@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
-from uuid import uuid4
 
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import BackupKind
+from recovery.domain.restore_marks import attempt_mark, new_attempt
 from recovery.ports.postgres import ArtefactStream, Progress
 
 DESCRIPTION_NAME = "backup.json"
@@ -61,7 +61,7 @@ class StreamRestoreOptions:
     """
 
     restore_id: str
-    attempt: str = field(default_factory=lambda: uuid4().hex[:12])
+    attempt: str = field(default_factory=new_attempt)
     replace: bool = False  # an existing stream is deleted first, once the archive's beginning was found sound
     stream: str | None = None
     replicas: int | None = None
@@ -72,7 +72,7 @@ class StreamRestoreOptions:
     @property
     def mark(self) -> str:
         """What a stream carries while this attempt restores it, and until ``complete``."""
-        return f"{self.restore_id}/{self.attempt}"
+        return attempt_mark(self.restore_id, self.attempt)
 
 
 @dataclass(frozen=True)

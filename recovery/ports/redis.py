@@ -10,6 +10,7 @@ from typing import Protocol
 
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
 from recovery.domain.redis import Product, RedisSource, Way
+from recovery.domain.restore_marks import attempt_mark, new_attempt
 from recovery.ports.postgres import ArtefactStream, Progress
 
 DUMP_NAME = "dump.rdb"
@@ -72,14 +73,21 @@ class RedisRestoreOptions:
     """How a dump is put into a running server.
 
     ``restore_id`` was minted before the first attempt: what an earlier attempt with it left is overwritten.
+    ``attempt`` is this one's own.
     """
 
     restore_id: str
     way: Way = "replicate"
+    attempt: str = field(default_factory=new_attempt)
     replace: bool = False  # what the server holds is deleted, once the dump was loaded elsewhere and found sound
     keep_mark: bool = False  # until ``complete``: so that the restore can still be taken back
     load_seconds: float = 3600.0  # until the scratch server has loaded the dump
     silence_seconds: float = 60.0  # without any progress
+
+    @property
+    def mark(self) -> str:
+        """What the server carries while this attempt restores into it, and until ``complete``."""
+        return attempt_mark(self.restore_id, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class RedisSeen:
     rdb_version: int  # the newest that it reads
     is_primary: bool
     clustered: bool
-    keys: dict[int, int]
+    keys: dict[int, int]  # without our marks
     functions: list[str] | None  # names of libraries; None: it has none (6.2), or we may not ask
     max_memory: int  # bytes, 0: no limit
     used_memory: int
@@ -174,6 +182,7 @@ class RedisRecovery(Protocol):
         """Puts the dump into the running server, by way of a scratch server in ``scratch_folder``.
 
         Raises:
+            NotOurs: another attempt of this restore was completed there: that is not replaced, whatever was asked for.
             Refused: the server holds data and may not be replaced, is a replica, or is too old for the dump; or its
                 guard does not say that it may be written into.
             Corrupt: the dump is not whole.
@@ -181,21 +190,24 @@ class RedisRecovery(Protocol):
             NotFound: no redis-server is installed here.
             RestoreFailed: the server refused it, or what it has then differs.
             Unreachable: it did not answer, or made no progress.
-        On any of them, and when cancelled, what this restore brought is deleted again.
+        On any of them, and when cancelled, what this attempt brought is deleted again, and nothing of another one.
         """
         ...
 
-    async def complete(self, restore_id: str) -> bool:
-        """Takes the mark away that ``keep_mark`` left; False where there is none.
+    async def complete(self, ours: str) -> bool:
+        """Takes the mark away that ``keep_mark`` left, of a restore by its id, or of one attempt by its mark. For some
+        hours the server says so: no attempt of that restore begins there again, and True is the answer once more.
+        False where there is no mark: what was restored is gone, or is others' for long.
 
         Raises NotOurs, Unreachable; Refused where a guard does not say that it may be written into.
         """
         ...
 
-    async def remove_restored(self, restore_id: str) -> bool:
-        """Undo of a restore that was not completed; True when there was something to remove.
+    async def remove_restored(self, ours: str) -> bool:
+        """Undo of a restore that was not completed, by its id, or of one attempt of it, by its mark; True when there
+        was something to remove.
 
-        Raises NotOurs where the server carries another restore's mark; Refused as ``complete``.
+        Raises NotOurs where the server carries another mark; Refused as ``complete``.
         """
         ...
 

@@ -20,6 +20,7 @@ class FakeRedisRecovery:
 
     keys: dict[int, int] = field(default_factory=dict)
     mark: str | None = None
+    completed_by: str | None = None
     is_primary: bool = True
     functions: list[str] = field(default_factory=list)
     ways: list[Way] = field(default_factory=list)
@@ -68,17 +69,17 @@ class FakeRedisRecovery:
         self.mark = options.restore_id
         return RestoredRedis(dict(self.keys), [], dump.source.rdb_version, len(data))
 
-    async def complete(self, restore_id: str) -> bool:
+    async def complete(self, ours: str) -> bool:
         if self.mark is None:
-            return False
-        self._demand_ours(restore_id)
-        self.mark = None
+            return self.completed_by == ours
+        self._demand_ours(ours)
+        self.mark, self.completed_by = None, ours
         return True
 
-    async def remove_restored(self, restore_id: str) -> bool:
+    async def remove_restored(self, ours: str) -> bool:
         if self.mark is None:
             return False
-        self._demand_ours(restore_id)
+        self._demand_ours(ours)
         self.keys, self.mark = {}, None
         return True
 
@@ -91,6 +92,6 @@ class FakeRedisRecovery:
         if any(self.keys.values()) and self.mark != options.restore_id and not options.replace:
             raise Refused("holds data already: say --replace")
 
-    def _demand_ours(self, restore_id: str) -> None:
-        if self.mark != restore_id:
+    def _demand_ours(self, ours: str) -> None:
+        if self.mark != ours:
             raise NotOurs(f"carries the mark of restore {self.mark}")

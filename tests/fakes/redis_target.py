@@ -51,7 +51,7 @@ class FakeTarget(FakeRedis):
         match words:
             case ["GET", name]:
                 return bulk(self.data.get(name))
-            case ["SET", name, value]:
+            case ["SET", name, value] | ["SET", name, value, "EX", _]:
                 self.data[name] = value
                 return OK
             case ["DEL", name]:

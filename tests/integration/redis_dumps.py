@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from lab import Lab
 from recovery.adapters.redis.connection import RedisLogin, RedisServer, connected
 from recovery.adapters.redis.recovery import RedisDumps
+from recovery.adapters.redis.server_info import RESTORED_KEY
 from recovery.domain.redis import RedisSource
 from recovery.ports.redis import StoredDump
 
@@ -37,12 +38,13 @@ def stored(data: bytes, source: RedisSource | None = None) -> StoredDump:
 
 
 async def contents(server: RedisServer) -> dict[tuple[int, str], tuple[str, int]]:
-    """DEBUG DIGEST-VALUE and the time of expiry (milliseconds) of every key, by database and name."""
+    """DEBUG DIGEST-VALUE and the time of expiry (milliseconds) of every key, by database and name, but for what
+    says that it was restored."""
     found: dict[tuple[int, str], tuple[str, int]] = {}
     async with asyncio.timeout(30), connected(server) as connection:
         for number in (0, 3, 9):
             await connection.run("SELECT", number)
-            keys = await connection.run("KEYS", "*")
+            keys = [name for name in await connection.run("KEYS", "*") if name != RESTORED_KEY]
             for name in keys:
                 ttl = -1
                 while True:

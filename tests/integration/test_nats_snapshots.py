@@ -15,12 +15,13 @@ import pytest
 from recovery.adapters.nats.connection import NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import Position, positions
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
-from recovery.adapters.nats.restoring import MARK, mark_of, restore_of
+from recovery.adapters.nats.restoring import MARK, mark_of
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import open_point
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.domain.jetstream import JetStreamSource
+from recovery.domain.restore_marks import restore_of
 from recovery.errors import Corrupt, NotFound, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StreamRestoreOptions, archive_name, description_name
 from tests.fakes.object_store import MemoryStore

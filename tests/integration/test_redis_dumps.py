@@ -10,7 +10,7 @@ import pytest
 
 from lab.packages import redis_server
 from recovery.adapters.redis.recovery import RedisDumps
-from recovery.adapters.redis.server_info import MARK_KEY
+from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY
 from recovery.adapters.redis.target import ReplicaMark
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.redis import RedisSource, Way
@@ -117,9 +117,12 @@ async def test_a_running_server_gets_everything(
         done = await recovery.restore(stored(data, described), options, tmp_path)
         assert done.keys == {0: KEYS + 9, 3: 200, 9: 1}
         assert (await recovery.look()).restore_id == "restore-1"
-        with pytest.raises(NotOurs, match="mark of restore restore-1"):
+        with pytest.raises(NotOurs, match="is at restore restore-1"):
             await recovery.complete("restore-2")
-        assert await recovery.complete("restore-1") and not await recovery.complete("restore-1")
+        assert await recovery.complete("restore-1") and await recovery.complete("restore-1")
+        assert not await recovery.complete("restore-2") and 0 < await target.ask("TTL", RESTORED_KEY) <= 4 * 3600
+        with pytest.raises(NotOurs, match="is its clients' since"):
+            await recovery.restore(stored(data, described), options, tmp_path)
         assert await contents(target.server) == await contents(source.server)
         seen = await recovery.look()
         assert seen.is_primary and seen.restore_id is None

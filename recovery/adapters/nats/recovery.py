@@ -26,7 +26,6 @@ from recovery.adapters.nats.restoring import (
     read_ahead,
     refusal,
     remove_marked,
-    restore_of,
     restored_by,
 )
 from recovery.adapters.nats.snapshots import (
@@ -39,6 +38,7 @@ from recovery.adapters.nats.snapshots import (
 )
 from recovery.adapters.nats.stream_state import check_server, consumer_differences, may_expire, state_differences
 from recovery.domain.jetstream import StreamPart
+from recovery.domain.restore_marks import restore_of
 from recovery.errors import Corrupt, NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import AccountSeen, RestoredStream, StoredStream, StreamRestoreOptions, StreamSeen
 from recovery.ports.postgres import Progress

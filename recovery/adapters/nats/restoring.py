@@ -26,6 +26,7 @@ from nats.aio.client import Client
 
 from recovery.adapters.nats.archive import ArchiveCheck
 from recovery.adapters.nats.connection import LOST, ApiError, api, stream_info
+from recovery.domain.restore_marks import restore_of
 from recovery.errors import NoSpace, NotOurs, RestoreFailed, Unreachable
 from recovery.ports.postgres import Progress
 
@@ -176,11 +177,6 @@ async def begin(client: Client, stream: str, config: dict[str, Any], state: dict
 
 def mark_of(info: dict[str, Any]) -> str | None:
     return _metadata(info["config"]).get(MARK)
-
-
-def restore_of(mark: str | None) -> str | None:
-    """The id of the restore whose attempt's mark it is."""
-    return None if mark is None else mark.partition("/")[0]
 
 
 def restored_by(info: dict[str, Any]) -> str | None:

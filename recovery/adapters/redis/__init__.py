@@ -14,6 +14,7 @@ data and refuses writes. The guard runs on the server's host: it ends a frozen s
 
 Recovery points are ``RedisDumps(server)`` (``recovery.py``), the port ``RedisRecovery``. What its user may do there
 (ACL): for a backup ``+psync +replconf +ping +info`` and, from 7.0 on, ``+function|list``, on the replicas too; for a
-restore by replication also ``+get +set +del +flushall +config|get +config|set +replicaof +function`` and the key
-``~recovery-restoring``; key by key ``+restore +select +multi +exec`` instead of ``+config +replicaof``, and all keys.
+restore by replication also ``+get +set +del +multi +exec +flushall +config|get +config|set +replicaof +function`` and
+the keys ``~recovery-restoring ~recovery-restored``; key by key ``+restore +select`` instead of ``+config +replicaof``,
+and all keys.
 """

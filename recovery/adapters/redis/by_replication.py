@@ -14,10 +14,10 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from recovery.adapters.redis.connection import Connection, RedisServer, ServerSaid, asking
+from recovery.adapters.redis.connection import Connection, RedisServer, asking
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.scratch import ScratchServer
-from recovery.adapters.redis.server_info import MARK_KEY, functions, server_info
+from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY, functions, server_info
 from recovery.adapters.redis.target import ANSWER_SECONDS, ReplicaMark, Target, TargetState
 from recovery.errors import RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions
@@ -37,7 +37,7 @@ async def replica_mark(target: Target, state: TargetState, options: RedisRestore
             f"Redis {target.server} is in cluster mode, where REPLICAOF is not to be had: restore key by key."
         )
     if state.replica_mark is not None and state.replica_mark.restore_id == options.restore_id:
-        return state.replica_mark  # an earlier attempt's, which knows what was before it
+        return replace(state.replica_mark, mark=options.mark)  # an earlier attempt knows what was before it
     try:
         async with target.asked("say as whom it replicates") as connection:
             user, password, tls_only, read_only = [await _setting(connection, name) for name in _SETTINGS]
@@ -52,7 +52,7 @@ async def replica_mark(target: Target, state: TargetState, options: RedisRestore
         )
     if read_only == "no":
         raise Refused(f"Redis {target.server} would accept writes while it is filled: set replica-read-only to yes.")
-    return ReplicaMark(options.restore_id, user, password)
+    return ReplicaMark(options.mark, user, password)
 
 
 async def restore_by_replication(
@@ -72,7 +72,7 @@ async def restore_by_replication(
     hashed = hashlib.sha256(password.encode()).hexdigest()
     async with _ask(scratch.own, "let a replica log in") as connection:
         await connection.run("ACL", "SETUSER", mark.text(), "on", f"#{hashed}", "+psync", "+replconf", "+ping")
-        await connection.run("SET", MARK_KEY, mark.restore_id)
+        await connection.at_once(("DEL", RESTORED_KEY), ("SET", MARK_KEY, mark.mark))
     async with target.asked("replicate from a scratch server") as connection:
         await _attach(connection, mark, password)
     await _followed(target, scratch, mark, silence)
@@ -87,16 +87,11 @@ async def restore_by_replication(
 
 async def _attach(connection: Connection, mark: ReplicaMark, password: str) -> None:
     """At once: of an earlier attempt it may replicate from another scratch server, and the mark must say from which."""
-    replies = await connection.pipeline([
-        ("MULTI",),
+    await connection.at_once(
         ("CONFIG", "SET", "masteruser", mark.text()),
         ("CONFIG", "SET", "masterauth", password),
         ("REPLICAOF", *mark.upstream),
-        ("EXEC",),
-    ])  # fmt: skip
-    for reply in [*replies, *(replies[-1] if isinstance(replies[-1], list) else ())]:
-        if isinstance(reply, ServerSaid):
-            raise reply
+    )
 
 
 async def _followed(target: Target, scratch: ScratchServer, mark: ReplicaMark, silence: float) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import PIECE_BYTES, BytesConnection
 from recovery.adapters.redis.connection import ServerSaid, encoded
-from recovery.adapters.redis.key_mark import is_mark, mark_key
+from recovery.adapters.redis.key_mark import is_mark, mark_key, restored_key
 from recovery.adapters.redis.server_info import ServerInfo, server_info
 from recovery.adapters.redis.target import Target
 from recovery.errors import RestoreFailed
@@ -51,7 +51,7 @@ class KeyCopy:
         target: Target,
         source: BytesConnection,
         sink: BytesConnection,
-        restore_id: str,
+        restore_mark: str,
         silence: float,
         size: int = 0,
         progress: Progress | None = None,
@@ -59,7 +59,7 @@ class KeyCopy:
         self._target = target
         self._source = source
         self._sink = sink
-        self._restore_id = restore_id
+        self._restore_mark = restore_mark
         self._silence = silence
         self._bytes = size
         self._done = 0
@@ -121,7 +121,8 @@ class KeyCopy:
             await self._sink.run("MULTI")
             if start_empty:
                 await self._sink.run("FLUSHALL")
-            await self._sink.run("SET", mark, self._restore_id)
+            await self._sink.run("DEL", restored_key(mark))  # an earlier restore's
+            await self._sink.run("SET", mark, self._restore_mark)
             replies = await self._sink.run("EXEC")
         for reply in replies:
             if isinstance(reply, ServerSaid):

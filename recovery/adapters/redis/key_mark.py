@@ -1,4 +1,5 @@
-"""The key that marks a server whose restore was not completed; its value is the restore's id.
+"""The key that marks a server whose restore was not completed; its value is the attempt's mark. Another key
+names the last restore that was completed there.
 
 In a cluster a server takes keys of its own shard's slots only: there a hash tag puts the mark into one of them, always
 the first number that does, so that it is found again the same way.
@@ -11,12 +12,22 @@ import binascii
 import itertools
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from recovery.adapters.redis.connection import Connection, ServerSaid
-from recovery.adapters.redis.server_info import MARK_KEY
+from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY
 
 SLOTS = 16384
-_MARK = re.compile(rb"%s(\{\d+\})?" % MARK_KEY.encode())
+_MARK = re.compile(rb"(%s|%s)(\{\d+\})?" % (MARK_KEY.encode(), RESTORED_KEY.encode()))
+
+
+@dataclass(frozen=True)
+class KeyMarks:
+    """``name`` of the first of both keys; None where the server's shard has no slots, and so no keys."""
+
+    name: str | None = None
+    mark: str | None = None  # of the attempt that is at work, or was not completed
+    completed_by: str | None = None  # the id of a restore
 
 
 def is_mark(name: bytes) -> bool:
@@ -46,18 +57,27 @@ async def mark_key(connection: Connection) -> str | None:
     return next(name for number in itertools.count() if slot_of(name := f"{MARK_KEY}{{{number}}}") in slots)
 
 
-async def key_mark(connection: Connection) -> tuple[str, str] | None:
-    """The mark's name and the restore's id; None where there is none. Raises what the connection raises."""
-    key = await mark_key(connection)
-    if key is None:
-        return None
+def restored_key(mark_key: str) -> str:
+    """The name of the other one, in the same slot."""
+    return RESTORED_KEY + mark_key.removeprefix(MARK_KEY)
+
+
+async def key_marks(connection: Connection) -> KeyMarks:
+    """Raises what the connection raises."""
+    name = await mark_key(connection)
+    if name is None:
+        return KeyMarks()
+    return KeyMarks(name, await _text(connection, name), await _text(connection, restored_key(name)))
+
+
+async def _text(connection: Connection, key: str) -> str | None:
     try:
         value = await connection.run("GET", key)
     except ServerSaid as error:
         if error.code == "WRONGTYPE":  # not ours
             return None
         raise
-    return None if value is None else (key, str(value))
+    return None if value is None else str(value)
 
 
 def _shard(nodes: str) -> tuple[bool, Collection[int]]:

@@ -25,6 +25,7 @@ from recovery.adapters.redis.target_checks import check_scratch, target_checks
 from recovery.adapters.redis.validation import validate_stored
 from recovery.domain.recovery_point import CheckResult, VerdictState
 from recovery.domain.redis import RedisSource, Way
+from recovery.domain.restore_marks import restore_of
 from recovery.errors import NotFound, RecoveryError, RestoreFailed, Unreachable
 from recovery.ports.postgres import Progress
 from recovery.ports.redis import (
@@ -157,29 +158,30 @@ class RedisDumps:
                         )
                     else:
                         found = await self._copy(scratch, held, options, space.bytes, progress)
-                if not options.keep_mark and not await self.complete(options.restore_id):
+                if not options.keep_mark and not await self.complete(options.mark):
                     raise RestoreFailed(
                         f"The mark of restore {options.restore_id} is gone from Redis {self._target.server}: did"
                         " somebody empty it meanwhile?"
                     )
             except BaseException:
-                await asyncio.shield(self._clean_up(options.restore_id))
+                await asyncio.shield(self._clean_up(options.mark))
                 raise
             return found
 
-    async def complete(self, restore_id: str) -> bool:
-        """See the port."""
-        if (await self._target.state()).restore_id is None:
-            return False
+    async def complete(self, ours: str) -> bool:
+        """See the port. Where nothing is to be changed, nobody is asked."""
+        state = await self._target.state()
+        if state.restore_id is None:
+            return state.completed_by == restore_of(ours)
         await self._permitted("keys")
-        return await self._target.complete(restore_id)
+        return await self._target.complete(ours)
 
-    async def remove_restored(self, restore_id: str) -> bool:
+    async def remove_restored(self, ours: str) -> bool:
         """See the port. Where nothing is to be undone, nobody is asked."""
         if (await self._target.state()).restore_id is None:
             return False
         await self._permitted("keys")
-        return await self._target.remove(restore_id)
+        return await self._target.remove(ours)
 
     async def validate(
         self, dump: StoredDump, scratch_folder: Path, progress: Progress | None = None
@@ -226,7 +228,7 @@ class RedisDumps:
             bytes_connected(scratch.own, ANSWER_SECONDS) as source,
             self._target.connected("take keys") as sink,
         ):
-            copy = KeyCopy(self._target, source, sink, options.restore_id, options.silence_seconds, size, progress)
+            copy = KeyCopy(self._target, source, sink, options.mark, options.silence_seconds, size, progress)
             keys = await copy.run(
                 held.keys,
                 function_payload=payload,
@@ -235,12 +237,13 @@ class RedisDumps:
             )
         return keys, libraries
 
-    async def _clean_up(self, restore_id: str) -> None:
-        """After a failed attempt, bounded; what cannot be removed now is found by its mark at the next attempt."""
+    async def _clean_up(self, mark: str) -> None:
+        """After a failed attempt, bounded, and only where its own ``mark`` is: another one may be at work. What cannot
+        be removed now is found by its mark at the next attempt."""
         with contextlib.suppress(RecoveryError, TimeoutError):
             async with asyncio.timeout(DELETE_SECONDS):
                 await self._permitted("keys")
-                await self._target.remove(restore_id)
+                await self._target.remove(mark)
 
 
 async def _held(scratch: ScratchServer) -> ServerInfo:

@@ -21,7 +21,7 @@ from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint
 from recovery.domain.redis import RedisSource, Way
-from recovery.errors import BadInput, NotOurs, Refused
+from recovery.errors import BadInput, NotOurs, Refused, RestoreFailed
 from recovery.ports.recovery_points import Progress, RestoreOrder
 from recovery.ports.redis import DUMP_NAME, DumpPlace, RedisRecovery, RedisRestoreOptions, RedisSeen, StoredDump
 
@@ -105,8 +105,13 @@ class RedisRestores:
 
     async def open_writes(self, group: GroupSnapshot, restored: RestoredServer) -> None:
         """See the port. From here on the data are like any others, and this restore removes them no more."""
-        if _placed_at(restored) is None:
-            await (await self.redis(group.name, restored.region)).complete(restored.restore_id)
+        if _placed_at(restored) is not None:
+            return
+        if not await (await self.redis(group.name, restored.region)).complete(restored.restore_id):
+            raise RestoreFailed(
+                f"Redis of {restored.region} carries no mark of restore {restored.restore_id}: what was restored is"
+                " gone, unless it was opened hours ago. Look at what it holds."
+            )
 
     async def accepts_writes(self, group: GroupSnapshot, restored: RestoredServer) -> bool:
         """See the port. A dump that waits for its server's start accepts none."""

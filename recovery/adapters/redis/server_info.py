@@ -10,7 +10,10 @@ from recovery.adapters.redis.replication import keys_in
 from recovery.domain.redis import Product, rdb_version_of
 
 MARK_KEY = "recovery-restoring"
-"""In database 0 of a server whose restore was not completed (``key_mark``)."""
+"""In database 0 of a server whose restore was not completed (``key_mark``): the attempt's mark."""
+
+RESTORED_KEY = "recovery-restored"
+"""In its place once it was, for some hours: the restore's id."""
 
 _PAYLOAD_TAIL = 10  # of DUMP and FUNCTION DUMP: the RDB version (2 bytes, the lower one first), a CRC64
 

@@ -4,7 +4,8 @@ Two marks say so. While the server replicates from a scratch server, the user as
 names the restore and that scratch server, and keeps what ``masteruser`` and ``masterauth`` were before, so that a later
 attempt can put them back. A server that replicates from somewhere else by then was made to by a guard, Sentinel or a
 person, and is never promoted. Once the data are there, a key (``key_mark``) stands in database 0 until the restore is
-completed.
+completed. Both tell the attempts of a restore apart: one that was taken for dead, and is not, undoes only its own work.
+Another key says for hours that the restore was completed: no late attempt starts over on what is the clients' by then.
 """
 
 from __future__ import annotations
@@ -18,44 +19,51 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import BytesConnection, bytes_connected
 from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisServer, ServerSaid, asking
-from recovery.adapters.redis.key_mark import key_mark
+from recovery.adapters.redis.key_mark import KeyMarks, key_marks, restored_key
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.server_info import ServerInfo, functions, newest_rdb_version, server_info
 from recovery.domain.redis import server_name
+from recovery.domain.restore_marks import restore_of
 from recovery.errors import NoSpace, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions, RedisSeen
 
 ANSWER_SECONDS = 10.0
 DELETE_SECONDS = 600.0  # FLUSHALL of a large server
+COMPLETED_SECONDS = 4 * 3600
+"""Longer than all attempts of a restore may take (``workflows.plans.restore``)."""
 _PREFIX = "recovery-restoring"
 
 
 @dataclass(frozen=True)
 class ReplicaMark:
     """``masteruser`` of a server that replicates from a restore's scratch server, which ``upstream`` says once it
-    listens. ``user`` and ``password`` were there before. ``password`` is in no ``repr``."""
+    listens. ``mark`` is the attempt's. ``user`` and ``password`` were there before. ``password`` is in no ``repr``."""
 
-    restore_id: str
+    mark: str
     user: str
     password: str
     upstream: tuple[str, int] = ("", 0)
 
     def __repr__(self) -> str:
-        return f"ReplicaMark({self.restore_id!r})"
+        return f"ReplicaMark({self.mark!r})"
+
+    @property
+    def restore_id(self) -> str:
+        return str(restore_of(self.mark))
 
     def text(self) -> str:
         kept = [self.user, self.password, *self.upstream]
-        return f"{_PREFIX}:{self.restore_id}:{base64.urlsafe_b64encode(json.dumps(kept).encode()).decode()}"
+        return f"{_PREFIX}:{self.mark}:{base64.urlsafe_b64encode(json.dumps(kept).encode()).decode()}"
 
     @classmethod
     def parse(cls, text: str) -> ReplicaMark | None:
         prefix, _, rest = text.partition(":")
-        restore_id, _, kept = rest.rpartition(":")
-        if prefix != _PREFIX or not restore_id:
+        mark, _, kept = rest.rpartition(":")
+        if prefix != _PREFIX or not mark:
             return None
         try:
             user, password, host, port = json.loads(base64.urlsafe_b64decode(kept))
-            return cls(restore_id, str(user), str(password), (str(host), int(port)))
+            return cls(mark, str(user), str(password), (str(host), int(port)))
         except ValueError:
             return None
 
@@ -68,10 +76,19 @@ class TargetState:
     functions: dict[str, list[str]] | None
     replica_mark: ReplicaMark | None  # of a server that a restore made a replica
     key_mark: str | None
+    completed_by: str | None  # the id of the last restore that was
 
     @property
     def restore_id(self) -> str | None:
-        return self.replica_mark.restore_id if self.replica_mark else self.key_mark
+        return self.replica_mark.restore_id if self.replica_mark else restore_of(self.key_mark)
+
+    @property
+    def keys(self) -> dict[int, int]:
+        """By database, without our marks."""
+        ours = (self.key_mark is not None) + (self.completed_by is not None)
+        if not ours:
+            return self.info.keys
+        return {number: keys - (0 if number else ours) for number, keys in self.info.keys.items()}
 
     @property
     def name(self) -> str:
@@ -79,7 +96,7 @@ class TargetState:
 
     @property
     def is_empty(self) -> bool:
-        return not self.functions and not any(self.info.keys.values())
+        return self.key_mark is None and not self.functions and not any(self.keys.values())
 
 
 class Target:
@@ -92,7 +109,7 @@ class Target:
         Raises Unreachable, Refused.
         """
         found: dict[str, list[str]] | None = None
-        key: tuple[str, str] | None = None
+        marks = KeyMarks()
         async with self.asked("say what it holds") as connection:
             info = await server_info(connection)
             part = await replication(connection)
@@ -100,13 +117,13 @@ class Target:
             if mark is None or part.is_primary:  # else it may answer nothing about its data until its link stands
                 found = await functions(connection)
                 try:
-                    key = await key_mark(connection)
+                    marks = await key_marks(connection)
                 except ServerSaid as error:
                     if not only_to_see or error.code != "NOPERM":
                         raise
         async with self.connected("say which dumps it reads") as raw, asyncio.timeout(ANSWER_SECONDS):
             newest = await newest_rdb_version(raw, info)
-        return TargetState(info, part, newest, found, mark, key[1] if key else None)
+        return TargetState(info, part, newest, found, mark, marks.mark, marks.completed_by)
 
     async def seen(self) -> RedisSeen:
         """See the port's ``look``."""
@@ -119,7 +136,7 @@ class Target:
             rdb_version=state.newest_rdb,
             is_primary=state.part.is_primary,
             clustered=state.info.clustered,
-            keys=state.info.keys,
+            keys=state.keys,
             functions=None if state.functions is None else sorted(state.functions),
             max_memory=state.info.max_memory,
             used_memory=state.info.used_memory,
@@ -127,7 +144,12 @@ class Target:
         )
 
     def check_free(self, state: TargetState, options: RedisRestoreOptions) -> None:
-        """Raises Refused where it must not be overwritten."""
+        """Raises Refused where it must not be overwritten, NotOurs where this restore was completed already."""
+        if state.completed_by == options.restore_id:
+            raise NotOurs(
+                f"Redis {self.server} was restored by another attempt of this restore, and is its clients' since: it"
+                " was not touched."
+            )
         mark = state.replica_mark
         if mark is not None and mark.restore_id != options.restore_id:
             raise Refused(
@@ -140,14 +162,13 @@ class Target:
             )
         if state.restore_id == options.restore_id or state.is_empty or options.replace:
             return
-        held = ", ".join(
-            f"{keys} keys in database {number}" for number, keys in sorted(state.info.keys.items()) if keys
-        )
+        held = ", ".join(f"{keys} keys in database {number}" for number, keys in sorted(state.keys.items()) if keys)
         libraries = f"function libraries {', '.join(state.functions)}" if state.functions else ""
+        data = " and ".join(filter(None, (held, libraries))) or "a restore's mark"
         half = " They were left by another restore that did not end." if state.restore_id else ""
         raise Refused(
-            f"Redis {self.server} holds data already: {' and '.join(filter(None, (held, libraries)))}.{half} Say"
-            " --replace to delete them and restore this point in their place."
+            f"Redis {self.server} holds data already: {data}.{half} Say --replace to delete them and"
+            " restore this point in their place."
         )
 
     def check_memory(self, state: TargetState, needed: int) -> None:
@@ -158,33 +179,37 @@ class Target:
                 f"The data take {needed} bytes of memory, and Redis {self.server} may use {limit}: raise its maxmemory."
             )
 
-    async def complete(self, restore_id: str) -> bool:
+    async def complete(self, ours: str) -> bool:
         """See the port."""
         async with self.asked("complete the restore") as connection:
-            mark = await key_mark(connection)
-            if mark is None:
-                return False
-            name, owner = mark
-            if owner != restore_id:
-                raise NotOurs(f"Redis {self.server} carries the mark of restore {owner}: it was not touched.")
-            await connection.run("DEL", name)
+            marks = await key_marks(connection)
+            if marks.name is None or marks.mark is None:
+                return marks.completed_by == restore_of(ours)
+            self._check_ours(marks.mark, ours)
+            done = ("SET", restored_key(marks.name), str(restore_of(ours)), "EX", COMPLETED_SECONDS)
+            await connection.at_once(("DEL", marks.name), done)
             return True
 
-    async def remove(self, restore_id: str) -> bool:
+    async def remove(self, ours: str) -> bool:
         """See the port's ``remove_restored``. Data that stood there before the restore reached it are left alone."""
         async with self.asked("undo the restore", DELETE_SECONDS) as connection:
-            mark = await _replica_mark(connection)
-            if mark is not None:
-                if mark.restore_id != restore_id:
-                    raise NotOurs(f"Redis {self.server} is at restore {mark.restore_id}: it was not touched.")
-                await self.detach(connection, mark)
-            key = await key_mark(connection)
-            if key is None:
-                return mark is not None
-            if key[1] != restore_id:
-                raise NotOurs(f"Redis {self.server} carries the mark of restore {key[1]}: it was not touched.")
+            replica = await _replica_mark(connection)
+            if replica is not None:
+                self._check_ours(replica.mark, ours)
+                await self.detach(connection, replica)
+            found = (await key_marks(connection)).mark
+            if found is None:
+                return replica is not None
+            self._check_ours(found, ours)
             await empty(connection)
             return True
+
+    def _check_ours(self, mark: str, ours: str) -> None:
+        """Raises NotOurs."""
+        if ours in (mark, found := restore_of(mark)):
+            return
+        whose = "another attempt of restore" if found == restore_of(ours) else "restore"
+        raise NotOurs(f"Redis {self.server} is at {whose} {found}: it was not touched.")
 
     async def detach(self, connection: Connection, mark: ReplicaMark) -> None:
         """A primary again, which logs in elsewhere as it did before.

@@ -95,7 +95,7 @@ async def _free(target: Target, state: TargetState, options: RedisRestoreOptions
     target.check_free(state, options)
     if state.is_empty or state.restore_id == options.restore_id:
         return "the server holds no data of others"
-    return f"to be deleted and replaced: {sum(state.info.keys.values())} keys"
+    return f"to be deleted and replaced: {sum(state.keys.values())} keys"
 
 
 async def _way(target: Target, state: TargetState, options: RedisRestoreOptions, serves_tls: bool) -> str:

@@ -22,12 +22,13 @@ from recovery.domain.plan import Facts, PlanContext, PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, VerdictState
 from recovery.domain.redis import KeyCount, Way
 from recovery.domain.retention import plan_retention
-from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
+from recovery.errors import BadInput, NotFound, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.guard import Guards
 from recovery.ports.postgres import BackupSource
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.points import NOW, FakeSource, identity, signer
-from tests.fakes.redis import FakeRedis, a_dump
+from tests.fakes.redis import a_dump
+from tests.fakes.redis_target import FakeTarget
 from tests.unit.points.redis_rig import POINT, Dumps
 from tests.unit.points.rig import BUDGET, REGION
 from tests.unit.points.stream_rig import nothing
@@ -141,6 +142,14 @@ async def test_a_running_server_carries_the_mark_until_it_is_opened(dumps: Dumps
     assert dumps.target.keys == {0: 3}
     with pytest.raises(Refused, match="nothing is written"):
         await dumps.restores.write_probe(group, restored, "run")
+
+
+async def test_a_server_that_somebody_emptied_is_not_opened(dumps: Dumps) -> None:
+    await dumps.take()
+    restored = await dumps.restores.restore(dumps.order(), nothing)
+    dumps.target.keys, dumps.target.mark = {}, None
+    with pytest.raises(RestoreFailed, match="carries no mark of restore restore-1: what was restored is gone"):
+        await dumps.restores.open_writes(dumps.rig.group, restored)
 
 
 async def test_only_what_carries_our_mark_is_taken_back(dumps: Dumps) -> None:
@@ -311,7 +320,7 @@ UNDO: dict[str, Callable[[RedisDumps], Awaitable[bool]]] = {
 
 @pytest.mark.parametrize("what", UNDO)
 async def test_nothing_is_written_before_the_guard_was_asked(what: str) -> None:
-    fake = FakeRedis(answers={"GET": b"$9\r\nrestore-1\r\n", "DEL": b":1\r\n", "FLUSHALL": b"+OK\r\n"})
+    fake = FakeTarget(data={MARK_KEY: "restore-1/an-attempt", "key": "value"})
     writes = {"complete": ["DEL", MARK_KEY], "remove": ["FLUSHALL"]}[what]
     async with fake.serving() as server:
         with pytest.raises(Refused, match="its guard says no"):
@@ -320,6 +329,6 @@ async def test_nothing_is_written_before_the_guard_was_asked(what: str) -> None:
         assert await UNDO[what](RedisDumps(server, permit=_allowed))
         assert writes in fake.said
         fake.said.clear()
-        fake.answers["GET"] = b"$-1\r\n"
+        fake.data.clear()
         assert not await UNDO[what](RedisDumps(server, permit=_forbidden))  # where nothing is ours, nobody is asked
         assert writes not in fake.said

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recovery.adapters.redis import recovery as redis_recovery
-from recovery.adapters.redis.by_replication import restore_by_replication
+from recovery.adapters.redis.by_replication import replica_mark, restore_by_replication
 from recovery.adapters.redis.key_mark import is_mark, slot_of
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import ScratchServer
-from recovery.adapters.redis.server_info import MARK_KEY
-from recovery.adapters.redis.target import ReplicaMark, Target
+from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY
+from recovery.adapters.redis.target import COMPLETED_SECONDS, ReplicaMark, Target
 from recovery.errors import NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions, RestoredRedis, StoredDump
 from tests.fakes.redis import a_dump
@@ -83,6 +84,27 @@ async def test_a_server_that_others_take_while_it_is_filled_fails_the_restore(ro
         words = next(words for words in scratch.said if words[0] == "ACL")
         assert words[2] == fake.config["masteruser"], "as whom it logs in there"
     assert fake.said.index(["MULTI"]) < fake.said.index(["REPLICAOF", "127.0.0.1", str(own.port)])
+
+
+async def test_an_attempt_whose_target_another_one_took_over_leaves_it_to_that_one() -> None:
+    theirs = ReplicaMark("r1/other", "before", "password-before", ("127.0.0.1", 7000))
+
+    def taken(target: FakeTarget) -> None:
+        target.upstream, target.config["masteruser"] = theirs.upstream, theirs.text()
+
+    scratch, fake = FakeTarget(), FakeTarget(told=taken)
+    async with scratch.serving() as own, fake.serving() as server:
+        mark = ReplicaMark("r1/one", "before", "password-before")
+        with pytest.raises(RestoreFailed, match="replicates no more from the scratch server"):
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, 5)
+        assert scratch.data == {MARK_KEY: "r1/one"}
+        with pytest.raises(NotOurs, match="is at another attempt of restore r1"):
+            await RedisDumps(server).remove_restored("r1/one")
+        assert "REPLICAOF NO ONE" not in fake.sent
+        state = await Target(server).state()
+        ours = await replica_mark(Target(server), state, RedisRestoreOptions("r1", attempt="three"), False)
+        assert ours == replace(theirs, mark="r1/three"), "a later attempt knows what was before the first"
+        assert await RedisDumps(server).remove_restored("r1") and fake.role == "master"
 
 
 async def test_a_server_that_is_fenced_after_it_was_compared_stays_fenced() -> None:
@@ -170,8 +192,8 @@ async def restoring(fake: FakeTarget, monkeypatch: pytest.MonkeyPatch, folder: P
     async def dump() -> AsyncIterator[bytes]:
         yield a_dump()
 
-    async def restore(**options: Any) -> RestoredRedis:
-        chosen = RedisRestoreOptions("r1", "keys", **options)
+    async def restore(restore_id: str = "r1", **options: Any) -> RestoredRedis:
+        chosen = RedisRestoreOptions(restore_id, "keys", attempt="one", **options)
         return await RedisDumps(fake.server).restore(StoredDump(dump()), chosen, folder)
 
     monkeypatch.setattr(redis_recovery, "redis_program", found)
@@ -184,11 +206,13 @@ async def test_a_restore_leaves_no_mark(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fake = FakeTarget()
     async with restoring(fake, monkeypatch, tmp_path) as restore:
         assert (await restore()).keys == {}
-        assert fake.sent == [f"SET {MARK_KEY} r1", f"DEL {MARK_KEY}"]
+        assert fake.sent[:3] == [f"DEL {RESTORED_KEY}", f"SET {MARK_KEY} r1/one", f"DEL {MARK_KEY}"]
+        assert fake.sent[3:] == [f"SET {RESTORED_KEY} r1 EX {COMPLETED_SECONDS}"]
+        assert (await restore("r2")).keys == {}, "that another restore was completed is no data"
         fake.data["old"] = "value"
         with pytest.raises(Refused, match="holds data already: 1 keys in database 0"):
-            await restore()
-        assert (await restore(replace=True)).keys == {} and "FLUSHALL" in fake.sent
+            await restore("r3")
+        assert (await restore("r3", replace=True)).keys == {} and "FLUSHALL" in fake.sent
 
 
 async def test_a_key_that_an_application_writes_before_the_first_one_is_restored_is_kept(
@@ -211,6 +235,43 @@ async def test_a_mark_that_is_gone_at_the_end_fails_the_restore(
             await restore()
 
 
+async def test_a_failed_attempt_leaves_another_ones_work_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was taken for dead, and its successor restores into the same server already."""
+
+    class Shared(FakeTarget):
+        def _done(self, words: list[str]) -> bytes:
+            done = super()._done(words)
+            if words[:2] == ["SET", MARK_KEY]:
+                self.data |= {MARK_KEY: "r1/other", "key": "of the other attempt"}
+            return done
+
+    fake = Shared()
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        with pytest.raises(RestoreFailed, match="has 1 keys in database 0, and 0 to 0 were restored"):
+            await restore()
+        assert "FLUSHALL" not in fake.sent and fake.data[MARK_KEY] == "r1/other"
+        with pytest.raises(NotOurs, match="is at another attempt of restore r1: it was not touched"):
+            await RedisDumps(fake.server).complete("r1/one")
+        assert await RedisDumps(fake.server).remove_restored("r1") and fake.data == {}
+
+
+async def test_a_late_attempt_does_not_start_over_on_what_is_the_clients_by_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = FakeTarget(data={"old": "value"})
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        await restore(keep_mark=True, replace=True)
+        assert await RedisDumps(fake.server).complete("r1")
+        fake.data["order"] = "paid"
+        with pytest.raises(NotOurs, match="restored by another attempt of this restore, and is its clients' since"):
+            await restore(replace=True)
+        assert not await RedisDumps(fake.server).remove_restored("r1")
+        assert fake.data["order"] == "paid"
+        assert (await RedisDumps(fake.server).look()).keys == {0: 1}
+        await restore("r2", replace=True)
+        assert "order" not in fake.data
+
+
 @pytest.mark.parametrize("slots", [range(5461), range(9000, 9002)])
 async def test_each_shard_of_a_cluster_carries_its_own_mark(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slots: range
@@ -228,9 +289,11 @@ async def test_each_shard_of_a_cluster_carries_its_own_mark(
         fake.role = "slave"  # a replica shows it, too
         assert (await recovery.look()).restore_id == "r1"
         fake.role = "master"
-        assert await recovery.complete("r1") and fake.data == {}
-        await restore(keep_mark=True)
-        assert await recovery.remove_restored("r1") and fake.data == {}
+        assert await recovery.complete("r1") and await recovery.complete("r1")
+        (done,) = fake.data
+        assert slot_of(done) == slot_of(name) and is_mark(done.encode()) and fake.data[done] == "r1"
+        await restore("r2", keep_mark=True)
+        assert await recovery.remove_restored("r2") and fake.data == {}
 
 
 async def test_a_shard_without_slots_gets_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -248,6 +311,7 @@ def test_keys_are_distributed_as_a_cluster_does() -> None:
     assert slot_of(MARK_KEY) == 14915
     assert slot_of("foo{{bar}}zap") == slot_of("{bar") and slot_of("foo{}{bar}") != slot_of("bar")
     assert [is_mark(name) for name in (b"recovery-restoring", b"recovery-restoring{12}")] == [True, True]
+    assert is_mark(b"recovery-restored") and is_mark(b"recovery-restored{12}")
     assert not is_mark(b"recovery-restoring{x}") and not is_mark(b"recovery-restoring:12")
 
 
