@@ -10,6 +10,7 @@ from recovery.config.base import Section
 from recovery.config.installation import Tls
 from recovery.config.names import AbsolutePath, Name, OwnFile, SqlName, StreamName, WebAddress
 from recovery.config.values import Switch, expected
+from recovery.domain.search import names_a_secret
 from recovery.domain.secret import SecretRef
 
 
@@ -108,6 +109,16 @@ class SearchStorage(Section):
             raise expected("bucket, and no location, where type is s3")
         if self.type == "fs" and (self.location is None or self.bucket is not None or self.base_path):
             raise expected("location, and neither bucket nor base_path, where type is fs")
+        return self
+
+    @model_validator(mode="after")
+    def _shows_no_secret(self) -> SearchStorage:
+        """Settings get into every run's history, and everybody may read them in the cluster."""
+        if named := [key for key in self.settings if names_a_secret(key)]:
+            raise expected(
+                f"no {', '.join(named)} in settings: credentials belong into the nodes' keystores, under the name of"
+                f" client ({self.client})"
+            )
         return self
 
 

@@ -113,6 +113,12 @@ class SearchIndex(Recorded):
         """Nothing was written while its snapshot was taken, so the document count is exact."""
         return bool(self.positions) and all(position.at_least == position.at_most for position in self.positions)
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether an emptied copy would be noticed: of a closed index, of one that was made while its snapshot was
+        taken, and where an earlier attempt had begun that, nothing is known."""
+        return any(position.at_least >= 0 or position.at_most < 0 for position in self.positions)
+
     def differences(self, docs: int, positions: Sequence[int]) -> list[str]:
         """What a restored copy with so many documents, whose shards end at ``positions``, lacks."""
         if not self.positions:
@@ -175,6 +181,18 @@ class SearchSource(Recorded):
     @property
     def docs(self) -> int:
         return sum(part.docs for part in self.indices)
+
+    def not_comparable(self, indices: Collection[str]) -> list[str]:
+        """Those of ``indices`` of which nothing is known that a copy could be held against."""
+        return [part.index for part in self.indices if part.index in indices and not part.is_comparable]
+
+
+_SECRET = ("access_key", "secret_key", "session_token", "password", "sas_token", "credentials")
+
+
+def names_a_secret(setting: str) -> bool:
+    """Whether a repository's setting of this name would show a secret to everybody who may read the settings."""
+    return any(word in setting.lower() for word in _SECRET)
 
 
 class SearchStorage(Model):

@@ -206,7 +206,7 @@ class SearchRecovery(Protocol):
     ) -> list[str]:
         """Moves the aliases in one step, and takes the mark away that ``keep_mark`` left. Repeated, it changes nothing.
 
-        Returns notes. Raises RestoreFailed where the aliases cannot be moved.
+        Returns notes. Raises RestoreFailed where restored indices are gone, or the aliases cannot be moved.
         """
         ...
 

@@ -232,9 +232,10 @@ class Cluster:
             if not matches and "*" not in text:
                 raise Said(404, "index_not_found_exception", f"no such index [{text}]")
             for match in matches:
-                wanted[match] = None
-                if pattern != text:
-                    del wanted[match]
+                if pattern == text:
+                    wanted[match] = None
+                else:
+                    wanted.pop(match, None)
         lost = [one for one in wanted if one in self.indices and self.indices[one].failed]
         if lost:
             raise Said(500, "snapshot_exception", f"[{name}] Indices don't have primary shards {lost}")

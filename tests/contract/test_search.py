@@ -93,7 +93,7 @@ async def test_an_index_that_was_made_anew_meanwhile_is_not_held_against_the_old
     source = await one.point()
     assert source.indices[0].positions == []
     assert (await one.west.restore(source, options())).notes == [
-        "not compared, for they were closed or new when taken: orders"
+        "not compared, for they were closed or new when taken, or an earlier attempt had begun that: orders"
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from recovery.adapters.search.connection import SearchConnection, ServerSaid, judged
 from recovery.adapters.search.contents import contents, names
-from recovery.adapters.search.marks import mark_completed, marks, some
+from recovery.adapters.search.marks import carrying, mark_completed, some
 from recovery.domain.search import SearchSource, alias_actions
 from recovery.errors import RestoreFailed
 
@@ -26,11 +26,9 @@ async def compare(connection: SearchConnection, source: SearchSource, restored: 
     parts = {part.index: part for part in source.indices}
     found = await contents(connection, sorted(restored.values()))
     differences: list[str] = []
-    docs, unknown, written = 0, [], []
+    docs, written = 0, []
     for name, target in sorted(restored.items()):
         part = parts[name]
-        if not part.positions:
-            unknown.append(target)
         if target in found:
             docs += found[target].docs
             differences += part.differences(found[target].docs, found[target].positions)
@@ -38,8 +36,20 @@ async def compare(connection: SearchConnection, source: SearchSource, restored: 
                 written.append(target)
         elif part.positions:
             differences.append(f"{target} is closed, or not there")
-    notes = [f"not compared, for they were closed or new when taken: {some(unknown)}"] if unknown else []
-    return Compared(docs, differences, notes + ([f"written to already: {some(written)}"] if written else []))
+    return Compared(
+        docs,
+        differences,
+        not_compared(source, restored) + ([f"written to already: {some(written)}"] if written else []),
+    )
+
+
+def not_compared(source: SearchSource, restored: Mapping[str, str]) -> list[str]:
+    """Notes."""
+    unknown = [restored[name] for name in source.not_comparable(restored)]
+    if not unknown:
+        return []
+    why = "they were closed or new when taken, or an earlier attempt had begun that"
+    return [f"not compared, for {why}: {some(unknown)}"]
 
 
 def aliases_of(source: SearchSource, chosen: Collection[str]) -> dict[str, set[str]]:
@@ -85,8 +95,14 @@ async def complete(
     connection: SearchConnection, source: SearchSource, restored: Mapping[str, str], restore_id: str, *, aliases: bool
 ) -> list[str]:
     """Aliases first, then the mark goes: an attempt that ended between the two does both again."""
-    if restore_id not in await marks(connection):
+    known = await carrying(connection, restore_id)
+    if any(known.values()):
         return []
+    if gone := set(restored.values()) - known.keys():
+        raise RestoreFailed(
+            f"What was restored is gone from {connection.name}, or carries no mark of restore {restore_id}:"
+            f" {some(gone)}."
+        )
     _, notes = await move_aliases(connection, source, restored) if aliases else ({}, [])
     await mark_completed(connection, restore_id, list(restored.values()))
     return notes

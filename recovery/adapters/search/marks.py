@@ -15,6 +15,9 @@ from recovery.adapters.search.contents import Names, names, with_setting
 from recovery.errors import NotOurs
 
 MARK = "index.routing.allocation.exclude.recovery_restore"
+VALIDATION = "validation-"
+"""How the ids of validations' restores begin, ``validation-<moment>-<nonce>``, and the names of their copies,
+``validation-<nonce>-<index>``: nobody's data."""
 NAMED = 10  # names that an error lists
 DELETE_SECONDS = 120.0
 
@@ -35,6 +38,15 @@ async def carrying(connection: SearchConnection, restore_id: str) -> dict[str, b
     """Indices with a restore's mark, and whether it says that the restore is complete."""
     known = {restore_id: False, _completed_mark(restore_id): True}
     return {index: known[mark] for index, mark in (await with_setting(connection, MARK)).items() if mark in known}
+
+
+async def copies_excluded(connection: SearchConnection, patterns: Collection[str]) -> list[str]:
+    """``patterns`` without the copies of validations. A hyphen excludes behind a pattern with a wildcard only, and an
+    exclusion without one fails where the index is gone meanwhile."""
+    if not any("*" in pattern for pattern in patterns):
+        return list(patterns)
+    nonces = [each.rpartition("-")[2] for each in sorted(await marks(connection)) if each.startswith(VALIDATION)]
+    return [*patterns, *(f"-{begin}{VALIDATION}{nonce}-*" for nonce in nonces for begin in ("", ".ds-"))]
 
 
 async def mark_completed(connection: SearchConnection, restore_id: str, indices: Collection[str]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from recovery.adapters.search.connection import SearchConnection, ServerSaid, judged, quoted
-from recovery.domain.search import SearchSource
+from recovery.domain.search import SearchSource, names_a_secret
 from recovery.errors import BadInput, NotFound, Refused
 from recovery.ports.search import SearchRepository
 
 VERIFY_SECONDS = 60.0
-_SECRET = ("access_key", "secret_key", "session_token", "password", "sas_token", "credentials")
 _PLACES = ("bucket", "container", "url", "base_path", "location")
 _PACES = ("max_snapshot_bytes_per_sec", "max_restore_bytes_per_sec", "readonly")  # are each cluster's own
 _TYPES = {
@@ -40,7 +39,7 @@ async def definition(connection: SearchConnection, name: str) -> tuple[str, dict
     found = await _registered(connection, name)
     if found is None:
         raise NotFound(f"{connection.name} has no snapshot repository {name}: register it first.")
-    settings = {key: str(value) for key, value in found["settings"].items() if not _is_secret(key)}
+    settings = {key: str(value) for key, value in found["settings"].items() if not names_a_secret(key)}
     return str(found["type"]), settings
 
 
@@ -91,7 +90,7 @@ def _path(name: str) -> str:
 
 
 def _definition(repository: SearchRepository) -> dict[str, Any]:
-    named = [key for key in repository.settings if _is_secret(key)]
+    named = [key for key in repository.settings if names_a_secret(key)]
     if named:
         raise BadInput(
             f"Repository {repository.name} is to get {', '.join(named)}: everybody who may read the cluster's settings"
@@ -114,7 +113,9 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     here = {"readonly": "false", "client": "default"} | wanted["settings"]
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key):
-            values = "another value" if _is_secret(key) else f"{there.get(key, 'unset')}, not {here.get(key, 'unset')}"
+            values = (
+                "another value" if names_a_secret(key) else f"{there.get(key, 'unset')}, not {here.get(key, 'unset')}"
+            )
             differing.append(f"its {key} is {values}")
     return differing
 
@@ -122,7 +123,3 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 def _place(kind: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What makes two registrations the same repository."""
     return (kind, *(str(settings.get(key, "")).strip("/") for key in _PLACES))
-
-
-def _is_secret(key: str) -> bool:
-    return any(word in key.lower() for word in _SECRET)

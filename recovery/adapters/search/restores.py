@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from recovery.adapters.search.completing import not_compared
 from recovery.adapters.search.points import Search, telling
 from recovery.adapters.search.validation import foreign_name
 from recovery.backup.catalogue import Catalogue
@@ -86,8 +87,11 @@ class SearchRestores:
         async with self.search(group.name, restored.region) as search:
             differences = await search.differences(point.manifest.search, made.indices)
         if not differences:
-            words = f"{len(made.indices)} hold every document up to the moment at which their snapshot began"
-            return [CheckResult(name="indices", passed=True, detail=words)]
+            source = point.manifest.search
+            known = len(made.indices) - len(source.not_comparable(made.indices))
+            words = f"{known} hold every document up to the moment at which their snapshot began"
+            detail = "; ".join([words, *not_compared(source, made.indices)])
+            return [CheckResult(name="indices", passed=True, detail=detail)]
         checks = [CheckResult(name="indices", passed=False, detail=each) for each in differences[:SHOWN]]
         more = len(differences) - len(checks)
         last = CheckResult(name="indices", passed=False, detail=f"and {more} more differences")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from recovery.adapters.search.connection import SearchConnection, ServerSaid, judged, quoted
 from recovery.adapters.search.contents import IndexContent, alias_definitions, contents, names, refresh, taken
+from recovery.adapters.search.marks import copies_excluded
 from recovery.adapters.search.repositories import check_registered, definition
 from recovery.domain.search import (
     SearchServer,
@@ -128,7 +129,7 @@ class _Taking:
             patterns=patterns_digest(request.patterns),
         )
         body = {
-            "indices": list(request.patterns),
+            "indices": await copies_excluded(self.connection, request.patterns),
             "ignore_unavailable": False,
             "partial": False,
             "include_global_state": request.global_state,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from recovery.adapters.search.marks import VALIDATION
 from recovery.domain.recovery_point import CheckResult, Manifest, VerdictState
 from recovery.domain.words import size
 from recovery.errors import Corrupt, RecoveryError, RestoreFailed, Unreachable
@@ -18,7 +19,6 @@ WITHIN_SECONDS = 2 * 3600.0
 LEFT_AFTER = timedelta(hours=24)
 """After which what a validation restored is what a lost worker left; a validation has less time."""
 
-_MARK = "validation-"
 _NOT_HERE = (
     "index.routing.allocation.require.*",
     "index.routing.allocation.include.*",
@@ -86,12 +86,12 @@ async def _restored(manifest: Manifest, scratch: SearchRecovery, progress: Progr
     server = await scratch.server()
     repository = await scratch.attach(source, foreign_name(manifest))
     nonce = secrets.token_hex(4)
-    restore_id = f"{_MARK}{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{nonce}"
+    restore_id = f"{VALIDATION}{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{nonce}"
     options = SearchRestoreOptions(
         restore_id,
         repository=repository,
         rename_pattern="^(.+)$",
-        rename_replacement=f"{_MARK}{nonce}-$1",
+        rename_replacement=f"{VALIDATION}{nonce}-$1",
         aliases=False,
         keep_mark=True,
         replicas=0,
@@ -106,32 +106,36 @@ async def _restored(manifest: Manifest, scratch: SearchRecovery, progress: Progr
     try:
         done = await scratch.restore(source, options, tell)
     finally:
-        await _removed(scratch, restore_id)
+        removed = await _removed(scratch, restore_id)
     internal = len(source.indices) - len(done.indices)
     without = f" ({internal} internal ones, whose names begin with a dot, were not)" if internal else ""
+    after = "deleted again" if removed else "not deleted yet, which a later validation does"
+    proven = len(source.not_comparable(done.indices)) < len(done.indices)
     detail = "; ".join(
         [
-            f"restored at {server.title}, cluster {server.cluster}, under other names and deleted again:"
-            f" {len(done.indices)} indices{without} with {done.docs} documents, {size(source.bytes)}, are as they were"
-            " taken",
+            f"restored at {server.title}, cluster {server.cluster}, under other names and {after}:"
+            f" {len(done.indices)} indices{without} with {done.docs} documents, {size(source.bytes)}"
+            + (", are as they were taken" if proven else ""),
             *done.notes,
         ]
     )
     return CheckResult(name="restore", passed=True, detail=detail, seconds=_since(began))
 
 
-async def _removed(scratch: SearchRecovery, restore_id: str) -> None:
+async def _removed(scratch: SearchRecovery, restore_id: str) -> bool:
     """What could not be removed now is removed by the sweep of a later validation."""
     try:
         await scratch.remove_restored(restore_id)
     except RecoveryError as error:
         log.warning("what a validation restored was not removed", restore=restore_id, reason=str(error))
+        return False
+    return True
 
 
 async def _sweep(scratch: SearchRecovery) -> None:
     """What validations left whose worker was lost."""
     for restore_id in await scratch.unfinished():
-        if restore_id.startswith(_MARK) and _is_left(restore_id):
+        if restore_id.startswith(VALIDATION) and _is_left(restore_id):
             await _removed(scratch, restore_id)
 
 

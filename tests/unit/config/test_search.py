@@ -56,11 +56,18 @@ def test_the_kind_is_left_out_where_a_group_has_no_search_engine(spoiled: Spoil)
         ("{storage: {type: fs, bucket: a}}", "expected location, and neither bucket nor base_path"),
         ("{scratch: {address: search:9200}}", "expected an http or https address"),
         ("{indices: []}", "indices"),
+        (
+            "{storage: {bucket: a, client: shop, settings: {s3.Secret_Key: hush, access_key: hush, compress: 'true'}}}",
+            "expected no s3.Secret_Key, access_key in settings: credentials belong into the nodes' keystores, under the"
+            " name of client (shop)",
+        ),
     ],
 )
 def test_mistakes_have_their_sentences(spoiled: Spoil, mistakes_of: Find, search: str, said: str) -> None:
     found = mistakes_of(spoiled(*_with(search)))
-    assert any(said in mistake.sentence("recovery.yaml") for mistake in found), found
+    sentences = [mistake.sentence("recovery.yaml") for mistake in found]
+    assert any(said in sentence for sentence in sentences), found
+    assert not any("hush" in sentence for sentence in sentences)
 
 
 async def test_each_cluster_is_spoken_to_at_its_address_and_as_its_user(

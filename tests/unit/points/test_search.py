@@ -10,6 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.recovery_points import RecoveryPointSteps
 from recovery.adapters.search.marks import MARK
+from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.backup.layout import manifest_key
 from recovery.domain.group import RetentionRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
@@ -21,7 +22,7 @@ from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.object_store import FaultyStore
 from tests.fakes.points import NOW
 from tests.unit.points.rig import REGION
-from tests.unit.points.search_rig import PLACE, POINT, Searches
+from tests.unit.points.search_rig import PLACE, POINT, Searches, nothing
 
 SNAPSHOT = snapshot_name(POINT)
 
@@ -241,6 +242,58 @@ async def test_what_a_lost_validation_left_is_removed_by_a_later_one_and_a_runni
     await searches.take()
     assert (await searches.validate()).state is VerdictState.VALID
     assert set(searches.west.indices) == {"new", "restored"}
+
+
+async def test_a_snapshot_that_an_earlier_attempt_began_is_not_called_compared(searches: Searches) -> None:
+    """What its shards held at least is not known: an emptied copy would not be noticed."""
+    searches.rig.stores[:] = [cast(Any, FaultyStore("a", fault=lambda number, key: Unreachable("full")))]
+    with pytest.raises(Unreachable):
+        await searches.take()
+    cast(FaultyStore, searches.rig.stores[0]).fault = lambda number, key: None
+    assert (await searches.take()).search.notes
+    for index in searches.kept[SNAPSHOT].indices.values():
+        index.shards = [0 for _ in index.shards]
+    searches.lost = {"east"}  # else it would see other files
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.VALID and "as they were taken" not in verdict.reason
+    unknown = "not compared, for they were closed or new when taken, or an earlier attempt had begun that:"
+    assert f"{unknown} validation-" in verdict.reason
+    restored = await searches.restores.restore(searches.order(), nothing)
+    (check,) = await searches.restores.verify(searches.rig.group, restored)
+    assert check.detail.startswith("0 hold every document") and f"{unknown} orders-1, products" in check.detail
+
+
+async def test_a_snapshot_holds_no_copies_of_validations(searches: Searches) -> None:
+    """A region's own cluster may be the one in which points are proven."""
+    copy = {MARK: "validation-20261122T101500Z-1a2b3c4d"}
+    for name in ("validation-1a2b3c4d-orders-1", ".ds-validation-1a2b3c4d-logs-000001"):
+        searches.east.indices[name] = Index([1], settings=dict(copy))
+    searches.east.indices["validation-results"] = Index([1])
+    manifest = await searches.take()
+    assert [part.index for part in manifest.search.indices] == ["orders-1", "products", "validation-results"]
+    assert manifest.search.patterns == ["*"]
+    assert await searches.take() == manifest
+    rule = searches.rig.group.search
+    assert rule is not None
+    named = rule.model_copy(update={"indices": ["products"]})  # behind which a hyphen excludes nothing
+    searches.rig.group = searches.rig.group.model_copy(update={"search": named})
+    second = POINT.replace("1015", "1115")
+    assert [part.index for part in (await searches.take(second)).search.indices] == ["products"]
+    assert searches.east.bodies[f"PUT /_snapshot/recovery/{snapshot_name(second)}"]["indices"] == ["products"]
+
+
+async def test_a_copy_that_could_not_be_deleted_is_not_called_deleted(
+    searches: Searches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(self: SearchSnapshots, restore_id: str) -> list[str]:
+        raise Unreachable("the cluster is gone")
+
+    await searches.take()
+    monkeypatch.setattr(SearchSnapshots, "remove_restored", lost)
+    verdict = await searches.validate()
+    assert verdict.state is VerdictState.VALID
+    assert "deleted again" not in verdict.reason
+    assert "not deleted yet, which a later validation does: 2 indices with 47 documents" in verdict.reason
 
 
 # Retention.

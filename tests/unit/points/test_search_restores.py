@@ -9,7 +9,7 @@ import pytest
 from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.adapters.search.marks import MARK
 from recovery.domain.recovery_point import BackupKind, DataStore
-from recovery.errors import NotOurs, Refused
+from recovery.errors import NotOurs, Refused, RestoreFailed
 from recovery.ports.recovery_points import Restores
 from tests.unit.points.rig import REGION
 from tests.unit.points.search_rig import Searches, nothing
@@ -45,6 +45,17 @@ async def test_indices_come_back_marked_and_get_their_aliases_when_they_are_open
     assert set(searches.west.indices) == {"orders-0", "orders-1", "products"}
     with pytest.raises(Refused, match="nothing is written into restored indices"):
         await searches.restores.write_probe(group, restored, "run")
+
+
+@pytest.mark.parametrize("gone", [["products"], ["orders-1", "products"]])
+async def test_indices_that_somebody_deleted_are_not_opened(searches: Searches, gone: list[str]) -> None:
+    await searches.take()
+    restored = await searches.restores.restore(searches.order(), nothing)
+    for name in gone:
+        del searches.west.indices[name]
+    with pytest.raises(RestoreFailed, match=f"What was restored is gone from .*: {', '.join(gone)}"):
+        await searches.restores.open_writes(searches.rig.group, restored)
+    assert "PUT" not in " ".join(searches.west.asked[-2:])
 
 
 async def test_everything_is_taken_back_until_then_and_nothing_else(searches: Searches) -> None:
