@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
 REAP := $(PY) -m lab.reap --
 
-.PHONY: demo test lint check format test-chaos test-system bench-engine bench-memory bench-failover docs clean setup
+.PHONY: demo test lint check format test-chaos test-system bench bench-engine bench-memory bench-failover docs clean setup
 
 demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up; ARGS="--story recovery")
 	@$(PY) -m drctl demo $(ARGS)
@@ -30,6 +30,9 @@ lint: setup  ## style, types and layers
 
 check: lint  ## style, types, layers and unit tests, within a minute
 	@$(PY) -m pytest -q -n 3 tests/unit
+
+bench: setup  ## backups and restores beside those of others (ARGS="--size 4GB"; pgbackrest, zstd, awscli)
+	@bench/run_backups $(ARGS)
 
 bench-engine: setup  ## the engine's overhead beside a bare activity, in one run
 	@$(REAP) $(PY) -m bench.engine $(ARGS)

@@ -11,3 +11,4 @@ pin() {
 pin production.txt pyproject.toml
 pin development.txt --extra lab --extra dev pyproject.toml
 pin bench.txt requirements/bench.in
+pin bench-backups.txt --no-deps requirements/bench-backups.in
