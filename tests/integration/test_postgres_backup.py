@@ -94,6 +94,24 @@ async def test_a_row_that_came_and_went_during_the_backup_is_a_change(source: Se
     assert "shop.public.empty_one" not in compared
 
 
+async def test_a_column_that_was_added_without_touching_a_row_is_a_change(source: Server) -> None:
+    """Every row version is the same as before, and reads differently."""
+    await source.execute("CREATE TABLE widened AS SELECT i FROM generate_series(1, 10) i")
+    try:
+        async with source.postgres.physical_source(source.login, "point-9") as backup:
+            await source.execute("ALTER TABLE widened ADD COLUMN colour text DEFAULT 'red'")
+            async for artefact in backup.artefacts():
+                async for _ in artefact.chunks():
+                    pass
+            found = await backup.finish()
+    finally:
+        await source.execute("DROP TABLE widened")
+    assert isinstance(found, PostgresSource)
+    compared = {entry.table for entry in found.tables}
+    assert "shop.public.customers" in compared
+    assert "shop.public.widened" not in compared
+
+
 async def test_last_commit_is_never_later_than_the_stop(source: Server) -> None:
     backup = PhysicalSource(source.login, "point-8")
     async with Writer(source), backup:

@@ -9,6 +9,13 @@ import asyncpg
 from recovery.adapters.postgres.connection import Connection, quoted
 from recovery.domain.recovery_point import TableFingerprint
 
+_VERSIONS = "sum(hashtextextended(x.ctid::text || ' ' || x.xmin::text COLLATE \"C\", 1))::text"
+_DEFINING = (
+    "pg_attribute", "pg_class", "pg_collation", "pg_enum", "pg_namespace", "pg_operator", "pg_proc", "pg_ts_config",
+    "pg_ts_dict", "pg_type",
+)  # fmt: skip
+"""Catalogues that decide how a stored row reads as text, names of what reg* types point at included."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -83,12 +90,11 @@ async def read_content(connection: Connection, table: Table, *, checksum: bool =
     Call it in a session with ``STABLE_TEXT``. Raises what the driver raises.
     """
     row_hash = 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text' if checksum else "NULL"
-    version_hash = "sum(hashtextextended(x.ctid::text || ' ' || x.xmin::text COLLATE \"C\", 1))::text"
     try:
         async with connection.transaction():  # a savepoint where the caller is in a transaction
             row = await connection.fetchrow(
                 f"SELECT count(*) AS rows, coalesce({row_hash}, '0') AS checksum, "
-                f"coalesce({version_hash}, '0') AS versions FROM ONLY {table.sql} x"
+                f"coalesce({_VERSIONS}, '0') AS versions FROM ONLY {table.sql} x"
             )
     except (asyncpg.ProgramLimitExceededError, asyncpg.OutOfMemoryError, asyncpg.InternalServerError):
         if not checksum:
@@ -96,6 +102,31 @@ async def read_content(connection: Connection, table: Table, *, checksum: bool =
         return await _read_in_columns(connection, table)
     assert row is not None
     return Content(int(row["rows"]), row["checksum"] if checksum else None, row["versions"])
+
+
+async def has_versions(connection: Connection, table: Table, content: Content) -> bool:
+    """Whether the table consists of the row versions that ``content`` was read from.
+
+    A version never changes once it is written, and its place is not used again by the same transaction: where
+    ``read_definitions`` is the same as well, so is every value, and none of them has to be read for it.
+    """
+    row = await connection.fetchrow(
+        f"SELECT count(*) AS rows, coalesce({_VERSIONS}, '0') AS versions FROM ONLY {table.sql} x"
+    )
+    assert row is not None
+    return (int(row["rows"]), row["versions"]) == (content.rows, content.versions)
+
+
+async def read_definitions(connection: Connection) -> str:
+    """A number that changes with every definition by which stored rows become text: columns, types, names."""
+    sources = [f"SELECT '{name}' AS source, ctid, xmin FROM pg_catalog.{name}" for name in _DEFINING]
+    return str(
+        await connection.fetchval(
+            "SELECT sum(hashtextextended(source || ' ' || ctid::text || ' ' || xmin::text, 1))::text "
+            "    || (SELECT ' ' || sum(hashtextextended(oid::text || ' ' || rolname::text, 1))::text FROM pg_roles) "
+            f"FROM ({' UNION ALL '.join(sources)}) x"
+        )
+    )
 
 
 async def _read_in_columns(connection: Connection, table: Table) -> Content:

@@ -21,7 +21,9 @@ from recovery.adapters.postgres.fingerprint import (
     Content,
     LargeObjects,
     Table,
+    has_versions,
     read_content,
+    read_definitions,
     read_large_objects,
     read_sequences,
     read_tables,
@@ -62,6 +64,7 @@ class _Database:
     tables: list[Table] = field(default_factory=list)
     contents: dict[str, Content] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
+    definitions: str = ""
     large_objects: LargeObjects | None = None
 
 
@@ -86,6 +89,7 @@ class UnchangedTablesProof:
             await database.connection.transaction(isolation="repeatable_read", readonly=True).start()
             database.tables = _comparable(await read_tables(database.connection, name))
             database.sequences = await read_sequences(database.connection, name)
+            database.definitions = await read_definitions(database.connection)
         self._reading = asyncio.create_task(self._read_all())
 
     async def _read_all(self) -> None:
@@ -122,6 +126,7 @@ class UnchangedTablesProof:
         self, before: _Database, connection: Connection, outcome: UnchangedTables, deadline: float
     ) -> None:
         earlier = {table.key: table for table in before.tables}
+        defined_alike = await read_definitions(connection) == before.definitions
         for table in _comparable(await read_tables(connection, before.name)):
             outcome.table_count += 1
             known, content = earlier.get(table.key), before.contents.get(table.key)
@@ -129,7 +134,7 @@ class UnchangedTablesProof:
                 outcome.changed += 1
             elif content is None or time.monotonic() > deadline:
                 outcome.left_out += 1
-            elif await read_content(connection, table) == content:
+            elif await _holds(connection, table, content, defined_alike):
                 outcome.fingerprints.append(content.fingerprint(table))
             else:
                 outcome.changed += 1
@@ -148,6 +153,14 @@ class UnchangedTablesProof:
         for database in self._before:
             if not database.connection.is_closed():
                 database.connection.terminate()
+
+
+async def _holds(connection: Connection, table: Table, content: Content, defined_alike: bool) -> bool:
+    """Whether it holds what was read before. Its values are read again only where their definitions changed, or where
+    they were too long to be read with their versions."""
+    if defined_alike and content.versions:
+        return await has_versions(connection, table, content)
+    return await read_content(connection, table) == content
 
 
 def _comparable(tables: list[Table]) -> list[Table]:
