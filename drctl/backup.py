@@ -12,12 +12,12 @@ import typer
 from rich.markup import escape
 
 from drctl import words
-from drctl.documents import sets_document, survey_document
+from drctl.documents import copies_document, sets_document, survey_document
 from drctl.options import Actor, OfStore, Reason, Wait
 from drctl.output import ConfigFile, Form, GroupName, Output, examples, note, print_json
-from drctl.session import Session, catalogue, chosen_group, load_config, operator, run, stores
+from drctl.session import Session, chosen_group, load_config, operator, run, stores
 from drctl.starting import run_plan
-from drctl.tables import PIPE_WIDTH, checks_table, console, points_table, sets_table
+from drctl.tables import PIPE_WIDTH, checks_table, console, copy_words, points_table, sets_table
 from drctl.times import span
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.plan import PlanRequest
@@ -30,7 +30,10 @@ from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
+    from recovery.backup.copies import Copies
     from recovery.backup.sets import ListedSets
+    from recovery.config import Config
+    from recovery.domain.copies import Copy
     from workers.operations import Handle
 
 VALIDATION_APPEARS_SECONDS = 10.0
@@ -138,29 +141,36 @@ def list_points(
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
-    """List recovery points, newest first, with their verdicts and the locations that hold them.
+    """List recovery points, newest first, with their verdicts and what each location has of them.
 
-    Everything is read from the locations themselves, without Temporal. What is there and not believed (a wrong
+    Everything is read from the locations themselves, without Temporal: which have a point whole, which are still being
+    filled, and how far a bucket's own replication of its manifest is. What is there and not believed (a wrong
     signature, damaged bytes) is named below the table.
     """
     loaded = load_config(config)
     name = chosen_group(loaded, group)
-
-    async def work() -> Survey:
-        async with catalogue(loaded, name) as found:
-            return await found.survey(name, None if since is None else datetime.now(UTC) - since)
-
-    survey = run(work())
+    survey, copies = run(_listed(loaded, name, None if since is None else datetime.now(UTC) - since))
     if output is Output.JSON:
-        print_json(survey_document(name, survey))
+        print_json(survey_document(name, survey, copies))
         return
     # In a pipe an id must stay on one line, for whoever searches for it.
     out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    out.print(points_table(survey.points))
-    for entry in survey.rejected:
+    out.print(points_table(survey.points, copies=copies))
+    for entry in [*survey.rejected, *survey.foreign]:
         note(f"not believed: {entry.key} at {entry.location}: {entry.reason}", output, "red")
     for location, reason in survey.unreachable.items():
         note(f"no answer from {location}: {reason}", output)
+
+
+async def _listed(config: Config, name: str, since: datetime | None) -> tuple[Survey, Copies]:
+    from recovery.backup.copies import copies_of
+
+    async with stores(config) as wiring:
+        snapshot = config.snapshot(name)
+        survey = await (await wiring.catalogue(snapshot)).survey(name, since)
+        places = config.locations_of(name)
+        replicating = [location for location, place in places.items() if place.replication is not None]
+        return survey, await copies_of((await wiring.locations())(snapshot), survey, list(places), replicating)
 
 
 @app.command(
@@ -174,23 +184,32 @@ def show(
     config: ConfigFile = None,
     output: Form = Output.TEXT,
 ) -> None:
-    """Show everything about one recovery point: source, sizes, keys, locations, and what its validation found."""
+    """Show everything about one recovery point: source, sizes, keys, and what its validation found.
+
+    Of each location it is looked whether all objects are there, and how far a bucket's own replication of them is.
+    """
     loaded = load_config(config)
     name = chosen_group(loaded, group)
-
-    async def work() -> RecoveryPoint:
-        async with catalogue(loaded, name) as found:
-            return await found.point(name, point)
-
-    found = run(work())
+    found, copies = run(_examined(loaded, name, point))
     if output is Output.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json({**found.model_dump(mode="json"), "copies": copies_document(copies)})
         return
     out = console()
-    for label, value in _facts(found):
+    for label, value in _facts(found, copies):
         out.print(f"[bold]{label:<18}[/] {escape(value)}", markup=True, soft_wrap=True)
     if found.verdict is not None and found.verdict.checks:
         out.print(checks_table(found.verdict.checks))
+
+
+async def _examined(config: Config, name: str, point_id: str) -> tuple[RecoveryPoint, dict[str, Copy]]:
+    from recovery.backup.copies import examined
+
+    async with stores(config) as wiring:
+        snapshot = config.snapshot(name)
+        point = await (await wiring.catalogue(snapshot)).point(name, point_id)
+        places = config.locations_of(name)
+        replicating = [location for location, place in places.items() if place.replication is not None]
+        return point, await examined((await wiring.locations())(snapshot), point, replicating)
 
 
 @app.command(epilog=examples("drctl backup sets", "drctl backup sets --group shop -o json"))
@@ -220,7 +239,7 @@ def sets(group: GroupName = None, config: ConfigFile = None, output: Form = Outp
         note(f"no answer from {location}: {reason}", output)
 
 
-def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
+def _facts(point: RecoveryPoint, copies: Mapping[str, Copy]) -> list[tuple[str, str]]:
     manifest, verdict = point.manifest, point.verdict
     said = "not yet validated"
     if verdict is not None:
@@ -238,7 +257,7 @@ def _facts(point: RecoveryPoint) -> list[tuple[str, str]]:
             "Artefacts",
             "; ".join(f"{a.name} ({words.plural(len(a.objects), 'object')})" for a in manifest.artefacts) or "none",
         ),
-        ("Locations", ", ".join(point.locations)),
+        *((f"At {location}", copy_words(copy, briefly=False).strip(" ()")) for location, copy in copies.items()),
         ("Opens with", ", ".join(manifest.recipients)),
         ("Run", f"{manifest.run_id}, attempt {manifest.attempt}"),
     ]

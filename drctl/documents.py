@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recovery.domain.chains import bases_of
+from recovery.domain.copies import Copy
 from recovery.domain.recovery_point import RecoveryPoint
 from recovery.domain.recovery_set import SetState
 
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
+    from recovery.backup.copies import Copies
     from recovery.backup.sets import ListedSets
 
 
-def survey_document(group: str, survey: Survey) -> dict[str, Any]:
+def survey_document(group: str, survey: Survey, copies: Copies) -> dict[str, Any]:
     return {
         "group": group,
-        "points": [point_document(point) for point in survey.points],
+        "points": [point_document(point, copies.get(point.point_id, {})) for point in survey.points],
+        "unfinished": survey.unfinished,
         "rejected": [
             {"point_id": e.point_id, "location": e.location, "key": e.key, "reason": e.reason} for e in survey.rejected
         ],
@@ -25,8 +28,8 @@ def survey_document(group: str, survey: Survey) -> dict[str, Any]:
     }
 
 
-def point_document(point: RecoveryPoint) -> dict[str, Any]:
-    """The point without the list of its objects, which ``backup show`` gives."""
+def point_document(point: RecoveryPoint, copies: Mapping[str, Copy]) -> dict[str, Any]:
+    """The point without the list of its objects, which ``backup show`` gives. ``copies``: by location."""
     manifest = point.manifest
     return {
         "point_id": point.point_id,
@@ -39,9 +42,14 @@ def point_document(point: RecoveryPoint) -> dict[str, Any]:
         "stored_bytes": manifest.stored_bytes,
         "builds_on": bases_of(point),
         "locations": point.locations,
+        "copies": copies_document(copies),
         "valid": point.is_valid,
         "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,
     }
+
+
+def copies_document(copies: Mapping[str, Copy]) -> dict[str, Any]:
+    return {location: copy.model_dump(mode="json") for location, copy in copies.items()}
 
 
 def sets_document(group: str, listed: ListedSets, states: Mapping[str, SetState]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from drctl import words
 from recovery.domain.chains import as_trees
+from recovery.domain.copies import Copy, CopyState
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import RecoverySet, SetState
 from recovery.domain.report import RunReport, StepRecord, StepState
@@ -124,6 +125,7 @@ def objectives_table(report: RunReport, *, unicode: bool | None = None) -> Table
 def points_table(
     points: Iterable[RecoveryPoint],
     *,
+    copies: Mapping[str, Mapping[str, Copy]] | None = None,
     now: datetime | None = None,
     unicode: bool | None = None,
     width: int = _PIPE_WIDTH,
@@ -131,7 +133,7 @@ def points_table(
     """Recovery points, in the order given: kind, when, size, where, verdict with its age.
 
     Incremental base backups stand below the full one that they build on, where the first of them would. Below 100
-    columns without the stored size.
+    columns without the stored size. ``copies``: by point, by location; else only the locations that have it.
     """
     unicode = words.is_unicode() if unicode is None else unicode
     narrow = width < NARROW
@@ -157,7 +159,7 @@ def points_table(
             words.moment(manifest.finished_at),
             words.size(manifest.plain_bytes),
             *stored,
-            words.plain(", ".join(point.locations), unicode) or "none complete",
+            words.plain(_locations(point, (copies or {}).get(point.point_id, {})), unicode) or "none complete",
             _verdict(point, now, unicode),
         )
     if not table.rows:
@@ -323,6 +325,22 @@ def _judged(value: timedelta | None, goal: timedelta | None, met: bool | None, u
     if met:
         return Text(words.plain(f"✓ met, {words.duration(goal - value)} to spare", unicode), "green")
     return Text(words.plain(f"✗ missed by {words.duration(value - goal)}", unicode), "bold red")
+
+
+def _locations(point: RecoveryPoint, copies: Mapping[str, Copy]) -> str:
+    return ", ".join(f"{name}{copy_words(copy)}" for name, copy in copies.items()) or ", ".join(point.locations)
+
+
+def copy_words(copy: Copy, *, briefly: bool = True) -> str:
+    """`` (being filled)``; briefly nothing for a copy that is as it should be."""
+    said = [] if briefly and copy.state is CopyState.WHOLE else [copy.state.value]
+    if copy.detail and not briefly:
+        said[-1] += f": {copy.detail}"
+    if copy.worst is not None and briefly:
+        said.append(copy.worst.words)
+    elif not briefly:
+        said += [f"{each.words}: {words.plural(count, 'object')}" for each, count in copy.replication.items()]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _verdict(point: RecoveryPoint, now: datetime, unicode: bool) -> Text:

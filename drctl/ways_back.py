@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from recovery.backup.sets import page_key
 from recovery.domain.chains import BAD, bases_of
+from recovery.domain.copies import Replication
 from recovery.domain.recovery_point import DataStore, RecoveryPoint
 from recovery.domain.recovery_set import SetState, state_of
 
@@ -41,6 +42,7 @@ class Trouble(StrEnum):
     NOTHING = "not recoverable"
     UNREADABLE = "cannot be read"
     ALONE = "one location only"
+    UNREPLICATED = "not replicated"
     UNFINISHED = "unfinished"
     FOREIGN = "foreign"
 
@@ -151,12 +153,7 @@ def _remarks(
     if not any(way.proven for way in ways):
         what = "nothing that was proven by a restore" if ways else "nothing"
         remarks.append(Remark(Trouble.NOTHING, f"there is {what} to recover {found.group} from"))
-    if len(expected) > 1:
-        remarks += [
-            Remark(Trouble.ALONE, f"{point.point_id} is at {point.locations[0]} and nowhere else")
-            for point in survey.points
-            if len(point.locations) == 1
-        ]
+    remarks += _copies(found, expected)
     whole = {point.point_id for point in survey.points}
     for point_id, locations in survey.unfinished.items():
         why = (
@@ -169,6 +166,20 @@ def _remarks(
     for location, names in found.others.items():
         keys = ", ".join(f"{found.group}/{name}/" for name in names)
         remarks.append(Remark(Trouble.FOREIGN, f"{keys} at {location}: no store's that this version knows"))
+    return remarks
+
+
+def _copies(found: GroupInventory, expected: Sequence[str]) -> list[Remark]:
+    remarks = []
+    for point in found.survey.points:
+        whole = [location for location in point.locations if location not in point.damaged_at]
+        if len(whole) == 1 and len(expected) > 1:
+            remarks.append(Remark(Trouble.ALONE, f"{point.point_id} is whole at {whole[0]} and nowhere else"))
+        remarks += [
+            Remark(Trouble.UNREPLICATED, f"{point.point_id} at {location}: {copy.worst.words}")
+            for location, copy in found.copies.get(point.point_id, {}).items()
+            if copy.worst in (Replication.FAILED, Replication.NONE)
+        ]
     return remarks
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from recovery.adapters.wal_status import ArchivedWal, archived_wal
 from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue, Survey
+from recovery.backup.copies import Copies, copies_of
 from recovery.backup.layout import is_safe
 from recovery.backup.sets import SETS, ListedSets
 from recovery.backup.signing import Verifier
@@ -30,6 +31,7 @@ class GroupInventory:
 
     group: str
     survey: Survey = field(default_factory=Survey)
+    copies: Copies = field(default_factory=dict)
     sets: ListedSets = field(default_factory=ListedSets)
     wal: ArchivedWal = field(default_factory=ArchivedWal)
     others: dict[str, list[str]] = field(default_factory=dict)
@@ -50,18 +52,26 @@ class Inventory:
 
 
 async def inventory(
-    stores: Sequence[ObjectStore], verifier: Verifier, *, named: Collection[str] = (), only: str | None = None
+    stores: Sequence[ObjectStore],
+    verifier: Verifier,
+    *,
+    named: Mapping[str, Sequence[str]] | None = None,
+    only: str | None = None,
+    replicating: Collection[str] = (),
 ) -> Inventory:
     """All groups that any location has something of. Only what somebody trusted has signed counts.
 
     Args:
-        named: groups that are listed even where nothing is found of them.
+        named: groups that are listed even where nothing is found of them, each with the locations that its points are
+            to be at; those of others are to be at all.
         only: this group and no other.
+        replicating: locations whose bucket is to replicate by itself.
 
     Raises:
         Unreachable: no location answers.
         NotFound: nothing is found of ``only``, and it is not among ``named``.
     """
+    named = named or {}
     folders: dict[str, dict[str, list[str]]] = {}  # by location, by folder
     unreachable: dict[str, str] = {}
 
@@ -83,7 +93,10 @@ async def inventory(
             for location, there in folders.items()
             if set(there.get(group, ())) - FOLDERS
         }
-        return await _group(answering, verifier, group, others)
+        listed = await _group(answering, verifier, group, others)
+        expected = named.get(group, [store.name for store in stores])
+        survey = replace(listed.survey, unreachable={**unreachable, **listed.survey.unreachable})
+        return replace(listed, copies=await copies_of(answering, survey, expected, replicating))
 
     wanted = sorted({*found, *named})
     if only is not None:
@@ -122,4 +135,4 @@ async def _group(
         wal = await archived_wal(stores, group, verifier, survey.points)
     except Unreachable as error:  # of this group alone: the others are listed
         return GroupInventory(group, Survey(unreachable={store.name: str(error) for store in stores}), others=others)
-    return GroupInventory(group, survey, sets, wal, others)
+    return GroupInventory(group, survey, sets=sets, wal=wal, others=others)

@@ -188,7 +188,8 @@ class S3Store:
             answer = await self._repeat(lambda client: client.head_object(Bucket=self._bucket, Key=self._root + key))
         except NotFound:
             return None
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])
+        found = answer.get("ReplicationStatus")
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"], answer["LastModified"], found)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         async for page in self._pages(prefix, {}):

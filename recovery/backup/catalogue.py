@@ -346,10 +346,26 @@ def _point(entries: list[_Found]) -> RecoveryPoint:
     newest_at = {verdict.location: verdict.state for verdict in verdicts}
     locations = sorted(entry.location for entry in entries)
     locations.sort(key=lambda name: newest_at.get(name) is VerdictState.CORRUPT)
-    signed = entries[0].signed
+    signed, damaged = entries[0].signed, _damaged(verdicts)
     return RecoveryPoint(
-        manifest=signed.manifest, verdict=_counting(verdicts), locations=locations, manifest_sha256=signed.digest
+        manifest=signed.manifest,
+        verdict=_counting(verdicts),
+        locations=locations,
+        manifest_sha256=signed.digest,
+        damaged_at=[name for name in locations if name in damaged],
     )
+
+
+def _damaged(verdicts: list[Verdict]) -> set[str]:
+    """By verdicts, the oldest first. One that is VALID speaks for each copy that it read, as its checks are called."""
+    damaged: set[str] = set()
+    for verdict in verdicts:
+        if verdict.state is VerdictState.CORRUPT:
+            damaged.add(verdict.location)
+        elif verdict.state is VerdictState.VALID:
+            read = {verdict.location, *(check.name.partition(": ")[0] for check in verdict.checks)}
+            damaged -= read
+    return damaged
 
 
 def _counting(verdicts: list[Verdict]) -> Verdict | None:

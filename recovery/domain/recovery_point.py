@@ -301,12 +301,16 @@ class Verdict(Recorded):
 
 
 class RecoveryPoint(Recorded):
-    """A point as the catalogue lists it: manifest, newest verdict, and the locations that hold it completely."""
+    """A point as the catalogue lists it: manifest, newest verdict, and the locations that hold it completely.
+
+    ``damaged_at``: those of them where a validation found it damaged, and none found it whole since.
+    """
 
     manifest: Manifest
     verdict: Verdict | None = None
     locations: list[str]
     manifest_sha256: str = ""  # of the signed payload: what a verdict names its manifest by
+    damaged_at: list[str] = Field(default_factory=list)
 
     @property
     def point_id(self) -> str:

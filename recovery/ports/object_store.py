@@ -10,12 +10,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """``key`` relative to the location's root, ``size`` in bytes, ``etag`` opaque and equal while the content is."""
+    """``key`` relative to the location's root, ``size`` in bytes, ``etag`` opaque and equal while the content is.
+
+    ``replication``: of a bucket that replicates by itself, S3's word for how far this object is; of ``head`` only.
+    """
 
     key: str
     size: int
     etag: str
     modified: datetime
+    replication: str | None = None
 
 
 class ObjectStore(Protocol):

@@ -77,6 +77,19 @@ async def test_objects_are_written_as_configured() -> None:
     assert {tag["Key"]: tag["Value"] for tag in tags["TagSet"]} == SETTINGS.tags
 
 
+async def test_an_object_says_how_far_its_replication_is() -> None:
+    """The form is that of HeadObject's documentation (x-amz-replication-status); moto has none."""
+    store, client = await _store()
+    await _bucket(client)
+    await store.put("manifest.json", b"{}")
+    plain = await store.head("manifest.json")
+    head = client.head_object
+    client.head_object = lambda **request: {**head(**request), "ReplicationStatus": "PENDING"}
+    found = await store.head("manifest.json")
+    assert plain is not None and found is not None
+    assert (plain.replication, found.replication) == (None, "PENDING")
+
+
 async def test_a_storage_class_that_the_server_does_not_keep_is_said() -> None:
     store, client = await _store(objects=ObjectSettings(storage_class="STANDARD_IA"))
     await _bucket(client)

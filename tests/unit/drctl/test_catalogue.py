@@ -145,3 +145,37 @@ def test_a_group_that_nobody_has_is_answered_with_the_known_ones(tmp_path: Path,
     empty.mkdir()
     nothing = drctl("catalogue", config=bare(tmp_path, empty))
     assert (nothing.exit_code, "no recovery points at empty" in nothing.stdout) == (1, True)
+
+
+def configured(tmp_path: Path, *places: Path) -> Path:
+    """A whole configuration with these locations."""
+    text = MINIMAL.read_text()
+    start, end = text.index("locations:\n"), text.index("\nregions:")
+    lines = "".join(f"  {place.name}: {{url: 'file://{place}'}}\n" for place in places)
+    names = ", ".join(place.name for place in places)
+    text = f"{text[:start]}locations:\n{lines}{text[end:]}".replace("[store-a, store-b]", f"[{names}]")
+    file = tmp_path / "recovery.yaml"
+    file.write_text(text.replace("ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", SIGNING.public))
+    return file
+
+
+def test_the_list_and_the_point_say_what_each_location_has(tmp_path: Path, near: Path) -> None:
+    """``drctl backup list | show``."""
+    part = f"shop/postgres/{POINT}/attempt-1-0/base.tar.0"
+    (tmp_path / "far" / part).parent.mkdir(parents=True)
+    (tmp_path / "far" / part).write_bytes(b"x")
+    (tmp_path / "new").mkdir()
+    file = configured(tmp_path, near, tmp_path / "far", tmp_path / "new")
+    listed = drctl("backup", "list", config=file)
+    assert "near, far (being filled), new (missing)" in listed.stdout, listed.output
+    answer = json.loads(drctl("backup", "list", "-o", "json", config=file).stdout)
+    (only,) = answer["points"]
+    assert {name: copy["state"] for name, copy in only["copies"].items()} == {
+        "near": "whole", "far": "being filled", "new": "missing"
+    }  # fmt: skip
+    assert answer["unfinished"] == {POINT: ["far"]}
+    (near / part).unlink()
+    shown = drctl("backup", "show", POINT, config=file).stdout
+    assert "incomplete: 1 of 1 objects are missing or have another size" in shown
+    (copy, *_) = json.loads(drctl("backup", "show", POINT, "-o", "json", config=file).stdout)["copies"].values()
+    assert copy["state"] == "incomplete"

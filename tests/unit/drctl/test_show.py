@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from typer.testing import CliRunner
 
 from drctl import backup
 from recovery.config import Config
+from recovery.domain.copies import Copy, CopyState, Replication
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint
 from tests.fakes.points import point
 from tests.fakes.redis import REPLID, redis_source
@@ -25,15 +24,14 @@ def of_redis() -> RecoveryPoint:
 
 
 def test_a_point_of_redis_says_where_it_was_read_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Known:
-        async def point(self, group: str, point_id: str) -> RecoveryPoint:
-            return of_redis()
+    async def examined(config: Config, name: str, point_id: str) -> tuple[RecoveryPoint, dict[str, Copy]]:
+        pending = {Replication.COMPLETED: 117, Replication.PENDING: 1}
+        return of_redis(), {
+            "near": Copy(state=CopyState.WHOLE, replication=pending),
+            "far": Copy(state=CopyState.FILLING, detail="1 object so far"),
+        }
 
-    @asynccontextmanager
-    async def catalogue(config: Config, group: str) -> AsyncIterator[Known]:
-        yield Known()
-
-    monkeypatch.setattr(backup, "catalogue", catalogue)
+    monkeypatch.setattr(backup, "_examined", examined)
     environment = {"COLUMNS": "200", "TERM": "dumb", "RECOVERY_CONFIG": str(MINIMAL)}
     said = CliRunner().invoke(backup.app, ["show", "point-1"], env=environment)
     assert said.exit_code == 0, said.output
@@ -43,3 +41,5 @@ def test_a_point_of_redis_says_where_it_was_read_and_what_it_holds(monkeypatch: 
     assert facts["Format"] == "RDB version 10; 300 keys read"
     assert facts["Keys"] == "290 to 300 in database 0, 7 in database 3"
     assert facts["Functions"] == "shop"
+    assert facts["At near"] == "whole, replicated: 117 objects, replication pending: 1 object"
+    assert facts["At far"] == "being filled: 1 object so far"
