@@ -59,6 +59,28 @@ async def test_an_asymmetric_partition_leaves_one_writer(guarded: GuardedSite, d
     await unharmed(guarded)
 
 
+@pytest.mark.chaos  # tests/unit/guard/test_partitions.py has the guards' part
+@pytest.mark.parametrize("lost", ["questions", "answers"])
+@pytest.mark.parametrize("whose", ["the primary's", "the standby's"])
+async def test_a_partition_one_way_from_the_witness_changes_nothing(
+    guarded: GuardedSite, whose: str, lost: str
+) -> None:
+    """The primary's guard goes on by the other one's promises; what the standby's guard asks for, nobody promised."""
+    source, target = guarded.active, guarded.other
+    place = source if whose == "the primary's" else target
+    epoch = (await guarded.record()).epoch
+    pair = (place, WITNESS) if lost == "questions" else (WITNESS, place)
+    await guarded.lab.partition(*pair, one_way=True)
+    await guarded.no_plan(3 * guarded.times.ttl)
+    assert await guarded.role(source) == "primary"
+    assert await guarded.role(target) != "primary"
+    await guarded.service_back(time.time())
+    await guarded.lab.heal()
+    await guarded.no_plan(guarded.times.ttl)
+    assert (await guarded.record()).epoch == epoch, "nobody had to become primary again"
+    await unharmed(guarded)
+
+
 async def test_a_lone_monitor_starts_nothing(guarded: GuardedSite) -> None:
     await guarded.lab.partition(OUTSIDE, guarded.active)
     await guarded.no_plan(10)

@@ -27,6 +27,7 @@ async def running_guarded() -> AsyncIterator[GuardedSite]:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(600)
 async def test_three_seconds_a_query_for_two_minutes_start_nothing(guarded: GuardedSite) -> None:
     async def hold_back() -> None:
         connection = await asyncpg.connect(guarded.lab.postgres(guarded.active).dsn(), timeout=10)

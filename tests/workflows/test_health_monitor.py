@@ -82,6 +82,26 @@ async def test_strangers_and_a_lone_loop_start_nothing(temporal: Client) -> None
         assert await rig.started() is None
 
 
+async def test_two_of_three_that_are_cut_off_leave_the_third_without_a_majority(temporal: Client) -> None:
+    """What they saw before they fell silent, and what they send late, decides nothing; what they say when they are back
+    does."""
+    async with rigged(temporal) as rig:
+        await rig.hears(lost("outside"), beat=0.0)  # silent after a second
+        await rig.hears(well("region-b"), beat=0.0)
+        await asyncio.sleep(1.2)
+        for _ in range(3):
+            await rig.hears(lost("region-a"))
+        view = await rig.settled()
+        assert view.votes is not None and [ballot.why for ballot in view.votes.ballots] == ["", "silent", "silent"]
+        assert view.outage is None and await rig.started() is None
+        await rig.hears(lost("region-b"), generation=0)  # of a loop that is no more: it came late
+        assert (await rig.settled()).outage is None
+        await rig.hears(well("outside", "region-b"))
+        assert (await rig.settled()).outage is None and await rig.started() is None
+        await rig.hears(lost("outside"))
+        await rig.until(lambda view: view.run is not None)
+
+
 async def test_two_loops_of_one_vantage_point_must_agree(temporal: Client) -> None:
     async with rigged(temporal) as rig:
         await rig.hears(well("outside"), source="worker")
