@@ -5,9 +5,13 @@
 The product knows nothing of this: the moments are wrapped from outside. At each of them the process looks for
 ``armed.json`` (see ``Moment``) in its control folder; where it names this one, the file is renamed to ``struck``.
 
-Moments of a worker: ``activity <id>``, the ids being the engine's: ``fence-primary``, ``record promote-postgres``.
-Moments of a guard: ``permit <store>``, between the answer that a store may be made primary and the act; and
-``write record``, between what it decided on an ownership record and the conditional write.
+Moments of a worker: ``activity <id>``, the ids being the engine's: ``fence-primary``, ``record promote-postgres``;
+``change names``, between the question who holds the group and the change of its records; and ``seal <step>``, at each
+chunk of a backup.
+Moments of a guard: ``permit <store>``, between the answer that a store may be made primary and the act; ``demote
+<store>``, between the reason for it and the act; ``write record`` and ``write lease of <region>``, between what it
+decided on an ownership record or a lease and the conditional write. What it writes into a record may be named instead:
+``ask for fence``, ``confirm demotion``, ``prove fence``.
 """
 
 from __future__ import annotations
@@ -22,15 +26,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
 from pydantic import BaseModel, Field
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.lock import LockGuard
 from recovery.adapters.witness import WitnessStore
-from recovery.domain.ownership import OwnershipRecord
+from recovery.backup.sealing import SealedChunk, Sealer
+from recovery.domain.ownership import OwnershipRecord, RegionLease
+from recovery.domain.plan import DnsBefore
 from recovery.guard.group import GuardedHere
 from recovery.guard.stores import Stores
+from workers.zones import ConfiguredZones
 
 ARMED, STRUCK, HELD = "armed.json", "struck", "held"
 _store: contextvars.ContextVar[str] = contextvars.ContextVar("store that is being made primary")
@@ -106,10 +114,32 @@ def _arm_worker(trigger: Trigger) -> None:
         return _Armed(original(self, next), trigger)
 
     LockGuard.intercept_activity = intercept  # type: ignore[method-assign]
+    change, seal = ConfiguredZones.replace, Sealer.seal
+
+    async def change_names(self: ConfiguredZones, changes: list[tuple[DnsBefore, DnsBefore]]) -> None:
+        await trigger.here("change names", "before")
+        await change(self, changes)
+
+    async def sealed(self: Sealer, chunk: bytes, level: int = 1) -> SealedChunk:
+        await trigger.here(f"seal {structlog.contextvars.get_contextvars().get('step')}", "before")
+        return await seal(self, chunk, level)
+
+    _replace(ConfiguredZones, "replace", change_names)
+    _replace(Sealer, "seal", sealed)
+
+
+def _written(record: OwnershipRecord) -> str:
+    """What a guard says by it."""
+    if record.fencing is None:
+        return "own the group"
+    if record.fence is not None and record.fence.epoch == record.epoch:
+        return "prove fence"
+    return "confirm demotion" if record.demotion is not None else "ask for fence"
 
 
 def _arm_guard(trigger: Trigger) -> None:
     against, make, write = GuardedHere.against_promotion, Stores._make_primary, WitnessStore.write
+    lease_written, demote = WitnessStore.write_lease, Stores._demote_once
 
     def against_promotion(self: GuardedHere) -> str | None:
         reason, store = against(self), _store.get("")
@@ -122,14 +152,28 @@ def _arm_guard(trigger: Trigger) -> None:
         return await make(self, name, *args)
 
     async def write_record(self: WitnessStore, record: OwnershipRecord, *, version: str | None) -> str:
-        trigger.now("write record", "before", record.epoch)
+        for at in ("write record", _written(record)):
+            trigger.now(at, "before", record.epoch)
         answer = await write(self, record, version=version)
-        trigger.now("write record", "after", record.epoch)
+        for at in ("write record", _written(record)):
+            trigger.now(at, "after", record.epoch)
         return answer
+
+    async def write_lease(self: WitnessStore, lease: RegionLease, *, version: str | None) -> str:
+        trigger.now(f"write lease of {lease.region}", "before")
+        answer = await lease_written(self, lease, version=version)
+        trigger.now(f"write lease of {lease.region}", "after")
+        return answer
+
+    async def demote_once(self: Stores, name: str) -> str | None:
+        trigger.now(f"demote {name}", "before")
+        return await demote(self, name)
 
     _replace(GuardedHere, "against_promotion", against_promotion)
     _replace(Stores, "_make_primary", make_primary)
+    _replace(Stores, "_demote_once", demote_once)
     _replace(WitnessStore, "write", write_record)
+    _replace(WitnessStore, "write_lease", write_lease)
 
 
 def _replace(owner: type, name: str, by: Callable[..., Any] | Callable[..., Awaitable[Any]]) -> None:

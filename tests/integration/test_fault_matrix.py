@@ -100,10 +100,17 @@ async def test_a_killed_guard_alone_leaves_one_writer(guarded: GuardedSite) -> N
     await accounted(guarded, killed + guarded.times.ttl)
 
 
-async def test_a_failover_in_the_middle_of_a_backup(guarded: GuardedSite) -> None:
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        pytest.param("seal take-physical-backup", 2, id="in mid-stream"),  # what came before it is stored
+        pytest.param("activity take-physical-backup", 1, id="at its begin", marks=pytest.mark.chaos),
+    ],
+)
+async def test_a_failover_in_the_middle_of_a_backup(guarded: GuardedSite, moment: str, number: int) -> None:
     source = guarded.active
     worker = Arms(guarded, source, WORKER)
-    worker.arm("activity take-physical-backup", action="hold")
+    worker.arm(moment, number=number, action="hold")
     backup = await guarded.start("Backup", kind=BackupKind.PHYSICAL)
     await worker.struck()
     killed = await guarded.kill(source)

@@ -18,7 +18,7 @@ from recovery.domain.report import RunReport, RunState
 from tests.integration.armed_site import Arms
 from tests.integration.guarded_reset import restart_what_ended, wait_for_roles
 from tests.integration.guarded_site import GuardedSite
-from tests.integration.guarded_verdicts import survived
+from tests.integration.guarded_verdicts import assert_stated, survived
 from workflows.plans import PLANS
 from workflows.plans.failover import FAILOVER
 from workflows.steps import Plan, Step, Where
@@ -42,6 +42,17 @@ PAUSES = {
     "permit redis": 2,
     "permit nats": 1,
 }
+
+HELD_UP = {
+    "renewal": ("source", GUARD, "write lease of {source}"),
+    "break": ("target", GUARD, "write lease of {source}"),
+    "request": ("target", GUARD, "ask for fence"),
+    "demotion": ("source", GUARD, "demote postgres"),
+    "confirmation": ("source", GUARD, "confirm demotion"),
+    "proof": ("target", GUARD, "prove fence"),
+    "names": (OUTSIDE, WORKER, "change names"),
+}
+"""Calls that change something, between their check and their effect; beside those of ``PAUSES``."""
 
 
 def _cases() -> list[Any]:
@@ -199,3 +210,24 @@ async def test_a_worker_that_stands_still_past_the_ttl_makes_no_second_writer(gu
     await worker.thaw()
     await guarded.service_back(killed, 90)
     await survived(guarded, await guarded.failover(90), killed)
+
+
+@pytest.mark.chaos  # tests/unit/guard/test_pauses.py has the guards' calls in virtual time
+@pytest.mark.parametrize("call", HELD_UP)
+async def test_a_call_that_is_held_up_past_the_ttl_makes_no_second_writer(guarded: GuardedSite, call: str) -> None:
+    """In a failover that somebody asks for while the source lives; but its lease is broken when it is dead alone."""
+    regions = {"source": guarded.active, "target": guarded.other}
+    place, service, at = HELD_UP[call]
+    process = Arms(guarded, regions.get(place, place), service)
+    process.arm(at.format(**regions), action="freeze")
+    if call == "break":
+        await guarded.kill(guarded.active)
+    else:
+        await guarded.start_or_join("Failover", region=guarded.other, approve=True)
+    await process.struck()
+    await asyncio.sleep(1.5 * guarded.times.ttl)
+    await process.thaw()
+    await guarded.service_back(time.time(), 90)
+    await guarded.settled()
+    guarded.never_two_writers()
+    await assert_stated(guarded, await guarded.failovers())
