@@ -17,6 +17,7 @@ from recovery.domain.report import RunState
 from tests.integration.armed_site import Arms
 from tests.integration.guarded_site import GuardedSite
 from tests.integration.guarded_verdicts import accounted, survived, unharmed
+from tests.integration.store_writers import store_writers
 
 TTLS = (0.5, 1.0, 2.0, 5.0)
 STORES = 3  # PostgreSQL, Redis, JetStream
@@ -32,9 +33,11 @@ IN_MAKE_TEST = {("guard", 2.0), ("postgres", 1.0), ("the whole host", 2.0)}
 async def test_a_killed_region_is_replaced_by_itself_and_only_once(guarded: GuardedSite) -> None:
     """Nor does its run change anything more when somebody resets it to before its pivot."""
     source, target = guarded.active, guarded.other
-    killed = await guarded.kill(source)
-    back = await guarded.service_back(killed)
-    report = await guarded.failover()
+    async with store_writers(guarded) as checked:
+        killed = await guarded.kill(source)
+        back = await guarded.service_back(killed)
+        report = await guarded.failover()
+        await checked.moved_without_two_writers(source, target, killed)
     assert (report.source_region, report.target_region) == (source, target)
     print(f"service back after {back - killed:.1f} s; reported RTO {report.achieved.rto}, RPO {report.achieved.rpo}")
     await survived(guarded, report, killed)

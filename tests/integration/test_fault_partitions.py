@@ -10,6 +10,7 @@ import pytest
 from lab.state import CONTROL, OUTSIDE, WITNESS
 from tests.integration.guarded_site import GuardedSite
 from tests.integration.guarded_verdicts import DEMOTION, assert_stated, survived, unharmed
+from tests.integration.store_writers import store_writers
 
 
 @pytest.mark.chaos  # and in tests/system, where the kernel drops them
@@ -38,11 +39,14 @@ async def test_a_partition_with_the_witness_on_the_primarys_side_changes_nothing
 
 async def test_a_partition_with_the_witness_on_the_other_side_moves_the_group(guarded: GuardedSite) -> None:
     source, target = guarded.active, guarded.other
-    await guarded.lab.partition(source, target)
-    await guarded.lab.partition(source, CONTROL)
-    await guarded.lab.partition(source, WITNESS)
-    report = await guarded.failover(60)
-    assert report.target_region == target
+    async with store_writers(guarded) as checked:
+        parted = time.time()
+        await guarded.lab.partition(source, target)
+        await guarded.lab.partition(source, CONTROL)
+        await guarded.lab.partition(source, WITNESS)
+        report = await guarded.failover(60)
+        assert report.target_region == target
+        await checked.moved_without_two_writers(source, target, parted)
     # Until its lease ended, the source served everybody else: the outage began with the last write that it accepted.
     served = max(write.began for write in guarded.writers.accepted() if write.region == source)
     await survived(guarded, report, served)

@@ -83,16 +83,16 @@ def critical(rig: Rig) -> list[str]:
     return [message.body for message in rig.notifier.sent if message.severity is Severity.CRITICAL]
 
 
-def held_words(report: RunReport) -> str:
+def held_words(report: RunReport, step: str) -> str:
     (choice,) = report.hold_choices
-    assert choice.endswith("Choose retry, skip, abort.")
+    assert choice.startswith(f"{step}: ") and choice.endswith("Choose retry, skip, abort.")
     return choice
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("refuses", "switch-dns: the key may not update shop.test"),
+        ("refuses", "the key may not update shop.test"),
         ("silent", "the DNS server did not answer within 5 s"),
         ("slow", "192.0.2.2 is made, and waiting until all name servers say so took longer than the 0.9 s of an attem"),
     ],
@@ -107,7 +107,7 @@ async def test_a_provider_that_refuses_or_is_slow_holds_the_plan_with_its_words(
         provider.refuses = silent if how == "silent" else Refused("the key may not update shop.test")
     handle = await leading.start(plan="Leading")
     report = await leading.until_state(handle, RunState.HELD)
-    assert words in held_words(report)
+    assert words in held_words(report, "switch-dns")
     assert provider.points_at == ([TARGET] * 2 if how == "slow" else [HOME] * 2), "all names, or none"
     provider.refuses, provider.settles = None, True
     await handle.execute_update("retry", ANA)
@@ -157,7 +157,7 @@ async def test_a_target_that_stays_dead_is_held_with_its_reason_until_somebody_c
     rig.world.fail_observe["pivot"] = [Refused(str(dead))]
     handle = await rig.start()
     report = await rig.until_state(handle, RunState.HELD)
-    assert held_words(report).startswith("pivot: ") and str(dead) in held_words(report)
+    assert str(dead) in held_words(report, "pivot")
     assert f"pivot: its effect could not be observed: {dead}" in report.warnings
     assert report.undo_order == [], "nothing that could make two primaries is undone"
     rig.world.fail_before["pivot"].clear()
