@@ -14,9 +14,10 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from tests.chaos.cases import TABLES
 from tests.replay.commands import commands
 from tests.replay.monitors import SCENES
-from workflows.definitions import WORKFLOWS, FullRecovery
+from workflows.definitions import WORKFLOWS
 from workflows.health_monitor import MONITORS
 from workflows.plans import PLANS
+from workflows.runs.full_recovery import FullRecovery
 from workflows.steps import Plan
 
 HERE = Path(__file__).parent

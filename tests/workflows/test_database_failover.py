@@ -41,7 +41,7 @@ from tests.workflows.conftest import MemoryReports
 from workers.options import worker_options
 from workers.registry import activities_of
 from workflows.control import OperatorCommand
-from workflows.definitions import DatabaseFailover
+from workflows.runs.database_failover import DatabaseFailover
 
 ANA = OperatorCommand(actor="ana", reason="the console shows it stopped, and nobody may start it")
 NAME = "db.shop.test"

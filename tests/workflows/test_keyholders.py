@@ -25,7 +25,8 @@ from tests.chaos.variants import group
 from tests.chaos.world import FileReports, SqliteOwnership, World
 from workers.options import worker_options
 from workers.registry import activities_of
-from workflows.definitions import FullRecovery, Restore
+from workflows.runs.full_recovery import FullRecovery
+from workflows.runs.restore import Restore
 from workflows.steps import Parallel, Plan, s
 
 PLANS = (Restore, FullRecovery)

@@ -17,7 +17,7 @@ from recovery.domain.report import RunReport, RunState
 from tests.chaos.recording import activities
 from tests.chaos.world import SqliteOwnership, World
 from workers.options import worker_options
-from workflows.definitions import BackupValidation
+from workflows.runs.backup_validation import BackupValidation
 from workflows.steps import Plan
 
 TODAYS = BackupValidation.plan

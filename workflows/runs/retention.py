@@ -1,0 +1,25 @@
+"""What Temporal runs as Retention."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.common import RawValue
+
+from workflows.base import NOTHING, PlanWorkflow
+from workflows.plans.retention import RETENTION
+
+with workflow.unsafe.imports_passed_through():
+    from recovery.domain.report import RunReport
+
+
+@workflow.defn
+class Retention(PlanWorkflow):
+    plan = RETENTION
+
+    @workflow.init
+    def __init__(self, request: RawValue = NOTHING) -> None:
+        self._prepare(request)
+
+    @workflow.run
+    async def run(self, request: RawValue = NOTHING) -> RunReport:
+        return await self.engine.run()
