@@ -14,7 +14,7 @@ demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leave
 	@$(PY) -m drctl demo $(ARGS)
 
 test: setup  ## all tests but the whole fault matrix
-	@$(REAP) $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(REAP) $(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-chaos: setup  ## the whole fault matrix: every step, both sides of its effect
 	@$(REAP) $(PY) -m pytest -q -m chaos tests/chaos tests/integration $(ARGS)

@@ -1,8 +1,15 @@
-"""What `make test` leaves out: the whole fault matrix, and what needs Debian packages."""
+"""What `make test` leaves out: the whole fault matrix, and what needs Debian packages. And who runs the rest."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.lanes import Lanes
 
 ON_REQUEST = ("system",)
 """Markers whose tests run only when they are asked for: ``-m system``. The matrix decides for itself (tests/chaos)."""
@@ -16,3 +23,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes | None:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.lanes import Lanes
+
+    return Lanes(config, log)

@@ -12,7 +12,7 @@ from tests.chaos.cases import Case, pairwise
 from tests.chaos.stage import Played, Stage
 from tests.chaos.temporal_server import TemporalServer
 
-PAIRS = 4
+PAIRS = 6
 PAIRS_OF_THE_WHOLE = 12  # most cases of the whole matrix wait: for a lost worker to be missed, or a frozen one
 AHEAD = 200  # cases that are begun before they are asked for; those with a frozen worker wait long
 

@@ -10,6 +10,7 @@ own, so that it costs little more than its tests.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import io
 import json
@@ -23,10 +24,14 @@ from typing import Any
 import pytest
 
 LIBRARIES = (
-    "asyncpg", "boto3", "cryptography.fernet", "dns.message", "httpx", "hypothesis", "psycopg", "pydantic", "pyrage",
-    "pytest_asyncio", "structlog", "temporalio.client", "temporalio.testing", "temporalio.worker", "zstandard",
+    "asyncpg", "boto3", "cryptography.fernet", "dns.message", "httpx", "hypothesis", "nats.js", "psutil", "psycopg",
+    "pydantic", "pyrage", "pytest_asyncio", "redis.asyncio", "ruamel.yaml", "starlette.applications", "structlog",
+    "temporalio.client", "temporalio.contrib.pydantic", "temporalio.testing", "temporalio.worker", "uvicorn",
+    "zstandard",
 )  # fmt: skip
 OURS = ("recovery", "activities", "workflows", "workers", "drctl", "lab")
+PLUGINS = ("pytest_asyncio.plugin", "_hypothesis_pytestplugin", "pytest_timeout")
+"""What the tests need. Every run would else look through all that is installed for them."""
 AT_ONCE = 2
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -82,7 +87,8 @@ def run(mutation: dict[str, Any]) -> dict[str, Any]:
     try:
         mutate(mutation["module"], mutation["old"], mutation["new"])
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            pytest.main(["-q", "-x", "-p", "no:cacheprovider", *mutation["tests"]], plugins=[outcomes])
+            named = [part for plugin in PLUGINS for part in ("-p", plugin)]
+            pytest.main(["-q", "-x", "-p", "no:cacheprovider", *named, *mutation["tests"]], plugins=[outcomes])
     except ValueError as error:
         outcomes.broken.append(str(error))
     if not (outcomes.passed or outcomes.failed or outcomes.broken):
@@ -107,8 +113,12 @@ def fork(mutation: dict[str, Any]) -> int:
 def main() -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in LIBRARIES:
         importlib.import_module(name)
+    # A collection writes to every object: each child would get a copy of all these libraries.
+    gc.freeze()
+    gc.disable()
     running: set[int] = set()
     for mutation in json.load(sys.stdin):
         while len(running) >= AT_ONCE:
