@@ -9,8 +9,11 @@ from pydantic import BaseModel
 
 from activities.boundary import service, step
 from recovery.domain.incident import Incident, IncidentSeverity, IncidentStatus
+from recovery.domain.objectives import achieved
 from recovery.domain.plan import MONITOR, PlanContext, StepOutcome
+from recovery.domain.recovered_set import recovered_set
 from recovery.domain.recovery_point import VerdictState
+from recovery.domain.report_text import store_sentences
 from recovery.domain.words import duration
 from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
@@ -72,6 +75,7 @@ class Notifications:
             lost = "nothing was lost"
         goals = context.group.objectives
         title = _completed(context)
+        stores = recovered_set(facts, context.started_at, achieved(facts, context.started_at).rpo)
         incident = _incident(
             context,
             status=IncidentStatus.MONITORING,
@@ -80,7 +84,7 @@ class Notifications:
             f"{duration(datetime.now(UTC) - context.started_at)}. Achieved RTO {took} (objective "
             f"{duration(goals.rto)}), achieved RPO {lost} (objective {duration(goals.rpo)}). "
             f"Reason: {context.request.reason or 'none given'}.",
-            actions=[*_evidence(context), _follow(context)],
+            actions=[*_evidence(context), *store_sentences(stores), _follow(context)],
         )
         body = self._writer.write(incident)
         # Whoever was woken by the beginning hears of the end.

@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from activities.boundary import step, told_as
+from activities.set_choice import SetChoice, database_point
 from recovery.domain.chains import bases_of
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import (
@@ -17,10 +18,12 @@ from recovery.domain.recovery_point import (
     RecoveryPoint,
     kinds_of,
 )
+from recovery.domain.recovery_set import ChosenSet, RecoverySet
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, likeliest
-from recovery.domain.words import duration, size
+from recovery.domain.words import duration, listed, size
 from recovery.errors import (
     BadInput,
+    Corrupt,
     NotFound,
     RecoveryError,
     Refused,
@@ -151,40 +154,29 @@ class RecoveryPointSteps:
     @step("points.choose_validated")
     async def choose_validated(self, context: PlanContext) -> StepOutcome:
         """The named recovery point, or the newest one that was restored and found VALID. Where WAL is archived, also
-        the way on: to the moment that was asked for, or, of a recovery, to its end."""
-        wanted, kind = context.request.point_id, _fitting_kind(context)
-        recovery: ChosenRecovery | None = None
+        the way on: to the moment that was asked for, or, of a recovery, to its end. A recovery of several stores goes
+        by a recovery set: the named one, or the newest all of whose points are validated."""
         warnings: list[str] = []
-        if context.request.target is not None:
-            point, recovery = await self._chosen(context, context.request.target, kind)
-        elif wanted is not None:
-            point = await self._points.point(context.group, wanted)
-        else:
-            found = await self._at_the_end(context, kind, warnings)
-            point, recovery = found or (await self._points.newest_validated(context.group, kind), None)
-        if not point.is_valid:
-            state = point.verdict.state if point.verdict else "never validated"
-            warnings.append(f"{point.point_id} was named by the operator and is {state}")
+        async with SetChoice(self._points, context) as sets:
+            named = await sets.named()
+            point, recovery = await self._point_and_way(context, named, warnings)
+            chosen, said = await sets.stores(point, named, goes_on=recovery is not None)
         manifest = point.manifest
-        if context.plan != "Restore" and manifest.store != DataStore.POSTGRES:
-            raise Refused(
-                f"{context.plan} recovers PostgreSQL, and {point.point_id} is of {manifest.store}: put it back with "
-                f"drctl restore --point {point.point_id}"
-            )
         age = duration(datetime.now(UTC) - manifest.finished_at)
         places = ", ".join(point.locations)
         along = "" if recovery is None else f"; WAL to {recovery.until} on timeline {recovery.timeline}"
         return StepOutcome(
-            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {places}{along}",
+            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {places}{along}{_beside(chosen)}",
             facts=Facts(
                 point_id=point.point_id,
                 point_finished_at=manifest.finished_at,
                 point_bytes=manifest.plain_bytes,
                 point_major=manifest.postgres.major if manifest.store == DataStore.POSTGRES else None,
                 recovery=recovery,
+                chosen_set=chosen,
                 outage_began_at=context.request.outage_began_at or context.started_at,
             ),
-            warnings=warnings,
+            warnings=[*warnings, *said],
         )
 
     @step("points.expire")
@@ -204,8 +196,35 @@ class RecoveryPointSteps:
             warnings=warnings,
         )
 
+    async def _point_and_way(
+        self, context: PlanContext, named: RecoverySet | None, warnings: list[str]
+    ) -> tuple[RecoveryPoint, ChosenRecovery | None]:
+        """The point to begin with, and the way on from it. ``named``: the set whose part it has to be."""
+        kind = _fitting_kind(context)
+        wanted = context.request.point_id if named is None else database_point(named, kind)
+        recovery: ChosenRecovery | None = None
+        if context.request.target is not None:
+            point, recovery = await self._chosen(context, context.request.target, kind, wanted)
+        elif wanted is not None:
+            point = await self._points.point(context.group, wanted)
+        else:
+            found = await self._at_the_end(context, kind, warnings)
+            point, recovery = found or (await self._points.newest_validated(context.group, kind), None)
+        if not point.is_valid:
+            state = point.verdict.state if point.verdict else "never validated"
+            warnings.append(f"{point.point_id} was named by the operator and is {state}")
+        store = point.manifest.store
+        if context.plan != "Restore" and store != DataStore.POSTGRES:
+            raise Refused(
+                f"{context.plan} recovers PostgreSQL, and {point.point_id} is of {store}: put it back with "
+                f"drctl restore --point {point.point_id}"
+            )
+        if named is not None and point.manifest_sha256 not in {each.manifest_sha256 for each in named.members}:
+            raise Corrupt(f"{point.point_id} is not the point that recovery set {named.set_id} was signed with")
+        return point, recovery
+
     async def _chosen(
-        self, context: PlanContext, target: RecoveryTarget, kind: BackupKind | None
+        self, context: PlanContext, target: RecoveryTarget, kind: BackupKind | None, wanted: str | None = None
     ) -> tuple[RecoveryPoint, ChosenRecovery]:
         if kind is not BackupKind.PHYSICAL:
             raise BadInput(
@@ -214,7 +233,7 @@ class RecoveryPointSteps:
             )
         if self._targets is None:
             raise BadInput("this worker reads no WAL archive: a recovery ends where its recovery point does")
-        return await self._targets.choose(context.group, target, context.request.point_id)
+        return await self._targets.choose(context.group, target, wanted)
 
     async def _at_the_end(
         self, context: PlanContext, kind: BackupKind | None, warnings: list[str]
@@ -255,6 +274,12 @@ class RecoveryPointSteps:
             raise
         self._measurements.backup_finished(kind, "success", time.monotonic() - began, _sizes(taken))
         return _taken(taken)
+
+
+def _beside(chosen: ChosenSet | None) -> str:
+    if chosen is None or not chosen.further:
+        return ""
+    return f"; beside it {listed([part.store.value for part in chosen.further])} of {chosen.set_id}"
 
 
 def _taken(taken: TakenPoint) -> StepOutcome:

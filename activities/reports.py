@@ -30,6 +30,10 @@ class Reports:
         for loss in report.losses:
             if loss.unit == "bytes" and loss.lost is not None:
                 self._measurements.data_lost(loss.store, loss.lost)
+        found = report.recovered_set
+        if found is not None and has_arrived(report):
+            rpo = {each.store: each.rpo.total_seconds() for each in found.stores if each.rpo is not None}
+            self._measurements.stores_recovered(rpo, None if found.skew is None else found.skew.total_seconds())
         if not has_arrived(report):
             self._measurements.failover_failed(report.failed_step or "cancelled")
             return

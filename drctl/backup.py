@@ -31,9 +31,9 @@ from recovery.errors import BadInput, NotFound
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
     from recovery.backup.copies import Copies
-    from recovery.backup.sets import ListedSets
     from recovery.config import Config
     from recovery.domain.copies import Copy
+    from recovery.ports.recovery_points import ListedSets
     from workers.operations import Handle
 
 VALIDATION_APPEARS_SECONDS = 10.0

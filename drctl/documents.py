@@ -13,7 +13,7 @@ from recovery.domain.recovery_set import SetState
 if TYPE_CHECKING:
     from recovery.backup.catalogue import Survey
     from recovery.backup.copies import Copies
-    from recovery.backup.sets import ListedSets
+    from recovery.ports.recovery_points import ListedSets
 
 
 def survey_document(group: str, survey: Survey, copies: Copies) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from drctl.moments import Latest, Timeline, ToLsn, ToName, ToTime, ToXid, target
 from drctl.options import Actor, Approve, OutageBegan, PointOption, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples
 from drctl.session import chosen_group, load_config, operator
-from drctl.starting import known_point, run_plan
+from drctl.starting import known_point, known_set, run_plan
 from drctl.times import span
 from recovery.domain.plan import PlanRequest
 from recovery.errors import BadInput
@@ -62,6 +62,7 @@ def validate(
         "drctl recover --to region-b --latest --approve --yes",
         "drctl recover --to-time 2026-11-22T10:14:30Z --reason 'orders were deleted at 10:15'",
         "drctl recover --point 20261122T101500Z-physical-1a2b3c4d --outage-began 2026-11-22T10:15:00Z",
+        "drctl recover --set 20261122T101500Z-set-1a2b3c4d",
     )
 )
 def recover(
@@ -70,6 +71,12 @@ def recover(
         str | None, typer.Option("--to", help="The region that takes over; else the one of highest priority.")
     ] = None,
     point: PointOption = None,
+    recovery_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="ID", help="This recovery set, all of it: see drctl backup sets.", show_default=False
+        ),
+    ] = None,
     to_time: ToTime = None,
     to_lsn: ToLsn = None,
     to_xid: ToXid = None,
@@ -88,9 +95,12 @@ def recover(
     """Recover a group in another region from its newest validated recovery point, because its own region is lost.
 
     What was committed after that point is lost; where the group's WAL is archived, a later moment may be chosen. The
-    plan restores, verifies, takes ownership, switches DNS and lets clients in; until clients are let in, a failure or
-    an abort undoes everything.
+    other stores of the group come back beside PostgreSQL, from the newest recovery set all of whose points are
+    validated; the report says what each of them lost, and how far apart they stand. The plan restores, verifies, takes
+    ownership, switches DNS and lets clients in; until clients are let in, a failure or an abort undoes everything.
     """
+    if point is not None and recovery_set is not None:
+        raise BadInput("expected --point or --set, and not both")
     target = target_of(to_time, to_lsn, to_xid, to_name, latest, timeline)
     loaded = load_config(config)
     name = chosen_group(loaded, group)
@@ -98,6 +108,7 @@ def recover(
         group=name,
         region=to,
         point_id=point,
+        set_id=recovery_set,
         reason=reason,
         requested_by=operator(actor),
         approve=approve,
@@ -105,13 +116,13 @@ def recover(
         target=target,
     )
     where = f"in {to}" if to is not None else "in another region"
-    until = "a recovery point" if target is None else f"a recovery point and archived WAL, to {target}"
+    begins = f"recovery set {recovery_set}" if recovery_set is not None else "a recovery point"
+    until = begins if target is None else f"{begins} and archived WAL, to {target}"
     confirm_group(
         name,
         f"This recovers {name} {where} from {until}: what was committed after it is lost.",
         yes=yes,
         output=output,
     )
-    run_plan(
-        loaded, "FullRecovery", request, wait=wait, output=output, prepare=known_point(loaded, name, point, output)
-    )
+    prepare = known_point(loaded, name, point, output) or known_set(loaded, name, recovery_set, output)
+    run_plan(loaded, "FullRecovery", request, wait=wait, output=output, prepare=prepare)

@@ -218,3 +218,18 @@ async def check_point(config: Config, group: str, point_id: str) -> str | None:
     except RecoveryError as error:
         return str(error)
     return None
+
+
+async def check_set(config: Config, group: str, set_id: str) -> str | None:
+    """The same of a recovery set: refused before a plan is started where every location answers and none has it."""
+    try:
+        async with catalogue(config, group) as found:
+            listed = await found.sets(group)
+    except RecoveryError as error:
+        return str(error)
+    if any(each.set_id == set_id for each in listed.sets):
+        return None
+    if listed.unreachable or listed.rejected:
+        return "; ".join([*listed.unreachable.values(), *listed.rejected.values()])
+    known = ", ".join(each.set_id for each in listed.sets[:3]) or "none"
+    raise NotFound(f"group {group} has no recovery set {set_id}: the newest are {known} (drctl backup sets)")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from drctl.following import follow_run, follow_silently
 from drctl.output import DONE, FAILED, Output, note, print_json
-from drctl.session import Session, check_point, run, session
+from drctl.session import Session, check_point, check_set, run, session
 from drctl.tables import console as table_console
 from drctl.tables import run_summary
 from recovery.domain.plan import PlanRequest
@@ -164,6 +164,19 @@ def _next_steps(ended: Ended) -> list[str]:
 
 def _run_id(handle: Handle) -> str:
     return handle.run_id or handle.first_execution_run_id or ""
+
+
+def known_set(config: Config, group: str, wanted: str | None, output: Output) -> Callable[[], Awaitable[None]] | None:
+    """The same of a named recovery set."""
+    if wanted is None:
+        return None
+
+    async def look() -> None:
+        unknown = await check_set(config, group, wanted)
+        if unknown is not None:
+            note(f"the recovery set could not be looked up from here, the plan will: {unknown}", output)
+
+    return look
 
 
 def known_point(config: Config, group: str, point: str | None, output: Output) -> Callable[[], Awaitable[None]] | None:

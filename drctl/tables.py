@@ -19,10 +19,11 @@ from rich.text import Text
 from drctl import words
 from recovery.domain.chains import as_trees
 from recovery.domain.copies import Copy, CopyState
+from recovery.domain.recovered_set import RecoveredSet
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import RecoverySet, SetState
 from recovery.domain.report import RunReport, StepRecord, StepState
-from recovery.domain.report_text import budget_left, elapsed, is_finished, remaining
+from recovery.domain.report_text import as_of, budget_left, elapsed, is_finished, remaining
 
 
 class _Look(TypedDict):
@@ -88,6 +89,8 @@ def run_summary(report: RunReport, *, unicode: bool | None = None) -> Renderable
     lines += [_line(f"Warning: {warning}", unicode, "yellow") for warning in report.warnings]
     if _has_objectives(report):
         lines.append(objectives_table(report, unicode=unicode))
+    if report.recovered_set is not None:
+        lines.append(stores_table(report.recovered_set, unicode=unicode))
     return Group(*lines)
 
 
@@ -119,6 +122,27 @@ def objectives_table(report: RunReport, *, unicode: bool | None = None) -> Table
         style = "green" if lost == 0 else "yellow" if achieved.rpo_met else "bold red"
         said = "none is missing" if lost == 0 else "acknowledged, but gone"
         table.add_row("Lost transactions", f"{lost:,}", "", "", Text(said, style))
+    return table
+
+
+def stores_table(found: RecoveredSet, *, unicode: bool | None = None) -> Table:
+    """Every store of a recovered group: what it lost, and as of when it stands; or why it was left as it was."""
+    unicode = words.is_unicode() if unicode is None else unicode
+    table = Table(
+        Column("Store", no_wrap=True),
+        Column("RPO", justify="right", no_wrap=True),
+        Column("As of", overflow="fold"),
+        Column("From", overflow="fold"),
+        **_look(unicode),
+    )
+    for store in found.stores:
+        if store.left:
+            table.add_row(store.store, Text("not restored", "yellow"), "", words.plain(store.left, unicode))
+            continue
+        rpo = words.plain(words.duration(store.rpo), unicode)
+        table.add_row(store.store, rpo, words.plain(as_of(store), unicode), words.plain(store.point_id or "", unicode))
+    if found.skew is not None:
+        table.caption = f"{found.set_id or 'the stores'}: at most {words.duration(found.skew)} apart"
     return table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from activities.restores import RestoreSteps
 from activities.routing import RoutingSteps
 from activities.runs import RunSteps
 from activities.services import ServiceSteps
+from activities.set_restores import SetRestoreSteps
 from activities.standbys import StandbySteps
 from activities.validations import ValidationSteps
 from recovery.adapters.apprise import AppriseNotifier, Channel
 from recovery.adapters.diverged_folder import SealedFolder, diverged_beside
 from recovery.adapters.guard_client import GuardClient
+from recovery.adapters.guard_permission import demand_permission
 from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
@@ -283,6 +286,7 @@ class Wiring:
                 ValidationSteps(points, self.measurements),
                 RecoverySetSteps(points),
                 RestoreSteps(restores, self.measurements),
+                SetRestoreSteps(restores, self.measurements, partial(demand_permission, guards)),
                 DnsSteps(zones),
                 ServiceSteps(probe, self.measurements),
                 GuardingSteps(

@@ -10,6 +10,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from recovery.domain.objectives import achieved
     from recovery.domain.plan import Facts, PlanRequest, StepOutcome
+    from recovery.domain.recovered_set import RecoveredSet, recovered_set
     from recovery.domain.recovery_point import CheckResult
     from recovery.domain.report import OperatorAction, RunReport, RunState, StepRecord, StepState
     from recovery.domain.report_text import markdown_table
@@ -21,6 +22,7 @@ from workflows.steps import Plan, Step
 MOST_CHECKS = 500
 MOST_WARNINGS = 100
 MOST_ACTIONS = 200
+UNDONE = (RunState.ROLLING_BACK, RunState.ROLLED_BACK, RunState.ROLLBACK_INCOMPLETE)
 UNFINISHED = (StepState.PENDING, StepState.RUNNING, StepState.WAITING, StepState.HELD)
 
 
@@ -171,6 +173,7 @@ class Journal:
         """The run as it stands. Pure: it is also what a query sees."""
         group = self.facts.group
         overrides = group.budgets if group else {}
+        reached = achieved(self.facts, self.started_at)
         return RunReport(
             plan=self.plan.name,
             group=self.request.group,
@@ -188,8 +191,9 @@ class Journal:
             actions=self.actions,
             checks=self.checks,
             warnings=self.warnings,
-            achieved=achieved(self.facts, self.started_at),
-            point_ids=self.facts.points_written or ([self.facts.point_id] if self.facts.point_id else []),
+            achieved=reached,
+            recovered_set=self._recovered_set(reached.rpo),
+            point_ids=self.facts.points_written or self._points_restored(),
             failed_step=self.failed_step,
             error=self.error,
             config_hash=group.config_hash if group else "",
@@ -209,6 +213,14 @@ class Journal:
             watch_until=self.facts.watch_until,
             further_runs=self.facts.further_runs or {},
         )
+
+    def _recovered_set(self, database_rpo: timedelta | None) -> RecoveredSet | None:
+        """None once it is undone."""
+        return None if self.state in UNDONE else recovered_set(self.facts, self.started_at, database_rpo)
+
+    def _points_restored(self) -> list[str]:
+        found = [self.facts.point_id, *(each.point_id for each in self.facts.restored_beside.values())]
+        return [point_id for point_id in found if point_id is not None]
 
     def show(self) -> None:
         workflow.set_current_details(markdown_table(self.report(), workflow.now()))

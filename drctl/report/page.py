@@ -16,6 +16,7 @@ from drctl.report.verdict import verdict_of
 from recovery.domain import words
 from recovery.domain.report import RunReport, StepRecord, StepState
 from recovery.domain.report_text import SYMBOLS, is_finished, state_words
+from recovery.domain.report_text import as_of as as_of_words
 
 LEGEND = {
     "done": "done",
@@ -67,6 +68,17 @@ class StepRow:
 
 
 @dataclass(frozen=True)
+class StoreRow:
+    """A store of a recovered group. ``left``: why it is as it was."""
+
+    name: str
+    rpo: str
+    as_of: str
+    point: str
+    left: str
+
+
+@dataclass(frozen=True)
 class UndoRow:
     name: str
     symbol: str
@@ -87,6 +99,7 @@ def render_report(report: RunReport) -> str:
         title=f"{report.plan} of {report.group}: {verdict_of(report).headline}",
         route=_route(report),
         tiles=_tiles(report),
+        stores=_store_rows(report),
         timeline=timeline_of(report),
         legend=LEGEND,
         steps=[_step_row(number, step, report) for number, step in enumerate(report.steps, 1)],
@@ -168,6 +181,20 @@ def _duration_tile(report: RunReport) -> Tile:
     budgets = f"budgets allow {words.duration(report.critical_path)}" if report.critical_path else ""
     name = "Whole run" if is_finished(report) else "Running for"
     return Tile(name, words.duration(spent), words.plural(len(report.steps), "step"), budgets, "plain")
+
+
+def _store_rows(report: RunReport) -> list[StoreRow]:
+    found = report.recovered_set
+    return [
+        StoreRow(
+            name=store.store,
+            rpo=words.duration(store.rpo),
+            as_of="" if store.left else as_of_words(store),
+            point=store.point_id or "",
+            left=store.left,
+        )
+        for store in (found.stores if found is not None else [])
+    ]
 
 
 def _step_row(number: int, step: StepRecord, report: RunReport) -> StepRow:

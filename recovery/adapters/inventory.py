@@ -11,12 +11,13 @@ from recovery.backup.bounded import for_each
 from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue, Survey
 from recovery.backup.copies import Copies, copies_of
 from recovery.backup.layout import is_safe
-from recovery.backup.sets import SETS, ListedSets
+from recovery.backup.sets import SETS
 from recovery.backup.signing import Verifier
 from recovery.backup.wal.layout import STORE as WAL
 from recovery.domain.recovery_point import DataStore
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
+from recovery.ports.recovery_points import ListedSets
 
 FOLDERS = frozenset({*(store.value for store in DataStore), SETS, WAL})
 """What a group has below its own folder."""

@@ -44,6 +44,7 @@ from recovery.ports.recovery_points import (
     BackupOrder,
     Expired,
     KeptElsewhere,
+    ListedSets,
     Progress,
     Repaired,
     StorePoints,
@@ -273,6 +274,10 @@ class StoredRecoveryPoints:
         whole = [member for point in points for member in (*await bases_in(catalogue, point), point)]
         manifests = [member.manifest for member in whole]
         return found, await write_set(self.stores(group), found, manifests, self.keys.signing())
+
+    async def sets(self, group: GroupSnapshot) -> ListedSets:
+        """See the port."""
+        return await self.catalogue(group).sets(group.name)
 
     # Parts of the above.
 

@@ -26,13 +26,14 @@ from recovery.backup.layout import (
 )
 from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_leftovers
 from recovery.backup.once import put_once
-from recovery.backup.sets import ListedSets, list_sets, remove_set
+from recovery.backup.sets import list_sets, remove_set
 from recovery.backup.signing import Signer, Verifier
 from recovery.domain.chains import is_recoverable, judged_as_chains, standing
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
+from recovery.ports.recovery_points import ListedSets
 
 PARALLEL_READS = 8
 REQUEST_SECONDS = 10.0  # for one small request

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from pydantic import ValidationError
@@ -21,21 +20,12 @@ from recovery.domain.recovery_point import Manifest
 from recovery.domain.recovery_set import RecoverySet
 from recovery.errors import Corrupt, NotFound, RecoveryError, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
+from recovery.ports.recovery_points import ListedSets
 
 FORMAT = 1
 SETS = "sets"
 PARALLEL_READS = 8
 REQUEST_SECONDS = 10.0  # for one small request
-
-
-@dataclass(frozen=True)
-class ListedSets:
-    """``rejected``: keys of documents that are there and not believed, with location and reason. ``unreachable``:
-    locations that did not answer, with the reason."""
-
-    sets: list[RecoverySet] = field(default_factory=list)  # newest first
-    rejected: dict[str, str] = field(default_factory=dict)
-    unreachable: dict[str, str] = field(default_factory=dict)
 
 
 def sets_prefix(group: str) -> str:

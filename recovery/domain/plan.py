@@ -17,6 +17,7 @@ from recovery.domain.handover import StoreDivergence, StoreLoss
 from recovery.domain.managed import ManagedTarget
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Verdict
+from recovery.domain.recovery_set import ChosenSet
 from recovery.domain.recovery_target import ChosenRecovery, ReachedPoint, RecoveryTarget
 from recovery.domain.redis import Way
 from recovery.domain.search import RestoredSearch, SearchChoice
@@ -37,6 +38,7 @@ class PlanRequest(Model):
     group: str = ""
     region: str | None = None  # where to: the target of a recovery or restore, the source of a backup
     point_id: str | None = None  # a named recovery point instead of the newest validated one
+    set_id: str | None = None  # of a full recovery: a named recovery set, all of which comes back
     kind: BackupKind | None = None
     store: DataStore | None = None  # only points of this store
     streams: tuple[str, ...] | None = None  # of JetStream: only these
@@ -141,10 +143,14 @@ class Facts(Model):
     point_bytes: int | None = None
     point_major: int | None = None
     recovery: ChosenRecovery | None = None  # how it goes on with archived WAL
+    chosen_set: ChosenSet | None = None  # of a group of several stores: what each comes back from
     location: str | None = None
     ownership_before: OwnershipRecord | None = None
     ownership: OwnershipRecord | None = None
     restored: RestoredServer | None = None
+    restored_nats: RestoredServer | None = None  # one field for each store: they are restored at the same time
+    restored_redis: RestoredServer | None = None
+    restored_search: RestoredServer | None = None
     dns_before: list[DnsBefore] | None = None
     outage_began_at: datetime | None = None
     last_recovered_commit_at: datetime | None = None
@@ -182,6 +188,13 @@ class Facts(Model):
     def serving_region(self) -> str | None:
         """The region that serves when the run is over."""
         return self.source_region if self.returned else self.target_region
+
+    @property
+    def restored_beside(self) -> dict[DataStore, RestoredServer]:
+        """What was restored beside PostgreSQL, by store."""
+        stores = (DataStore.NATS, DataStore.REDIS, DataStore.SEARCH)
+        found = {store: getattr(self, f"restored_{store}") for store in stores}
+        return {store: restored for store, restored in found.items() if restored is not None}
 
     @property
     def promotions(self) -> list[Promotion]:

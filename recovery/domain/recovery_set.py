@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import Field
 
-from recovery.domain.base import Recorded
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
+from recovery.domain.base import Model, Recorded
+from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, VerdictState
 
 
 class SetMember(Recorded):
@@ -52,6 +52,50 @@ class RecoverySet(Recorded):
         return finished - began
 
 
+class SetPart(Model):
+    """One store in a recovery: the point that it comes back from, read between ``began_at`` and ``finished_at``.
+
+    ``left``: why it is not restored. Without ``point_id`` there is nothing to restore it from.
+    """
+
+    store: DataStore
+    point_id: str | None = None
+    began_at: datetime | None = None
+    finished_at: datetime | None = None
+    left: str = ""
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.point_id is not None and not self.left
+
+
+class ChosenSet(Model):
+    """What a recovery of a group of several stores brings back: every store of the group by its name.
+
+    ``set_id`` is None where no set could be gone by. ``named``: the operator asked for this one, whole.
+    """
+
+    set_id: str | None = None
+    named: bool = False
+    parts: list[SetPart]
+
+    def wants(self, store: DataStore) -> bool:
+        return any(part.store is store and part.is_wanted for part in self.parts)
+
+    @property
+    def further(self) -> list[SetPart]:
+        """Of stores that are restored beside PostgreSQL."""
+        return [part for part in self.parts if part.is_wanted and part.store is not DataStore.POSTGRES]
+
+    def without(self, reasons: Mapping[DataStore, str]) -> ChosenSet:
+        """The same, with stores that are left as they are, each with its reason."""
+        parts = [
+            part.model_copy(update={"left": reasons[part.store]}) if part.store in reasons else part
+            for part in self.parts
+        ]
+        return self.model_copy(update={"parts": parts})
+
+
 class SetState(StrEnum):
     """What can be said of a set today."""
 
@@ -76,7 +120,7 @@ def set_of(points: Iterable[RecoveryPoint], *, set_id: str, run_id: str, missing
         source_region=first.source_region,
         run_id=run_id,
         epoch=first.epoch,
-        members=[_member(point) for point in members],
+        members=[member_of(point) for point in members],
         missing=list(missing),
     )
 
@@ -95,7 +139,7 @@ def state_of(found: RecoverySet, points: Iterable[RecoveryPoint]) -> SetState:
     return SetState.VALID if all(point.is_valid for point in states) else SetState.UNPROVEN
 
 
-def _member(point: RecoveryPoint) -> SetMember:
+def member_of(point: RecoveryPoint) -> SetMember:
     manifest = point.manifest
     began, finished = manifest.source.window or (manifest.started_at, manifest.finished_at)
     return SetMember(

@@ -12,6 +12,7 @@ from recovery.domain.candidates import Candidate
 from recovery.domain.guarding import Promotion
 from recovery.domain.handover import StoreDivergence, StoreLoss
 from recovery.domain.ownership import FenceProof
+from recovery.domain.recovered_set import RecoveredSet
 from recovery.domain.recovery_point import CheckResult
 
 
@@ -123,6 +124,7 @@ class RunReport(Recorded):
     checks: list[CheckResult] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     achieved: Achieved = Achieved()
+    recovered_set: RecoveredSet | None = None  # of a recovery of several stores
     point_ids: list[str] = Field(default_factory=list)
     failed_step: str | None = None
     error: str = ""

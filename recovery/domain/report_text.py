@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from recovery.domain import words
+from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.report import Achieved, RunReport, RunState, StepRecord, StepState
 
 LONGEST_CELL = 160  # characters; the whole stays well below what the Temporal UI takes
@@ -106,6 +107,33 @@ def objective_sentences(achieved: Achieved) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def store_sentences(found: RecoveredSet | None) -> list[str]:
+    """Each store of the group by its name: what it lost, or why it was left; and how far apart they stand."""
+    if found is None:
+        return []
+    sentences = [_store_sentence(each) for each in found.stores]
+    if found.skew is not None:
+        of = f" of recovery set {found.set_id}" if found.set_id is not None else ""
+        sentences.append(f"the stores{of} stand at most {words.duration(found.skew)} apart")
+    return sentences
+
+
+def _store_sentence(store: RecoveredStore) -> str:
+    if store.left:
+        return f"{store.store}: not restored: {store.left}"
+    came = f"from {store.point_id}" + (f", as of {as_of(store)}" if store.until_at is not None else "")
+    if store.rpo is not None:
+        return f"{store.store}: RPO {words.duration(store.rpo)}, {came}"
+    return f"{store.store}: {'restored' if store.restored else 'to be restored'} {came}"
+
+
+def as_of(store: RecoveredStore) -> str:
+    """The moment at which a restored store stands, or the while in which it was read."""
+    if store.from_at is None or store.from_at == store.until_at:
+        return words.moment(store.until_at)
+    return f"{words.moment(store.from_at).removesuffix(' UTC')} to {words.clock(store.until_at)} UTC"
+
+
 def markdown_table(report: RunReport, now: datetime | None = None) -> str:
     """The run as Markdown for Temporal's current details.
 
@@ -159,6 +187,8 @@ def _after_table(report: RunReport) -> list[str]:
     lines: list[str] = []
     if figures := objective_sentences(report.achieved):
         lines += ["", "; ".join(figures) + "."]
+    if stores := store_sentences(report.recovered_set):
+        lines += ["", "**Stores**", *(f"- {_cell(sentence)}" for sentence in stores)]
     if report.error:
         lines += ["", f"**Error** in {_cell(report.failed_step or 'the run')}: {_cell(report.error)}"]
     if report.hold_choices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -28,3 +28,5 @@ class Measurements(Protocol):
     def failover_failed(self, reason: str) -> None: ...
 
     def data_lost(self, store: str, count: int) -> None: ...
+
+    def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None: ...

@@ -88,6 +88,16 @@ class ExpiredWal:
 
 
 @dataclass(frozen=True)
+class ListedSets:
+    """``rejected``: keys of documents that are there and not believed, with location and reason. ``unreachable``:
+    locations that did not answer, with the reason."""
+
+    sets: list[RecoverySet] = field(default_factory=list)  # newest first
+    rejected: dict[str, str] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RestoreOrder:
     """One restore. ``restore_id`` was minted before the call: only what carries it is ever removed."""
 
@@ -215,6 +225,10 @@ class RecoveryPoints(Protocol):
     ) -> tuple[RecoverySet, dict[str, str]]:
         """Signs and stores which points belong together; the same for every attempt. Also the locations that did not
         take it, with the reason. Raises NotFound where one of the points is not complete, Unreachable."""
+        ...
+
+    async def sets(self, group: GroupSnapshot) -> ListedSets:
+        """All recovery sets that a trusted key signed. Raises Unreachable: no location answers."""
         ...
 
 

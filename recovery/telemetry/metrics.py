@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from types import TracebackType
@@ -96,6 +96,16 @@ class RecoveryMetrics:
         )
         self._data_loss = meter.create_gauge(
             "dr_data_loss_bytes", "By", "Bytes known to be lost in the last recovery of this store"
+        )
+        self._store_rpo = meter.create_gauge(
+            "dr_recovery_store_rpo_seconds",
+            "s",
+            "From the last moment that this store was recovered to until the outage, in the last recovery of several",
+        )
+        self._skew = meter.create_gauge(
+            "dr_recovery_skew_seconds",
+            "s",
+            "How far apart the stores stand at the most after the last recovery of them",
         )
         self._create_validation()
 
@@ -188,6 +198,13 @@ class RecoveryMetrics:
     def data_lost(self, store: str, count: int) -> None:
         """Bytes of ``store`` (``postgres``, ``jetstream``, ``redis`` ...) known to be lost in the last recovery."""
         self._data_loss.set(max(count, 0), {"store": store})
+
+    def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None:
+        """Of a recovery of several stores: each store's achieved RPO, and how far apart they stand, in seconds."""
+        for store, seconds in rpo.items():
+            self._store_rpo.set(max(seconds, 0.0), {"store": store})
+        if skew is not None:
+            self._skew.set(max(skew, 0.0))
 
     def learn_compliance(self, history: Iterable[CountedRecovery]) -> None:
         """What earlier runs achieved, from their stored reports: called once, at a worker's start."""

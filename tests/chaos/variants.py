@@ -10,9 +10,14 @@ from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, Postgres
 from recovery.domain.managed import ManagedTarget, Way
 from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import DnsBefore, Facts, RestoredServer
-from recovery.domain.recovery_point import BackupKind, Verdict, VerdictState
+from recovery.domain.recovery_point import BackupKind, DataStore, Verdict, VerdictState
+from recovery.domain.recovery_set import ChosenSet, SetPart
 
 NOW = datetime(2026, 11, 22, 5, 0, tzinfo=UTC)
+PARTS = {
+    DataStore.POSTGRES: "point-1", DataStore.NATS: "point-3", DataStore.REDIS: "point-4", DataStore.SEARCH: "point-5",
+}  # fmt: skip
+CHOSEN = ChosenSet(set_id="set-1", parts=[SetPart(store=store, point_id=point) for store, point in PARTS.items()])
 RESTORED = RestoredServer(
     region="region-b", host="127.0.0.1", port=5432, database="shop", kind=BackupKind.PHYSICAL, point_id="point-1"
 )
@@ -42,6 +47,9 @@ FACTS: Mapping[str, Facts] = {
     "standbys.verify_switchover": Facts(verification_failed=""),
     "points.choose_validated": Facts(point_id="point-1", outage_began_at=NOW),
     "restores.restore_database": Facts(restored=RESTORED, last_recovered_commit_at=NOW),
+    "set_restores.restore_streams": Facts(restored_nats=RESTORED),
+    "set_restores.restore_redis": Facts(restored_redis=RESTORED),
+    "set_restores.restore_search": Facts(restored_search=RESTORED),
     "restores.confirm_service": Facts(service_restored_at=NOW + timedelta(seconds=42)),
     "dns.remember_records": Facts(
         dns_before=[DnsBefore(name="shop.example.com", type="A", ttl=60, values=["10.0.0.1"], zone="example.com")]
@@ -89,6 +97,10 @@ VARIANTS: Mapping[str, Variant] = {
             tells={"standbys.verify_switchover": Facts(verification_failed="the new side serves nobody")},
         ),
         Variant("streams", kinds=tuple(BackupKind)),
+        Variant(
+            "together",
+            tells={"points.choose_validated": Facts(point_id="point-1", outage_began_at=NOW, chosen_set=CHOSEN)},
+        ),
         Variant("lacking", kinds=tuple(BackupKind), tells={"points.take_streams_backup": Facts()}),
     )
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -22,6 +22,7 @@ class FakeMeasurements:
     failovers: list[tuple[str, str, str, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     losses: dict[str, int] = field(default_factory=dict)
+    stores: list[tuple[dict[str, float], float | None]] = field(default_factory=list)
 
     def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None:
         self.backups.append((kind, status, seconds, bytes_by_location))
@@ -43,6 +44,9 @@ class FakeMeasurements:
 
     def failover_failed(self, reason: str) -> None:
         self.failed.append(reason)
+
+    def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None:
+        self.stores.append((dict(rpo), skew))
 
     def data_lost(self, store: str, count: int) -> None:
         self.losses[store] = count

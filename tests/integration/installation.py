@@ -254,8 +254,9 @@ class Site:
         await self._end_plans()
         await self.lab.kill(AWAY, "postgres", with_disks=True)
         client = s3_client(self.lab.witness())
-        key = f"recovery/ownership/{GROUP}.json"
-        await asyncio.to_thread(client.delete_object, Bucket=self.lab.witness().bucket, Key=key)
+        for group in (GROUP, STREAMS):
+            key = f"recovery/ownership/{group}.json"
+            await asyncio.to_thread(client.delete_object, Bucket=self.lab.witness().bucket, Key=key)
         await self._point_home()
         await self.crew.complete()
 

@@ -48,7 +48,7 @@ def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
     own = copy.deepcopy({key: shop[key] for key in ("tier", "home", "regions", "postgres", "backup")})
     for region in REGIONS:
         own["regions"][region]["nats"] = lab.nats(region).removeprefix("nats://")
-    own["backup"]["kinds"] = ["logical", "streams"]
+    own["backup"]["kinds"] = ["physical", "streams"]
     return {**own, "nats": {"streams": STREAM_NAMES}}
 
 

@@ -94,7 +94,7 @@ async def catalogue(site: Site) -> Catalogue:
 async def test_streams_are_taken_beside_the_database_proven_and_put_back(filled: Site) -> None:
     site = filled
     points = await taken(site)
-    assert [point.manifest.kind for point in points] == [BackupKind.LOGICAL, BackupKind.STREAMS]
+    assert [point.manifest.kind for point in points] == [BackupKind.PHYSICAL, BackupKind.STREAMS]
     (together,) = (await (await catalogue(site)).sets(STREAMS)).sets
     assert [each.point_id for each in together.members] == [point.point_id for point in points]
     assert state_of(together, points) is SetState.VALID
@@ -125,6 +125,35 @@ async def test_streams_are_taken_beside_the_database_proven_and_put_back(filled:
     replaced = await run(site, "Restore", store="nats", region=AWAY, streams=["orders"], replace=True)
     assert replaced.state is RunState.COMPLETED, replaced.error
     assert await everything(site, AWAY) == expected
+    await site.no_residue()
+
+
+async def test_a_recovery_brings_the_streams_of_its_set_back_beside_the_database(filled: Site) -> None:
+    """And what is missing in the other region's NATS is said by its name: here nothing is."""
+    site = filled
+    points = await taken(site)
+    (together, *_) = (await (await catalogue(site)).sets(STREAMS)).sets
+    expected = await everything(site, HOME)
+    report = await run(site, "FullRecovery")
+    assert report.state is RunState.COMPLETED, report.error
+    assert report.point_ids == [point.point_id for point in points]
+    assert await everything(site, AWAY) == expected
+    found = report.recovered_set
+    assert found is not None
+    assert (found.set_id, found.skew) == (together.set_id, together.width)
+    assert [(each.store, each.restored, each.left) for each in found.stores] == [
+        ("postgres", True, ""), ("nats", True, ""),
+    ]  # fmt: skip
+    assert all(each.rpo is not None and each.rpo > timedelta() for each in found.stores)
+
+    # Its place holds streams now: the database would come back, and they would be left as they are, by name.
+    await site.reset()
+    again = await run(site, "FullRecovery")
+    assert again.state is RunState.COMPLETED, again.error
+    assert again.recovered_set is not None
+    (left,) = (each.left for each in again.recovered_set.stores if each.store == "nats")
+    assert "already: say --replace" in left
+    assert [warning for warning in again.warnings if "nats is not restored" in warning]
     await site.no_residue()
 
 

@@ -7,6 +7,7 @@ from workflows.steps import Gate
 with workflow.unsafe.imports_passed_through():
     from recovery.domain.candidates import stores_of
     from recovery.domain.plan import PlanContext
+    from recovery.domain.recovery_point import DataStore
     from recovery.domain.words import listed
 
 
@@ -50,6 +51,28 @@ def has_streams(context: PlanContext) -> bool:
     return "nats" in stores_of(context.group)
 
 
+def restores_streams(context: PlanContext) -> bool:
+    return _restores(context, DataStore.NATS)
+
+
+def restores_redis(context: PlanContext) -> bool:
+    return _restores(context, DataStore.REDIS)
+
+
+def restores_search(context: PlanContext) -> bool:
+    return _restores(context, DataStore.SEARCH)
+
+
+def restores_further(context: PlanContext) -> bool:
+    """Stores come back beside PostgreSQL. A run that an earlier version took beyond its choice goes on without them."""
+    chosen = context.facts.chosen_set
+    return chosen is not None and bool(chosen.further) and _goes_by_sets()
+
+
+def restored_further(context: PlanContext) -> bool:
+    return bool(context.facts.restored_beside)
+
+
 def graceful(context: PlanContext) -> bool:
     return context.request.graceful
 
@@ -90,6 +113,15 @@ def fence_confirmed(context: PlanContext) -> bool:
 
 def always(context: PlanContext) -> bool:
     return True
+
+
+def _restores(context: PlanContext, store: DataStore) -> bool:
+    chosen = context.facts.chosen_set
+    return chosen is not None and chosen.wants(store) and _goes_by_sets()
+
+
+def _goes_by_sets() -> bool:
+    return not workflow.in_workflow() or workflow.patched("recovery sets")
 
 
 def _seconded(context: PlanContext) -> bool:

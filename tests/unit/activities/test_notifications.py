@@ -13,6 +13,8 @@ from activities.notifications import Notifications
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.guarding import Promotion
 from recovery.domain.plan import MONITOR, Facts, PlanContext, PlanRequest
+from recovery.domain.recovery_point import DataStore
+from recovery.domain.recovery_set import ChosenSet, SetPart
 from recovery.domain.report import RunState, StepState
 from recovery.ports.notify import Severity
 from tests.fakes.handover import group_of
@@ -55,6 +57,12 @@ async def test_the_end_has_everything_that_is_asked_of_it(requested_by: str) -> 
     ):  # fmt: skip
         assert wanted in message.body, message.body
     assert message.severity is Severity.CRITICAL, "whoever was woken by the beginning hears of the end"
+
+
+async def test_the_end_names_the_stores_that_were_left() -> None:
+    parts = [SetPart(store=DataStore.REDIS, left="it holds 7 keys")]
+    (message,) = await sent("announce_end", plan="FullRecovery", chosen_set=ChosenSet(set_id="set-1", parts=parts))
+    assert "redis: not restored: it holds 7 keys" in message.body
 
 
 async def test_plans_that_nobody_was_woken_for_end_quietly() -> None:

@@ -10,6 +10,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.reports import Reports
 from recovery.domain.handover import StoreLoss
+from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.recovery_counts import MOVES, PLANNED, TYPES
 from recovery.domain.report import BY_SILENCE, Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
 from tests.fakes.measurements import FakeMeasurements
@@ -139,3 +140,13 @@ def test_the_plans_that_move_a_group_exist() -> None:
     assert set(MOVES) <= set(PLANS)
     assert {name for name, plan in PLANS.items() if plan.has_rto} | PLANNED == MOVES
     assert set(TYPES) == MOVES | {"Restore"}
+
+
+async def test_the_loss_of_each_store_is_measured_once_the_group_has_arrived() -> None:
+    stores = [
+        RecoveredStore(store="postgres", restored=True, rpo=timedelta(seconds=3)),
+        RecoveredStore(store="redis", left="it holds data"),
+    ]
+    several = RecoveredSet(set_id="set-1", stores=stores, skew=timedelta(minutes=1))
+    assert (await counted("FullRecovery", recovered_set=several)).stores == [({"postgres": 3.0}, 60.0)]
+    assert (await counted("FullRecovery", RunState.STOPPED, recovered_set=several)).stores == []

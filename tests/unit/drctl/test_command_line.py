@@ -212,6 +212,16 @@ def test_recover_asks_for_the_groups_name(asked: list[Any]) -> None:
     assert request.outage_began_at == datetime(2025, 11, 22, 9, 15, tzinfo=UTC)
 
 
+def test_recover_takes_a_recovery_set_by_its_id(asked: list[Any]) -> None:
+    both = drctl("recover", "--set", "set-1", "--point", "point-1", "--yes")
+    assert (both.exit_code, asked) == (2, [])
+    assert "expected --point or --set, and not both" in both.stderr
+    drctl("recover", "--set", "set-1", "--to-time", "2025-11-22T10:15:00Z", "--yes")
+    _, request, options = asked[0]
+    assert (request.set_id, request.point_id, request.target.time.hour) == ("set-1", None, 10)
+    assert options["prepare"] is not None, "a misspelt one is refused before anything begins"
+
+
 def test_retention_runs_its_plan(asked: list[Any]) -> None:
     drctl("retention", "--reason", "disk is full")
     assert (asked[0][0], asked[0][1].reason) == ("Retention", "disk is full")

@@ -144,6 +144,16 @@ def test_summary_names_error_undo_order_and_what_was_left_behind() -> None:
     assert "restore-streams was not undone: NATS at 127.0.0.1:4223 did not answer" in text
 
 
+def test_summary_of_several_stores_names_each_of_them() -> None:
+    text = shown(tables.run_summary(samples.of_several_stores(), unicode=True), width=200)
+    for wanted in (
+        "postgres 1 m 37 s", "2026-11-22 02:51:43 to 02:52:05 UTC", "20261122T025143Z-streams-9c41",
+        "redis not restored empty target: Redis 10.0.0.9:6379 holds <7> keys",
+        "20261122T025143Z-set-9c41: at most 10 m 56 s apart",
+    ):  # fmt: skip
+        assert wanted in re.sub(" +", " ", text), text
+
+
 def test_summary_of_a_held_run_gives_the_choices() -> None:
     assert "Choose retry, skip, abort." in shown(tables.run_summary(samples.held(), unicode=True), width=200)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.report import Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
 
@@ -114,6 +115,24 @@ def _base(**changes: object) -> RunReport:
 
 def completed() -> RunReport:
     return _base()
+
+
+def of_several_stores() -> RunReport:
+    """One store was not restored."""
+    stores = [
+        RecoveredStore(
+            store="postgres", point_id="20261122T025143Z-physical-9c41", restored=True, from_at=_at(-97.0),
+            until_at=_at(-97.0), rpo=timedelta(seconds=97),
+        ),
+        RecoveredStore(
+            store="nats", point_id="20261122T025143Z-streams-9c41", restored=True, from_at=_at(-753.0),
+            until_at=_at(-731.0), rpo=timedelta(seconds=753),
+        ),
+        RecoveredStore(store="redis", left="empty target: Redis 10.0.0.9:6379 holds <7> keys"),
+    ]  # fmt: skip
+    return _base(
+        recovered_set=RecoveredSet(set_id="20261122T025143Z-set-9c41", stores=stores, skew=timedelta(seconds=656))
+    )
 
 
 def completed_after_approval() -> RunReport:
@@ -348,6 +367,7 @@ ALL = {
     function.__name__: function
     for function in (
         completed,
+        of_several_stores,
         completed_after_approval,
         rolled_back,
         held,

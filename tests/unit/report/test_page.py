@@ -297,3 +297,13 @@ def test_a_run_that_did_nothing_yet() -> None:
         }
     )
     assert "0 of 15 steps done" in Page(render_report(report)).text
+
+
+def test_every_store_of_a_recovery_has_its_row() -> None:
+    text = Page(render_report(samples.of_several_stores())).text
+    assert "Stores at most 10 m 56 s apart" in text
+    assert "postgres 1 m 37 s 2026-11-22 03:02:39 UTC 20261122T025143Z-physical-9c41" in text
+    assert "nats 12 m 33 s 2026-11-22 02:51:43 to 02:52:05 UTC 20261122T025143Z-streams-9c41" in text
+    assert "not restored: empty target: Redis 10.0.0.9:6379 holds <7> keys" in text
+    assert "Recovery set 20261122T025143Z-set-9c41" in text
+    assert "at most" not in Page(render_report(samples.completed())).text.partition("What ran when")[0]

@@ -89,6 +89,7 @@ def record_everything(metrics: RecoveryMetrics) -> None:
     metrics.failover_finished("region-a", "region-b", "health", 45.0)
     metrics.failover_failed("fence-primary")
     metrics.data_lost("postgres", 512)
+    metrics.stores_recovered({"postgres": 3.0, "redis": 240.0}, 41.5)
     metrics.health_checked("region-a", False)
     metrics.replication_lag("region-a", "region-b", 1.5)
 
@@ -114,6 +115,8 @@ CONTRACT = [
     ("dr_recovery_duration_seconds", "gauge", None, {"type"}),
     ("dr_recovery_achieved_rto_seconds", "gauge", None, {"type"}),
     ("dr_data_loss_bytes", "gauge", None, {"store"}),
+    ("dr_recovery_store_rpo_seconds", "gauge", None, {"store"}),
+    ("dr_recovery_skew_seconds", "gauge", None, set()),
     ("dr_backup_validation_status", "gauge", None, {"group", "type"}),
     ("dr_backup_validation_overall_status", "gauge", None, {"group"}),
     ("dr_backup_validation_total", "counter", None, {"group", "type", "state"}),
@@ -167,6 +170,8 @@ def test_values_arrive(metrics: RecoveryMetrics) -> None:
     assert found['dr_failover_total{from_region="region-a",reason="health",to_region="region-b"}'] == 1
     assert found['dr_health_check_total{region="region-a",result="unhealthy"}'] == 1
     assert found['dr_data_loss_bytes{store="postgres"}'] == 512
+    assert found['dr_recovery_store_rpo_seconds{store="redis"}'] == 240
+    assert found["dr_recovery_skew_seconds"] == 41.5
     assert found['dr_recovery_duration_seconds{type="corruption"}'] == 77.5
 
 
