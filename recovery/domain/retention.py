@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import Field
 
 from recovery.domain.base import Model
-from recovery.domain.chains import BAD, bases_of
+from recovery.domain.chains import BAD, bases_of, is_recoverable
 from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import RecoveryPoint
@@ -70,14 +70,17 @@ def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: da
 
 def _judge(members: list[RecoveryPoint], rule: RetentionRule, now: datetime) -> list[tuple[RecoveryPoint, str]]:
     """Each point of one series, newest first, with the reason to keep it; an empty one when there is none."""
-    newest_valid = next((point.point_id for point in members if point.is_valid), None)
+    seen = {point.point_id for point in members}
+    valid = [point.point_id for point in members if point.is_valid]
+    whole = [point.point_id for point in members if is_recoverable(point, seen)]  # a base may be at a silent location
+    newest_valid = {*valid[:1], *whole[:1]}
     newest_unproven = next((point.point_id for point in members if not _proven(point)), None)
     reference = min(now, max(point.manifest.finished_at for point in members))
     periods = _kept_by_periods(members, rule)
     judged = []
     better = 0  # newer points that are not known to be bad
     for number, point in enumerate(members):
-        if point.point_id == newest_valid:
+        if point.point_id in newest_valid:
             reason = "the newest validated point"
         elif number == 0:
             reason = "the newest point"

@@ -142,6 +142,13 @@ def test_retention_keeps_what_a_kept_point_builds_on() -> None:
     assert plan.remove == ["point-3", "point-2", "point-1"], "newest first: nothing is left without its base"
 
 
+def test_retention_keeps_what_can_be_recovered_from_beside_what_lacks_its_base() -> None:
+    """The base may be gone, or at a location that does not answer."""
+    listed = [member(1, state=VALID), member(2, state=VALID), member(4, 3, state=VALID), member(5)]
+    plan = plan_retention(listed, RetentionRule(count=1), NOW)
+    assert (plan.keep, plan.remove) == (["point-5", "point-4", "point-2"], ["point-1"])
+
+
 @given(
     st.lists(
         st.tuples(st.booleans(), st.sampled_from([None, VALID, CORRUPT, VerdictState.FAILED])), min_size=1, max_size=12
