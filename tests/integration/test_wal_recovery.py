@@ -64,6 +64,14 @@ async def ids_at(dsn: str, port: int | None = None) -> list[int]:
         await connection.close()
 
 
+async def transaction_of(dsn: str, number: int) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval("SELECT xmin::text FROM commits WHERE id = $1", number))
+    finally:
+        await connection.close()
+
+
 async def validated_point(site: Site) -> str:
     """The base backup that the archive itself asked for."""
 
@@ -98,6 +106,7 @@ async def test_a_lost_region_comes_back_at_what_was_reported_as_archived() -> No
             await archived.until(max(archived.told))
             assert time.monotonic() - began < TAKEOVER_SECONDS, "another worker takes over"
             marked, at = len(ledger.commits), datetime.now(UTC)
+            xid = await transaction_of(home.dsn(), marked)
             await execute(home.dsn(), "SELECT pg_create_restore_point('before the fire')")
             named = len(ledger.commits)
             await archived.until(ledger.commits[-1][2])
@@ -130,6 +139,8 @@ async def test_a_lost_region_comes_back_at_what_was_reported_as_archived() -> No
         assert marked <= len(ids) <= marked + 1, "every commit until then, and none that began later"
         report, ids = await restored(site, name="before the fire", timeline=1)
         assert marked <= len(ids) <= named + 1
+        report, ids = await restored(site, xid=xid, timeline=1)
+        assert ids == list(range(1, marked + 1)), "the transaction, and nothing that was committed after it"
         report, ids = await restored(site, latest=True)
         assert ids[0] == 0, "what was written after the fork"
 
