@@ -10,17 +10,19 @@ async def fixed_chunks(buffers: AsyncIterable[bytes], size: int) -> AsyncIterato
 
     An empty artefact thereby has an object too, and so can be found and opened by hand like any other.
     """
-    pending = bytearray()
-    produced = False
+    parts: list[memoryview] = []  # joined once: a buffer that grows would copy every byte twice
+    held, produced = 0, False
     async for buffer in buffers:
         view = memoryview(buffer)
         while view:
-            taken = view[: size - len(pending)]
-            pending += taken
+            taken = view[: size - held]
+            parts.append(taken)
+            held += len(taken)
             view = view[len(taken) :]
-            if len(pending) == size:
-                yield bytes(pending)
-                pending.clear()
-                produced = True
-    if pending or not produced:
-        yield bytes(pending)
+            if held == size:
+                whole = [b"".join(parts)]
+                parts.clear()
+                held, produced = 0, True
+                yield whole.pop()  # nothing here keeps it alive
+    if parts or not produced:
+        yield b"".join(parts)
