@@ -215,6 +215,27 @@ async def test_a_restore_that_breaks_leaves_the_server_empty(dump: tuple[bytes, 
         assert not list(tmp_path.glob("scratch-*"))
 
 
+async def test_an_attempt_that_lost_the_server_to_its_successor_writes_no_further_key(
+    dump: tuple[bytes, RedisSource], tmp_path: Path
+) -> None:
+    data, described = dump
+    target = _Primary(tmp_path / "target", append_only=False)
+    with own_redis(target):
+        await target.start()
+        reached = asyncio.Event()
+        late = asyncio.create_task(
+            dumps(target).restore(
+                stored(data, described), RedisRestoreOptions("restore-1", "keys"), tmp_path, _seen(reached, len(data))
+            )
+        )
+        await reached.wait()
+        await target.ask("SET", MARK_KEY, "restore-1/successor")
+        with pytest.raises(RestoreFailed, match="not at this attempt any more"):
+            await late
+        assert await target.ask("GET", MARK_KEY) == "restore-1/successor", "what it holds is the successor's"
+        assert 0 < int(str(await target.ask("DBSIZE"))) < KEYS
+
+
 def _seen(reached: asyncio.Event, size: int) -> Progress:
     """Told when the keys are on their way: bytes begin again at zero."""
     most = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import PIECE_BYTES, BytesConnection
 from recovery.adapters.redis.connection import ServerSaid, encoded
-from recovery.adapters.redis.key_mark import is_mark, mark_key, restored_key
+from recovery.adapters.redis.key_mark import is_mark, key_marks, mark_key, restored_key
 from recovery.adapters.redis.server_info import ServerInfo, server_info
 from recovery.adapters.redis.target import Target
 from recovery.errors import RestoreFailed
@@ -138,12 +138,25 @@ class KeyCopy:
             async with asyncio.timeout(self._silence):
                 cursor, names = await self._source.run("SCAN", cursor, "COUNT", SCAN_COUNT)
                 found = await self._looked_at([name for name in names if number or not is_mark(name)])
+            await self._demand_mark()
             for group in _groups(found):
                 await self._group(group, copied)
             yield len(names)
             if cursor == b"0":
                 await self._answered(0)
                 return
+
+    async def _demand_mark(self) -> None:
+        """A successor of this attempt, which was taken for dead, may have opened the server for its clients already.
+
+        Raises RestoreFailed: the server is not at this attempt any more.
+        """
+        async with self._target.asked("say whose restore it is at") as connection:
+            if (await key_marks(connection)).mark != self._restore_mark:
+                raise RestoreFailed(
+                    f"Redis {self._target.server} is not at this attempt any more: another one restores into it, or"
+                    " has done so. Nothing further was written."
+                )
 
     async def _looked_at(self, names: Sequence[bytes]) -> list[_Key]:
         """Expiry and size of those that are still there."""
