@@ -114,7 +114,7 @@ def test_names_of_others_cannot_write_to_the_terminal(near: Path) -> None:
 def test_a_location_that_cannot_be_read_ends_with_3_and_hides_nothing(tmp_path: Path, near: Path) -> None:
     said = drctl("catalogue", config=bare(tmp_path, tmp_path / "gone", near))
     assert said.exit_code == 3
-    assert "is no folder on this machine" in said.stdout
+    assert "is no folder on this machine" in " ".join(said.stdout.split())  # a long path makes it two lines
     assert POINT in said.stdout and not (tmp_path / "gone").exists()
     nothing = drctl("catalogue", "-o", "json", config=bare(tmp_path, tmp_path / "gone"))
     assert (nothing.exit_code, json.loads(nothing.stdout)["kind"]) == (3, "Unreachable")
