@@ -161,7 +161,7 @@ class Vantage:
             login = await StoreLogins(self.wiring, group).nats(region.name)
         except (NotFound, BadInput) as error:
             return _reached("nats", region.nats, limits, error)
-        return [self._kept(NatsProbe(login, group.streams, limits))] if login is not None else []
+        return [self._kept(NatsProbe(login, group.chosen_streams, limits))] if login is not None else []
 
     def _kept(self, probe: Probe) -> Probe:
         self._open.push_async_callback(probe.close)

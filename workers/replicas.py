@@ -11,6 +11,7 @@ from recovery.domain.health import ReplicaLag
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput, NotFound
 from recovery.ports.postgres import PostgresLogin
+from workers.jetstream import user_credentials
 from workers.redis import redis_server
 from workers.tls import tls_context
 from workers.wiring import Wiring
@@ -44,8 +45,9 @@ class StoreLogins:
             port,
             configured.user,
             await self._secret(configured.password),
-            await self._secret(configured.credentials),
+            await user_credentials(configured, self._wiring.secrets, self._group.name),
             await tls_context(configured.tls, self._wiring.secrets, f"groups.{self._group.name}.nats.tls"),
+            configured.domain,
         )
 
     async def places(self) -> Places:

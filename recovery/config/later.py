@@ -23,8 +23,6 @@ LATER = (
     "replication.wal_level",
     "testing",
     "groups.<name>.kubernetes",
-    "groups.<name>.nats.credentials",
-    "groups.<name>.nats.domain",
     "groups.<name>.regions.<name>.kubernetes_context",
     "targets.availability",
     "targets.mttr",

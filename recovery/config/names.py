@@ -11,9 +11,10 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import pyrage
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from recovery.config.values import expected, withheld
+from recovery.domain.group import ALL_STREAMS
 
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
@@ -191,11 +192,37 @@ TableName = Annotated[
         "a table as table, schema.table or database.schema.table, for example public.users",
     ),
 ]
-StreamName = Annotated[
-    str,
-    _matching(
-        r"[^\s.*>/\\\x00-\x1f]{1,255}", "a JetStream stream's name without spaces, dots, * and >, for example events"
+_STREAM = r"[^\s.*>/\\\x00-\x1f]{1,255}"
+_STREAM_WORDS = "a JetStream stream's name without spaces, dots, * and >, for example events"
+
+
+def _streams(value: object) -> object:
+    """A list, or ``all``, which is kept as a list that no stream's name can be."""
+    if value == "all":
+        return [ALL_STREAMS]
+    if isinstance(value, list) and ALL_STREAMS in value:
+        if len(value) > 1:
+            raise expected("names of streams, or all, and not both")
+    elif not isinstance(value, list):
+        raise expected("a list of streams' names, or all, for example [events, commands, audit]")
+    return value
+
+
+_Stream = Annotated[str, _matching(rf"{_STREAM}|\*", _STREAM_WORDS)]
+StreamNames = Annotated[
+    list[_Stream],
+    BeforeValidator(_streams),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "all", "type": "string"},
+                {"items": {"type": "string"}, "minItems": 1, "type": "array"},
+            ]
+        }
     ),
+]
+DomainName = Annotated[
+    str, _matching(r"[^\s.*>/\\\x00-\x1f]{1,255}", "a JetStream domain without spaces, dots, * and >, for example hub")
 ]
 
 

@@ -16,6 +16,7 @@ from recovery.config.plain import plain
 from recovery.config.policies import BackupPolicy
 from recovery.domain.chains import FIRST_MAJOR
 from recovery.domain.group import (
+    ALL_STREAMS,
     BaseBackupRule,
     DnsRecord,
     FailoverRule,
@@ -329,6 +330,7 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 f"expected 0 with PostgreSQL {group.postgres.major}: incremental base backups begin with {FIRST_MAJOR}",
             )
         yield from _wal_locations(name, group, list(config.locations_of(name)))
+        yield from _fenced_streams(config, name, group)
         for region in sorted(group.patroni.members if group.patroni else ()):
             if region not in group.regions:
                 yield ("groups", name, "patroni", "members"), f"expected the group's regions only, not {region}"
@@ -343,6 +345,23 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 )
         if not (group.postgres or group.nats or group.redis or group.elasticsearch):
             yield ("groups", name), "expected at least one store (postgres, nats, redis or elasticsearch) in the group"
+
+
+def _fenced_streams(config: Config, name: str, group: Group) -> Iterator[tuple[KeyPath, str]]:
+    """A guard makes mirrors of named streams, each region's in a domain of its own, and fences users by their names."""
+    guards = [region for region in group.regions if config.guards.token and config.regions[region].guard]
+    if group.nats is None or not guards:
+        return
+    path: KeyPath = ("groups", name, "nats")
+    if ALL_STREAMS in group.nats.streams:
+        yield (*path, "streams"), f"expected the streams' names: region {guards[0]} has a guard, which mirrors each"
+    if group.nats.credentials is not None:
+        yield (
+            (*path, "credentials"),
+            f"expected user and password: the guard of {guards[0]} fences users by their names",
+        )
+    if group.nats.domain is not None:
+        yield (*path, "domain"), f"expected none: region {guards[0]} has a guard, and each region a domain of its own"
 
 
 def _wal_locations(name: str, group: Group, known: list[str]) -> Iterator[tuple[KeyPath, str]]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from recovery.config.base import Section
 from recovery.config.installation import Tls
-from recovery.config.names import AbsolutePath, Name, OwnFile, SqlName, StreamName, WebAddress
+from recovery.config.names import AbsolutePath, DomainName, Name, OwnFile, SqlName, StreamNames, WebAddress
 from recovery.config.values import Switch, expected
 from recovery.domain.search import names_a_secret
 from recovery.domain.secret import SecretRef
@@ -59,8 +59,10 @@ class Postgres(Section):
 class Nats(Section):
     """JetStream streams of the group."""
 
-    streams: list[StreamName] = Field(
-        min_length=1, description="Streams that are recovered.", examples=[["events", "commands", "audit"]]
+    streams: StreamNames = Field(
+        min_length=1,
+        description="Streams that are recovered; `all` takes every one that the account has at the time.",
+        examples=[["events", "commands", "audit"]],
     )
     user: str | None = Field(None, min_length=1, description="User.", examples=["recovery"])
     password: SecretRef | None = Field(None, description="Its password.", examples=["env:NATS_PASSWORD"])
@@ -68,7 +70,17 @@ class Nats(Section):
         None, description="A .creds file's content (JWT and seed).", examples=["file:/etc/recovery/secrets/nats.creds"]
     )
     tls: Tls | None = Field(None, description="TLS to the servers; without it as the server asks.")
-    domain: str | None = Field(None, min_length=1, description="JetStream domain.", examples=["hub"])
+    domain: DomainName | None = Field(
+        None,
+        description="JetStream domain, where the servers that are connected to are of another one or of none.",
+        examples=["hub"],
+    )
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Nats:
+        if self.credentials is not None and (self.user is not None or self.password is not None):
+            raise expected("user and password, or credentials, and not both")
+        return self
 
 
 class Redis(Section):

@@ -11,6 +11,9 @@ from recovery.domain.health_answer import ExpectedAnswer
 from recovery.domain.managed import ManagedRule
 from recovery.domain.search import SearchRule
 
+ALL_STREAMS = "*"
+"""No stream can be called so."""
+
 
 class Objectives(Model):
     """RTO and RPO of a tier."""
@@ -165,7 +168,7 @@ class GroupSnapshot(Model):
     wal: WalRule | None = None  # None: the group's WAL is not archived
     replication: ReplicationRule = ReplicationRule()
     failover: FailoverRule = FailoverRule()
-    streams: list[str] = Field(default_factory=list)  # of JetStream
+    streams: list[str] = Field(default_factory=list)  # of JetStream; ALL_STREAMS for every one of the account
     search: SearchRule | None = None  # of Elasticsearch or OpenSearch
     managed: ManagedRule | None = None  # PostgreSQL that a provider runs
     managed_by: str = "self"  # who makes a PostgreSQL primary: self, patroni or rds
@@ -190,6 +193,11 @@ class GroupSnapshot(Model):
         """What each health endpoint has to answer."""
         latency = self.health_latency.total_seconds() if self.health_latency else None
         return ExpectedAnswer(self.health_status, self.health_body, latency)
+
+    @property
+    def chosen_streams(self) -> list[str] | None:
+        """Names of streams; None: all that the account has when they are asked for."""
+        return None if ALL_STREAMS in self.streams else self.streams
 
     @property
     def guarded(self) -> bool:

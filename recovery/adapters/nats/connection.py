@@ -19,6 +19,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 
+from recovery.adapters.nats.credentials import UserCredentials
 from recovery.errors import Refused, Unreachable
 
 PROBE_SUFFIX = "-probe"
@@ -37,12 +38,23 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class NatsLogin:
-    """``user`` and ``password`` of one who may do everything in the group's account, fenced or not."""
+    """Who may do everything in the group's account, fenced or not: ``user`` and ``password``, or ``credentials``.
+
+    ``domain``: of JetStream, where it is not the one of the server that is connected to.
+    """
 
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     server_name: str | None = None  # in the server's certificate, where it differs from the host
+    credentials: UserCredentials | None = None
+    domain: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Who it is, as arguments of nats-py's ``connect``."""
+        if self.credentials is not None:
+            return self.credentials.options()
+        return {"user": self.user, "password": self.password} if self.user else {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,20 @@ class NatsServer:
         return replace(self, login=replace(self.login, user=f"{self.login.user or 'recovery'}{PROBE_SUFFIX}"))
 
 
+class DomainClient(Client):
+    """A connection that asks the JetStream of one domain. Without one: that of the server itself."""
+
+    def __init__(self, domain: str | None) -> None:
+        super().__init__()
+        self.domain = domain
+
+
+def api_prefix(client: Client) -> str:
+    """Of JetStream's requests: a domain's are mapped to its servers' own."""
+    domain = client.domain if isinstance(client, DomainClient) else None
+    return f"$JS.{domain}.API" if domain else "$JS.API"
+
+
 LOST = (OSError, TimeoutError, nats.errors.Error)
 """What nats-py raises when a server is gone, silent, or does not let us in."""
 
@@ -72,13 +98,13 @@ async def connected(
 
     Raises what is in LOST.
     """
-    client = Client()
     login = server.login
+    client = DomainClient(login.domain)
 
     async def heard(error: Exception) -> None:
         on_error(error)
 
-    options: dict[str, Any] = {"user": login.user, "password": login.password} if login.user else {}
+    options = login.options()
     if login.tls is not None:
         options |= {"tls": login.tls, "tls_hostname": login.server_name or server.host}
     try:
@@ -100,8 +126,10 @@ async def connected(
 
 
 async def api(client: Client, subject: str, body: dict[str, Any] | None = None, timeout: float = 2.0) -> dict[str, Any]:
-    """One request to ``$JS.API.<subject>``. Raises ApiError for its refusals, and what is in LOST."""
-    message = await client.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=timeout)
+    """One request to JetStream's API. Raises ApiError for its refusals, and what is in LOST."""
+    message = await client.request(
+        f"{api_prefix(client)}.{subject}", json.dumps(body).encode() if body else b"", timeout=timeout
+    )
     answer: dict[str, Any] = json.loads(message.data)
     error = answer.get("error")
     if error:

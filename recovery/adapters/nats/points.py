@@ -30,17 +30,21 @@ class StreamPoints:
     """The server's program for scratch servers, on this machine."""
 
     async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
-        """See the port. A stream that is missing is a failed check."""
+        """See the port. A stream that is missing is a failed check, and where all are wanted an account without any."""
         seen = await (await self.streams(group.name, region)).look()
-        missing = [name for name in group.streams if name not in seen.streams]
         known = ", ".join(sorted(seen.streams)) or "none"
+        name = f"{region} {DataStore.NATS}"
+        if group.chosen_streams is None:
+            detail = f"{seen.address} is NATS {seen.version} and has {known}"
+            return [CheckResult(name=name, passed=bool(seen.streams), detail=detail)]
+        missing = [stream for stream in group.chosen_streams if stream not in seen.streams]
         return [
             CheckResult(
-                name=f"{region} {DataStore.NATS}",
+                name=name,
                 passed=not missing,
                 detail=f"{seen.address} has no stream {', '.join(missing)}: it has {known}"
                 if missing
-                else f"{seen.address} is NATS {seen.version} and has {', '.join(group.streams)}",
+                else f"{seen.address} is NATS {seen.version} and has {', '.join(group.chosen_streams)}",
             )
         ]
 
@@ -48,7 +52,7 @@ class StreamPoints:
     async def opened(self, order: BackupOrder, progress: Progress) -> AsyncIterator[BackupSource]:
         """See the port. Snapshots hold nobody up, so nothing keeps a second backup away but the run's own id."""
         recovery = await self.streams(order.group.name, order.region)
-        async with recovery.source(order.group.streams) as source:
+        async with recovery.source(order.group.chosen_streams) as source:
             yield source
 
     async def validate(

@@ -132,6 +132,8 @@ class SnapshotSource:
             streams = await stream_list(client)
             self._sizes = {str(entry["config"]["name"]): int(entry["state"]["bytes"]) for entry in streams}
         self._streams = sorted(self._sizes) if self._chosen is None else self._chosen
+        if not self._streams:
+            raise NotFound(f"NATS {self._server} has no stream in this account.")
         if missing := [name for name in self._streams if name not in self._sizes]:
             known = ", ".join(sorted(self._sizes)) or "none"
             raise NotFound(f"NATS {self._server} has no stream {missing[0]!r}: it has {known}.")

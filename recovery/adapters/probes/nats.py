@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import nats
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
+from recovery.adapters.nats.credentials import UserCredentials
 from recovery.adapters.probes.kept import GIVEN_UP_AFTER, KeptSession
 from recovery.adapters.probes.reach import Limits, framed, reach
 from recovery.domain.health import Finding, Part
@@ -28,7 +30,7 @@ class NatsLogin:
     port: int
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    credentials: str | None = field(default=None, repr=False)  # content of a .creds file
+    credentials: UserCredentials | None = None
     tls: ssl.SSLContext | None = None
     domain: str | None = None
 
@@ -45,7 +47,7 @@ class NatsLogin:
         """As ``connected``; whoever calls it ends it with ``drop``."""
         options: dict[str, Any] = {"tls": self.tls} if self.tls is not None else {}
         if self.credentials is not None:
-            options["user_credentials"] = RawCredentials(self.credentials)
+            options |= self.credentials.options()
         elif self.user is not None:
             options |= {"user": self.user, "password": self.password or ""}
         client: Client = await nats.connect(
@@ -72,9 +74,13 @@ async def _heard(error: Exception) -> None:
 
 
 class NatsProbe:
-    """The owner's streams accept messages; elsewhere mirrors follow, which is shown and not vital."""
+    """The owner's streams accept messages; elsewhere mirrors follow, which is shown and not vital.
 
-    def __init__(self, login: NatsLogin, streams: Sequence[str], limits: Limits) -> None:
+    Args:
+        streams: their names; None: all of the account.
+    """
+
+    def __init__(self, login: NatsLogin, streams: Sequence[str] | None, limits: Limits) -> None:
         self._login, self._streams, self._limits = login, streams, limits
         self._session = KeptSession(self._open, self._ask, drop, limits.answer)
 
@@ -103,10 +109,22 @@ class NatsProbe:
     async def _ask(self, client: Client, part: Part) -> Finding:
         """All questions at once: JetStream's leader answers them, or nobody does."""
         stream_api = client.jetstream(timeout=self._limits.answer * GIVEN_UP_AFTER, domain=self._login.domain)
-        _, infos = await asyncio.gather(
-            stream_api.account_info(), asyncio.gather(*(stream_api.stream_info(name) for name in self._streams))
-        )
+        account, infos = await asyncio.gather(stream_api.account_info(), infos_of(stream_api, self._streams))
+        if self._streams is None and len(infos) < account.streams:  # a list leaves out those without a leader
+            words = f"{account.streams - len(infos)} of {account.streams} streams do not say how they are"
+            return Finding(check=CHECK, passed=False, detail=words)
         return _judged(infos, part)
+
+
+async def infos_of(stream_api: JetStreamContext, streams: Sequence[str] | None) -> list[StreamInfo]:
+    """Of these streams, or (None) of all that the account has. Raises what the driver raises."""
+    if streams is not None:
+        return list(await asyncio.gather(*(stream_api.stream_info(name) for name in streams)))
+    found: list[StreamInfo] = []
+    total = (await stream_api.account_info()).streams
+    while len(found) < total and (page := await stream_api.streams_info(offset=len(found))):
+        found += page
+    return found
 
 
 def _judged(infos: list[StreamInfo], part: Part) -> Finding:

@@ -12,7 +12,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from recovery.adapters.postgres.connection import connected as postgres_session
-from recovery.adapters.probes.nats import NatsLogin
+from recovery.adapters.probes.nats import NatsLogin, infos_of
 from recovery.adapters.redis.connection import RedisServer, asking
 from recovery.domain.group import GroupSnapshot, ReplicaRule
 from recovery.domain.health import ReplicaLag
@@ -176,7 +176,7 @@ class Replicas:
         try:
             async with asyncio.timeout(ASK_SECONDS), login.connected(ASK_SECONDS) as client:
                 stream_api = client.jetstream(timeout=ASK_SECONDS, domain=login.domain)
-                infos = [await stream_api.stream_info(name) for name in self._group.streams]
+                infos = await infos_of(stream_api, self._group.chosen_streams)
         except (NatsError, OSError, TimeoutError) as error:
             return [_unknown("nats", owner, region, error)]
         return [

@@ -211,7 +211,6 @@ def test_what_each_process_may_see_in_its_own_way_is_not_in_the_hash(
         (("keys", "recipients"), ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]),
         (("witness", "url"), "s3://other-witness/ownership"),
         (("temporal", "region_queue"), "other-{region}"),
-        (("regions", "eu-west-1", "guard"), "https://10.9.9.9:7450"),  # before, it had none
         (("defaults", "backup", "compression_level"), 3),
     ],
 )
@@ -221,6 +220,13 @@ def test_what_a_group_stands_on_changes_its_hash(
     data = YAML(typ="safe").load(example)
     changed = Config.parse(_yaml(_changed(data, path, value)))
     assert changed.snapshot("shop").config_hash != known.snapshot("shop").config_hash
+
+
+def test_a_guard_where_none_was_changes_its_hash(example: str) -> None:
+    named = _changed(YAML(typ="safe").load(example), ("groups", "shop", "nats"), {"streams": ["events"]})
+    before = Config.parse(_yaml(named)).snapshot("shop").config_hash
+    guarded = _changed(named, ("regions", "eu-west-1", "guard"), "https://10.9.9.9:7450")
+    assert Config.parse(_yaml(guarded)).snapshot("shop").config_hash != before
 
 
 def test_a_snapshot_holds_no_reference_to_a_secret(example: str) -> None:

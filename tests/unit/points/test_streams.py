@@ -23,7 +23,7 @@ from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.backup.layout import manifest_key
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import open_point
-from recovery.domain.group import RetentionRule
+from recovery.domain.group import ALL_STREAMS, RetentionRule
 from recovery.domain.jetstream import ConsumerPosition, JetStreamSource, StreamPart
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, VerdictState
@@ -71,6 +71,20 @@ async def test_a_point_of_streams_stands_beside_those_of_postgresql(streams: Str
         _ = manifest.postgres
     again = await streams.points.take(streams.backup(), nothing)
     assert again.manifest == manifest  # found, not written again
+
+
+async def test_all_streams_are_those_that_the_account_has_then(streams: Streams) -> None:
+    streams.rig.group = streams.rig.group.model_copy(update={"streams": [ALL_STREAMS]})
+    streams.server.streams["audit"] = FakeStream(config_of("audit"), state_of(3))
+    part = streams.points.part(DataStore.NATS)
+    (check,) = await part.check_source(streams.rig.group, REGION)
+    assert (check.passed, check.detail.rpartition(" has ")[2]) == (True, "audit, events, orders")
+    assert [each.stream for each in (await streams.take()).jetstream.streams] == ["audit", "events", "orders"]
+    streams.server.streams.clear()
+    (check,) = await part.check_source(streams.rig.group, REGION)
+    assert not check.passed
+    with pytest.raises(NotFound, match="has no stream in this account"):
+        await streams.points.take(streams.backup("20261122T111500Z-streams-1a2b3c4d"), nothing)
 
 
 async def test_what_an_unfinished_backup_left_is_removed(streams: Streams) -> None:
