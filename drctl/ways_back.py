@@ -26,8 +26,8 @@ class WayBack:
     ``--to-time``. ``proven``: what it begins with was restored before, and found VALID."""
 
     command: str
-    of: str  # a moment or a point
-    subject: str  # which recovery point, or the one that it begins with
+    of: str  # a set, a moment or a point
+    subject: str  # which set or recovery point, or the point that it begins with
     until: datetime | None
     proven: bool
     since: datetime | None = None
@@ -72,7 +72,7 @@ def prospects(found: GroupInventory, expected: Sequence[str]) -> Prospects:
     """``expected``: the locations at which the group's points are to be."""
     points = found.survey.points
     states = {each.set_id: state_of(each, points) for each in found.sets.sets}
-    ways = [*_moments(found), *_points(found.group, points)]
+    ways = [*_moments(found), *_sets(found, states), *_points(found.group, points)]
     by_hand = {each.set_id: page_key(found.group, each.set_id) for each in found.sets.sets}
     return Prospects(ways, _remarks(found, expected, states, ways), states, by_hand)
 
@@ -108,6 +108,21 @@ def _moments(found: GroupInventory) -> list[WayBack]:
             )
         )
     return ways
+
+
+def _sets(found: GroupInventory, states: Mapping[str, SetState]) -> list[WayBack]:
+    """Those with a point of the group's database: beside it the other stores come back."""
+    return [
+        WayBack(
+            command=_command("recover", found.group, "--set", each.set_id),
+            of="set",
+            subject=each.set_id,
+            until=each.window[1],
+            proven=states[each.set_id] is SetState.VALID,
+        )
+        for each in found.sets.sets
+        if states[each.set_id] is not SetState.BROKEN and DataStore.POSTGRES in each.stores
+    ]
 
 
 def _usable(points: Sequence[RecoveryPoint]) -> list[RecoveryPoint]:

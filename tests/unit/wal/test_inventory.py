@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from typer.main import get_command
 
-from drctl.ways_back import Prospects, Trouble, prospects
+from drctl.main import app
+from drctl.ways_back import Prospects, Trouble, WayBack, prospects
 from recovery.adapters.inventory import Inventory, inventory
 from recovery.adapters.wal_status import archived_wal
 from recovery.backup.catalogue import Catalogue
@@ -53,6 +57,10 @@ def outlook(listed: Inventory) -> Prospects:
     return prospects(group, EXPECTED)
 
 
+def points_of(listed: Inventory) -> list[WayBack]:
+    return [way for way in outlook(listed).ways if way.of != "set"]
+
+
 def troubles(seen: Prospects) -> dict[Trouble, list[str]]:
     told: dict[Trouble, list[str]] = {}
     for remark in seen.remarks:
@@ -77,8 +85,10 @@ async def test_points_sets_and_moments_come_with_their_commands(rig: Rig) -> Non
     point_id = await whole(rig)
     listed = await found(rig)
     seen = outlook(listed)
+    set_id = listed.groups[0].sets.sets[0].set_id
     assert [(way.command, way.of, way.proven) for way in seen.ways] == [
         ("drctl recover --group shop --latest", "moment", True),
+        (f"drctl recover --group shop --set {set_id}", "set", True),
         (f"drctl recover --group shop --point {point_id}", "point", True),
     ]
     assert (seen.ways[0].since, seen.ways[0].until, seen.ways[0].subject) == (
@@ -86,9 +96,22 @@ async def test_points_sets_and_moments_come_with_their_commands(rig: Rig) -> Non
     )  # fmt: skip
     (window,) = listed.groups[0].wal.windows
     assert (window.first, window.last) == (lsn_text(FIRST + 300), lsn_text(rig.server.position))
-    set_id = listed.groups[0].sets.sets[0].set_id
+    for way in seen.ways:
+        program, verb, *words = shlex.split(way.command)
+        command = get_command(app).get_command(None, verb)  # type: ignore[attr-defined]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert program == "drctl" and {word for word in words if word.startswith("--")} <= known, way.command
     assert (seen.states, seen.by_hand) == ({set_id: SetState.VALID}, {set_id: page_key("shop", set_id)})
     assert (seen.remarks, listed.others) == ([], {})
+
+
+async def test_a_set_without_the_database_is_put_back_point_by_point(rig: Rig) -> None:
+    await whole(rig)
+    (group,) = (await found(rig)).groups
+    (one,) = group.sets.sets
+    streams = one.model_copy(update={"members": [one.members[0].model_copy(update={"store": "nats"})]})
+    ways = prospects(replace(group, sets=replace(group.sets, sets=[streams])), EXPECTED).ways
+    assert [way.of for way in ways] == ["moment", "point"]
 
 
 def copy_of(rig: Rig, opener: Opener) -> Rig:
@@ -171,10 +194,10 @@ async def test_a_silent_location_is_told_and_the_others_are_listed(rig: Rig, sto
     point_id = await whole(rig)
     stores[0].broken = lambda method, key: Unreachable("no route")
     listed = await found(rig)
-    assert (listed.unreachable, [way.subject for way in outlook(listed).ways]) == ({"a": "no route"}, [point_id] * 2)
+    assert (listed.unreachable, [way.subject for way in points_of(listed)]) == ({"a": "no route"}, [point_id] * 2)
     stores[0].broken = lambda method, key: Refused("403") if key == "shop/" else None
     listed = await found(rig)
-    assert (listed.unreachable, [way.subject for way in outlook(listed).ways]) == ({}, [point_id] * 2)
+    assert (listed.unreachable, [way.subject for way in points_of(listed)]) == ({}, [point_id] * 2)
     stores[0].broken = lambda method, key: Unreachable("no route") if method == "get" else None
     assert list((await found(rig)).groups[0].unreachable) == ["a"]
     for store in stores:
