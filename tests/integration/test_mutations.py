@@ -31,6 +31,8 @@ HANDOVER = "tests/unit/activities/test_handover_steps.py"
 CONSENTS = "tests/unit/workflows/test_consents.py"
 NO_RETURN = "tests/unit/workflows/test_no_return.py"
 STREAMS = "tests/unit/points/test_streams.py"
+PAUSES = "tests/unit/guard/test_pauses.py"
+NAMES = "tests/unit/activities/test_dns_steps.py"
 WAL = "tests/unit/wal/test_recoveries.py"
 WAL_FILES = "tests/unit/wal/test_files.py"
 WAL_ARCHIVE = "tests/unit/backup/test_wal_archive.py"
@@ -320,6 +322,23 @@ FURTHER = [
     row("other WAL under an equal name", "recovery.backup.wal.location",
         "if there.plain_sha256 != record.plain_sha256:", "if False:",
         f"{WAL_ARCHIVE}::test_another_whole_unit_is_refused"),
+    # What is held up between a check and its effect.
+    row("a decision replaces what it was made on", "recovery.guard.record",
+        "        if self.record != over:\n            return False\n", "",
+        f"{PAUSES}::test_what_was_decided_before_a_long_question_is_not_written_over_what_became_of_it"),
+    row("what was demoted is adopted first", "recovery.guard.standing",
+        "        if self.anew:\n", "        if False:\n",
+        f"{PAUSES}::test_a_promotion_that_was_held_up_since_it_was_armed_is_judged_anew"),
+    row("a failover changes names while it holds the group", "activities.dns",
+        '        await demand(context.model_copy(update={"lock": LockDemand.HELD}))\n', "        pass\n",
+        f"{NAMES}::test_a_change_that_was_held_up_past_its_check_is_taken_back_where_the_group_was_lost"),
+    row("a late change of names is taken back", "activities.dns",
+        "                    await self._zone.replace(list(zip(new, old, strict=True)))\n",
+        "                    pass\n",
+        f"{NAMES}::test_a_change_that_was_held_up_past_its_check_is_taken_back_where_the_group_was_lost"),
+    row("late names that are right stay", "activities.dns",
+        "if record is not None and record.region == region:", "if False:",
+        f"{NAMES}::test_a_late_change_stays_where_the_group_was_moved_to_that_very_region"),
 ]  # fmt: skip
 
 
