@@ -193,6 +193,16 @@ def link_tablespaces(data_directory: Path, spaces: Mapping[str, Path], user: str
         give_to(link, user)
 
 
+def sync_files(folder: Path) -> None:
+    """Returns when the files that stand in ``folder`` itself, and their names, are on the disk."""
+    for path in (*(entry for entry in folder.iterdir() if entry.is_file()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def give_to(path: Path, user: str | None) -> None:
     """Makes ``user`` the owner of one file or folder; does nothing for None."""
     if user is not None:

@@ -22,6 +22,7 @@ from recovery.adapters.postgres.folder import (
     read_mark,
     refuse_filled,
     remove_folder,
+    sync_files,
 )
 from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
 from recovery.adapters.postgres.settings import (
@@ -138,7 +139,7 @@ class PhysicalRestore:
             for space in self._tablespace_folders().values():
                 await asyncio.to_thread(claimed.add_tablespace, space, self._host.user_for(self._place))
             await self.unpack()
-            await self.verify_files()
+            await self._prove()
             await self.configure()
             last_commit = await self._start() if self._options.start else None
             mark.restored_bytes = self._done
@@ -326,6 +327,27 @@ class PhysicalRestore:
             words = "; ".join(line.removeprefix("pg_verifybackup: ") for line in done.stderr.splitlines()[:5])
             raise Corrupt(f"pg_verifybackup found damage in {self._manifest.point_id}: {words or done.stdout}")
 
+    async def _prove(self) -> None:
+        """Reads the files while they go to the disk: one waits for the processor, the other for the disk."""
+        if not (self._options.start and self._options.durable):
+            await self.verify_files()
+            return
+        keeping = asyncio.create_task(self._keep())
+        try:
+            await self.verify_files()
+            await keeping
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        """Returns when all that was unpacked is on the disk."""
+        tool = await self._host.binaries.tool(self._major, "initdb")
+        user = self._host.user_for(self._place)
+        done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
+        if done.code != 0:
+            raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
+
     async def configure(self) -> None:
         """Our configuration files, and the request to recover to the stop LSN."""
         binaries, source, folder = self._host.binaries, self._manifest.postgres, self._folder
@@ -350,10 +372,7 @@ class PhysicalRestore:
     async def _start(self) -> datetime | None:
         user, recovery = self._host.user_for(self._place), self._options.recovery
         if self._options.durable:
-            tool = await self._host.binaries.tool(self._major, "initdb")
-            done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
-            if done.code != 0:
-                raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
+            await asyncio.to_thread(sync_files, self._folder)
         if recovery is None:
             await self._host.launch(self._place, timeout=self._options.start_timeout)
         else:
