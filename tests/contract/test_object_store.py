@@ -115,6 +115,7 @@ async def test_folders_are_those_directly_below(store: ObjectStore) -> None:
     for key in ("shop/postgres/p2/manifest.json", "shop/postgres/p1/x/1", "shop/postgres/file", "other/postgres/p3/x"):
         await store.put(key, b"x")
     assert list(await store.folders("shop/postgres/")) == ["p1", "p2"]
+    assert list(await store.folders("")) == ["other", "shop"]
     assert list(await store.folders("none/")) == []
 
 
