@@ -85,7 +85,7 @@ MUTATIONS = [
         "if verdict.manifest_sha256 != signed.digest:", "if False:",
         f"{CORRUPTION}::test_an_old_verdict_says_nothing_about_another_manifest"),
     row("only VALID points are chosen", "recovery.backup.catalogue",
-        "            if point.is_valid:", "            if True:",
+        "            if is_recoverable(point, known):", "            if True:",
         f"{CORRUPTION}::test_a_corrupt_point_gives_way_to_the_older_valid_one"),
     row("manifests that are not believed", "recovery.adapters.point_judge",
         "if bad_manifests:", "if False:",
@@ -210,7 +210,7 @@ MUTATIONS = [
         f"{STEPS}::test_one_point_that_is_not_valid_fails_the_validation"),
     # Retention.
     row("the last validated point stays", "recovery.domain.retention",
-        "if point.point_id == newest_valid:", "if False:",
+        "if point.point_id in newest_valid:", "if False:",
         f"{POINTS}::test_retention_removes_old_points_and_never_the_last_validated"),
     row("young orphans stay", "recovery.backup.catalogue",
         "if orphan.youngest >= older_than or orphan.point_id in running:", "if False:",
