@@ -11,8 +11,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from recovery.adapters.postgres.host import stop_server
-
 PREFIX = "scratch-"
 _LOCK = "lock"
 
@@ -38,6 +36,8 @@ async def sweep(parent: Path) -> list[Path]:
     Raises:
         OSError: a lock cannot be tried.
     """
+    from recovery.adapters.postgres.host import stop_server  # that package makes its scratch folders here
+
     removed = []
     for folder in await asyncio.to_thread(lambda: sorted(parent.glob(f"{PREFIX}*"))):
         try:
