@@ -121,6 +121,7 @@ async def test_the_readmes_commands_do_what_it_says(lab: Lab, terminal: Terminal
     async with terminal.running("up", "is ready"):
         assert "VALID" in await terminal.run("backup run --validate")
         assert "physical" in await terminal.run("backup list")
+        assert "drctl recover" in await terminal.run("catalogue")
         assert "open-writes" in await terminal.run("plan show FullRecovery")
         assert GROUP in await terminal.run("status")
         await recovered(lab, terminal)

@@ -80,7 +80,8 @@ async def test_a_dump_under_load_ends_at_one_moment(tmp_path: Path, diskless: st
             while len(acknowledged) < 100:
                 await asyncio.sleep(0.01)
             before = len(acknowledged)
-            await primary.ask("SET", "brief", "value", "PX", 500)
+            await primary.ask("SET", "brief", "value", "PX", 2000)
+            await replica.wait_for("EXISTS", "brief", expected=1)  # and so all that was acknowledged before it
             data, described = await taken(recovery)
             after = len(acknowledged)
         assert described.form == ("mark" if diskless == "yes" else "length")
