@@ -25,6 +25,8 @@ from recovery.ports.redis import DUMP_NAME
 LOOK_SECONDS = 5.0
 BEHIND_SECONDS = 10  # without a word from its primary a replica is not taken
 BEHIND_BYTES = 64 << 20
+CATCH_UP_SECONDS = 2.0  # so long a replica is waited for: with all that its primary has, the point's moment is known
+_ASK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,12 @@ class RedisDumpSource:
         return sorted(usable, key=lambda each: -each.seen.part.offset)
 
     async def _usable(self, server: RedisServer, primary: Replication) -> _Counted | None:
+        waits_until = asyncio.get_running_loop().time() + CATCH_UP_SECONDS
         try:
             seen = await _count(server)
+            while _follows(seen.part, primary) and asyncio.get_running_loop().time() < waits_until:
+                await asyncio.sleep(_ASK_AGAIN)
+                seen = await _count(server)
         except RecoveryError as error:
             self._notes.append(f"replica {server} was passed over: {error}")
             return None
@@ -261,6 +267,12 @@ class RedisDumpSource:
             finished_at=datetime.now(UTC),
             notes=notes,
         )
+
+
+def _follows(part: Replication, primary: Replication) -> bool:
+    """Whether it may soon have what its primary had."""
+    missing = primary.offset - part.offset
+    return not part.is_primary and part.replid == primary.replid and part.link_up and 0 < missing <= BEHIND_BYTES
 
 
 async def _count(server: RedisServer) -> _Counted:

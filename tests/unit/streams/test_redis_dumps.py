@@ -31,6 +31,7 @@ def no_program(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NotFound("none here")
 
     monkeypatch.setattr(dumps, "redis_program", none)
+    monkeypatch.setattr(dumps, "CATCH_UP_SECONDS", 0.2)
 
 
 async def taken(fake: FakeRedis, silence: float = 0.5) -> tuple[bytes, RedisSource]:
@@ -170,6 +171,14 @@ async def test_a_replica_that_has_all_of_its_primary_holds_no_more_than_that() -
         described = await source.finish()
     assert described.taken_from == "replica"
     assert described.held_until is not None and described.held_until <= entered
+
+
+async def test_a_replica_that_lacks_a_little_is_waited_for() -> None:
+    replica = FakeRedis(a_dump(offset=1297), offset=1297, role="slave", moves=True)
+    async with with_replicas(replica) as primary:
+        _, source = await taken(primary)
+    assert replica.looks == 5, "three until it had what its primary had, and one on each side of the dump"
+    assert source.taken_from == "replica" and not any("passed over" in note for note in source.notes)
 
 
 async def test_a_replica_that_refuses_leaves_it_to_the_primary() -> None:
