@@ -7,6 +7,7 @@ connected standby has all of it. A standby that is frozen would hold it for wal_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 
@@ -17,6 +18,10 @@ from recovery.adapters.postgres.wal import Control
 from recovery.errors import RecoveryError, RestoreFailed, Unreachable
 
 STILL_SECONDS = 1.0  # a walsender whose position does not move for so long is a frozen standby's
+
+FOLLOWING_SECONDS = 3.0
+"""So long a standby is waited for that streams and does not follow the newest timeline yet: one that comes from the
+former timeline counts as streaming for a moment, and would be asked to come back when nobody is there any more."""
 
 _POLL_SECONDS = 0.02
 
@@ -56,6 +61,9 @@ async def _prepare(server: LocalServer, seconds: float) -> None:
         async with asyncio.timeout(seconds), connected(server.login, "prepare its end") as connection:
             ready = await _standbys_stream(server, connection)
             await connection.execute("CHECKPOINT")
+            with contextlib.suppress(TimeoutError):  # frozen: its own side will say what it lacks
+                async with asyncio.timeout(FOLLOWING_SECONDS):
+                    await _some_standby_follows(connection)
     except TimeoutError:
         if not ready:
             raise Unreachable(
@@ -76,6 +84,20 @@ async def _standbys_stream(server: LocalServer, connection: Connection) -> bool:
                 "writes to nobody. It was left as it is."
             )
     return True
+
+
+async def _some_standby_follows(connection: Connection) -> None:
+    """Until a standby has a record of the newest timeline, the checkpoint's; at once where this is no primary."""
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        return
+    written = await connection.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+    while not await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_replication"
+        " WHERE state = 'streaming' AND application_name <> $1 AND flush_lsn >= $2::text::pg_lsn",
+        "recovery-plans",
+        written,
+    ):
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _only_frozen_standbys_left(server: LocalServer, moved: dict[int, tuple[str, float]], now: float) -> bool:
