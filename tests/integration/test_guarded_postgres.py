@@ -15,6 +15,7 @@ from recovery.adapters.postgres import standby_files as files
 from recovery.adapters.postgres.demotion import kill_tree
 from recovery.adapters.postgres.guarded import GuardedPostgres
 from recovery.adapters.postgres.host import INCOMPLETE, postmaster_of
+from recovery.adapters.postgres.ordered_end import STILL_SECONDS
 from recovery.domain.guarding import StoreRole
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.errors import Contended, Refused, Unreachable
@@ -277,6 +278,20 @@ async def test_a_frozen_standby_does_not_hold_the_planned_end(three: tuple[Node,
     assert lsn_order(await b.value("SELECT pg_last_wal_receive_lsn()::text")) >= lsn_order(final)
     await b.guarded.promote(2)
     assert await b.value("SELECT count(*) FROM marks") >= len(load.acknowledged)
+
+
+async def test_the_planned_end_waits_for_a_standby_that_lacks_the_newest_records(pair: tuple[Node, Node]) -> None:
+    """It stands still for longer than a walsender may, as one does that comes from the former timeline."""
+    a, b = pair
+    stop(b.processes(), signal.SIGSTOP)
+    try:
+        ending = asyncio.create_task(a.guarded.end_in_order(8))
+        await asyncio.sleep(STILL_SECONDS + 0.8)
+        await a.execute("INSERT INTO marks VALUES (1)")  # clients are served meanwhile
+    finally:
+        stop(b.processes(), signal.SIGCONT)
+    final = await ending
+    assert lsn_order(await b.guarded.wait_for(final, 5)) == lsn_order(final)
 
 
 async def test_a_primary_without_standbys_is_not_ended_in_order(pair: tuple[Node, Node]) -> None:
