@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import structlog
 from pydantic import ValidationError
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -133,14 +133,15 @@ class Monitoring:
     @service("monitoring.start_plan")
     async def start_plan(self, order: StartOrder) -> Started:
         """Starts the plan as a run of its own, after a last look at who owns the group and whether a run changes it."""
+        if (own := await self._own_run(order)) is not None:
+            return own
         found = await self._ownership.read(order.group)
         if found is not None:
             record = found[0]
             if (record.region, record.epoch) != (order.region, order.epoch):
                 words = f"{record.region} owns the group with epoch {record.epoch}"
                 return Started(outcome="moved", detail=words, owner=record.region, epoch=record.epoch)
-            ours = f"recovery/{order.group}"
-            if record.run is not None and not await self._is_this(ours, order.incident):
+            if record.run is not None:
                 return Started(outcome="busy", detail=f"{record.plan or 'a run'} {record.run} is changing the group")
         return await self._start(order)
 
@@ -169,22 +170,23 @@ class Monitoring:
             )
             run_id = handle.first_execution_run_id or handle.result_run_id or ""
         except WorkflowAlreadyStartedError as error:
-            run_id = error.run_id or ""
-            if not await self._is_this(workflow_id, order.incident):
-                return Started(outcome="busy", detail=f"run {run_id} of {workflow_id} is changing the group")
+            busy = Started(outcome="busy", detail=f"run {error.run_id} of {workflow_id} is changing the group")
+            return await self._own_run(order) or busy
         return Started(outcome="started", workflow_id=workflow_id, run_id=run_id)
 
     @staticmethod
-    async def _is_this(workflow_id: str, incident: str) -> bool:
-        """Whether the run was started by an earlier attempt of this very order."""
+    async def _own_run(order: StartOrder) -> Started | None:
+        """The run that an earlier attempt of this very order began, whether or not it has ended."""
+        workflow_id = f"recovery/{order.group}"
         try:
             described = await activity.client().get_workflow_handle(workflow_id).describe()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                return False
+                return None
             raise
-        is_open = described.status is WorkflowExecutionStatus.RUNNING
-        return is_open and (await described.memo()).get(INCIDENT_MEMO) == incident
+        if (await described.memo()).get(INCIDENT_MEMO) != order.incident:
+            return None
+        return Started(outcome="started", workflow_id=workflow_id, run_id=described.run_id)
 
     @service("monitoring.follow_plan")
     async def follow_plan(self, group: str, run: Started) -> PlanEnd:

@@ -221,7 +221,7 @@ class HealthMonitor:
             losses = [at for at in self.state.losses if now - at < REMEMBERED]
             rule = self.state.snapshot.failover if self.state.snapshot is not None else FailoverRule()
             found = outage_of(votes, now, rule.interval + rule.timeout)
-            self._set(outage=found, losses=[*losses, now], question=None, told=[], refusals=0)
+            self._set(outage=found, losses=[*losses, now], starting=None, question=None, told=[], refusals=0)
         elif not votes.agreed and outage is not None:
             if (outage.region, outage.epoch) == (votes.owner, votes.epoch) and self.state.told:
                 after = duration(now - outage.began_at)
@@ -231,7 +231,8 @@ class HealthMonitor:
 
     async def _start(self, decision: Decision, outage: Outage | None) -> None:
         assert outage is not None
-        incident = str(workflow.uuid4())
+        incident = self.state.starting or str(workflow.uuid4())  # an attempt of which nobody heard may have begun it
+        self._set(starting=incident)
         reason = f"{outage.region} is lost: {lost_words(outage)}; {decision.why}"[:LONGEST_REASON]
         order = StartOrder(
             group=self.group, plan=decision.plan, region=outage.region, epoch=outage.epoch, reason=reason,
@@ -253,7 +254,9 @@ class HealthMonitor:
         if started.outcome == "started":
             self._begun(decision, order, started)
         elif started.outcome == "moved":
-            self._set(owner=started.owner, epoch=started.epoch, outage=None, question=None, note=started.detail)
+            self._set(
+                owner=started.owner, epoch=started.epoch, outage=None, starting=None, question=None, note=started.detail
+            )
         else:
             self._set(retry_at=workflow.now() + ASK_AGAIN, note=started.detail)
 
@@ -263,7 +266,7 @@ class HealthMonitor:
             plan=order.plan, workflow_id=started.workflow_id, run_id=started.run_id, started_at=now,
             outage_began_at=order.outage_began_at, reason=order.reason, incident=order.incident,
         )  # fmt: skip
-        self._set(run=run, last_automatic_at=now, retry_at=None, note=f"{order.plan} was started")
+        self._set(run=run, starting=None, last_automatic_at=now, retry_at=None, note=f"{order.plan} was started")
         title = f"{self.group}: {order.plan} was started, {order.region} is lost"
         self._tell(
             f"begun {order.incident}", Severity.CRITICAL, title,

@@ -46,6 +46,7 @@ class MonitorState(Recorded):
     outage: Outage | None = None
     losses: list[datetime] = Field(default_factory=list)
     question: Question | None = None
+    starting: str | None = None  # the incident of a plan that was asked for and is not known to have begun
     run: OwnRun | None = None
     last_automatic_at: datetime | None = None
     refusals: int = 0

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
+from activities.monitoring import Monitoring, StartOrder
 from recovery.domain.health import Verdict
 from tests.workflows.monitored import NOW, POINTS, lost, rigged, well
 
@@ -126,6 +127,29 @@ async def test_another_run_of_the_group_is_left_alone(temporal: Client) -> None:
         await rig.hears(lost(*POINTS))
         view = await rig.until(lambda view: "is changing the group" in view.note)
         assert view.run is None and await rig.started() is None
+
+
+async def test_a_plan_that_an_unheard_attempt_began_is_known_as_its_own(temporal: Client) -> None:
+    """The answer came when the attempt's time was over, and the plan has ended since."""
+
+    async def watch(vantage: str) -> bool:
+        return False
+
+    async with rigged(temporal) as rig:
+        await rig.owned_by("region-a", 1)
+        begin = Monitoring(rig, rig.ownership, watch, rig.guards).start_plan
+        order = StartOrder(
+            group=rig.name, plan="Failover", region="region-a", epoch=1, reason="lost", outage_began_at=NOW,
+            incident="one",
+        )  # fmt: skip
+        environment = ActivityEnvironment(client=temporal)
+        began = await environment.run(begin, order)
+        assert began.outcome == "started"
+        await rig.plan.terminate()
+        await rig.owned_by("region-b", 2)
+        assert await environment.run(begin, order) == began
+        another = order.model_copy(update={"incident": "another"})
+        assert (await environment.run(begin, another)).outcome == "moved"
 
 
 async def test_votes_on_a_region_that_is_no_owner_any_more_start_nothing(temporal: Client) -> None:
