@@ -61,7 +61,8 @@ def _checks(checks: list[CheckResult], most: int) -> list[CheckResult]:
         kept = {id(check) for check in [*failed, *[check for check in checks if check.passed][: most - len(failed)]]}
         checks = [check for check in checks if id(check) in kept]
     return [
-        check.model_copy(update={"name": shortened(check.name), "detail": shortened(check.detail)}) for check in checks
+        check.model_copy(update={name: shortened(getattr(check, name)) for name in ("name", "detail", "warning")})
+        for check in checks
     ]
 
 

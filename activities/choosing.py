@@ -9,7 +9,7 @@ from activities.boundary import StepProgress, report_progress, step
 from activities.looking import Look, behind, demand_all, role_checks, source_of, target_of
 from recovery.domain.candidates import Candidate, Choice, Seen, Wish, choose, leading_store, stores_of
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.guarding import StoreRole, StoreState, Unfenced, unfenced
+from recovery.domain.guarding import StoreRole, StoreState, Unfenced, left_behind, unfenced
 from recovery.domain.handover import UNITS, StoreLoss
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.positions import position_number
@@ -158,7 +158,8 @@ def _without_fence(group: GroupSnapshot, seen: Mapping[str, Seen]) -> list[Unfen
     """Of a group that guards are to fence: the stores that no guard can."""
     if not group.guarded:
         return []
-    return [one for region, answer in seen.items() for one in unfenced(region, answer.states)]
+    kept = [one for region, answer in seen.items() for one in unfenced(region, answer.states)]
+    return [*kept, *left_behind(group)]
 
 
 def _demand_reason(context: PlanContext) -> None:

@@ -9,7 +9,7 @@ import structlog
 from activities.boundary import step
 from recovery.domain.durations import expected_seconds
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
-from recovery.errors import BadInput, NotFound, Unreachable
+from recovery.errors import BadInput, NotFound, RecoveryError
 from recovery.ports.configuration import Configuration
 from recovery.ports.reports import ReportStore
 
@@ -35,9 +35,11 @@ class ConfigurationSteps:
             raise NotFound(f"group {group.name} has no region {request.region!r}: it has {known}")
         try:
             async with asyncio.timeout(PATIENCE.get(context.plan, 3.0)):
-                expected = expected_seconds(await self._reports.recent(group.name, RUNS_TO_LEARN_FROM), context.plan)
-        except (Unreachable, TimeoutError) as error:
-            # Durations are a comfort: a recovery does not wait for them.
+                earlier = await self._reports.recent(group.name, RUNS_TO_LEARN_FROM, context.plan)
+                expected = expected_seconds(earlier, context.plan)
+        except (RecoveryError, TimeoutError) as error:
+            # Durations are a comfort: a recovery neither waits for them nor fails for the want of them, whatever keeps
+            # the store from us: it is away, its key has expired, or its bucket is gone with the lost region.
             log.warning("earlier reports could not be read", error=str(error))
             expected = {}
         return StepOutcome(

@@ -14,6 +14,7 @@ from activities.boundary import step
 from activities.lock import demand, standing
 from recovery.domain.dns_records import pointed_at, same, title, words
 from recovery.domain.plan import DnsBefore, Facts, LockDemand, PlanContext, StepOutcome
+from recovery.domain.recovery_point import BackupKind
 from recovery.errors import Contended, RecoveryError, Refused, Unreachable
 from recovery.ports.dns import DnsZone
 
@@ -180,13 +181,21 @@ async def _demand(context: PlanContext) -> None:
         log.warning("the names are changed though it cannot be asked who holds the group", reason=str(error))
 
 
+def _new_database(context: PlanContext) -> str | None:
+    """The address of an instance that this run opens, which no configuration knows yet."""
+    managed, restored = context.facts.managed, context.facts.restored
+    if managed is not None:
+        return managed.host
+    return restored.host if restored is not None and restored.kind is BackupKind.SNAPSHOT else None
+
+
 def _change(context: PlanContext) -> tuple[list[DnsBefore], list[DnsBefore]]:
     """The records as they stood and as they become, in the order of the configuration."""
     group, region = context.group, context.facts.target_region
     remembered = context.facts.dns_before
     if region is None or remembered is None:
         raise Refused(f"{context.step} needs a target region and the records as they stood")
-    database = context.facts.managed.host if context.facts.managed else None
+    database = _new_database(context)
     known = {(record.name, record.type.upper(), record.set_identifier): record for record in remembered}
     pairs = [
         (before, pointed_at(group, record, before, region, database))

@@ -291,7 +291,10 @@ def _proven(proof: FenceProof) -> str:
         "managed": "the provider fenced it",
         "never-served": "no guard ever made it primary",
     }
-    return f"{proof.region} is fenced in epoch {proof.epoch}: {how[proof.how]}"
+    strong = (
+        ", ".join(f"{store} {strength.value}" for store, strength in sorted(proof.strengths.items())) or "not known"
+    )
+    return f"{proof.region} is fenced in epoch {proof.epoch}: {how[proof.how]}; strengths of its fences: {strong}"
 
 
 def _weaknesses(proof: FenceProof) -> list[str]:

@@ -52,15 +52,20 @@ class StartOrder(Recorded):
     reason: str
     outage_began_at: datetime
     incident: str
-    approved: bool = False
+    approved: bool = False  # by a person
+    by_silence: bool = False  # nobody answered the monitor's question, and the default is to approve
 
 
 class Started(Recorded):
-    """``busy``: another run is changing the group. ``moved``: the owner is not the lost region any more."""
+    """``busy``: another run is changing the group. ``moved``: the owner is not the lost region any more.
+
+    ``plan``: what runs, which is not what was ordered where an attempt of which nobody heard had begun another plan.
+    """
 
     outcome: Literal["started", "busy", "moved"]
     workflow_id: str = ""
     run_id: str = ""
+    plan: str = ""
     detail: str = ""
     owner: str | None = None
     epoch: int = 0
@@ -152,7 +157,7 @@ class Monitoring:
             reason=order.reason,
             requested_by=MONITOR,
             outage_began_at=order.outage_began_at,
-            approve=order.approved,
+            approve=order.approved or order.by_silence,
             automatic=not order.approved,
             incident_id=order.incident,
         )
@@ -172,11 +177,15 @@ class Monitoring:
         except WorkflowAlreadyStartedError as error:
             busy = Started(outcome="busy", detail=f"run {error.run_id} of {workflow_id} is changing the group")
             return await self._own_run(order) or busy
-        return Started(outcome="started", workflow_id=workflow_id, run_id=run_id)
+        return Started(outcome="started", workflow_id=workflow_id, run_id=run_id, plan=order.plan)
 
     @staticmethod
     async def _own_run(order: StartOrder) -> Started | None:
-        """The run that an earlier attempt of this very order began, whether or not it has ended."""
+        """The run that an earlier attempt of this very order began, whether or not it has ended.
+
+        A run of another plan that this outage began with counts only while it goes on. Where it has ended and the
+        region is still the owner, it was of no use, and what is ordered instead begins.
+        """
         workflow_id = f"recovery/{order.group}"
         try:
             described = await activity.client().get_workflow_handle(workflow_id).describe()
@@ -184,9 +193,17 @@ class Monitoring:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
             raise
-        if (await described.memo()).get(INCIDENT_MEMO) != order.incident:
+        try:
+            memo = await described.memo()
+        except (RecoveryError, KeyError, RuntimeError) as error:  # the last two: nothing here knows its encoding
+            log.warning("the last run's memo cannot be read, so it is not ours", run=described.run_id, error=str(error))
             return None
-        return Started(outcome="started", workflow_id=workflow_id, run_id=described.run_id)
+        if memo.get(INCIDENT_MEMO) != order.incident:
+            return None
+        plan, has_ended = described.workflow_type, described.close_time is not None
+        if plan != order.plan and has_ended:
+            return None
+        return Started(outcome="started", workflow_id=workflow_id, run_id=described.run_id, plan=plan)
 
     @service("monitoring.follow_plan")
     async def follow_plan(self, group: str, run: Started) -> PlanEnd:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -11,19 +10,22 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from activities.boundary import step, told_as
 from activities.set_choice import SetChoice, database_point
 from recovery.domain.chains import bases_of
+from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import (
     BackupKind,
     DataStore,
     RecoveryPoint,
+    kind_taken,
     kinds_of,
 )
-from recovery.domain.recovery_set import ChosenSet, RecoverySet
+from recovery.domain.recovery_set import RecoverySet
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, likeliest
-from recovery.domain.words import duration, listed, size
+from recovery.domain.words import duration, size
 from recovery.errors import (
     BadInput,
     Corrupt,
+    DamagedPages,
     NotFound,
     RecoveryError,
     Refused,
@@ -65,8 +67,8 @@ class RecoveryPointSteps:
 
     @step("points.take_physical_backup")
     async def take_physical_backup(self, context: PlanContext) -> StepOutcome:
-        """Streams a base backup to every location."""
-        return await self._take(context, BackupKind.PHYSICAL)
+        """Streams a base backup to every location; of a PostgreSQL at RDS, has RDS take a snapshot and copy it."""
+        return await self._take(context, _whole_cluster(context))
 
     @step("points.take_logical_backup")
     async def take_logical_backup(self, context: PlanContext) -> StepOutcome:
@@ -103,8 +105,9 @@ class RecoveryPointSteps:
     @step("points.remove_unfinished")
     async def remove_unfinished(self, context: PlanContext) -> StepOutcome:
         """Undo of a backup: what has no manifest is removed. A point that was completed stays."""
-        named = context.step.split("-")  # take-physical-backup: by the kind, or by a store that has one kind
-        kind = next(kind for kind in BackupKind if {kind.value, kind.store.value} & set(named))
+        kind = kind_taken(context.step)
+        assert kind is not None, f"{context.step} takes no recovery point"
+        kind = _whole_cluster(context) if kind is BackupKind.PHYSICAL else kind
         region = context.facts.source_region
         removed = await self._points.remove_unfinished(context.group, _point_id(context, kind), region)
         return StepOutcome(summary=f"{removed} objects removed")
@@ -155,18 +158,20 @@ class RecoveryPointSteps:
     async def choose_validated(self, context: PlanContext) -> StepOutcome:
         """The named recovery point, or the newest one that was restored and found VALID. Where WAL is archived, also
         the way on: to the moment that was asked for, or, of a recovery, to its end. A recovery of several stores goes
-        by a recovery set: the named one, or the newest all of whose points are validated."""
+        by a recovery set: the named one, or the newest all of whose points are validated, and beside it by the newest
+        validated point of each store that this one lacks."""
         warnings: list[str] = []
         async with SetChoice(self._points, context) as sets:
             named = await sets.named()
             point, recovery = await self._point_and_way(context, named, warnings)
             chosen, said = await sets.stores(point, named, goes_on=recovery is not None)
+            beside = sets.beside
         manifest = point.manifest
         age = duration(datetime.now(UTC) - manifest.finished_at)
         places = ", ".join(point.locations)
         along = "" if recovery is None else f"; WAL to {recovery.until} on timeline {recovery.timeline}"
         return StepOutcome(
-            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {places}{along}{_beside(chosen)}",
+            summary=f"{point.point_id}, {size(manifest.plain_bytes)}, {age} old, at {places}{along}{beside}",
             facts=Facts(
                 point_id=point.point_id,
                 point_finished_at=manifest.finished_at,
@@ -185,11 +190,11 @@ class RecoveryPointSteps:
         archived WAL that only removed points needed."""
         expired = await self._points.expire(context.group, datetime.now(UTC), dry_run=False)
         summary = f"{len(expired.removed)} removed, {len(expired.kept)} kept; {expired.orphans} orphans removed"
-        warnings: list[str] = []
+        warnings = list(expired.warnings)
         if self._targets is not None and context.group.wal is not None:
             wal = await self._targets.expire(context.group)
             summary += f"; {wal.pieces} pieces of WAL removed"
-            warnings = [f"no archived WAL was removed: {wal.kept}"] if wal.kept else []
+            warnings += [f"no archived WAL was removed: {wal.kept}"] if wal.kept else []
         return StepOutcome(
             summary=summary,
             facts=Facts(points_removed=sorted(expired.removed)),
@@ -266,20 +271,26 @@ class RecoveryPointSteps:
             epoch=context.facts.ownership.epoch if context.facts.ownership else None,
             take_over=context.request.take_over,
         )
-        began = time.monotonic()
         try:
             taken = await self._points.take(order, told_as(f"{kind} backup"))
-        except RecoveryError:
-            self._measurements.backup_finished(kind, "failure", time.monotonic() - began, {})
-            raise
-        self._measurements.backup_finished(kind, "success", time.monotonic() - began, _sizes(taken))
+        except DamagedPages as error:
+            raise DamagedPages(f"{await self._last_good(context.group)} {error}") from error
+        self._measurements.backup_stored(kind, _sizes(taken))
         return _taken(taken)
 
-
-def _beside(chosen: ChosenSet | None) -> str:
-    if chosen is None or not chosen.further:
-        return ""
-    return f"; beside it {listed([part.store.value for part in chosen.further])} of {chosen.set_id}"
+    async def _last_good(self, group: GroupSnapshot) -> str:
+        """The way back for who is told of damage at the source; first, since the server's words may be long."""
+        try:
+            point = await self._points.newest_validated(group, BackupKind.PHYSICAL)
+        except RecoveryError as error:
+            return f"Pages at the source are damaged, and there is no VALID base backup to go back to ({error})."
+        further = " --latest" if group.wal is not None else ""
+        return (
+            f"Pages at the source are damaged. What was backed up before stays: the newest VALID base backup is "
+            f"{point.point_id}, of {point.manifest.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Have it beside the "
+            f"source with: drctl restore --group {group.name} --point {point.point_id}{further} --target-directory "
+            "/an/empty/folder --target-port 5433, look at what is damaged, and move over before the disk loses more."
+        )
 
 
 def _taken(taken: TakenPoint) -> StepOutcome:
@@ -293,19 +304,26 @@ def _taken(taken: TakenPoint) -> StepOutcome:
             f"of {len(search.indices)} indices in repository {search.repository} ({size(search.new_bytes)} are new), "
             f"described at {', '.join(taken.complete)},"
         )
+    warnings = [*(f"{name} was dropped: {reason}" for name, reason in taken.dropped.items()), *taken.warnings]
+    if manifest.kind is BackupKind.SNAPSHOT:
+        snapshot = manifest.snapshot
+        stored = f"of {snapshot.instance} in {', '.join(snapshot.copies)}, described at {', '.join(taken.complete)},"
+        warnings += [f"there is no copy in {region}: {reason}" for region, reason in snapshot.lacking.items()]
     return StepOutcome(
         facts=Facts.model_validate(written),
         summary=f"{manifest.point_id}: {size(manifest.plain_bytes)} {stored} at "
         f"{size(int(manifest.plain_bytes / seconds))}/s",
-        warnings=[f"{name} was dropped: {reason}" for name, reason in taken.dropped.items()],
+        warnings=warnings,
     )
 
 
 def _sizes(taken: TakenPoint) -> dict[str, int]:
-    """Bytes by where they are: at the locations, or in the repository that a search engine has of its own."""
+    """Bytes by where they are: at the locations, at RDS, or in the repository that a search engine has of its own."""
     manifest = taken.manifest
     if manifest.store == DataStore.SEARCH:
         return {f"repository {manifest.search.repository}": manifest.search.bytes}
+    if manifest.kind is BackupKind.SNAPSHOT:
+        return {f"RDS {region}": manifest.plain_bytes for region in manifest.snapshot.copies}
     return dict.fromkeys(taken.complete, manifest.stored_bytes)
 
 
@@ -318,9 +336,18 @@ def _fitting_kind(context: PlanContext) -> BackupKind:
         return kinds_of(request.store)[0]
     if request.target_database is not None:
         return BackupKind.LOGICAL
+    if request.target_instance is not None:
+        return BackupKind.SNAPSHOT
+    if BackupKind.SNAPSHOT in context.group.backup_kinds and request.target_directory is None:
+        return BackupKind.SNAPSHOT
     place = context.group.region(region).postgres if region is not None else None
     has_folder = request.target_directory is not None or (place is not None and place.data_directory is not None)
     return BackupKind.PHYSICAL if has_folder else BackupKind.LOGICAL
+
+
+def _whole_cluster(context: PlanContext) -> BackupKind:
+    """What stands for a whole cluster: where RDS runs it, its snapshot."""
+    return BackupKind.SNAPSHOT if context.wants(BackupKind.SNAPSHOT) else BackupKind.PHYSICAL
 
 
 def _point_id(context: PlanContext, kind: BackupKind) -> str:

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from activities.boundary import service
+from collections import deque
+
+from temporalio import activity
+
+from activities.boundary import StepProgress, report_progress, service
+from recovery.domain.backup_counts import all_valid, counted_backups
 from recovery.domain.plan import MONITOR
 from recovery.domain.recovery_counts import MOVES, PLANNED, counted, has_arrived
 from recovery.domain.report import RunReport
 from recovery.ports.measurements import Measurements
 from recovery.ports.reports import ReportStore
 
+COUNTED = StepProgress(note="counted")
+REMEMBERED = 1000  # runs
+
 
 class Reports:
     def __init__(self, store: ReportStore, measurements: Measurements) -> None:
         self._store = store
         self._measurements = measurements
+        self._counted: deque[str] = deque(maxlen=REMEMBERED)
 
     @service("reports.store")
     async def store(self, report: RunReport) -> str:
-        """Writes the report as evidence, counts a recovery for the metrics, and returns the report's key."""
-        key = await self._store.store(report)
+        """Counts a run for the metrics, writes its report as evidence, and returns the report's key.
+
+        Counted first: the bucket may be away with the region that was lost, and a failover is to be seen all the same.
+        Another attempt, here or on another worker, writes again and does not count again.
+        """
+        if report.run_id not in self._counted and COUNTED.model_dump() not in activity.info().heartbeat_details:
+            self._counted.append(report.run_id)
+            self._count(report)
+        report_progress(COUNTED)
+        activity.heartbeat(COUNTED)  # now: an attempt that is refused is over before its first regular one
+        return await self._store.store(report)
+
+    def _count(self, report: RunReport) -> None:
+        for backup in counted_backups(report):
+            status = "success" if backup.succeeded else "failure"
+            self._measurements.backup_finished(backup.kind, status, backup.duration.total_seconds())
+        valid = all_valid(report)
+        if valid is not None:
+            self._measurements.validation_finished(report.group, valid)
         recovery = counted(report)
         if recovery is not None:
             self._measurements.recovery_finished(recovery)
             if report.plan in MOVES:
                 self._count_move(report, recovery.duration.total_seconds())
-        return key
 
     def _count_move(self, report: RunReport, seconds: float) -> None:
         for loss in report.losses:

@@ -50,7 +50,7 @@ class RestoreSteps:
         """Everything the restore needs is there, and the target is empty. Changes nothing."""
         checks = await self._restores.verify_infrastructure(_order(context))
         _demand(checks, Refused, "the target cannot take this restore")
-        return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks)
+        return _passed(checks)
 
     @step("restores.restore_database")
     async def restore_database(self, context: PlanContext) -> StepOutcome:
@@ -77,7 +77,7 @@ class RestoreSteps:
         checks = await self._restores.verify(context.group, _restored(context))
         self._measurements.recovery_checked(checks)
         _demand(checks, RestoreFailed, "the restored data are not right")
-        return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks)
+        return _passed(checks)
 
     @step("restores.open_writes")
     async def open_writes(self, context: PlanContext) -> StepOutcome:
@@ -117,6 +117,7 @@ def _order(context: PlanContext) -> RestoreOrder:
         target_database=context.request.target_database,
         target_directory=context.request.target_directory,
         target_port=context.request.target_port,
+        target_instance=context.request.target_instance,
         recovery=context.facts.recovery,
         streams=context.request.streams or (),
         target_stream=context.request.target_stream,
@@ -151,6 +152,8 @@ def _named(restored: RestoredServer) -> str:
     at = f"{restored.host}:{restored.port}"
     if restored.search is not None:
         return f"{len(restored.search.indices)} indices at {at}"
+    if restored.kind is BackupKind.SNAPSHOT:
+        return f"instance {restored.instance} at {at}"
     if restored.kind is BackupKind.STREAMS:
         return f"streams {', '.join(restored.streams)} at {at}"
     return f"database {restored.database} at {at}" if restored.kind is BackupKind.LOGICAL else at
@@ -170,6 +173,11 @@ def _elsewhere(group: GroupSnapshot, regions: list[RegionPlan], owner: str | Non
 
 def _priority(region: RegionPlan) -> tuple[int, str]:
     return region.priority, region.name
+
+
+def _passed(checks: list[CheckResult]) -> StepOutcome:
+    warnings = [check.warning for check in checks if check.warning]
+    return StepOutcome(summary=f"{len(checks)} checks passed", checks=checks, warnings=warnings)
 
 
 def _demand(checks: list[CheckResult], error: type[Refused] | type[RestoreFailed], what: str) -> None:

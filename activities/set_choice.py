@@ -1,18 +1,20 @@
 """Which recovery set a recovery goes by, and what each store of the group comes back from.
 
 PostgreSQL never goes back further than it must: to the end of its archived WAL, else to its newest validated point. The
-other stores come back from the newest set all of whose points are validated. Only a set that an operator names brings
-PostgreSQL back to the set's own moment, too.
+other stores come back from the newest set all of whose points are validated; a store of which that set has none (its
+backup failed that night), from the newest validated point that it has. Only a set that an operator names brings
+PostgreSQL back to the set's own moment, too, and nothing else than what is in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from recovery.domain.plan import PlanContext
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint
-from recovery.domain.recovery_set import ChosenSet, RecoverySet, SetPart, SetState, member_of, state_of
-from recovery.domain.words import listed, moment
+from recovery.domain.recovery_set import ChosenSet, RecoverySet, SetMember, SetPart, SetState, member_of, state_of
+from recovery.domain.words import duration, listed, moment
 from recovery.errors import BadInput, Corrupt, NotFound, Refused
 from recovery.ports.recovery_points import ListedSets, RecoveryPoints
 
@@ -34,6 +36,7 @@ class SetChoice:
             if store is not DataStore.POSTGRES and any(region.has(store) for region in context.group.regions)
         ]
         self._asked: asyncio.Future[tuple[list[RecoveryPoint], ListedSets]] | None = None
+        self.beside = ""  # what comes back beside PostgreSQL, as the step's summary says it
 
     async def __aenter__(self) -> SetChoice:
         if self._context.plan != "Restore" and self._stores:
@@ -87,17 +90,34 @@ class SetChoice:
         else:
             found = _newest(sets, known, self._context, point)
             warnings = [f"a recovery set is not believed: {reason}" for reason in sets.rejected.values()]
+        alone = {} if found is None or named is not None else self._alone(found, known, point)
         chosen = ChosenSet(
             set_id=found.set_id if found is not None else None,
             named=named is not None,
-            parts=[_database(point), *(_part(self._context, store, found) for store in self._stores)],
+            parts=[
+                _database(point),
+                *(_part(self._context, store, found, alone.get(store)) for store in self._stores),
+            ],
         )
+        self.beside = _beside(chosen, found)
         if found is not None and not goes_on and point.point_id not in {each.point_id for each in found.members}:
             warnings.append(
                 f"{point.point_id} is not of recovery set {found.set_id}, from which the other stores come back: name "
                 f"the set with --set {found.set_id} to bring all of them back to its moment"
             )
+        if found is not None:
+            warnings += [_alone_words(part, found) for part in chosen.further if part.store in alone]
         return chosen, [*warnings, *left_words(chosen)]
+
+    def _alone(
+        self, found: RecoverySet, known: list[RecoveryPoint], point: RecoveryPoint
+    ) -> dict[DataStore, SetMember]:
+        """The newest validated point of each store that the set lacks, where one is early enough."""
+        return {
+            store: newest
+            for store in self._stores
+            if store not in found.stores and (newest := _newest_point(store, known, self._context, point)) is not None
+        }
 
 
 def database_point(found: RecoverySet, kind: BackupKind) -> str:
@@ -133,19 +153,28 @@ def _newest(
     found: ListedSets, known: list[RecoveryPoint], context: PlanContext, point: RecoveryPoint
 ) -> RecoverySet | None:
     for each in found.sets:
-        if _is_early_enough(each, context, point) and state_of(each, known) is SetState.VALID:
+        if _is_early_enough(each.window, context, point) and state_of(each, known) is SetState.VALID:
             return each
     return None
 
 
-def _is_early_enough(found: RecoverySet, context: PlanContext, point: RecoveryPoint) -> bool:
+def _newest_point(
+    store: DataStore, known: list[RecoveryPoint], context: PlanContext, point: RecoveryPoint
+) -> SetMember | None:
+    proven = [member_of(each) for each in known if each.manifest.store == store and each.is_valid]
+    early = [each for each in proven if _is_early_enough((each.began_at, each.finished_at), context, point)]
+    return max(early, key=lambda each: (each.finished_at, each.point_id), default=None)
+
+
+def _is_early_enough(window: tuple[datetime, datetime], context: PlanContext, point: RecoveryPoint) -> bool:
     """Whoever goes back to a moment wants nothing of what came after it, in no store."""
+    began, finished = window
     target = context.request.target
     if target is not None and target.time is not None:
-        return found.window[1] <= target.time
+        return finished <= target.time
     goes_back = target is not None and not target.latest
     if goes_back or (target is None and context.request.point_id is not None):
-        return found.window[0] <= member_of(point).finished_at
+        return began <= member_of(point).finished_at
     return True
 
 
@@ -176,7 +205,31 @@ def _database(point: RecoveryPoint) -> SetPart:
     )
 
 
-def _part(context: PlanContext, store: DataStore, found: RecoverySet | None) -> SetPart:
+def _alone_words(part: SetPart, found: RecoverySet) -> str:
+    """Of a store that comes back from a point of its own."""
+    assert part.began_at is not None and part.finished_at is not None
+    began, finished = found.window
+    apart = ""
+    if part.finished_at < began:
+        apart = f", {duration(began - part.finished_at)} before what is in the set"
+    elif part.began_at > finished:
+        apart = f", {duration(part.began_at - finished)} after what is in the set"
+    return (
+        f"{part.store} comes back from {part.point_id}, as recovery set {found.set_id} has no point of it: it stands "
+        f"at {moment(part.finished_at)}{apart}"
+    )
+
+
+def _beside(chosen: ChosenSet, found: RecoverySet | None) -> str:
+    members = {each.point_id for each in found.members} if found is not None else set()
+    of_the_set = [part.store.value for part in chosen.further if part.point_id in members]
+    said = [f"{listed(of_the_set)} of {chosen.set_id}"] if of_the_set else []
+    said += [f"{part.store} of {part.point_id}" for part in chosen.further if part.point_id not in members]
+    return f"; beside it {listed(said)}" if said else ""
+
+
+def _part(context: PlanContext, store: DataStore, found: RecoverySet | None, alone: SetMember | None) -> SetPart:
+    """``alone``: the store's own point, where the set has none of it."""
     if found is None:
         target = context.request.target
         until = f" and that ended by {moment(target.time)}" if target is not None and target.time is not None else ""
@@ -185,9 +238,12 @@ def _part(context: PlanContext, store: DataStore, found: RecoverySet | None) -> 
             left=f"there is no recovery set all of whose points are validated{until}. A single point of it is put back "
             f"with drctl restore --store {store}",
         )
-    member = next((each for each in found.members if each.store == store), None)
+    member = next((each for each in found.members if each.store == store), alone)
     if member is None:
-        return SetPart(store=store, left=f"recovery set {found.set_id} has no point of it")
+        others = "" if context.request.set_id is not None else ", and no other one is validated"
+        if others and (context.request.target is not None or context.request.point_id is not None):
+            others += " and early enough"
+        return SetPart(store=store, left=f"recovery set {found.set_id} has no point of it{others}")
     region = context.facts.target_region
     has_it = region is not None and context.group.region(region).has(store)
     return SetPart(

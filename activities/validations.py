@@ -110,7 +110,6 @@ class ValidationSteps:
     async def judge(self, context: PlanContext) -> StepOutcome:
         """The overall verdict: fails when any point is not VALID."""
         verdicts = context.facts.verdicts or []
-        self._measurements.validation_finished(context.group.name, [verdict.state for verdict in verdicts])
         bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
         if bad:
             words = "; ".join(f"{verdict.point_id} is {verdict.state}: {verdict.reason}" for verdict in bad)

@@ -34,6 +34,7 @@ LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 4.0  # of a standby, or of the owner about its slot
 BASE_SECONDS = 60.0  # between two looks whether a recovery point leads to the archived WAL
 BACKUP_AGAIN_SECONDS = 3600.0
+NEARLY_ALL = 0.9  # of what the server keeps for the slot: what comes then is removed, a gap
 EASED = 0.8  # of a limit: below it people are told that it is over
 
 StartBackup = Callable[[WalOrder, str], Awaitable[bool]]
@@ -269,6 +270,10 @@ async def start_base_backup(order: WalOrder, why: str) -> bool:
 
 def _level(held: HeldWal, rule: WalRule, told: Severity | None) -> Severity | None:
     """What people are to be told; a level that was told ends only well below its limit."""
+    if held.safe_bytes is not None and held.retained_bytes:  # max_slot_wal_keep_size is set
+        used = held.retained_bytes / (held.retained_bytes + max(0, held.safe_bytes))
+        if used >= NEARLY_ALL or (told is Severity.CRITICAL and used >= EASED * NEARLY_ALL):
+            return Severity.CRITICAL
     for severity, limit in ((Severity.CRITICAL, rule.retained_critical), (Severity.WARNING, rule.retained_warning)):
         if held.retained_bytes >= limit or (told is severity and held.retained_bytes >= EASED * limit):
             return severity

@@ -20,8 +20,9 @@ from drctl.starting import run_plan
 from drctl.tables import PIPE_WIDTH, checks_table, console, copy_words, points_table, sets_table
 from drctl.times import span
 from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.domain.managed import SnapshotSource
 from recovery.domain.plan import PlanRequest
-from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Source, kinds_of
+from recovery.domain.recovery_point import BackupKind, DataStore, PostgresSource, RecoveryPoint, Source, kinds_of
 from recovery.domain.recovery_set import state_of
 from recovery.domain.redis import RedisSource, server_name
 from recovery.domain.report import RunReport
@@ -275,6 +276,8 @@ def _origin(region: str, source: Source) -> list[tuple[str, str]]:
             f", cluster {source.cluster}" if source.cluster else f", domain {source.domain}" if source.domain else ""
         )
         return [("Source", f"{region}, NATS {source.server_version}{place}"), *map(_stream_fact, source.streams)]
+    if source.snapshot is not None:
+        return _snapshot_facts(region, source, source.snapshot)
     position = f", {source.start_lsn or '?'} to {source.stop_lsn}" if source.stop_lsn else ""
     return [
         ("Source", f"{region}, PostgreSQL {source.server_version}, system {source.system_identifier}"),
@@ -282,6 +285,18 @@ def _origin(region: str, source: Source) -> list[tuple[str, str]]:
         *([("Builds on", ", then ".join(source.bases))] if source.bases else []),
         *([("Streamed from", f"the standby {source.streamed_from}")] if source.streamed_from else []),
         ("Databases", ", ".join(source.databases) or "all of the cluster"),
+    ]
+
+
+def _snapshot_facts(region: str, source: PostgresSource, snapshot: SnapshotSource) -> list[tuple[str, str]]:
+    encrypted = "encrypted" if snapshot.encrypted else "not encrypted"
+    keys = {place: f", key {copy.kms_key}" if copy.kms_key else "" for place, copy in snapshot.copies.items()}
+    return [
+        ("Source", f"{region}, {snapshot.instance} at RDS, PostgreSQL {source.server_version}"),
+        ("Instance", f"{source.system_identifier}, {snapshot.instance_class}, {snapshot.gigabytes} GiB allocated"),
+        ("Snapshot", f"{snapshot.name}, {encrypted}, taken {words.moment(snapshot.taken_at)}"),
+        *((f"In {place}", f"{copy.arn}{keys[place]}") for place, copy in snapshot.copies.items()),
+        *((f"Not in {place}", reason) for place, reason in snapshot.lacking.items()),
     ]
 
 

@@ -151,7 +151,7 @@ async def _opened(places: Places) -> AsyncIterator[tuple[list[ObjectStore], dict
         opened.callback(secrets.close)
         for name, place in places.locations.items():
             try:
-                if place.is_folder and not await asyncio.to_thread(Path(place.prefix).is_dir):
+                if place.is_folder and not await _is_folder(Path(place.prefix)):
                     raise NotFound(f"{place.prefix} is no folder on this machine")
                 store = await object_store(name, place, secrets)
             except RecoveryError as error:  # a secret of it is not on this machine, say
@@ -160,6 +160,28 @@ async def _opened(places: Places) -> AsyncIterator[tuple[list[ObjectStore], dict
             opened.push_async_callback(store.close)
             found.append(store)
         yield found, failed
+
+
+async def _is_folder(path: Path) -> bool:
+    """Asks in a thread of its own, which no one waits for: on a dead mount it never ends.
+
+    Raises:
+        Unreachable: there is no answer, or none but an error.
+    """
+    from recovery.backup.bounded import in_own_thread
+    from recovery.backup.catalogue import REQUEST_SECONDS
+
+    def ask() -> bool:
+        try:
+            return path.is_dir()
+        except OSError as error:
+            raise Unreachable(f"{path}: {error.strerror}") from None
+
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await in_own_thread("is-folder", ask)
+    except TimeoutError:
+        raise Unreachable(f"{path}: no answer within {REQUEST_SECONDS:.0f} s") from None
 
 
 def _code(found: Inventory, outlook: dict[str, Prospects]) -> int:

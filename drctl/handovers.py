@@ -28,6 +28,12 @@ AcceptLoss = Annotated[
         "--accept-data-loss", help="Take a standby that is beyond its lag limit, or cannot show its position."
     ),
 ]
+NothingIsLost = Annotated[
+    bool,
+    typer.Option(
+        "--accept-data-loss", help="Changes nothing here: what only the returned region holds is saved in any case."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Go on although prechecks fail.")]
 ConfirmFence = Annotated[
     bool,
@@ -123,6 +129,8 @@ def reprotect(
         str | None, typer.Option("--to", metavar="REGION", help="The region that returned; else the only one.")
     ] = None,
     reason: Reason = "asked for",
+    approve: Approve = False,
+    accept_data_loss: NothingIsLost = False,
     yes: Confirmed = False,
     wait: Wait = True,
     actor: Actor = None,
@@ -135,7 +143,7 @@ def reprotect(
     """
     _start(
         "Reprotect",
-        PlanRequest(region=to, reason=reason),
+        PlanRequest(region=to, reason=reason, approve=approve, accept_data_loss=accept_data_loss),
         group,
         actor,
         config,
@@ -146,11 +154,21 @@ def reprotect(
     )
 
 
-@app.command(epilog=examples("drctl failback --group shop --reason 'region-a is repaired'"))
+@app.command(
+    epilog=examples(
+        "drctl failback --group shop --reason 'region-a is repaired'",
+        "drctl failback --group shop --to region-a --approve --yes",
+    )
+)
 def failback(
     group: GroupName = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="REGION", help="The group's home, which is meant without it, too.")
+    ] = None,
     reason: Reason = "asked for",
     approve: Approve = False,
+    accept_data_loss: AcceptLoss = False,
+    second_person: Second = "",
     yes: Confirmed = False,
     wait: Wait = True,
     actor: Actor = None,
@@ -158,7 +176,9 @@ def failback(
     output: Form = Output.TEXT,
 ) -> None:
     """Reprotect a group's home region, wait until it has caught up, and switch the group over to it."""
-    request = PlanRequest(reason=reason, approve=approve)
+    request = PlanRequest(
+        region=to, reason=reason, approve=approve, accept_data_loss=accept_data_loss, second_person=second_person
+    )
     _start("Failback", request, group, actor, config, output, yes=yes, wait=wait, asks=_failback_question)
 
 
@@ -219,6 +239,11 @@ def _reprotect_question(config: Config, request: PlanRequest) -> str:
 
 def _failback_question(config: Config, request: PlanRequest) -> str:
     home = config.group(request.group).home
+    if request.region not in (None, home):
+        raise BadInput(
+            f"--to {request.region}: a failback goes to the home of {request.group}, which is {home}. "
+            f"To move the group elsewhere: drctl switchover --group {request.group} --to {request.region}"
+        )
     return (
         f"This rewinds or replaces the data of {request.group} in {home}, after what only it holds was saved, and "
         f"moves the group back to it: its writes pause for some seconds."

@@ -49,8 +49,9 @@ def locations() -> None:
 def check(group: GroupName = None, config: ConfigFile = None, output: Form = Output.TEXT) -> None:
     """Ask each location what it lacks against the configuration, such as versioning, and say what mends it.
 
-    Nothing is changed; where object_lock is configured, one small object is locked for a minute and tried. Replication
-    and the key of the replicas are compared with the configuration.
+    Nothing of yours is changed. Of a bucket, conditional writes and checksums are tried with one small object; where
+    object_lock is configured, one more is locked for a minute. Replication and the key of the replicas are compared
+    with the configuration.
 
     Exit code 0: nothing is lacking; 1: something is; 3: a location did not answer.
     """

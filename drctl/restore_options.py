@@ -22,6 +22,9 @@ TargetPort = Annotated[
     int | None, typer.Option("--target-port", min=1, max=65535, help="Physical: the new server's port.")
 ]
 TargetDatabase = Annotated[str | None, typer.Option("--target-database", help="Logical: the name of the new database.")]
+TargetInstance = Annotated[
+    str | None, typer.Option("--target-instance", help="Snapshot: the name of the new RDS instance.")
+]
 Streams = Annotated[
     list[str] | None, typer.Option("--stream", help="JetStream: only this stream; may be given several times.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from drctl.restore_options import (
     Streams,
     TargetDatabase,
     TargetDirectory,
+    TargetInstance,
     TargetPort,
     TargetStream,
     ToRegion,
@@ -38,10 +40,12 @@ from recovery.errors import BadInput
 
 app = typer.Typer(rich_markup_mode="rich")
 
+INSTANCE = re.compile(r"(?=.{1,63}\Z)[a-z][a-z0-9]*(-[a-z0-9]+)*", re.IGNORECASE)
 _CLUSTERS = (None, DataStore.POSTGRES)
 _OPTIONS: Mapping[str, tuple[DataStore, ...]] = {
     "--target-database": (DataStore.POSTGRES,),
     "--target-port": (DataStore.POSTGRES,),
+    "--target-instance": (DataStore.POSTGRES,),
     "--target-directory": (DataStore.POSTGRES, DataStore.REDIS),
     "--to-time (or another moment)": (DataStore.POSTGRES,),
     "--stream": (DataStore.NATS,),
@@ -78,6 +82,7 @@ def restore(
     target_directory: TargetDirectory = None,
     target_port: TargetPort = None,
     target_database: TargetDatabase = None,
+    target_instance: TargetInstance = None,
     stream: Streams = None,
     target_stream: TargetStream = None,
     replicas: Replicas = None,
@@ -112,12 +117,14 @@ def restore(
     """
     moment = target_of(to_time, to_lsn, to_xid, to_name, latest, timeline)
     _demand_one_target(target_directory, target_port, target_database, beyond=moment is not None)
+    _demand_instance_alone(target_instance, target_directory, target_port, target_database)
     of = _of_store(store, point)
     _demand_fitting(
         of,
         {
             "--target-database": target_database,
             "--target-port": target_port,
+            "--target-instance": target_instance,
             "--target-directory": target_directory,
             "--to-time (or another moment)": moment,
             "--stream": stream,
@@ -143,7 +150,9 @@ def restore(
         group=name,
         region=to_region,
         point_id=point,
-        kind=_kind(target_database, target_directory, target_port) if point is None and of in _CLUSTERS else None,
+        kind=_kind(target_database, target_directory, target_port, target_instance)
+        if point is None and of in _CLUSTERS
+        else None,
         store=store,
         streams=tuple(stream) if stream else None,
         target_stream=target_stream,
@@ -155,6 +164,7 @@ def restore(
         target_directory=str(target_directory) if target_directory is not None else None,
         target_port=target_port,
         target_database=target_database,
+        target_instance=target_instance,
         target=moment,
         reason=reason,
         requested_by=operator(actor),
@@ -188,6 +198,17 @@ def _demand_one_target(folder: Path | None, port: int | None, database: str | No
         )
     if folder is not None and not folder.is_absolute():
         raise BadInput(f"--target-directory: expected an absolute path on the worker's machine, got {folder}")
+
+
+def _demand_instance_alone(instance: str | None, *others: object) -> None:
+    """Raises BadInput."""
+    if instance is not None and any(other is not None for other in others):
+        raise BadInput("--target-instance names what RDS makes from a snapshot: leave out the other targets")
+    if instance is not None and not INSTANCE.fullmatch(instance):
+        raise BadInput(
+            f"--target-instance: expected a name that RDS takes (1 to 63 letters, digits and single hyphens, a letter "
+            f"first), got {instance}"
+        )
 
 
 def _of_store(store: DataStore | None, point: str | None) -> DataStore | None:
@@ -238,8 +259,10 @@ def _choice(
     return None if chosen == SearchChoice() else chosen
 
 
-def _kind(database: str | None, directory: Path | None, port: int | None) -> BackupKind | None:
+def _kind(database: str | None, directory: Path | None, port: int | None, instance: str | None) -> BackupKind | None:
     """The kind of recovery point that such a target can take."""
     if database is not None:
         return BackupKind.LOGICAL
+    if instance is not None:
+        return BackupKind.SNAPSHOT
     return BackupKind.PHYSICAL if directory is not None or port is not None else None

@@ -59,7 +59,8 @@ async def _preview(config: Config, group: str) -> Preview:
 
     rule = config.snapshot(group).retention
     async with catalogue(config, group) as found:
-        plan = plan_retention(await found.points(group), rule, datetime.now(UTC))
+        points = await found.points(group)
+        plan = plan_retention(points, rule, datetime.now(UTC), await found.stored_at(points))
         return Preview(plan, await found.orphans(group))
 
 
@@ -72,6 +73,7 @@ def _show(group: str, preview: Preview, output: Output) -> None:
                 "dry_run": True,
                 "remove": {point_id: plan.reasons.get(point_id, "") for point_id in plan.remove},
                 "keep": {point_id: plan.reasons.get(point_id, "") for point_id in plan.keep},
+                "warnings": plan.warnings,
                 "unfinished": [
                     {"point_id": o.point_id, "location": o.location, "objects": o.objects, "bytes": o.size}
                     for o in preview.orphans
@@ -85,6 +87,8 @@ def _show(group: str, preview: Preview, output: Output) -> None:
             table.add_row(point_id, fate, plan.reasons.get(point_id, ""))
     out = console()
     out.print(table)
+    for warning in plan.warnings:
+        out.print(f"warning: {warning}")
     for orphan in preview.orphans:
         objects = words.plural(orphan.objects, "object")
         out.print(f"unfinished: {orphan.point_id} at {orphan.location}, {objects}, {words.size(orphan.size)}")

@@ -19,6 +19,7 @@ from rich.text import Text
 from drctl import words
 from recovery.domain.chains import as_trees
 from recovery.domain.copies import Copy, CopyState
+from recovery.domain.objectives import rto_outlook
 from recovery.domain.recovered_set import RecoveredSet
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import RecoverySet, SetState
@@ -68,6 +69,8 @@ def plan_table(report: RunReport, now: datetime, *, unicode: bool | None = None,
     clock = now if report.ended_at is None else report.ended_at
     for step in report.steps:
         table.add_row(*_step_cells(step, report, clock, unicode, narrow), end_section=False)
+    if outlook := rto_outlook(report, now):
+        table.caption, table.caption_style, table.caption_justify = words.plain(outlook, unicode), "bold yellow", "left"
     return table
 
 

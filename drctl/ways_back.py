@@ -219,7 +219,7 @@ def _disbelieved(found: GroupInventory) -> list[Remark]:
 
 
 def _wal(found: GroupInventory) -> list[Remark]:
-    remarks = []
+    remarks = [Remark(Trouble.DISBELIEVED, text) for text in found.wal.disbelieved]
     for location in found.wal.locations:
         remarks += [Remark(Trouble.UNREADABLE, f"{location.location}: {error}") for error in location.errors]
         remarks += [

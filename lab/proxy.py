@@ -4,14 +4,16 @@
 
 A cut link keeps every connection open and delivers nothing, either way, like a network that drops packets; what was
 sent meanwhile arrives after healing, as TCP would retransmit it. A new connection to a cut link is accepted (the kernel
-does that) and stays silent. A link may be cut one way only: open connections still deliver the other way, and new ones
-stay silent, because their handshake needs both. What a slow link carries arrives late, in its order.
+does that) and stays silent; when its client gives it up before the healing, it never was, and nothing of it arrives. A
+link may be cut one way only: open connections still deliver the other way, and new ones stay silent, because their
+handshake needs both. What a slow link carries arrives late, in its order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -49,8 +51,10 @@ class Route:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection to its end."""
-        await self.there.wait()
-        await self.back.wait()
+        early = await self._handshake(reader)
+        if early is None:
+            writer.transport.abort()
+            return
         try:
             await asyncio.sleep(self.delay)
             async with asyncio.timeout(_CONNECT_TIMEOUT):
@@ -60,7 +64,7 @@ class Route:
             return
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, far_writer, self.there))
+                pumps.create_task(self._pump(reader, far_writer, self.there, early))
                 pumps.create_task(self._pump(far_reader, writer, self.back))
         except* OSError:
             pass  # one side broke off; the other learns of it below
@@ -68,7 +72,29 @@ class Route:
             writer.transport.abort()
             far_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _handshake(self, reader: asyncio.StreamReader) -> Sequence[bytes] | None:
+        """Waits until the link is open both ways. What the client said by then; None when it gave up before."""
+        early: list[bytes] = []
+        while not (self.there.is_set() and self.back.is_set()):
+            opened = asyncio.ensure_future(_both(self.there, self.back))
+            heard = asyncio.ensure_future(_hear(reader, early))
+            try:
+                await asyncio.wait({opened, heard}, return_when=asyncio.FIRST_COMPLETED)
+                if heard.done():
+                    return None
+            finally:
+                for task in (opened, heard):
+                    task.cancel()
+                await asyncio.wait({opened, heard})
+        return early
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: asyncio.Event,
+        early: Sequence[bytes] = (),
+    ) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
         loop = asyncio.get_running_loop()
 
@@ -87,10 +113,26 @@ class Route:
 
         async with asyncio.TaskGroup() as both:
             both.create_task(deliver())
+            for data in early:
+                await under_way.put((loop.time() + self.delay, data))
             data = b"more"
             while data:
                 data = await reader.read(_CHUNK)
                 await under_way.put((loop.time() + self.delay, data))
+
+
+async def _both(there: asyncio.Event, back: asyncio.Event) -> None:
+    await there.wait()
+    await back.wait()
+
+
+async def _hear(reader: asyncio.StreamReader, early: list[bytes]) -> None:
+    """Ends when the client does. Of one that says much the rest waits in its own socket."""
+    with contextlib.suppress(ConnectionError):  # it broke off, which is an end, too
+        while data := await reader.read(_CHUNK):
+            early.append(data)
+            if len(early) == _UNDER_WAY:
+                await asyncio.Event().wait()
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -185,8 +227,15 @@ def _concerns(delay: Delay, link: Link) -> bool:
     return delay.place in (link.place, link.vantage)
 
 
+def _allow_many_connections() -> None:
+    """As many descriptors as the user may have: of 1,024 a cut link full of clients leaves none to heal it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def run(file: Path) -> None:
     """Serve every link of `file`, a JSON list of links, until the process is ended."""
+    _allow_many_connections()
     links = TypeAdapter(list[Link]).validate_json(await asyncio.to_thread(file.read_bytes))
     network = Network(links)
     listening = [await asyncio.start_server(x.carry, x.link.host, x.link.port, limit=_CHUNK) for x in network.routes]

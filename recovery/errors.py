@@ -90,6 +90,10 @@ class SourceFailed(Permanent):
     pass
 
 
+class DamagedPages(SourceFailed):
+    pass
+
+
 class RestoreFailed(Permanent):
     pass
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+pytest.register_assert_rewrite("tests.chaos.stage")  # judges for many modules: a failure there shows what was compared
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
 

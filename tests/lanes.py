@@ -15,6 +15,7 @@ from xdist.workermanage import WorkerController
 
 LIGHT = (
     "tests/contract/",
+    "tests/model/",
     "tests/replay/",
     "tests/unit/",
     "tests/workflows/",

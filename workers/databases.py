@@ -6,11 +6,11 @@ import asyncio
 
 from recovery.adapters.aws import AwsAccess
 from recovery.adapters.rds import RdsPostgres
+from recovery.adapters.rds_snapshots import RdsSnapshots
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput
-from recovery.ports.managed_postgres import ManagedPostgres
 
 
 class ConfiguredDatabases:
@@ -22,12 +22,16 @@ class ConfiguredDatabases:
         self._made: dict[str, RdsPostgres] = {}
         self._making = asyncio.Lock()
 
-    async def __call__(self, group: str) -> ManagedPostgres:
+    async def __call__(self, group: str) -> RdsPostgres:
         """Raises BadInput for a group without managed PostgreSQL."""
         async with self._making:
             if group not in self._made:
                 self._made[group] = await self._connect(group)
             return self._made[group]
+
+    async def snapshots(self, group: str) -> RdsSnapshots:
+        """Raises as the call itself."""
+        return RdsSnapshots(await self(group))
 
     async def close(self) -> None:
         for each in self._made.values():
@@ -46,7 +50,7 @@ class ConfiguredDatabases:
                     access_key=access_key,
                     secret_key=secret_key,
                 )
-                for region in rds.instances
+                for region in dict.fromkeys([*rds.instances, *rds.snapshot_copies])
             }
         )
 

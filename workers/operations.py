@@ -47,7 +47,7 @@ Handle = WorkflowHandle[object, RunReport]
 _SILENT = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 _WHAT_IS_ASKED = (
     "region", "point_id", "set_id", "kind", "store", "streams", "replicas", "way", "append_only", "search", "take_over",
-    "target_database", "target_directory", "target_port", "since", "target",
+    "target_database", "target_directory", "target_port", "target_instance", "since", "target",
 )  # fmt: skip
 
 

@@ -41,7 +41,9 @@ from recovery.adapters.handover import PostgresHandover, place_of
 from recovery.adapters.http_probe import HttpProbe
 from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.adapters.key_ring import KeyRing
+from recovery.adapters.managed_points import ManagedPoints
 from recovery.adapters.managed_probe import SqlProbe
+from recovery.adapters.managed_restores import ManagedRestores
 from recovery.adapters.nats.points import StreamPoints
 from recovery.adapters.nats.recovery import JetStreamSnapshots
 from recovery.adapters.nats.restores import StreamRestores
@@ -73,7 +75,7 @@ from recovery.backup.upload import WriteBudget
 from recovery.config import Config
 from recovery.config.locations import Store
 from recovery.domain.group import GroupSnapshot, PostgresAt
-from recovery.domain.recovery_point import DataStore
+from recovery.domain.recovery_point import BackupKind, DataStore
 from recovery.domain.secret import SecretRef
 from recovery.errors import BadInput, NotFound
 from recovery.ports.measurements import Measurements
@@ -109,6 +111,7 @@ class Wiring:
     _stores: dict[str, ObjectStore] = field(default_factory=dict)
     _sealer: Sealer | None = None  # of diverged WAL
     _guards: GuardClient | None = None
+    _databases: ConfiguredDatabases | None = None
 
     async def __aenter__(self) -> Wiring:
         return self
@@ -236,7 +239,7 @@ class Wiring:
     def _divergence_sink(self, group: GroupSnapshot, region: str, effect_id: str) -> DivergenceSink:
         """Beside the data that are about to be rewound or replaced: on the same host, and on the same disk."""
         if self._sealer is None:
-            self._sealer = Sealer(self.config.keys.recipients)  # its processes start when there is something to seal
+            self._sealer = Sealer(self.config.keys.recipients)  # its threads start when there is something to seal
             self._open.push_async_callback(self._sealer.close)
         return SealedFolder(diverged_beside(place_of(group, region).data_directory) / effect_id, self._sealer)
 
@@ -273,9 +276,8 @@ class Wiring:
         self._open.push_async_callback(probe.close)
         guards, handover = await self.guards(), self.handover()
         look = Look(guards, handover, witness, probe)
-        zones, databases = ConfiguredZones(self.config, self.secrets), ConfiguredDatabases(self.config, self.secrets)
+        zones, databases = ConfiguredZones(self.config, self.secrets), self.databases()
         self._open.push_async_callback(zones.close)
-        self._open.push_async_callback(databases.close)
         return Activities(
             methods=activities_of(
                 ConfigurationSteps(self.config, reports),
@@ -315,14 +317,25 @@ class Wiring:
                 lambda group: self.config.group(group).backup.checkpoint,
                 chains=PostgresChains(catalogue),
             ),
+            BackupKind.SNAPSHOT: self._managed_points(),
             DataStore.NATS: StreamPoints(self.streams),
             DataStore.REDIS: RedisPoints(self.redis),
             DataStore.SEARCH: self._search_points(),
         }
 
-    def elsewhere(self) -> dict[str, KeptElsewhere]:
-        """Stores that keep something of their recovery points outside the locations."""
-        return {DataStore.SEARCH: self._search_points()}
+    def elsewhere(self) -> dict[BackupKind, KeptElsewhere]:
+        """Kinds that keep something of their recovery points outside the locations."""
+        return {BackupKind.SEARCH: self._search_points(), BackupKind.SNAPSHOT: self._managed_points()}
+
+    def _managed_points(self) -> ManagedPoints:
+        databases = self.databases()
+        return ManagedPoints(databases.snapshots, databases, SqlProbe(self))
+
+    def databases(self) -> ConfiguredDatabases:
+        if self._databases is None:
+            self._databases = ConfiguredDatabases(self.config, self.secrets)
+            self._open.push_async_callback(self._databases.close)
+        return self._databases
 
     def _search_points(self) -> SearchPoints:
         return SearchPoints(self.search, self.scratch_search)
@@ -334,6 +347,9 @@ class Wiring:
         return RestoresByStore(
             {
                 DataStore.POSTGRES: PostgresRestores(catalogue, keys, self.postgres, self, self._postgres_at, archives),
+                BackupKind.SNAPSHOT: ManagedRestores(
+                    catalogue, self.databases().snapshots, self.databases(), SqlProbe(self)
+                ),
                 DataStore.NATS: StreamRestores(catalogue, keys, self.streams),
                 DataStore.REDIS: RedisRestores(catalogue, keys, self.redis, self.scratch_folder),
                 DataStore.SEARCH: SearchRestores(catalogue, self.search),

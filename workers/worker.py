@@ -18,7 +18,7 @@ from activities.lock import LockGuard
 from activities.monitoring import Monitoring
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
-from recovery.domain.recovery_counts import counted
+from recovery.domain.recovery_counts import TYPES, counted
 from recovery.errors import BadInput, NotFound, RecoveryError
 from recovery.telemetry.metrics import RecoveryMetrics
 from workers.client import connect
@@ -41,6 +41,7 @@ GRACE = timedelta(seconds=5)
 """A step that is running when its worker is told to stop gets this long to end; then it goes on elsewhere."""
 
 REPORTS_TO_LEARN_FROM = 50
+"""Of each plan that recovers something."""
 
 STEPS_AT_ONCE = 100
 """Besides the sessions of WAL archives, each of which takes a place for hours."""
@@ -114,7 +115,8 @@ async def _learn(config: Config, wiring: Wiring, metrics: RecoveryMetrics) -> No
     """What earlier processes measured, so that a restart loses neither compliance nor the age of valid points."""
     for name in config.groups:
         try:
-            history = await (await wiring.reports()).recent(name, REPORTS_TO_LEARN_FROM)
+            reports = await wiring.reports()
+            history = [each for plan in TYPES for each in await reports.recent(name, REPORTS_TO_LEARN_FROM, plan)]
             metrics.learn_compliance(recovery for report in history if (recovery := counted(report)) is not None)
             group = config.snapshot(name)
             for point in await (await wiring.catalogue(group)).points(name) if group.locations else []:

@@ -14,12 +14,16 @@ from ruamel.yaml import YAML
 
 from recovery.domain.words import duration
 from workflows.plans import PLANS
-from workflows.steps import COPY, HOLD, ONCE, PERSIST, PROBE, WARN, Plan, Step
+from workflows.steps import COPY, HOLD, ONCE, PERSIST, PROBE, WARN, Plan, Silence, Step
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "plans.md"
 EXAMPLE = ROOT / "recovery.example.yaml"
 RETRIES = {id(PROBE): "soon", id(PERSIST): "patiently", id(COPY): "seven times", id(ONCE): "never"}
+SILENCE = {
+    Silence.SKIP: "left out when `approvals.hold_timeout` is over",
+    Silence.WAIT: "`approvals.hold_timeout` does not end that",
+}
 UNITS = {"min": "minutes", "m": "minutes", "minute": "minutes", "h": "hours", "hour": "hours", "s": "seconds"}
 INTRODUCTION = """# Plans
 
@@ -93,6 +97,8 @@ def _policy(plan: Plan, step: Step) -> str:
         return "held where data would be lost; else all is undone"
     if step.pivot:
         return "its real state is looked at; then forward, or held"
+    if step.silence is not Silence.ABORT:
+        return f"held for the operator; {SILENCE[step.silence]}"
     if step.on_failure is HOLD or _past_pivot(plan, step):
         return "held for the operator"
     return "all is undone" if any(each.undo for each in plan.steps()) else "the run fails"

@@ -41,11 +41,16 @@ class Fences:
         self._learned = learned
         self.asked = False
         """False in a run that began under a version that did not ask."""
+        self.silence_vouches = False
+        """True in a run that began under a version for which nobody's answer was as good as a fence."""
 
     def matter(self) -> bool:
-        """Whether a plan could start by itself."""
+        """Whether a plan could start by itself: also where nobody answers a question, and the default is to approve."""
         snapshot = self._state().snapshot
-        return self.asked and snapshot is not None and snapshot.guarded and snapshot.failover.policy == "automatic"
+        if not self.asked or snapshot is None or not snapshot.guarded:
+            return False
+        by_silence = snapshot.failover.policy == "approve" and snapshot.approval_default == "approve"
+        return snapshot.failover.policy == "automatic" or (by_silence and not self.silence_vouches)
 
     async def known(self) -> None:
         """Returns after the first look, whose time is limited."""

@@ -61,11 +61,14 @@ class HealthMonitor:
         self._is_handing_over = False
         self._following: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
+        self._minds_search = False  # not in a run that began under a version that left search engines out of account
         self._fences = Fences(self.group, lambda: self.state, self._fences_are)
 
     @workflow.run
     async def run(self, state: MonitorState | None = None) -> None:
         self._fences.asked = workflow.patched("strengths-at-run-time")
+        self._fences.silence_vouches = not workflow.patched("silence vouches for no fence")
+        self._minds_search = workflow.patched("a search engine is left behind")
         watching = asyncio.create_task(self._notice_silence())
         fences = asyncio.create_task(self._fences.keep())
         while not self._is_long():
@@ -172,6 +175,8 @@ class HealthMonitor:
             self._judge()  # what was heard meanwhile counts: the region may be back
         snapshot, now = self.state.snapshot, workflow.now()
         assert snapshot is not None
+        if not self._minds_search:
+            snapshot = snapshot.model_copy(update={"search": None})
         case = Case(
             group=snapshot,
             votes=self._votes(),
@@ -182,6 +187,7 @@ class HealthMonitor:
             runs=self.state.run.plan if self.state.run is not None and self.state.run.end is None else "",
             refusals=self.state.refusals,
             unfenced=self.state.unfenced,
+            silence_vouches=self._fences.silence_vouches,
         )
         decision = decide(case, now)
         self._set(note=decision.why)
@@ -237,6 +243,7 @@ class HealthMonitor:
         order = StartOrder(
             group=self.group, plan=decision.plan, region=outage.region, epoch=outage.epoch, reason=reason,
             outage_began_at=outage.began_at, incident=incident, approved=decision.approved,
+            by_silence=decision.by_silence,
         )  # fmt: skip
         try:
             started: Started = await workflow.execute_activity_method(
@@ -261,13 +268,13 @@ class HealthMonitor:
             self._set(retry_at=workflow.now() + ASK_AGAIN, note=started.detail)
 
     def _begun(self, decision: Decision, order: StartOrder, started: Started) -> None:
-        now = workflow.now()
+        now, plan = workflow.now(), started.plan or order.plan
         run = OwnRun(
-            plan=order.plan, workflow_id=started.workflow_id, run_id=started.run_id, started_at=now,
+            plan=plan, workflow_id=started.workflow_id, run_id=started.run_id, started_at=now,
             outage_began_at=order.outage_began_at, reason=order.reason, incident=order.incident,
         )  # fmt: skip
-        self._set(run=run, starting=None, last_automatic_at=now, retry_at=None, note=f"{order.plan} was started")
-        title = f"{self.group}: {order.plan} was started, {order.region} is lost"
+        self._set(run=run, starting=None, last_automatic_at=now, retry_at=None, note=f"{plan} was started")
+        title = f"{self.group}: {plan} was started, {order.region} is lost"
         self._tell(
             f"begun {order.incident}", Severity.CRITICAL, title,
             f"{decision.why}. {self._words()} Incident {order.incident}. "
@@ -340,8 +347,12 @@ class HealthMonitor:
         self._dirty |= unfenced != self.state.unfenced or self.state.fences_seen_at is None
         self._set(unfenced=unfenced, fences_seen_at=workflow.now())
         if {(one.region, one.store) for one in unfenced} - before:
-            title = f"{self.group}: automatic failover is refused"
-            self._tell("", Severity.WARNING, title, f"{no_fence(unfenced)}. A loss is a question to people until then.")
+            snapshot = self.state.snapshot
+            is_automatic = snapshot is None or snapshot.failover.policy == "automatic"
+            refused = "automatic failover is refused" if is_automatic else "only a person may start a failover"
+            title = f"{self.group}: {refused}"
+            words = f"{no_fence(unfenced)}. A loss is a question to people until then, whose silence is no answer."
+            self._tell("", Severity.WARNING, title, words)
 
     # Telling people.
 

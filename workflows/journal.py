@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from recovery.domain.objectives import achieved
-    from recovery.domain.plan import Facts, PlanRequest, StepOutcome
+    from recovery.domain.backup_counts import BACKUP
+    from recovery.domain.durations import UNFINISHED, expected_end
+    from recovery.domain.objectives import achieved, rto_end
+    from recovery.domain.plan import Facts, PlanRequest, StepOutcome, wanted_kinds
     from recovery.domain.recovered_set import RecoveredSet, recovered_set
     from recovery.domain.recovery_point import CheckResult
-    from recovery.domain.report import OperatorAction, RunReport, RunState, StepRecord, StepState
+    from recovery.domain.report import BY_SILENCE, OperatorAction, RunReport, RunState, StepRecord, StepState
     from recovery.domain.report_text import markdown_table
     from recovery.domain.words import duration
 
@@ -22,8 +24,8 @@ from workflows.steps import Plan, Step
 MOST_CHECKS = 500
 MOST_WARNINGS = 100
 MOST_ACTIONS = 200
+GOES_ON = (RunState.RUNNING, RunState.PAUSED, RunState.WAITING, RunState.HELD)
 UNDONE = (RunState.ROLLING_BACK, RunState.ROLLED_BACK, RunState.ROLLBACK_INCOMPLETE)
-UNFINISHED = (StepState.PENDING, StepState.RUNNING, StepState.WAITING, StepState.HELD)
 
 
 @dataclass
@@ -113,6 +115,15 @@ class Journal:
             self.warn(f"{step.name}: {error}")
         self.show()
 
+    def skipped(self, step: Step, error: str) -> None:
+        """After a failure: by whoever acted on the step last, an operator or everybody's silence."""
+        last = next(action for action in reversed(self.actions) if action.step == step.name)
+        summary = "skipped by the operator"
+        if last.actor == BY_SILENCE:
+            summary = f"skipped: {last.reason}"
+            self.warn(f"{step.name}: {summary}. {error}")
+        self.ended(step, StepState.SKIPPED, error=error, summary=summary)
+
     def warn(self, sentence: str) -> None:
         if len(self.warnings) < MOST_WARNINGS:
             self.warnings.append(sentence)
@@ -194,11 +205,14 @@ class Journal:
             achieved=reached,
             recovered_set=self._recovered_set(reached.rpo),
             point_ids=self.facts.points_written or self._points_restored(),
+            point_named=self.request.point_id,
+            kinds=self._kinds(),
             failed_step=self.failed_step,
             error=self.error,
             config_hash=group.config_hash if group else "",
             critical_path=self.plan.critical_path(overrides),
             eta=self._eta(),
+            rto_ends_at=rto_end(self.facts, self.started_at) if self._races() else None,
             hold_choices=self.hold_choices,
             incident_id=self.facts.incident_id,
             candidates=self.facts.candidates or [],
@@ -222,6 +236,10 @@ class Journal:
         found = [self.facts.point_id, *(each.point_id for each in self.facts.restored_beside.values())]
         return [point_id for point_id in found if point_id is not None]
 
+    def _kinds(self) -> list[str]:
+        group = self.facts.group if self.plan.name == BACKUP else None
+        return [] if group is None else [kind.value for kind in wanted_kinds(self.request, group)]
+
     def show(self) -> None:
         workflow.set_current_details(markdown_table(self.report(), workflow.now()))
 
@@ -244,22 +262,14 @@ class Journal:
                 "each step may take its budget, so the objective is not guaranteed"
             )
 
+    def _races(self) -> bool:
+        """It goes on to bring a lost service back."""
+        return self.plan.has_rto and self.state in GOES_ON
+
     def _eta(self) -> datetime | None:
-        """Now plus what earlier runs took for the rows that are left; None until every row has been seen before."""
-        if self.state not in (RunState.RUNNING, RunState.PAUSED, RunState.WAITING, RunState.HELD):
+        if self.state not in GOES_ON:
             return None
-        now = workflow.now()
-        rows: dict[int, timedelta] = {}
-        for entry in self.entries.values():
-            record = entry.record
-            if record.state not in UNFINISHED:
-                continue
-            if record.expected is None:
-                return None
-            elapsed = now - record.started_at - record.waited if record.started_at else timedelta()
-            left = max(record.expected - elapsed, timedelta())
-            rows[record.group] = max(rows.get(record.group, timedelta()), left)
-        return now + sum(rows.values(), timedelta())
+        return expected_end((entry.record for entry in self.entries.values()), workflow.now())
 
 
 def _activity_name(step: Step) -> str:

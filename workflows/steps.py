@@ -12,6 +12,7 @@ from typing import Any
 from temporalio.common import RetryPolicy
 
 from recovery.domain.plan import PlanContext, StepOutcome
+from recovery.ports.notify import Severity
 
 Activity = Callable[[Any, PlanContext], Awaitable[StepOutcome]]
 """The one signature of every activity in a plan: a method of an activity class, referenced, never called here."""
@@ -66,6 +67,14 @@ class OnFailure(StrEnum):
     HOLD = "hold"  # wait for the operator
 
 
+class Silence(StrEnum):
+    """What follows when nobody answers a hold within the time that the configuration gives it."""
+
+    ABORT = "abort"  # everything is undone
+    SKIP = "skip"  # the plan goes on without the step
+    WAIT = "wait"  # it stays held: neither way is right unasked
+
+
 CONTROL, SOURCE, TARGET = Where.CONTROL, Where.SOURCE, Where.TARGET
 VALIDATION, KEYHOLDER = Where.VALIDATION, Where.KEYHOLDER
 UNDO, WARN, HOLD = OnFailure.UNDO, OnFailure.WARN, OnFailure.HOLD
@@ -116,6 +125,8 @@ class Step:
     ``start_within`` gives up where no worker takes the step in time (the lost region's queue).
     ``beside``: the plan goes on without waiting for it, and ends with it; what follows never depends on it.
     ``costs_data``: when held, an operator may accept a loss of data and have it tried again.
+    ``apart``: the patch that took it out of the parallel row before it. A run that began before that takes it there.
+    ``silence``: what follows where it is held before the pivot and nobody answers in time.
     ``graceful``: started again when an operator makes an orderly switchover an ungraceful one.
     """
 
@@ -131,6 +142,8 @@ class Step:
     pivot: bool = False
     observe: Activity | None = None
     on_failure: OnFailure = OnFailure.UNDO
+    silence: Silence = Silence.ABORT
+    apart: str = ""
     gate: Gate | None = None
     when: Callable[[PlanContext], bool] | None = None
     start_within: timedelta | None = None
@@ -160,6 +173,7 @@ class Plan:
 
     ``locks_group``: the plan changes who owns the group or where its clients go, so only one such run at a time.
     ``planned``: nothing is lost while it runs, so its budgets are held against no RTO.
+    ``severity``: of the message that it did not complete. ``told_by``: the step that has said so, where it was done.
     """
 
     name: str
@@ -167,6 +181,8 @@ class Plan:
     rows: tuple[Step | Parallel, ...]
     locks_group: bool = False
     planned: bool = False
+    severity: Severity = Severity.CRITICAL
+    told_by: str = ""
 
     def groups(self) -> Iterator[tuple[int, tuple[Step, ...]]]:
         """Rows with their number; a parallel row holds several steps."""
@@ -203,9 +219,17 @@ class Plan:
         )
 
 
-def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = False, planned: bool = False) -> Plan:
+def plan(
+    name: str,
+    purpose: str,
+    *rows: Step | Parallel,
+    locks_group: bool = False,
+    planned: bool = False,
+    severity: Severity = Severity.CRITICAL,
+    told_by: str = "",
+) -> Plan:
     """A plan whose step names are unique; at most one pivot, never inside a parallel row."""
-    table = Plan(name, purpose, rows, locks_group, planned)
+    table = Plan(name, purpose, rows, locks_group, planned, severity, told_by)
     names = [step.name for step in table.steps()]
     if len(set(names)) != len(names):
         raise ValueError(f"plan {name}: step names must be unique: {names}")
@@ -214,8 +238,15 @@ def plan(name: str, purpose: str, *rows: Step | Parallel, locks_group: bool = Fa
         raise ValueError(f"plan {name}: at most one pivot, and not beside other steps")
     if any(step.beside and (step.on_failure is not WARN or step.undo or step.gate) for step in table.steps()):
         raise ValueError(f"plan {name}: what runs beside the plan can only warn, and has neither undo nor gate")
+    pairs = zip((None, *rows), rows, strict=False)
+    if any(isinstance(row, Step) and row.apart and not isinstance(former, Parallel) for former, row in pairs):
+        raise ValueError(f"plan {name}: a step that was taken out of a parallel row stands right after it")
+    if any(step.silence is not Silence.ABORT and step.on_failure is not HOLD for step in table.steps()):
+        raise ValueError(f"plan {name}: only at a step that is held when it fails can silence mean anything else")
     if any(step.beside for row in rows if isinstance(row, Step) for step in (row,)):
         raise ValueError(f"plan {name}: what runs beside the plan begins in a parallel row, beside something")
+    if told_by and told_by not in names:
+        raise ValueError(f"plan {name}: there is no step {told_by} that tells how it ended")
     if pivots and not locks_group:
         raise ValueError(f"plan {name}: a plan with a pivot must lock its group, for the lock's record keeps the pivot")
     return table

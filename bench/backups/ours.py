@@ -1,6 +1,6 @@
 """Ours: a process that does what a worker's activities do, one order after the other, with the same adapters.
 
-It lives as long as the run, as a worker does, with its sealing processes. What Temporal adds to a step is measured by
+It lives as long as the run, as a worker does. What Temporal adds to a step is measured by
 ``bench.engine``, and the memory of a whole worker by ``bench.memory``. Orders and answers are lines of JSON; the first
 line is the settings, since passwords belong neither into arguments nor into the environment.
 """
@@ -34,7 +34,8 @@ from recovery.backup.pipeline import write_point
 from recovery.backup.reader import StoredPointReader, open_point
 from recovery.backup.sealing import Opener, Sealer, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
-from recovery.domain.recovery_point import BackupKind, RecoveryPoint
+from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
+from recovery.errors import RestoreFailed
 from recovery.ports.jetstream import StreamRestoreOptions, archive_name
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import BackupSource, PostgresLogin, PostgresPlace, RestoreOptions
@@ -61,6 +62,10 @@ class OurWorker:
     async def backup(self, location: str) -> tuple[str, Work]:
         """A physical backup; the id of its point."""
         return await self._taken({"do": "backup", "location": location})
+
+    async def validate(self, point_id: str, scratch: Path) -> None:
+        """As after each backup: its restore takes the point as proven."""
+        await self._ask({"do": "validate", "point": point_id, "scratch": str(scratch)})
 
     async def restore(self, point_id: str, directory: Path, port: int) -> Work:
         """Into an empty folder; the server runs when this returns."""
@@ -130,6 +135,7 @@ class _Worker:
         self._settings = settings
         self._answers = answers
         self._user = settings["user"]
+        self._proven: set[str] = set()
         binaries = postgres.PostgresBinaries({int(settings["major"]): Path(settings["binaries"])})
         self._postgres = postgres.LocalPostgres(binaries, run_as=self._user)
         self._stores: dict[str, ObjectStore] = {FOLDER: FolderStore(FOLDER, Path(settings["folder"]))}
@@ -156,6 +162,8 @@ class _Worker:
             match order["do"]:
                 case "backup":
                     return await self._backup(order["location"])
+                case "validate":
+                    return await self._validate(order["point"], Path(order["scratch"]))
                 case "restore":
                     return await self._restore(order["point"], Path(order["directory"]), int(order["port"]))
                 case "backup-streams":
@@ -208,10 +216,19 @@ class _Worker:
         point = await catalogue.point(GROUP, point_id)
         return point, open_point(catalogue.stores_of(point), point.manifest, self._keys.opening())
 
+    async def _validate(self, point_id: str, scratch: Path) -> dict[str, Any]:
+        _, reader = await self._opened(point_id)
+        state, reason, _ = await self._postgres.validate(reader, scratch)
+        if state is not VerdictState.VALID:
+            raise RestoreFailed(f"{point_id} is {state}: {reason}")
+        self._proven.add(point_id)
+        return {}
+
     async def _restore(self, point_id: str, directory: Path, port: int) -> dict[str, Any]:
         _, reader = await self._opened(point_id)
         place = PostgresPlace(self._settings["login"][0], port, directory, self._user)
-        await self._postgres.restore_physical(reader, place, RestoreOptions(f"restore-{point_id}"))
+        options = RestoreOptions(f"restore-{point_id}", proven=point_id in self._proven)
+        await self._postgres.restore_physical(reader, place, options)
         return {}
 
     async def _restore_streams(self, point_id: str) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Physical:
 
     async def _ours(self) -> None:
         point_id = await self._backup(OURS, FOLDER)
+        await self.ours.validate(point_id, self.source.folder / "scratch")
         target = self.source.own_folder("restored")
         target.rmdir()
         await self.run.measure(RESTORED, lambda: self.ours.restore(point_id, target, free_port()))

@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-import pyrage
-
+from recovery.backup.sealing import generate_age_key
 from recovery.backup.signing import generate_signing_key
 
 HERE = Path(__file__).resolve().parent
@@ -24,9 +23,9 @@ def make_keys(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     text = (HERE / "recovery.yaml").read_text()
     for name, example in (("operator", OPERATOR), ("escrow", ESCROW)):
-        identity = pyrage.x25519.Identity.generate()
-        _write(folder / f"{name}.agekey", f"{identity}\n")
-        text = text.replace(example, str(identity.to_public()))
+        key = generate_age_key()
+        _write(folder / f"{name}.agekey", f"{key.secret}\n")
+        text = text.replace(example, key.public)
     signing = generate_signing_key()
     _write(folder / "signing.key", f"{signing.secret}\n")
     _write(folder / "recovery.yaml", text.replace(SIGNER, signing.public))

@@ -213,7 +213,7 @@ def _step_row(number: int, step: StepRecord, report: RunReport) -> StepRow:
         took=words.duration(taken) if taken is not None else "",
         budget=words.duration(step.budget),
         budget_share=None if taken is None or not step.budget else taken / step.budget * 100,
-        expected=words.duration(step.expected) if step.expected is not None else "",
+        expected=words.duration(step.expected) if step.expected else "",
         attempts=step.attempts,
         summary=step.summary,
         error=step.error,

@@ -65,7 +65,7 @@ class SealedFolder:
         return str(self._folder)
 
     async def store(self, name: str, content: AsyncIterator[bytes]) -> None:
-        """See the port. Raises OSError as it is, and Unreachable where a sealing process died."""
+        """See the port. Raises OSError as it is, and Unreachable where the sealer was closed."""
         await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         digest, size, objects = hashlib.sha256(), 0, list[StoredObject]()
         async for chunk in fixed_chunks(content, CHUNK_BYTES):
@@ -104,7 +104,7 @@ class SealedFolder:
 class DivergedFolders:
     """What one guard puts aside of one store: a folder below ``folder`` for each return.
 
-    ``recipients`` are age public keys. The process that seals lives only while something is put aside.
+    ``recipients`` are age public keys. The thread that seals lives only while something is put aside.
     """
 
     folder: Path
@@ -122,7 +122,7 @@ class DivergedFolders:
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[SealedFolder]:
         """Raises BadInput where ``recipients`` are none: nothing is put aside readable."""
-        async with Sealer(list(self.recipients), processes=1) as sealer:
+        async with Sealer(list(self.recipients), threads=1) as sealer:
             yield SealedFolder(self.folder / name, sealer)
 
 

@@ -110,7 +110,10 @@ async def inventory(
 
 
 async def _folders(store: ObjectStore) -> dict[str, list[str]]:
-    """The folders of a location, each with those directly below it; of names that no group has, without."""
+    """The folders of a location, each with those directly below it; of names that no group has, without.
+
+    Of one that is too large to be listed, only those of ours that have folders themselves.
+    """
     async with asyncio.timeout(REQUEST_SECONDS):
         names = list(await store.folders(""))
 
@@ -122,6 +125,17 @@ async def _folders(store: ObjectStore) -> dict[str, list[str]]:
                 return list(await store.folders(f"{name}/"))
         except Refused:
             return []  # somebody else's, beside ours
+        except TimeoutError:  # a silent location, or somebody else's folder with very many objects in it
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await ours(name)
+
+    async def ours(name: str) -> list[str]:
+        async def has(each: str) -> bool:
+            return bool(await store.folders(f"{name}/{each}/"))
+
+        known = sorted(FOLDERS)
+        there = await for_each(known, has, len(known))
+        return [each for each, is_there in zip(known, there, strict=True) if is_there]
 
     return dict(zip(names, await for_each(names, below, PARALLEL_FOLDERS), strict=True))
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from recovery.adapters.logins import Logins
+from recovery.adapters.postgres.checks import check_readable, matches
 from recovery.adapters.postgres.connection import connected, quoted
+from recovery.adapters.postgres.observation import Scope, observe
 from recovery.adapters.restores import PROBE_TABLE
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import CheckResult
-from recovery.errors import SourceFailed
+from recovery.errors import Refused, RestoreFailed, SourceFailed
 from recovery.ports.postgres import PostgresLogin
 
 STATEMENT_SECONDS = 30
@@ -21,9 +23,17 @@ FIND_TABLE = """
 """
 
 
+DATABASES = """
+    SELECT datname::text AS name FROM pg_database
+     WHERE datallowconn AND NOT datistemplate AND datname <> 'rdsadmin' ORDER BY 1
+"""
+NOT_PERMITTED = ("permission denied", "row-level security")  # how the server says that a table is not for this user
+NAMED = 5
+
+
 @dataclass
 class SqlProbe:
-    """``recovery.ports.managed_postgres.ManagedProbe``."""
+    """``recovery.ports.managed_postgres.ManagedProbe`` and ``ManagedReader``."""
 
     logins: Logins
 
@@ -50,6 +60,22 @@ class SqlProbe:
         usual = group.logical_databases[0] if group.logical_databases else login.database
         return [await self._table(login, usual, name) for name in group.critical_tables]
 
+    async def contents(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
+        """See the port."""
+        login = replace(await self.logins.backup(group.name, region), host=host, port=port)
+        async with connected(login, "list its databases", failure=RestoreFailed) as session:
+            names = [row["name"] for row in await session.fetch(DATABASES)]
+        advice = "grant it pg_read_all_data, or name another one in postgres.backup_user"
+        try:
+            seen = await observe(login, {name: name for name in names}, Scope())
+        except Refused as error:  # of a schema, or of what it holds
+            raise Refused(f"{error}: {advice}") from error
+        closed = sorted(name for name, words in seen.unreadable.items() if any(each in words for each in NOT_PERMITTED))
+        if closed:
+            more = f" and {len(closed) - NAMED} more" if len(closed) > NAMED else ""
+            raise Refused(f"user {login.user} may not read {', '.join(closed[:NAMED])}{more}: {advice}")
+        return [check_readable(seen), _critical(sorted(seen.tables), group.critical_tables)]
+
     async def _table(self, login: PostgresLogin, usual: str, name: str) -> CheckResult:
         *above, table = name.split(".")
         schema = above[-1] if above else ""
@@ -68,3 +94,9 @@ class SqlProbe:
 
     async def _login(self, group: GroupSnapshot, region: str, host: str, port: int) -> PostgresLogin:
         return replace(await self.logins.admin(group.name, region), host=host, port=port)
+
+
+def _critical(tables: list[str], wanted: list[str]) -> CheckResult:
+    missing = [name for name in wanted if not any(matches(table, name) for table in tables)]
+    detail = f"missing: {', '.join(missing)}" if missing else f"all {len(wanted)} are there"
+    return CheckResult(name="critical-tables", passed=not missing, detail=detail)

@@ -18,7 +18,7 @@ from recovery.backup.leftovers import existing_manifest
 from recovery.backup.progress import noting
 from recovery.backup.reader import StoredPointReader, check_key, open_point, verify_objects
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, VerdictState
 from recovery.errors import Corrupt, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.recovery_points import Progress, StorePoints
@@ -28,11 +28,11 @@ log = structlog.get_logger("recovery.points")
 
 @dataclass
 class PointJudge:
-    """``part``: a store's own, by the store's name; ``scratch_folder``: by group."""
+    """``part``: a store's own, by the kind of point; ``scratch_folder``: by group."""
 
     stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
     keys: KeyRing
-    part: Callable[[str], StorePoints]
+    part: Callable[[BackupKind], StorePoints]
     scratch_folder: Callable[[str], Path]
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
@@ -125,7 +125,7 @@ class PointJudge:
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         scratch_folder = self.scratch_folder(group.name)
         scratch_folder.mkdir(parents=True, exist_ok=True)
-        return await self.part(point.manifest.store).validate(
+        return await self.part(point.manifest.kind).validate(
             group,
             open_point(store, point.manifest, self.keys.opening(), bases=bases),
             scratch_folder,

@@ -23,9 +23,10 @@ else:
     RDSClient = object
 
 MARK = "recovery-plans-run"  # the tag by which a run knows its own instance
+OPENED = "recovery-plans-opened"  # the tag of one that clients were let into
 LONGEST_LOOK_BACK = timedelta(days=14)  # what RDS keeps of events
-_ABSENT = ("DBInstanceNotFound", "DBInstanceNotFoundFault")
-_BUSY = ("InvalidDBInstanceState", "InvalidDBInstanceStateFault")
+ABSENT = ("DBInstanceNotFound", "DBInstanceNotFoundFault")
+BUSY = ("InvalidDBInstanceState", "InvalidDBInstanceStateFault")
 
 
 class RdsPostgres:
@@ -40,6 +41,7 @@ class RdsPostgres:
         self._calls: dict[str, AwsCalls[RDSClient]] = {
             region: AwsCalls("rds", each, patience) for region, each in access.items()
         }
+        self._amazon = {region: each.region for region, each in access.items()}
 
     async def close(self) -> None:
         for calls in self._calls.values():
@@ -48,19 +50,19 @@ class RdsPostgres:
     async def instance(self, region: str, name: str) -> ManagedInstance | None:
         """See the port."""
         try:
-            answer: Any = await self._of(region).run(
+            answer: Any = await self.of(region).run(
                 lambda client: client.describe_db_instances(DBInstanceIdentifier=name),
                 f"look at instance {name} in {region}",
-                leave=_ABSENT,
+                leave=ABSENT,
             )
         except ClientError:
             return None
-        return _instance(region, answer["DBInstances"][0])
+        return instance_as(region, answer["DBInstances"][0])
 
     async def events(self, region: str, name: str, since: timedelta) -> list[ManagedEvent]:
         """See the port."""
         minutes = int(min(since, LONGEST_LOOK_BACK).total_seconds() // 60)
-        answer: Any = await self._of(region).run(
+        answer: Any = await self.of(region).run(
             lambda client: client.describe_events(
                 SourceIdentifier=name, SourceType="db-instance", Duration=minutes, MaxRecords=100
             ),
@@ -80,8 +82,8 @@ class RdsPostgres:
             pages = client.get_paginator("describe_db_snapshots").paginate(DBInstanceIdentifier=instance)
             return [each for page in pages for each in page["DBSnapshots"]]
 
-        found = await self._of(region).run(every_page, f"list the snapshots of {instance} in {region}")
-        snapshots = [_snapshot(region, each) for each in found if each.get("SnapshotCreateTime") is not None]
+        found = await self.of(region).run(every_page, f"list the snapshots of {instance} in {region}")
+        snapshots = [snapshot_as(region, each) for each in found if each.get("SnapshotCreateTime") is not None]
         return sorted(snapshots, key=lambda each: each.taken_at, reverse=True)
 
     async def promote(self, region: str, name: str) -> None:
@@ -113,7 +115,7 @@ class RdsPostgres:
             if like.parameter_group:
                 request["DBParameterGroupName"] = like.parameter_group
         try:
-            await self._of(order.region).run(
+            await self.of(order.region).run(
                 lambda client: client.restore_db_instance_from_db_snapshot(**request),
                 f"restore {order.instance} from snapshot {order.snapshot} in {order.region}",
                 repeat=False,
@@ -176,24 +178,28 @@ class RdsPostgres:
 
     # Parts of the above.
 
-    def _of(self, region: str) -> AwsCalls[RDSClient]:
+    def of(self, region: str) -> AwsCalls[RDSClient]:
+        """The API of a region. Raises NotFound: none is configured there."""
         if region not in self._calls:
             raise NotFound(f"no RDS instance is configured in {region}: set the group's rds.instances.{region}")
         return self._calls[region]
 
+    def amazons_name(self, region: str) -> str:
+        return self._amazon[region]
+
     async def _order(self, region: str, name: str, what: str, call: Any) -> None:
         """An order to an instance in another state than it needs is worth another attempt."""
         try:
-            await self._of(region).run(call, f"{what} {name} in {region}", leave=(*_ABSENT, *_BUSY), repeat=False)
+            await self.of(region).run(call, f"{what} {name} in {region}", leave=(*ABSENT, *BUSY), repeat=False)
         except ClientError as error:
-            if code_of(error) in _ABSENT:
-                raise _absent(region, name) from None
+            if code_of(error) in ABSENT:
+                raise absent(region, name) from None
             raise Unreachable(f"RDS does not {what} {name} in {region} now: {words_of(error)}") from None
 
     async def _existing(self, region: str, name: str) -> ManagedInstance:
         found = await self.instance(region, name)
         if found is None:
-            raise _absent(region, name)
+            raise absent(region, name)
         return found
 
     async def _ours(self, region: str, name: str, mark: str) -> ManagedInstance | None:
@@ -206,11 +212,11 @@ class RdsPostgres:
         return found
 
 
-def _absent(region: str, name: str) -> NotFound:
+def absent(region: str, name: str) -> NotFound:
     return NotFound(f"RDS knows no instance {name} in {region}: compare it with the group's rds.instances")
 
 
-def _instance(region: str, found: Any) -> ManagedInstance:
+def instance_as(region: str, found: Any) -> ManagedInstance:
     endpoint = found.get("Endpoint") or {}
     source = found.get("ReadReplicaSourceDBInstanceIdentifier") or None
     groups = found.get("VpcSecurityGroups", [])
@@ -219,6 +225,7 @@ def _instance(region: str, found: Any) -> ManagedInstance:
         for each in found.get("StatusInfos", [])
         if each.get("StatusType") == "read replication" and not each.get("Normal", True)
     ]
+    tags = tags_of(found)
     parameters = [each["DBParameterGroupName"] for each in found.get("DBParameterGroups", [])]
     return ManagedInstance(
         region=region,
@@ -237,18 +244,37 @@ def _instance(region: str, found: Any) -> ManagedInstance:
         parameter_group=parameters[0] if parameters else None,
         multi_az=bool(found.get("MultiAZ")),
         public=bool(found.get("PubliclyAccessible")),
-        mark=next((each["Value"] for each in found.get("TagList", []) if each["Key"] == MARK), None),
+        mark=tags.get(MARK),
+        opened=tags.get(OPENED),
+        arn=found.get("DBInstanceArn", ""),
+        engine_version=found.get("EngineVersion", ""),
+        encrypted=bool(found.get("StorageEncrypted")),
+        gigabytes=int(found.get("AllocatedStorage", 0)),
+        created_at=found.get("InstanceCreateTime"),
     )
 
 
-def _snapshot(region: str, found: Any) -> ManagedSnapshot:
-    # A copy is younger than its data: what counts is when the original was taken.
-    taken = found.get("OriginalSnapshotCreateTime") or found["SnapshotCreateTime"]
+def snapshot_as(region: str, found: Any) -> ManagedSnapshot:
+    # A copy is younger than its data: what counts is when the original was taken. One that is being made has no time.
+    taken = found.get("OriginalSnapshotCreateTime") or found.get("SnapshotCreateTime") or datetime.now(UTC)
+    status = found.get("Status", "available")
     return ManagedSnapshot(
         name=found["DBSnapshotIdentifier"],
         region=region,
         instance=found["DBInstanceIdentifier"],
         taken_at=taken,
         gigabytes=int(found.get("AllocatedStorage", 0)),
-        status=found.get("Status", "available"),
+        status=status,
+        percent=100 if status == "available" else int(found.get("PercentProgress") or 0),
+        arn=found.get("DBSnapshotArn", ""),
+        engine=found.get("Engine", "postgres"),
+        engine_version=found.get("EngineVersion", ""),
+        encrypted=bool(found.get("Encrypted")),
+        kms_key=found.get("KmsKeyId"),
+        resource_id=found.get("DbiResourceId") or "",
+        tags=tags_of(found),
     )
+
+
+def tags_of(found: Any) -> dict[str, str]:
+    return {each["Key"]: each.get("Value", "") for each in found.get("TagList", [])}

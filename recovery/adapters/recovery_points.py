@@ -30,13 +30,16 @@ from recovery.domain.recovery_point import (
     BackupKind,
     CheckResult,
     DataStore,
+    Manifest,
     RecoveryPoint,
     Verdict,
     VerdictState,
-    store_of,
+    kind_of,
+    kinds_of,
 )
 from recovery.domain.recovery_set import RecoverySet, set_of
 from recovery.domain.retention import plan_retention
+from recovery.domain.words import duration
 from recovery.errors import BadInput, Corrupt, NotFound, RecoveryError, Refused, Unreachable
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.ownership import OwnershipStore
@@ -53,15 +56,19 @@ from recovery.ports.recovery_points import (
 
 log = structlog.get_logger("recovery.points")
 
+CLOCKS_APART = timedelta(hours=1)
+"""What the clocks of a worker and of a location may differ by before somebody is told."""
 ORPHAN_AGE = timedelta(hours=24)
-"""Objects without a manifest are a running backup's until they are this old; its budget is shorter."""
+"""Objects without a manifest are a running backup's until they are this much older than the newest object that the
+locations stored; its budget is shorter."""
 
 
 @dataclass
 class StoredRecoveryPoints:
-    """``recovery.ports.recovery_points.RecoveryPoints``. ``parts``: each store's own, by the store's name.
+    """``recovery.ports.recovery_points.RecoveryPoints``. ``parts``: each store's own, by the store's name; where a kind
+    is taken and proven in another way than its store's others, by the kind's.
 
-    ``elsewhere``: of stores that keep something of their points outside the locations.
+    ``elsewhere``: by kind, of those that keep something of their points outside the locations.
     """
 
     stores: Callable[[GroupSnapshot], Sequence[ObjectStore]]
@@ -70,7 +77,7 @@ class StoredRecoveryPoints:
     ownership: OwnershipStore
     scratch_folder: Callable[[str], Path]  # by group
     budget: Callable[[str], WriteBudget]  # by group
-    elsewhere: Mapping[str, KeptElsewhere] = field(default_factory=dict)
+    elsewhere: Mapping[BackupKind, KeptElsewhere] = field(default_factory=dict)
 
     def catalogue(self, group: GroupSnapshot) -> Catalogue:
         return Catalogue(self.stores(group), self.keys.verifier)
@@ -83,7 +90,8 @@ class StoredRecoveryPoints:
         checks: list[CheckResult] = []
         for store in stores:
             try:
-                checks += await self.part(store).check_source(group, region)
+                for part in self._parts(group, store):
+                    checks += await part.check_source(group, region)
             except RecoveryError as error:
                 if len(stores) == 1:
                     raise
@@ -110,7 +118,7 @@ class StoredRecoveryPoints:
         def tell(state: TransferProgress) -> None:
             progress(state.plain_bytes, state.expected_bytes, state.artefact)
 
-        part = self.part(order.kind.store)
+        part = self.part(order.kind)
         async with part.opened(order, progress) as source:
             written = await write_point(
                 source,
@@ -124,7 +132,9 @@ class StoredRecoveryPoints:
                 at_once=part.at_once,
                 readable=order.readable,
             )
-        return TakenPoint(written.manifest, written.complete_locations, written.dropped)
+        held = [store for store in stores if store.name in written.complete_locations]
+        clocks = await asyncio.gather(*(_clock_of(store, written.manifest) for store in held))
+        return TakenPoint(written.manifest, written.complete_locations, written.dropped, [w for w in clocks if w])
 
     async def remove_unfinished(self, group: GroupSnapshot, point_id: str, region: str | None = None) -> int:
         """See the port."""
@@ -134,7 +144,7 @@ class StoredRecoveryPoints:
         left = {name: error for name, error in failed.items() if isinstance(error, Refused)}
         if left:
             log.warning("left to retention: these credentials may not delete", point=point_id, locations=sorted(left))
-        kept = self.elsewhere.get(store_of(point_id))
+        kept = self._kept(point_id)
         elsewhere = await discard_unfinished(kept, stores, group, point_id, region) if kept is not None else 0
         if len(failed) > len(left):
             raise Unreachable("; ".join(f"{name}: {error}" for name, error in failed.items() if name not in left))
@@ -245,14 +255,17 @@ class StoredRecoveryPoints:
         # Before the points: what a backup completes meanwhile is then a point without a set, and never the reverse.
         sets = [] if dry_run else (await catalogue.sets(group.name)).sets
         survey = await catalogue.survey(group.name)
-        plan = plan_retention(survey.points, group.retention, now)
+        stored = await catalogue.stored_at(survey.points)
+        plan = plan_retention(survey.points, group.retention, now, stored)
         removed = {point_id: plan.reasons.get(point_id, "") for point_id in plan.remove}
         kept = {point_id: plan.reasons.get(point_id, "") for point_id in plan.keep}
         if dry_run:
-            return Expired(removed, kept, len(await catalogue.orphans(group.name)))
+            return Expired(removed, kept, len(await catalogue.orphans(group.name)), plan.warnings)
         points = {point.point_id: point for point in survey.points}
         staying = await self._remove(group, [points[point_id] for point_id in plan.remove])
-        orphans, failed = await catalogue.remove_orphans(group.name, now - ORPHAN_AGE)
+        # By the locations' clocks, too: by one that runs ahead a running backup's objects would be old.
+        seen = [*stored.values(), *(orphan.youngest for orphan in await catalogue.orphans(group.name))]
+        orphans, failed = await catalogue.remove_orphans(group.name, min([now, max(seen, default=now)]) - ORPHAN_AGE)
         if not survey.unreachable:  # else a set's points may all be at the location that did not tell
             there = {*plan.keep, *staying, *(entry.point_id for entry in survey.rejected)}
             for found in sets:
@@ -261,7 +274,7 @@ class StoredRecoveryPoints:
         failed |= staying
         if failed:
             raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-        return Expired(removed, kept, sum(orphan.objects for orphan in orphans))
+        return Expired(removed, kept, sum(orphan.objects for orphan in orphans), plan.warnings)
 
     async def write_set(
         self, group: GroupSnapshot, point_ids: Sequence[str], *, set_id: str, run_id: str, missing: Sequence[str] = ()
@@ -285,7 +298,7 @@ class StoredRecoveryPoints:
         """The ids of points that stay for now, since what is kept of them elsewhere could not be removed, and why."""
         failed: dict[str, str] = {}
         for point in points:
-            kept = self.elsewhere.get(point.manifest.store)
+            kept = self.elsewhere.get(point.manifest.kind)
             try:
                 if kept is not None:
                     await discard_expired(kept, group, point)
@@ -295,11 +308,27 @@ class StoredRecoveryPoints:
             await self.catalogue(group).delete_point(group.name, point.point_id)
         return failed
 
-    def part(self, store: str) -> StorePoints:
+    def part(self, kind: BackupKind) -> StorePoints:
         """Raises BadInput: this version takes no recovery points of such a store."""
-        if store not in self.parts:
-            raise BadInput(f"there are no recovery points of {store}: expected one of {', '.join(self.parts)}")
-        return self.parts[store]
+        found = self.parts.get(kind) or self.parts.get(kind.store)
+        if found is None:
+            raise BadInput(f"there are no recovery points of {kind.store}: expected one of {', '.join(self.parts)}")
+        return found
+
+    def _parts(self, group: GroupSnapshot, store: DataStore) -> list[StorePoints]:
+        """Of the kinds that are configured, each once; where none is, whatever is asked for will say so."""
+        kinds = kinds_of(store)
+        found: list[StorePoints] = []
+        for kind in [kind for kind in kinds if kind in group.backup_kinds] or kinds[:1]:
+            if (part := self.part(kind)) not in found:
+                found.append(part)
+        return found
+
+    def _kept(self, point_id: str) -> KeptElsewhere | None:
+        try:
+            return self.elsewhere.get(kind_of(point_id))
+        except ValueError:
+            return None
 
     def _judge(self) -> PointJudge:
         return PointJudge(self.stores, self.keys, self.part, self.scratch_folder)
@@ -341,6 +370,24 @@ async def _check_location(store: ObjectStore) -> CheckResult:
     except (RecoveryError, TimeoutError) as error:
         lacking = [str(error) or f"it did not answer within {REQUEST_SECONDS:.0f} s"]
     return CheckResult(name=f"location {store.name}", passed=not lacking, detail="; ".join(lacking))
+
+
+async def _clock_of(store: ObjectStore, manifest: Manifest) -> str:
+    """A warning where this worker's clock and the location's cannot both be right; no answer is no news."""
+    key = manifest_key(manifest.group, manifest.point_id)
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            info = await store.head(key)
+    except (RecoveryError, TimeoutError):
+        return ""
+    apart = manifest.finished_at - info.modified if info is not None else timedelta()
+    if abs(apart) <= CLOCKS_APART:
+        return ""
+    return (
+        f"the clock of this worker is {duration(abs(apart))} {'ahead of' if apart > timedelta() else 'behind'} that of "
+        f"{store.name}: mend the one that is wrong, and take another backup. Points are named by the worker's, which "
+        "tells the newest one where no position in a log does (Redis, search)"
+    )
 
 
 async def _remove_leftovers_soon(stores: Sequence[ObjectStore], order: BackupOrder) -> None:

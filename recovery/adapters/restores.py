@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ HOLDS_OBJECTS = """
                                          AND d.objid = c.oid AND d.deptype = 'e'))
         OR EXISTS (SELECT FROM pg_largeobject_metadata)
 """
+AVAILABLE = "SELECT name::text AS name FROM pg_available_extensions"
 DATABASES = "SELECT datname::text AS name FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
 HEADROOM = 1.1  # a restored cluster grows a little while it replays its WAL
 
@@ -179,7 +180,9 @@ class PostgresRestores:
             chain = [point]  # the check of the key says what is wrong
         needed = int(bytes_to_restore([member.manifest for member in chain]) * HEADROOM)
         empty = await host.is_empty(place)
+        extensions = await host.extensions(wanted) if wanted in majors else None
         return [
+            _check_extensions(point, extensions, "on this machine"),
             CheckResult(
                 name="server version",
                 passed=wanted in majors,
@@ -208,6 +211,7 @@ class PostgresRestores:
                 version = str(await session.fetchval("SHOW server_version"))
                 major = session.get_server_version().major
                 there = {row["name"] for row in await session.fetch("SELECT datname::text AS name FROM pg_database")}
+                available = {row["name"] for row in await session.fetch(AVAILABLE)}
                 folder = await session.fetchval("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
             names = [order.target_database] if order.target_database else point.manifest.postgres.databases
             occupied = [name for name in names if name in there and await _is_occupied(login.at(name))]
@@ -215,6 +219,7 @@ class PostgresRestores:
             return [CheckResult(name="target server", passed=False, detail=str(error))]
         return [
             CheckResult(name="target server", passed=True, detail=f"{login.address} is PostgreSQL {version}"),
+            _check_extensions(point, available, f"at {login.address}"),
             CheckResult(
                 name="server version",
                 passed=major >= wanted,
@@ -263,7 +268,11 @@ class PostgresRestores:
         restored = await self.postgres(order.group.name, order.region).restore_physical(
             await open_chain(catalogue, point, self.keys.opening()),
             place,
-            RestoreOptions(restore_id=order.restore_id, recovery=recovery.options if recovery is not None else None),
+            RestoreOptions(
+                restore_id=order.restore_id,
+                recovery=recovery.options if recovery is not None else None,
+                proven=point.is_valid,
+            ),
             noting(progress, "restoring the cluster"),
         )
         if recovery is not None:
@@ -334,6 +343,26 @@ async def _demand_target(recovery: WalRecovery, restored: Restored) -> None:
     check = await recovery.check(restored.reached)
     if not check.passed:
         raise RestoreFailed(f"the recovery did not end at its target: {check.detail}")
+
+
+def _check_extensions(point: RecoveryPoint, available: Collection[str] | None, where: str) -> CheckResult:
+    """A cluster starts without the files of its extensions, and what needs one works as soon as they are installed: no
+    reason to leave a service down. (From 18 on they may be in a folder that only its configuration names, too.) A dump
+    is not taken without them.
+    """
+    source, starts = point.manifest.postgres, point.manifest.kind is BackupKind.PHYSICAL
+    if available is None:
+        return CheckResult(name="extensions", passed=True, detail=f"not known: which of them PostgreSQL has {where}")
+    missing = [name for name in source.extension_names if name not in available]
+    detail = f"all {len(source.extension_names)} that the point uses are installed {where}"
+    if missing:
+        detail = (
+            f"PostgreSQL {source.major} {where} lacks {', '.join(missing)}: install the packages that carry them (on "
+            f"Debian often named postgresql-{source.major}-{missing[0].replace('_', '-')})"
+            f"{'; until then whatever needs them fails' if starts else ', or name another target'}"
+        )
+    warning = detail if missing and starts else ""
+    return CheckResult(name="extensions", passed=starts or not missing, detail=detail, warning=warning)
 
 
 def _serves_here(folder: Path, port: int) -> bool:

@@ -8,14 +8,15 @@ from datetime import datetime
 
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import CheckResult, store_of
+from recovery.domain.recovery_point import BackupKind, CheckResult, kind_of, store_of
 from recovery.errors import BadInput
 from recovery.ports.recovery_points import Progress, RestoreOrder, Restores
 
 
 @dataclass
 class RestoresByStore:
-    """``recovery.ports.recovery_points.Restores``. ``parts``: each store's own, by the store's name."""
+    """``recovery.ports.recovery_points.Restores``. ``parts``: each store's own, by the store's name; where a kind is
+    put back in another way than its store's others, by the kind's."""
 
     parts: Mapping[str, Restores]
 
@@ -49,6 +50,15 @@ class RestoresByStore:
 
     def _of(self, point_id: str) -> Restores:
         store = store_of(point_id)
-        if store not in self.parts:
+        found = next((self.parts[name] for name in (*_kind(point_id), store) if name in self.parts), None)
+        if found is None:
             raise BadInput(f"recovery point {point_id} is of {store}, which is restored by other means")
-        return self.parts[store]
+        return found
+
+
+def _kind(point_id: str) -> list[BackupKind]:
+    """None where the id names no kind."""
+    try:
+        return [kind_of(point_id)]
+    except ValueError:
+        return []

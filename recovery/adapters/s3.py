@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -88,6 +88,7 @@ class S3Store:
         self._remover = remover
         self._expected = Expected(bucket, self._root, objects, versioning_required, replica)
         self._secrets = [text for text in (access_key, secret_key, session_token) if text]
+        self._writes_proven = False
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix=f"s3-{name}")
         self._making: asyncio.Task[S3Client] | None = None
         self._made: S3Client | None = None
@@ -232,13 +233,20 @@ class S3Store:
                 raise Refused(message) if first.get("Code") == "AccessDenied" else Unreachable(message)
 
     async def shortcomings(self) -> Sequence[str]:
-        """See the port. Where objects are to be locked, one small object is written and tried: it goes later."""
+        """See the port. Where objects are to be locked, one small object is written and tried: it goes later. Whether
+        writes are conditional and checked is tried until it is proven, once in a process."""
         found: list[str] = []
-        for check in self._expected.checks():
+        checks: list[Callable[[S3Client], Iterator[str]]] = self._expected.checks()
+        for check in checks if self._writes_proven else [*checks, self._expected.writes]:
             try:
-                found += await self._repeat(lambda client, check=check: list(check(client)))  # type: ignore[misc]
+                lacking = await self._repeat(lambda client, check=check: [*check(client)])  # type: ignore[misc]
             except Refused as error:
-                found.append(f"it is unknown whether bucket {self._bucket} is as configured: {error}")
+                if check == self._expected.writes and found:
+                    continue  # a bucket that lacks what each object is written with takes none
+                lacking = [f"it is unknown whether bucket {self._bucket} is as configured: {error}"]
+            if check == self._expected.writes:
+                self._writes_proven = not lacking
+            found += lacking
         return found
 
     async def open(self) -> None:

@@ -6,6 +6,8 @@ API: docs.aws.amazon.com/AmazonS3/latest/API (GetBucketVersioning, GetObjectLock
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +17,14 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
+from recovery.adapters.s3_errors import DAMAGED_ON_ITS_WAY
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PROBES = "lock-probes/"
 CLASS_PROBES = "storage-class-probes/"
+WRITE_PROBES = "write-probes/"
 PROBED = timedelta(minutes=1)
 """How long a probe of the object lock is locked itself."""
 
@@ -95,6 +100,55 @@ class Expected:
         if self.settings.storage_class not in (None, "STANDARD"):
             checks.append(self._classed)
         return checks
+
+    def writes(self, client: S3Client) -> Iterator[str]:
+        """Servers exist that take the headers of a write and ignore them: what a recovery point's being whole, and
+        there once, rests on. One small object stays there; whoever may only add objects may ask, too."""
+        yield from self._conditional(client)
+        yield from self._verified(client)
+
+    def _conditional(self, client: S3Client) -> Iterator[str]:
+        key, body = f"{self.root}{WRITE_PROBES}once", b"written once"
+        refused = not self._put_once(client, key, body, body) or not self._put_once(client, key, body, body)
+        if not refused:
+            yield (
+                f"bucket {self.bucket} overwrites what If-None-Match: * protects, so two workers could both complete "
+                "one recovery point: use a server that honours conditional writes (AWS, MinIO, SeaweedFS 4 do)"
+            )
+        with client.get_object(Bucket=self.bucket, Key=key)["Body"] as stream:
+            if stream.read() != body:
+                yield (
+                    f"bucket {self.bucket} does not give back what was stored ({key}): use another server, or remove "
+                    "what changes objects on their way"
+                )
+
+    def _verified(self, client: S3Client) -> Iterator[str]:
+        key = f"{self.root}{WRITE_PROBES}damaged"
+        try:
+            self._put_once(client, key, b"as it arrived", b"as it was sent")
+        except ClientError as error:
+            if _code(error) in DAMAGED_ON_ITS_WAY or _status(error) == 400:
+                return
+            raise
+        # It is there, from now or from an earlier time.
+        yield (
+            f"bucket {self.bucket} stores objects whose SHA-256 is not the one that was sent ({key} is one), so bytes "
+            "that are damaged on their way are found by a validation only: use a server that verifies checksums, and "
+            "delete that object to have it tried again"
+        )
+
+    def _put_once(self, client: S3Client, key: str, body: bytes, sent: bytes) -> bool:
+        """Whether it was stored, as backups store: under a condition, and with the SHA-256 of what was ``sent``."""
+        checksum = base64.b64encode(hashlib.sha256(sent).digest()).decode()
+        put: Any = client.put_object
+        request = {"Bucket": self.bucket, "Key": key, "Body": body, "ChecksumSHA256": checksum, "IfNoneMatch": "*"}
+        try:
+            put(**request, **self.settings.request(datetime.now(UTC)))
+        except ClientError as error:
+            if _status(error) not in (409, 412):
+                raise
+            return False
+        return True
 
     def _versioned(self, client: S3Client) -> Iterator[str]:
         if client.get_bucket_versioning(Bucket=self.bucket).get("Status") != "Enabled":

@@ -28,7 +28,7 @@ FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "409", "412"}
 _LATER = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests"}
-_DAMAGED_ON_ITS_WAY = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+DAMAGED_ON_ITS_WAY = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 _TRANSPORT = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError)
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 
@@ -59,7 +59,7 @@ def _from_answer(error: ClientError, where: str, secrets: Sequence[str]) -> Reco
         return NotFound(message)
     if code in _CONDITION or status in (409, 412):
         return Contended(message)
-    if code in _LATER | _DAMAGED_ON_ITS_WAY or status >= 500 or status == 429:
+    if code in _LATER | DAMAGED_ON_ITS_WAY or status >= 500 or status == 429:
         return Unreachable(message)
     return Refused(message)
 

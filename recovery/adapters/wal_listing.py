@@ -66,10 +66,14 @@ async def listed(archives: Sequence[WalArchive], since: int = 0) -> list[Listed]
 
 
 class Held:
-    """What the locations hold of one server."""
+    """What the locations hold of one server.
+
+    ``disbelieved``: records by which a window was to be told that are damaged, or signed by nobody who is trusted.
+    """
 
     def __init__(self, system_identifier: str, found: Sequence[Listed]) -> None:
         self.system_identifier = system_identifier
+        self.disbelieved: list[str] = []
         self._found = found
         timelines = {each.branch: each for _, timelines in found for each in timelines}
         self.branches = sorted(timelines, key=lambda branch: (branch.timeline, branch.folder))
@@ -128,10 +132,15 @@ class Held:
                 pieces = [piece for piece in each.pieces if piece.start < end <= piece.end]
                 if not pieces:
                     continue
+                piece = min(pieces, key=lambda piece: piece.end)
                 try:
                     async with asyncio.timeout(ANSWER_SECONDS):
-                        return await archive.written_at(branch, min(pieces, key=lambda piece: piece.end))
+                        return await archive.written_at(branch, piece)
                 except (RecoveryError, TimeoutError) as error:  # another location may know it
+                    if isinstance(error, Corrupt | WrongKey):
+                        span = f"WAL from {lsn_text(piece.start)} to {lsn_text(piece.end)}"
+                        where = f"timeline {branch.timeline} at {archive.location}"
+                        self.disbelieved.append(f"{span} of {where}: {error}")
                     log.warning("a piece's time could not be read", location=archive.location, why=str(error))
         return None
 

@@ -46,10 +46,11 @@ class LocationArchive:
 
 @dataclass(frozen=True)
 class ArchivedWal:
-    """``windows``: what recoveries reach, the newest point first."""
+    """``windows``: what recoveries reach, the newest point first. ``disbelieved``: records at their ends, and why."""
 
     locations: list[LocationArchive] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
+    disbelieved: list[str] = field(default_factory=list)
 
     @property
     def is_known(self) -> bool:
@@ -68,11 +69,14 @@ async def archived_wal(
 
     locations = await for_each(stores, at, max(len(stores), 1))
     windows: list[Window] = []
+    disbelieved: list[str] = []
     leading = with_wal(points)
     for identifier in identifiers_of(leading):
-        windows += await windows_of(Held(identifier, found.get(identifier, [])), leading)
+        held = Held(identifier, found.get(identifier, []))
+        windows += await windows_of(held, leading)
+        disbelieved += held.disbelieved
     windows.sort(key=lambda each: (each.first_time, each.timeline), reverse=True)
-    return ArchivedWal(locations, windows)
+    return ArchivedWal(locations, windows, disbelieved)
 
 
 async def _at(store: ObjectStore, group: str, verifier: Verifier, found: dict[str, list[Listed]]) -> LocationArchive:

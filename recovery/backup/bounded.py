@@ -1,9 +1,13 @@
-"""Work with bounds: clean-ups that end although somebody cancels, and many small things a few at a time."""
+"""Work with bounds: clean-ups that end although somebody cancels, calls that may never return, and many small things a
+few at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -30,6 +34,45 @@ async def finish_within(seconds: float, work: Coroutine[Any, Any, None]) -> bool
             continue
     task.result()
     return True
+
+
+async def to_the_end(work: Awaitable[Result]) -> Result:
+    """Waits until ``work`` ended, however often the caller is cancelled: nothing may follow that it could still spoil.
+
+    A cancellation that came meanwhile is raised afterwards, and errors of ``work`` before it.
+    """
+    ending = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.wait({ending})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = ending.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def in_own_thread(name: str, work: Callable[[], Result]) -> Result:
+    """``work`` in a daemon thread of this name, for what a disk or a mount that hangs keeps for ever.
+
+    Nobody waits for it who is cancelled, nor does the process when it ends. ``asyncio.to_thread`` has few threads for
+    everything, look-ups of addresses included, and ``asyncio.run`` does not return before they do.
+    """
+    answer: Future[Result] = Future()
+    answer.set_running_or_notify_cancel()  # from now on it takes its result, whether or not anybody still waits
+
+    def call() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+    threading.Thread(target=call, name=name, daemon=True).start()
+    return await asyncio.wrap_future(answer)
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]], limit: int) -> list[Result]:

@@ -158,6 +158,26 @@ class Catalogue:
         silent = f"; no answer from {', '.join(survey.unreachable)}" if survey.unreachable else ""
         raise NotFound(f"group {group} has no validated {wanted}recovery point. {there}{extra}{silent}.")
 
+    async def stored_at(self, points: Sequence[RecoveryPoint]) -> dict[str, datetime]:
+        """By point id, when the first of its locations stored its manifest, by that location's own clock.
+
+        A point whose locations do not answer is left out. Raises Unreachable: no location answers.
+        """
+
+        async def ask(store: ObjectStore, rejected: list[Rejected]) -> list[tuple[str, datetime]]:
+            async def look(point: RecoveryPoint) -> list[tuple[str, datetime]]:
+                info = await _answered(store, store.head(manifest_key(point.manifest.group, point.point_id)))
+                return [] if info is None else [(point.point_id, info.modified)]
+
+            held = [point for point in points if store.name in point.locations]
+            return [each for found in await for_each(held, look, PARALLEL_READS) for each in found]
+
+        found, _, _ = await self._ask_locations(ask)
+        times: dict[str, datetime] = {}
+        for point_id, modified in found:
+            times[point_id] = min(modified, times.get(point_id, modified))
+        return times
+
     async def sets(self, group: str) -> ListedSets:
         """The group's recovery sets, newest first. Raises Unreachable: no location answers."""
         return await list_sets(list(self._stores.values()), self._verifier, group)

@@ -1,4 +1,4 @@
-"""Writes a recovery point by streaming: source, chunks, sealing in processes, upload to every location at once.
+"""Writes a recovery point by streaming: source, chunks, sealing in threads, upload to every location at once.
 
 There is no local spool, and memory is bounded by ``WriteBudget.window`` chunks whatever the size of the database. The
 manifest is written last and only where there is none yet: what has no manifest does not exist.
@@ -279,7 +279,7 @@ class _Write:
             source_region=identity.region,
             artefacts=artefacts,
             recipients=self._sealer.recipients,
-            tools={"recovery-plans": __version__, **{name: version(name) for name in ("pyrage", "zstandard")}},
+            tools={"recovery-plans": __version__, **{name: version(name) for name in ("cryptography", "zstandard")}},
             run_id=identity.run_id,
             attempt=identity.attempt,
             epoch=identity.epoch,

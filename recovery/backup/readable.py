@@ -7,24 +7,15 @@ and changed by nobody.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
-import zstandard
-
-from recovery.backup.sealing import SealedChunk
-from recovery.backup.sealing_process import Unsealable, check_stored, unpack
+from recovery.backup.sealing import SealedChunk, check_stored, described, packed, unpacked
 from recovery.domain.recovery_point import StoredObject
 from recovery.errors import Corrupt
 
 
 async def compressed(chunk: bytes, level: int = 1) -> SealedChunk:
     """One zstd frame. ``level`` is zstd's."""
-    return await asyncio.to_thread(_compressed, chunk, level)
-
-
-def _compressed(chunk: bytes, level: int) -> SealedChunk:
-    body = zstandard.ZstdCompressor(level=level).compress(chunk)
-    return SealedChunk(body, hashlib.sha256(body).hexdigest(), len(body), len(chunk))
+    return await asyncio.to_thread(lambda: described(packed(chunk, level), len(chunk)))
 
 
 async def decompressed(entry: StoredObject, body: bytes) -> bytes:
@@ -34,7 +25,7 @@ async def decompressed(entry: StoredObject, body: bytes) -> bytes:
 
 def _decompressed(entry: StoredObject, body: bytes) -> bytes:
     try:
-        check_stored(body, {"size": entry.size, "sha256": entry.sha256})
-        return unpack(body, entry.plain_size)
-    except Unsealable as error:
+        check_stored(entry, body)
+        return unpacked(body, entry.plain_size)
+    except Corrupt as error:
         raise Corrupt(f"object {entry.key}: {error}") from error

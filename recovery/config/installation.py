@@ -88,7 +88,10 @@ class Temporal(Section):
     )
     payload_key: SecretRef | None = Field(
         None,
-        description="Key (32 bytes in base64) that encrypts everything in histories; without it they are readable.",
+        description="Key (32 bytes in base64) that encrypts everything in histories; without it they are readable. "
+        "There is one: what was written under another is not read any more. Replace it while no plan runs: stop all "
+        "workers and monitors, terminate the runs that are open, delete the schedules; then start all with the new "
+        "key, and run `drctl schedules apply`.",
         examples=["env:RECOVERY_PAYLOAD_KEY"],
     )
     state_file: AbsolutePath | None = Field(

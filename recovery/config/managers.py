@@ -71,6 +71,7 @@ class Routing(Section):
 
 
 SecurityGroup = Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")]
+KmsKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9:/_-]+$")]
 
 
 class Rds(Section):
@@ -99,6 +100,28 @@ class Rds(Section):
         description="Region -> security groups that let nobody in: put on an instance that is replaced. Without them "
         "a person has to confirm that it is off, unless RDS could stop it.",
         examples=[{"eu-central-1": ["sg-0a1b2c3d4e5f60718"]}],
+    )
+    snapshot_copies: list[Name] = Field(
+        default_factory=list,
+        description="Regions that get a copy of each recovery point of kind snapshot, beside the one that takes it.",
+        examples=[["eu-west-1"]],
+    )
+    kms_keys: dict[Name, KmsKey] = Field(
+        default_factory=dict,
+        description="Region -> KMS key of the copies there: its ARN, id, or alias. An encrypted snapshot needs one.",
+        examples=[{"eu-west-1": "alias/shop-backups"}],
+    )
+    subnet_groups: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="Region -> DB subnet group of an instance restored from a recovery point; without it that of the "
+        "group's instance there.",
+        examples=[{"eu-west-1": "shop-private"}],
+    )
+    security_groups: dict[Name, list[SecurityGroup]] = Field(
+        default_factory=dict,
+        description="Region -> its security groups; without it those of the group's instance there. They have to let "
+        "the workers in, which read what was restored.",
+        examples=[{"eu-west-1": ["sg-0a1b2c3d4e5f60719"]}],
     )
     aws_regions: dict[Name, Name] = Field(
         default_factory=dict,

@@ -121,9 +121,10 @@ class BackupPolicy(Section):
     kinds: list[BackupKind] = Field(
         default_factory=lambda: [BackupKind.PHYSICAL, BackupKind.LOGICAL],
         min_length=1,
-        description="physical: base backup of the cluster; logical: dump of the databases with all roles; streams: "
-        "snapshots of the group's JetStream streams; rdb: dump of its Redis; search: snapshot of its search engine. "
-        "Kinds of stores that a group does not have are left out.",
+        description="physical: base backup of the cluster; logical: dump of the databases with all roles; snapshot: of "
+        "the RDS instance, in place of a base backup, where postgres.managed_by is rds; streams: snapshots of the "
+        "group's JetStream streams; rdb: dump of its Redis; search: snapshot of its search engine. Kinds that a "
+        "group's stores do not have are left out.",
         examples=[["physical", "logical", "streams", "rdb", "search"]],
     )
     retention_days: Annotated[int, Field(ge=1, le=36500)] | None = Field(
@@ -360,7 +361,9 @@ class Approvals(Section):
     )
     hold_timeout: Duration | None = Field(
         None,
-        description="How long a held step waits for the operator before the plan rolls back; without it for ever.",
+        description="How long a step that is held before the point of no return waits for the operator; without it for "
+        "ever. Then the plan rolls back; a full recovery goes on without a further store whose restore is held, and "
+        "waits on where the restored data of one failed their check.",
         examples=["4h"],
     )
     second_person: Switch = Field(False, description="Whether a forced step needs a second person.", examples=[False])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from recovery.config.group import Group, GroupRegion
 from recovery.config.installation import Region
+from recovery.config.managers import Rds
 from recovery.config.mistakes import KeyPath
 from recovery.config.names import split_address
 from recovery.config.plain import plain
@@ -30,6 +31,7 @@ from recovery.domain.group import (
     WalRule,
 )
 from recovery.domain.managed import ManagedRule
+from recovery.domain.recovery_point import BackupKind
 from recovery.domain.search import SearchRule, SearchStorage
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         records=_records(group),
         validation_queue=config.validation_queue,
         locations=list(config.locations_of(name)),
-        backup_kinds=[kind.value for kind in group.backup.kinds if getattr(group, kind.store.key) is not None],
+        backup_kinds=kinds_of(group),
         logical_databases=group.postgres.databases if group.postgres else [],
         critical_tables=group.critical_tables,
         retention=_retention(group.backup),
@@ -141,6 +143,15 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
     )
 
 
+def kinds_of(group: Group) -> list[str]:
+    """Nobody streams a base backup from RDS, and nobody else takes its snapshots."""
+    managed = group.postgres is not None and group.postgres.managed_by == "rds"
+    without = BackupKind.PHYSICAL if managed else BackupKind.SNAPSHOT
+    return [
+        kind.value for kind in group.backup.kinds if getattr(group, kind.store.key) is not None and kind is not without
+    ]
+
+
 def _retention(backup: BackupPolicy) -> RetentionRule:
     return RetentionRule(
         count=backup.retention_count,
@@ -195,6 +206,7 @@ def _search(group: Group) -> SearchRule | None:
         repository=search.repository,
         indices=search.indices,
         global_state=search.include_global_state,
+        derived=search.derived,
         storage=SearchStorage(
             type=storage.type,
             place=storage.bucket or storage.location or "",
@@ -216,6 +228,10 @@ def _managed(group: Group) -> ManagedRule | None:
         snapshot=group.rds.snapshot,
         instance_class=group.rds.instance_class,
         fence_security_groups=group.rds.fence_security_groups,
+        snapshot_copies=group.rds.snapshot_copies,
+        kms_keys=group.rds.kms_keys,
+        subnet_groups=group.rds.subnet_groups,
+        security_groups=group.rds.security_groups,
     )
 
 
@@ -329,12 +345,14 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 ("groups", name, "backup", "postgres", "incrementals"),
                 f"expected 0 with PostgreSQL {group.postgres.major}: incremental base backups begin with {FIRST_MAJOR}",
             )
+        if BackupKind.SNAPSHOT in kinds_of(group) and group.rds and group.home not in group.rds.instances:
+            yield ("groups", name, "rds", "instances"), f"expected the instance of {group.home} too, the group's home"
         yield from _wal_locations(name, group, list(config.locations_of(name)))
         yield from _fenced_streams(config, name, group)
         for region in sorted(group.patroni.members if group.patroni else ()):
             if region not in group.regions:
                 yield ("groups", name, "patroni", "members"), f"expected the group's regions only, not {region}"
-        for region in sorted({*group.rds.instances, *group.rds.fence_security_groups} if group.rds else ()):
+        for region in sorted(_regions_of(group.rds) if group.rds else ()):
             if region not in group.regions:
                 yield ("groups", name, "rds"), f"expected the group's regions only, and {region} is none of them"
         for number, record in enumerate(group.dns.records if group.dns else []):
@@ -345,6 +363,13 @@ def incomplete(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 )
         if not (group.postgres or group.nats or group.redis or group.elasticsearch):
             yield ("groups", name), "expected at least one store (postgres, nats, redis or elasticsearch) in the group"
+
+
+def _regions_of(rds: Rds) -> set[str]:
+    return {
+        *rds.instances, *rds.fence_security_groups, *rds.snapshot_copies, *rds.kms_keys, *rds.subnet_groups,
+        *rds.security_groups,
+    }  # fmt: skip
 
 
 def _fenced_streams(config: Config, name: str, group: Group) -> Iterator[tuple[KeyPath, str]]:

@@ -163,6 +163,12 @@ class Elasticsearch(Section):
     include_global_state: Switch = Field(
         False, description="Whether templates, persistent settings and pipelines come along.", examples=[True]
     )
+    derived: Switch = Field(
+        False,
+        description="Whether all of it can be made anew from the group's other stores. No failover moves or fences a "
+        "search engine: without this word automatic asks a person first.",
+        examples=[True],
+    )
     scratch: SearchScratch | None = Field(
         None, description="A cluster in which points are proven; without it none is ever VALID."
     )

@@ -10,7 +10,8 @@ from recovery.config.cron import Cron
 from recovery.config.group import Group
 from recovery.config.locations import Store
 from recovery.config.references import region_of
-from recovery.config.snapshot import budgets_of
+from recovery.config.snapshot import budgets_of, kinds_of
+from recovery.domain.recovery_point import BackupKind
 from recovery.domain.words import duration
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _group(config: Config, name: str, group: Group, critical_paths: CriticalPath
         yield "backup.locations: all of them are lost with one region; name one in another region"
     if len(group.regions) < 2:
         yield "regions: only one, so there is nowhere to recover to when it is lost; add another"
+    yield from _snapshots(group)
     yield from _objectives(config, group)
     yield from _budgets(config, group, critical_paths)
     if len(group.regions) > 1 and len({config.regions[name].site or name for name in group.regions}) == 1:
@@ -101,11 +103,36 @@ def _group(config: Config, name: str, group: Group, critical_paths: CriticalPath
             yield f"replication.replicas[{index}].lag_threshold: a replica this far behind misses the tier's RPO"
     if group.failover.policy == "automatic" and len(group.failover.vantage_points or group.regions) < 3:
         yield "failover: automatic needs three vantage points or more; a failover will ask a person instead"
+    yield from _without_fence(group)
     yield from _shared_credentials(group)
     for service in group.services:
         others = [tier for tier, entry in config.tiers.items() if tier != group.tier and service in entry.services]
         if others:
             yield f"services: {service} belongs to tier {others[0]}, and the group has tier {group.tier}"
+
+
+def _without_fence(group: Group) -> Iterator[str]:
+    """Stores that no guard can keep from a second primary, as far as the configuration shows it."""
+    if group.failover.policy == "automatic" and group.elasticsearch is not None and not group.elasticsearch.derived:
+        yield (
+            "elasticsearch: no failover moves or fences it, so that automatic asks a person first; say derived where "
+            "all of it can be made anew from the other stores"
+        )
+    if group.failover.policy == "automatic" and group.nats is not None and group.nats.credentials is not None:
+        yield (
+            "nats.credentials: users by JWT carry their permissions past a guard's fence, so that automatic asks a "
+            "person first; let the guards log in as a user with a password"
+        )
+
+
+def _snapshots(group: Group) -> Iterator[str]:
+    if group.rds is None or BackupKind.SNAPSHOT.value not in kinds_of(group):
+        return
+    if len(group.regions) > 1 and set(group.rds.snapshot_copies) <= {group.home}:
+        yield (
+            f"rds.snapshot_copies: snapshots of {group.home} stay there and are lost with it; name another region of "
+            "the group"
+        )
 
 
 def _shared_credentials(group: Group) -> Iterator[str]:

@@ -9,8 +9,10 @@ from enum import StrEnum
 from pydantic import Field
 
 from recovery.domain.base import Model, Recorded
+from recovery.domain.group import GroupSnapshot
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import OwnershipRecord, Strength
+from recovery.domain.words import listed
 
 
 class StoreRole(StrEnum):
@@ -58,6 +60,18 @@ def unfenced(region: str, states: Sequence[StoreState]) -> list[Unfenced]:
         for state in states
         if state.strength is Strength.MANUAL
     ]
+
+
+def left_behind(group: GroupSnapshot) -> list[Unfenced]:
+    """What the group has beside the stores that guards keep: a search engine that is more than an index of them.
+
+    No failover moves it: the old region's goes on accepting writes, and what it held alone is missed in the new one.
+    """
+    regions = [region.name for region in group.regions if region.search]
+    if not regions or group.search is None or group.search.derived:
+        return []
+    why = "no failover moves or fences it; elasticsearch.derived says where it can be made anew"
+    return [Unfenced(region=listed(regions), store="search", detail=why)]
 
 
 class GroupState(Model):

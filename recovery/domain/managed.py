@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recovery.domain.base import Model
+from recovery.domain.base import Model, Recorded
 
 SERVES_NOBODY = frozenset(
     {
@@ -31,6 +31,10 @@ class ManagedRule(Model):
     snapshot: str | None = None
     instance_class: str = "db.r6g.xlarge"
     fence_security_groups: dict[str, list[str]] = Field(default_factory=dict)  # region -> groups that let nobody in
+    snapshot_copies: list[str] = Field(default_factory=list)  # regions that get a copy of each recovery point
+    kms_keys: dict[str, str] = Field(default_factory=dict)  # region -> key of the copies there
+    subnet_groups: dict[str, str] = Field(default_factory=dict)  # region -> subnet group of restored instances
+    security_groups: dict[str, list[str]] = Field(default_factory=dict)  # region -> those of restored instances
 
 
 class ManagedInstance(Model):
@@ -53,6 +57,12 @@ class ManagedInstance(Model):
     multi_az: bool = False
     public: bool = False
     mark: str | None = None  # of the run that made it
+    opened: str | None = None  # the restore that let clients in: from then on it is theirs
+    arn: str = ""
+    engine_version: str = ""
+    encrypted: bool = False
+    gigabytes: int = 0
+    created_at: datetime | None = None
 
     @property
     def is_available(self) -> bool:
@@ -76,6 +86,54 @@ class ManagedSnapshot(Model):
     taken_at: datetime
     gigabytes: int = 0
     status: str = "available"
+    percent: int = 100
+    arn: str = ""
+    engine: str = "postgres"
+    engine_version: str = ""
+    encrypted: bool = False
+    kms_key: str | None = None
+    resource_id: str = ""  # of the instance: stays its own when another one gets its name
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class SnapshotCopy(Recorded):
+    """A snapshot in one region, as it was when the recovery point was completed."""
+
+    arn: str
+    kms_key: str | None = None
+
+
+class SnapshotSource(Recorded):
+    """What a recovery point that is a provider's snapshot consists of: nothing of it is at the locations.
+
+    ``copies``: by region, with the region in which it was taken. ``lacking``: regions that were to get a copy, and why
+    they have none.
+    """
+
+    name: str  # the same in every region
+    instance: str
+    instance_class: str = ""
+    engine: str = "postgres"
+    encrypted: bool = False
+    gigabytes: int = 0  # allocated, and not what the data need
+    began_at: datetime
+    taken_at: datetime
+    copies: dict[str, SnapshotCopy]
+    lacking: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.lacking
+
+
+def snapshot_name(point_id: str) -> str:
+    """Known before anything is made, the same for every attempt, and a name that RDS takes."""
+    return f"recovery-{point_id.lower()}"
+
+
+def snapshot_tags(group: str, point_id: str) -> dict[str, str]:
+    """By which a snapshot is known as the recovery point's own: only what carries them is ever deleted."""
+    return {"recovery-plans-group": group, "recovery-plans-point": point_id}
 
 
 class Way(StrEnum):

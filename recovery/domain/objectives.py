@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from recovery.domain.durations import latest_end
 from recovery.domain.plan import Facts
-from recovery.domain.report import Achieved
+from recovery.domain.report import Achieved, RunReport
+from recovery.domain.words import clock, duration
 
 
 def achieved(facts: Facts, started_at: datetime) -> Achieved:
@@ -28,6 +30,34 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
         recovered = outage
     rpo = None if recovered is None or rto is None else _not_negative(outage - recovered)
     return Achieved(rto=rto, rpo=rpo, rto_objective=goals.rto, rpo_objective=goals.rpo)
+
+
+def rto_end(facts: Facts, started_at: datetime) -> datetime | None:
+    """Until when the service has to answer again; None once it does, and where no objective is known."""
+    if facts.group is None or facts.service_restored_at is not None:
+        return None
+    return (facts.outage_began_at or started_at) + facts.group.objectives.rto
+
+
+def rto_outlook(report: RunReport, now: datetime) -> str:
+    """What speaks against the RTO of a run that goes on: it is over; earlier runs took longer than what is left; or,
+    where none teaches, the budgets that are left are longer. Empty where nothing does.
+
+    Budgets that were longer than the whole RTO from the beginning are not told of again: a warning of the run says so.
+    """
+    ends = report.rto_ends_at
+    if ends is None or report.ended_at is not None:
+        return ""
+    if now > ends:
+        return f"the service does not answer yet, and its RTO ended at {clock(ends)} UTC"
+    if report.eta is not None:
+        if report.eta <= ends:
+            return ""
+        return f"the run is expected to end at {clock(report.eta)} UTC, and the RTO ends at {clock(ends)} UTC"
+    latest, goal = latest_end(report.steps, now), report.achieved.rto_objective
+    if latest <= ends or goal is None or report.critical_path > goal:
+        return ""
+    return f"the steps that are left may take {duration(latest - now)}, and the RTO ends at {clock(ends)} UTC"
 
 
 def _not_negative(span: timedelta) -> timedelta:

@@ -64,6 +64,7 @@ class Demotion(Recorded):
     at: datetime
     planned: bool = False
     positions: dict[str, str] = Field(default_factory=dict)  # store -> final LSN, offset, sequence; where it is known
+    strengths: dict[str, Strength] = Field(default_factory=dict)  # of its stores; empty: an earlier version said none
 
 
 class FenceProof(Recorded):
@@ -76,7 +77,7 @@ class FenceProof(Recorded):
     at: datetime
     run: str
     watched_for: float | None = None  # seconds that the lease did not change, by the watcher's clock
-    strengths: dict[str, Strength] = Field(default_factory=dict)  # by store
+    strengths: dict[str, Strength] = Field(default_factory=dict)  # of the fenced stores; a missing one is not known
     zero_loss: bool = False  # the acknowledging set proves it
     stopped: dict[str, str] = Field(default_factory=dict)  # member that receives nothing more -> what it has (LSN)
     positions: dict[str, str] = Field(default_factory=dict)
@@ -102,6 +103,7 @@ class OwnershipRecord(Recorded):
     pivot: Pivot | None = None
     acknowledging: AcknowledgingSet | None = None
     lineage: str | None = None  # the owner's PostgreSQL history (see recovery.domain.timelines), as last seen
+    strengths: dict[str, Strength] = Field(default_factory=dict)  # of the owner's stores, as its guard said last
     fencing: FenceRequest | None = None
     demotion: Demotion | None = None
     fence: FenceProof | None = None

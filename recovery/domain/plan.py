@@ -52,13 +52,14 @@ class PlanRequest(Model):
     target_database: str | None = None  # logical restore into this database
     target_directory: str | None = None  # physical restore into this folder; of Redis: a stopped server's
     target_port: int | None = None
+    target_instance: str | None = None  # name of the RDS instance that a snapshot is restored into
     target: RecoveryTarget | None = None  # a moment to recover to, with archived WAL; None: the point's own end
     reason: str = ""
     requested_by: str = ""
     outage_began_at: datetime | None = None  # what RTO and RPO are measured from; the run's start when not given
     since: timedelta | None = None  # validation: all points of this last while
-    approve: bool = False  # the operator approved beforehand
-    automatic: bool = False  # started by the health monitor: its policy says whether a person is asked
+    approve: bool = False  # approved beforehand: by the operator, or (``automatic``) as nobody answered a monitor
+    automatic: bool = False  # a health monitor started it without a person's word: its policy says whether one is asked
     accept_data_loss: bool = False  # lag is no hindrance for a target; needs a reason
     force: bool = False  # prechecks that fail are warnings; needs a reason
     confirm_fence: bool = False  # a person vouches that the old primary is off; only where no guard can prove it
@@ -76,6 +77,14 @@ class PlanRequest(Model):
             for name, value in whole(self).items()
             if name not in defaults or getattr(self, name) != defaults[name]
         }
+
+
+def wanted_kinds(request: PlanRequest, group: GroupSnapshot) -> list[BackupKind]:
+    """Of which a backup takes points: the kind that was asked for, else all that are configured, of the store that was
+    asked for."""
+    if request.kind is not None:
+        return [request.kind]
+    return [kind for kind in BackupKind if kind in group.backup_kinds and request.store in (None, kind.store)]
 
 
 class AliasTarget(Model):
@@ -123,6 +132,7 @@ class RestoredServer(Model):
     restore_id: str = ""  # by which what was restored is known in its server until it is opened
     data_directory: str | None = None
     append_only: bool = False  # the Redis of data_directory
+    instance: str | None = None  # at RDS, of a restored snapshot
     run_as: str | None = None
     point_id: str
     restored_bytes: int = 0
@@ -157,6 +167,7 @@ class Facts(Model):
     service_restored_at: datetime | None = None
     physical_point: str | None = None  # what this run's backups wrote
     logical_point: str | None = None
+    snapshot_point: str | None = None
     streams_point: str | None = None
     rdb_point: str | None = None
     search_point: str | None = None
@@ -259,17 +270,14 @@ class PlanContext(Model):
         return self.request.incident_id or f"INC-{self.started_at:%Y%m%d-%H%M%S}-{self.effect_id[:6]}"
 
     def wants(self, kind: BackupKind) -> bool:
-        """Whether a backup takes a point of this kind: the one that was asked for, else all that are configured, of
-        the store that was asked for."""
-        if self.request.kind is not None:
-            return self.request.kind is kind
-        return kind in self.group.backup_kinds and self.request.store in (None, kind.store)
+        """Whether a backup takes a point of this kind."""
+        return kind in wanted_kinds(self.request, self.group)
 
     @property
     def kinds_missing(self) -> list[BackupKind]:
         """Of which this backup was to take a point, and has none."""
         written = self.facts.written
-        return [kind for kind in BackupKind if self.wants(kind) and kind not in written]
+        return [kind for kind in wanted_kinds(self.request, self.group) if kind not in written]
 
     @property
     def group(self) -> GroupSnapshot:

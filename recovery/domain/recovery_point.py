@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from recovery.domain.base import Recorded
 from recovery.domain.jetstream import JetStreamSource
+from recovery.domain.managed import SnapshotSource
 from recovery.domain.redis import RedisSource
 from recovery.domain.search import SearchSource
 from recovery.domain.timelines import lsn_order
@@ -34,6 +35,7 @@ class BackupKind(StrEnum):
 
     PHYSICAL = "physical"
     LOGICAL = "logical"
+    SNAPSHOT = "snapshot"  # of a PostgreSQL that RDS runs
     STREAMS = "streams"
     RDB = "rdb"
     SEARCH = "search"
@@ -46,6 +48,7 @@ class BackupKind(StrEnum):
 STORE_OF = {
     BackupKind.PHYSICAL: DataStore.POSTGRES,
     BackupKind.LOGICAL: DataStore.POSTGRES,
+    BackupKind.SNAPSHOT: DataStore.POSTGRES,
     BackupKind.STREAMS: DataStore.NATS,
     BackupKind.RDB: DataStore.REDIS,
     BackupKind.SEARCH: DataStore.SEARCH,
@@ -72,6 +75,13 @@ def kind_of(point_id: str) -> BackupKind:
         ValueError: it is no id of a recovery point.
     """
     return BackupKind(point_id.split("-")[1] if point_id.count("-") == 2 else point_id)
+
+
+def kind_taken(step: str) -> BackupKind | None:
+    """The kind of point that a backup's step takes, by the step's name: it has the kind's, or that of a store that has
+    one kind (``take-physical-backup``, ``take-redis-backup``)."""
+    named = set(step.split("-"))
+    return next((kind for kind in BackupKind if {kind.value, kind.store.value} & named), None)
 
 
 class VerdictState(StrEnum):
@@ -112,11 +122,16 @@ class Artefact(Recorded):
 
 
 class TableFingerprint(Recorded):
-    """Exact content of a table: ``database.schema.name``, rows, and an order-independent checksum over its rows."""
+    """Exact content of a table: ``database.schema.name``, rows, and an order-independent checksum over its rows.
+
+    ``checksum`` sums hashes of the rows' text, ``hashes`` those of their values, each row's mixed once more: which of
+    them a point has says how it is compared. A point has neither of a table whose rows are too long for it.
+    """
 
     table: str
     rows: int
     checksum: str | None = None
+    hashes: str | None = None
 
 
 class DatabaseProperties(Recorded):
@@ -169,12 +184,18 @@ class PostgresSource(Recorded):
     bases: list[str] = Field(default_factory=list)
     streamed_from: str | None = None  # address of the standby that a base backup came from; None: the server itself
     table_count: int = 0  # tables that hold data, in all databases of the point
+    snapshot: SnapshotSource | None = None  # RDS keeps the data; `system_identifier` is its id of the instance
     notes: list[str] = Field(default_factory=list)  # what this backup could not record, each with the reason
 
     @property
     def identity(self) -> str:
         """What retention and order keep apart: points of different clusters say nothing of each other."""
         return self.system_identifier
+
+    @property
+    def extension_names(self) -> list[str]:
+        """Of all databases, sorted."""
+        return sorted({entry.rpartition(" ")[0].rpartition(".")[2] for entry in self.extensions})
 
     @property
     def position(self) -> tuple[int, int] | None:
@@ -188,7 +209,7 @@ class PostgresSource(Recorded):
     @property
     def window(self) -> tuple[datetime, datetime] | None:
         """When the content was read, where the source says it more closely than its manifest does."""
-        return None
+        return (self.snapshot.began_at, self.snapshot.taken_at) if self.snapshot is not None else None
 
 
 Source = PostgresSource | JetStreamSource | RedisSource | SearchSource
@@ -244,6 +265,13 @@ class Manifest(Recorded):
         return self.source
 
     @property
+    def snapshot(self) -> SnapshotSource:
+        """Raises BadInput: the point is no snapshot."""
+        if self.postgres.snapshot is None:
+            raise BadInput(f"recovery point {self.point_id} is a {self.kind} one, and no snapshot of RDS")
+        return self.postgres.snapshot
+
+    @property
     def redis(self) -> RedisSource:
         """Raises BadInput: the point is of another store."""
         if not isinstance(self.source, RedisSource):
@@ -265,8 +293,15 @@ class Manifest(Recorded):
     @property
     def plain_bytes(self) -> int:
         """Of the content, wherever it is stored."""
-        elsewhere = self.source.bytes if isinstance(self.source, SearchSource) else 0
-        return sum(artefact.plain_size for artefact in self.artefacts) + elsewhere
+        return sum(artefact.plain_size for artefact in self.artefacts) + self._bytes_elsewhere
+
+    @property
+    def _bytes_elsewhere(self) -> int:
+        if isinstance(self.source, SearchSource):
+            return self.source.bytes
+        if isinstance(self.source, PostgresSource) and self.source.snapshot is not None:
+            return self.source.cluster_bytes
+        return 0
 
     def artefact(self, name: str) -> Artefact:
         for artefact in self.artefacts:
@@ -276,12 +311,13 @@ class Manifest(Recorded):
 
 
 class CheckResult(Recorded):
-    """One check of a validation or of a plan."""
+    """One check of a validation or of a plan. ``warning``: what somebody has to do, though it passed."""
 
     name: str
     passed: bool
     detail: str = ""
     seconds: float = 0.0
+    warning: str = ""
 
 
 class Verdict(Recorded):

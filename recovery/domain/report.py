@@ -57,7 +57,7 @@ class StepRecord(Recorded):
     waited: timedelta = timedelta()
     attempts: int = 0
     budget: timedelta
-    expected: timedelta | None = None  # median of earlier runs
+    expected: timedelta | None = None  # median of earlier runs; 0 where they left it out
     summary: str = ""
     error: str = ""
     has_undo: bool = False
@@ -126,11 +126,14 @@ class RunReport(Recorded):
     achieved: Achieved = Achieved()
     recovered_set: RecoveredSet | None = None  # of a recovery of several stores
     point_ids: list[str] = Field(default_factory=list)
+    point_named: str | None = None  # the one recovery point that was asked for
+    kinds: list[str] = Field(default_factory=list)  # of a backup: of which it was to take points
     failed_step: str | None = None
     error: str = ""
     config_hash: str = ""
     critical_path: timedelta = timedelta()
     eta: datetime | None = None
+    rto_ends_at: datetime | None = None  # of a run that goes on, until the service answers again
     hold_choices: list[str] = Field(default_factory=list)
     incident_id: str | None = None
     candidates: list[Candidate] = Field(default_factory=list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from recovery.domain import words
+from recovery.domain.objectives import rto_outlook
 from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.report import Achieved, RunReport, RunState, StepRecord, StepState
 
@@ -78,8 +79,9 @@ def budget_left(step: StepRecord, now: datetime | None) -> timedelta | None:
 
 
 def remaining(step: StepRecord, now: datetime | None) -> timedelta | None:
-    """Time until the step is expected to end, from the durations of earlier runs. None where nothing is known."""
-    if step.expected is None or step.state not in (StepState.PENDING, StepState.RUNNING, StepState.WAITING):
+    """Time until the step is expected to end, from the durations of earlier runs. None where nothing is known, and
+    where they left the step out."""
+    if not step.expected or step.state not in (StepState.PENDING, StepState.RUNNING, StepState.WAITING):
         return None
     if step.state is StepState.RUNNING and now is None:
         return None
@@ -113,8 +115,8 @@ def store_sentences(found: RecoveredSet | None) -> list[str]:
         return []
     sentences = [_store_sentence(each) for each in found.stores]
     if found.skew is not None:
-        of = f" of recovery set {found.set_id}" if found.set_id is not None else ""
-        sentences.append(f"the stores{of} stand at most {words.duration(found.skew)} apart")
+        by = f"recovery set {found.set_id}: " if found.set_id is not None else ""
+        sentences.append(f"{by}the stores stand at most {words.duration(found.skew)} apart")
     return sentences
 
 
@@ -143,7 +145,7 @@ def markdown_table(report: RunReport, now: datetime | None = None) -> str:
     lines += ["| | Step | State | Attempts | Elapsed | Budget left | Expected end | What |"]
     lines += ["|---|---|---|--:|--:|--:|--:|---|"]
     lines += [_row(step, now) for step in report.steps]
-    lines += _after_table(report)
+    lines += _after_table(report, now)
     text = "\n".join(lines)
     return text if len(text) <= LONGEST_TABLE else text[: LONGEST_TABLE - 2] + "\n…"
 
@@ -183,8 +185,10 @@ def _row(step: StepRecord, now: datetime | None) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _after_table(report: RunReport) -> list[str]:
+def _after_table(report: RunReport, now: datetime | None) -> list[str]:
     lines: list[str] = []
+    if now is not None and (outlook := rto_outlook(report, now)):
+        lines += ["", f"**RTO**: {outlook}."]
     if figures := objective_sentences(report.achieved):
         lines += ["", "; ".join(figures) + "."]
     if stores := store_sentences(report.recovered_set):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pydantic import Field
@@ -23,15 +23,22 @@ _PERIODS: dict[str, tuple[str, Callable[[datetime], str]]] = {
 """Field of the rule -> what a period is called, and the name of the one (UTC) in which a moment lies."""
 
 
+_WRITTEN_WITHIN = timedelta(hours=1)
+"""What two honest clocks, and the writing of a manifest, differ by at most."""
+
+
 class RetentionPlan(Model):
-    """Point ids, newest first, and why each of them stays or goes."""
+    """Point ids, newest first, and why each of them stays or goes. ``warnings``: clocks that cannot both be right."""
 
     keep: list[str] = Field(default_factory=list)
     remove: list[str] = Field(default_factory=list)
     reasons: dict[str, str] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
 
 
-def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: datetime) -> RetentionPlan:
+def plan_retention(
+    points: Iterable[RecoveryPoint], rule: RetentionRule, now: datetime, stored: Mapping[str, datetime]
+) -> RetentionPlan:
     """Applies the rule to each source (cluster, set of streams) and kind by itself.
 
     A point goes only when no part of the rule keeps it; a rule without parts keeps everything. The newest point, the
@@ -39,8 +46,12 @@ def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: da
     ``count`` places and stand for no day, week, month or year.
 
     ``days`` counts back from the newest point of the series, or from ``now`` where that is earlier; periods are counted
-    where they have a point: when backups have stopped, or a clock is wrong, nothing expires. A period's last validated
-    point stands for it, and where none is validated its last one.
+    where they have a point: when backups have stopped, nothing expires. A period's last validated point stands for it,
+    and where none is validated its last one.
+
+    Days and periods are counted twice: by the end that each point names, which is its worker's clock, and by the time
+    at which its location stored it (``stored``, by point id), which is the location's. What either keeps stays, so that
+    no clock alone makes anything expire; a point that no location names a time for is kept by a rule that asks for one.
 
     What a kept incremental base backup builds on stays with it, whatever the rule says.
 
@@ -56,27 +67,47 @@ def plan_retention(points: Iterable[RecoveryPoint], rule: RetentionRule, now: da
     keep: list[str] = []
     remove: list[str] = []
     reasons: dict[str, str] = {}
+    warnings: list[str] = []
     for members in series.values():
         needed: dict[str, str] = {}  # newest first: whatever builds on a point comes before it
-        for point, reason in _judge(members, rule, now):
+        for point, reason in _judge(members, rule, now, stored):
             if not reason and point.point_id in needed:
                 reason = f"{needed[point.point_id]}, which is kept, builds on it"
             if reason:
                 needed |= {base: point.point_id for base in bases_of(point) if base not in needed}
             reasons[point.point_id] = reason or _past(rule)
             (keep if reason else remove).append(point.point_id)
-    return RetentionPlan(keep=keep, remove=remove, reasons=reasons)
+        warnings += _ahead(members, stored)
+    return RetentionPlan(keep=keep, remove=remove, reasons=reasons, warnings=warnings)
 
 
-def _judge(members: list[RecoveryPoint], rule: RetentionRule, now: datetime) -> list[tuple[RecoveryPoint, str]]:
+def _ahead(members: list[RecoveryPoint], stored: Mapping[str, datetime]) -> list[str]:
+    """A copy may be younger than its point; nothing is stored before it ended."""
+    ahead = [
+        point
+        for point in members
+        if point.point_id in stored and point.manifest.finished_at - stored[point.point_id] > _WRITTEN_WITHIN
+    ]
+    if not ahead:
+        return []
+    ended, there = ahead[0].manifest.finished_at.astimezone(UTC), stored[ahead[0].point_id].astimezone(UTC)
+    return [
+        f"{len(ahead)} of {len(members)} {ahead[0].manifest.kind} points are stamped later than their location stored "
+        f"them ({ahead[0].point_id}: {ended:%Y-%m-%d %H:%M} against {there:%Y-%m-%d %H:%M} UTC): the clock of the "
+        "worker that took them, or of the location, is wrong. Nothing expires by either clock alone"
+    ]
+
+
+def _judge(
+    members: list[RecoveryPoint], rule: RetentionRule, now: datetime, stored: Mapping[str, datetime]
+) -> list[tuple[RecoveryPoint, str]]:
     """Each point of one series, newest first, with the reason to keep it; an empty one when there is none."""
     seen = {point.point_id for point in members}
     valid = [point.point_id for point in members if point.is_valid]
     whole = [point.point_id for point in members if is_recoverable(point, seen)]  # a base may be at a silent location
     newest_valid = {*valid[:1], *whole[:1]}
     newest_unproven = next((point.point_id for point in members if not _proven(point)), None)
-    reference = min(now, max(point.manifest.finished_at for point in members))
-    periods = _kept_by_periods(members, rule)
+    timed = _kept_by_time(members, rule, now, stored)
     judged = []
     better = 0  # newer points that are not known to be bad
     for number, point in enumerate(members):
@@ -87,21 +118,48 @@ def _judge(members: list[RecoveryPoint], rule: RetentionRule, now: datetime) -> 
         elif point.point_id == newest_unproven:
             reason = "the newest point that is not validated yet"
         else:
-            reason = _kept_by_rule(rule, better, reference - point.manifest.finished_at)
-            reason = reason or periods.get(point.point_id, "")
+            reason = _kept_by_count(rule, better) or timed.get(point.point_id, "")
         judged.append((point, reason))
         better += not _is_bad(point)
     return judged
 
 
-def _kept_by_periods(members: Sequence[RecoveryPoint], rule: RetentionRule) -> dict[str, str]:
+def _kept_by_time(
+    members: Sequence[RecoveryPoint], rule: RetentionRule, now: datetime, stored: Mapping[str, datetime]
+) -> dict[str, str]:
+    """The points that days and periods keep, by their workers' clock or by their location's, each with the reason."""
+    if all(value is None for name, value in rule if name != "count"):
+        return {}
+    ended = {point.point_id: point.manifest.finished_at for point in members}
+    there = {point_id: stored[point_id] for point_id in ended if point_id in stored}
+    kept = {point_id: "no location says when it was stored" for point_id in ended if point_id not in there}
+    kept |= {id_: f"{why} by the clock of its location" for id_, why in _by_clock(members, rule, now, there).items()}
+    return kept | _by_clock(members, rule, now, ended)
+
+
+def _by_clock(
+    members: Sequence[RecoveryPoint], rule: RetentionRule, now: datetime, times: Mapping[str, datetime]
+) -> dict[str, str]:
+    """Of the points that ``times`` has, each that days and periods keep when these are the times of the points."""
+    timed = [point for point in members if point.point_id in times]
+    kept = _kept_by_periods(timed, rule, times)
+    reference = min([now, max(times.values(), default=now)])
+    for point in timed:
+        if rule.days is not None and reference - times[point.point_id] <= timedelta(days=rule.days):
+            kept[point.point_id] = f"not older than {rule.days} days"
+    return kept
+
+
+def _kept_by_periods(
+    members: Sequence[RecoveryPoint], rule: RetentionRule, times: Mapping[str, datetime]
+) -> dict[str, str]:
     """The points, newest first, that stand for a day, week, month or year, each with what it stands for."""
     kept: dict[str, str] = {}
     good = [point for point in members if not _is_bad(point)]
     for part, (word, name_of) in _PERIODS.items():
         standing: dict[str, RecoveryPoint] = {}
         for point in good:
-            period = name_of(point.manifest.finished_at.astimezone(UTC))
+            period = name_of(times[point.point_id].astimezone(UTC))
             if period not in standing or (point.is_valid and not standing[period].is_valid):
                 standing[period] = point
         for period in sorted(standing, reverse=True)[: getattr(rule, part) or 0]:
@@ -109,13 +167,11 @@ def _kept_by_periods(members: Sequence[RecoveryPoint], rule: RetentionRule) -> d
     return kept
 
 
-def _kept_by_rule(rule: RetentionRule, better: int, age: timedelta) -> str:
+def _kept_by_count(rule: RetentionRule, better: int) -> str:
     if all(value is None for _, value in rule):
         return "no retention is configured"
     if rule.count is not None and better < rule.count:
         return f"one of the last {rule.count}"
-    if rule.days is not None and age <= timedelta(days=rule.days):
-        return f"not older than {rule.days} days"
     return ""
 
 

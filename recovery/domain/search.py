@@ -213,6 +213,7 @@ class SearchRule(Model):
     indices: list[str] = Field(default_factory=lambda: ["*"])
     global_state: bool = False
     storage: SearchStorage | None = None
+    derived: bool = False  # it can be made anew from the other stores: a group may move without it
 
 
 class SearchChoice(Model):

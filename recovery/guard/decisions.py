@@ -17,8 +17,9 @@ between the check and the act finds nothing to act on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from recovery.domain.guarding import GuardOrder
 from recovery.domain.ownership import (
@@ -76,7 +77,6 @@ class Evidence:
 
     by: str  # region and instance of the guard that proves
     at: datetime
-    strengths: Mapping[str, Strength] = field(default_factory=dict)
     zero_loss: bool = False
 
 
@@ -130,12 +130,21 @@ def must_demote(
 
 
 def adoption(
-    record: OwnershipRecord, region: str, held: Held, now: float, given: Given, at: datetime, *, anew: bool
+    record: OwnershipRecord,
+    region: str,
+    held: Held,
+    now: float,
+    given: Given,
+    at: datetime,
+    *,
+    anew: bool,
+    strengths: Mapping[str, Strength] = MappingProxyType({}),
 ) -> Write | Settled | Wait | Refusal:
     """The owner's guard becomes the record's: at first, after a restart, after a fence that was taken back.
 
     Args:
         anew: the stores were demoted since this instance adopted the group: each time as primary has its own epoch.
+        strengths: of this guard's stores: whoever fences them when they are silent can tell by the record alone.
     """
     if record.region != region:
         return Refusal(f"{record.group} belongs to {record.region}")
@@ -153,6 +162,7 @@ def adoption(
                 "epoch": record.epoch + 1,
                 "guard": held.instance,
                 "acknowledging": None,  # what PostgreSQL waits for was not compared by this instance yet
+                "strengths": dict(strengths),
                 "demotion": None,
                 "changed_at": at,
                 "reason": f"adopted by {held.instance}",
@@ -162,7 +172,14 @@ def adoption(
 
 
 def demotion(
-    record: OwnershipRecord, region: str, instance: str, at: datetime, positions: Mapping[str, str], *, planned: bool
+    record: OwnershipRecord,
+    region: str,
+    instance: str,
+    at: datetime,
+    positions: Mapping[str, str],
+    *,
+    planned: bool,
+    strengths: Mapping[str, Strength] = MappingProxyType({}),
 ) -> Write | Settled | Refusal:
     """Confirms, AFTER it was done, that nothing of the group accepts writes in ``region``.
 
@@ -174,7 +191,13 @@ def demotion(
     if record.demotion is not None and record.demotion.epoch == record.epoch:
         return Settled(record)
     confirmed = Demotion(
-        epoch=record.epoch, region=region, instance=instance, at=at, planned=planned, positions=dict(positions)
+        epoch=record.epoch,
+        region=region,
+        instance=instance,
+        at=at,
+        planned=planned,
+        positions=dict(positions),
+        strengths=dict(strengths),
     )
     return Write(record.model_copy(update={"demotion": confirmed, "changed_at": at}))
 
@@ -214,7 +237,7 @@ def fence_step(
     ):
         return _request(record, order, evidence.at)
     if (known := record.demotion) is not None and known.epoch == record.epoch:
-        return _proven(record, order, evidence, "demotion-confirmed", positions=known.positions)
+        return _proven(record, order, evidence, "demotion-confirmed", demoted=known)
     if record.guard is None:
         return _proven(record, order, evidence, "never-served")
     if not holds_lease:
@@ -233,7 +256,15 @@ def fence_step(
 
 
 def promotion(
-    record: OwnershipRecord, order: GuardOrder, region: str, held: Held, now: float, given: Given, at: datetime
+    record: OwnershipRecord,
+    order: GuardOrder,
+    region: str,
+    held: Held,
+    now: float,
+    given: Given,
+    at: datetime,
+    *,
+    strengths: Mapping[str, Strength] = MappingProxyType({}),
 ) -> Write | Settled | Wait | Refusal:
     """The target's guard takes the group over. Settled: it has done so, and its stores may be made primary."""
     if record.run != order.run:
@@ -258,6 +289,7 @@ def promotion(
                 "node": None,
                 "guard": held.instance,
                 "acknowledging": None,  # a new primary waits for nobody until its standbys follow it
+                "strengths": dict(strengths),
                 "fencing": None,
                 "demotion": None,
                 "changed_at": at,
@@ -344,9 +376,10 @@ def _proven(
     evidence: Evidence,
     how: str,
     *,
-    positions: Mapping[str, str] | None = None,
+    demoted: Demotion | None = None,
     watched: Watched | None = None,
 ) -> Write:
+    """The strengths are the fenced side's: as its guard confirmed them, or wrote them into the record before."""
     proof = FenceProof.model_validate(
         {
             "epoch": record.epoch,
@@ -356,9 +389,9 @@ def _proven(
             "at": evidence.at,
             "run": order.run,
             "watched_for": round(watched.stood_for, 3) if watched else None,
-            "strengths": dict(evidence.strengths),
+            "strengths": (demoted.strengths if demoted else {}) or record.strengths,
             "zero_loss": evidence.zero_loss,
-            "positions": dict(positions or {}),
+            "positions": dict(demoted.positions) if demoted else {},
             "reason": order.reason,
         }
     )

@@ -36,7 +36,7 @@ Why this is safe: the watcher's time begins after a read returned the very versi
 succeeds, no renewal was applied since, so the holder's newest one was sent before the watcher began to count, and its
 deadline, ``ttl`` after that, is past on every clock that runs within ``DRIFT`` of the truth; ``margin`` pays for the
 drift and for a demotion that began at the deadline. docs/at-most-one-primary.md has the whole argument,
-tests/unit/guard/test_model.py checks it.
+tests/model/test_model.py checks it.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Orders:
             now=self.shared.clock(),
             margin=self.shared.holding.pace.margin,
             holds_lease=self.shared.holding.valid(),
-            evidence=Evidence(self._by(), utc(), {name: one.strength for name, one in group.stores.all.items()}),
+            evidence=Evidence(self._by(), utc()),
         )
         if order.planned and isinstance(step, Break):
             # Who wants nothing lost waits for the source's own word, and ends no other group's lease.
@@ -222,8 +222,12 @@ class Orders:
             return Wait(f"the guard of {shared.region} holds no lease now: {shared.holding.trouble}", LOOK)
         if taken and (group.anew or record.guard != held.instance):
             # Since it took the group for this very run the guard demoted it, or is another process.
-            return decisions.adoption(record, shared.region, held, now, shared.given, utc(), anew=group.anew)
-        return decisions.promotion(record, order, shared.region, held, now, shared.given, utc())
+            return decisions.adoption(
+                record, shared.region, held, now, shared.given, utc(), anew=group.anew, strengths=group.strengths
+            )
+        return decisions.promotion(
+            record, order, shared.region, held, now, shared.given, utc(), strengths=group.strengths
+        )
 
     async def follow(self, order: GuardOrder) -> StoreState:
         """See ``recovery.ports.guard.Guards``: of this guard's own region."""

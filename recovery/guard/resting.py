@@ -63,6 +63,7 @@ class Resting:
             group=here.name,
             region=shared.region,
             guard=shared.holding.held.instance,
+            strengths=here.strengths,
             changed_at=utc(),
             reason="the primary that was found at home",
         )
@@ -145,7 +146,13 @@ class Resting:
             if found is None or found.epoch != epoch or not shared.holding.valid():
                 return Refusal("the record moved on")
             return decisions.demotion(
-                found, shared.region, shared.holding.instance, utc(), positions, planned=fencing.planned
+                found,
+                shared.region,
+                shared.holding.instance,
+                utc(),
+                positions,
+                planned=fencing.planned,
+                strengths=here.strengths,
             )
 
         await here.record.decide(confirm)

@@ -45,21 +45,22 @@ class Serving:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        await self._note_lineage()
+        await self._note()
         await self._keep_acknowledging()
 
-    async def _note_lineage(self) -> None:
-        """Each time that the owner's PostgreSQL has another history: it was promoted, or its region took the group."""
+    async def _note(self) -> None:
+        """Each time that the owner's PostgreSQL has another history (it was promoted, or its region took the group), or
+        that a store of it is fenced in another way."""
         here, shared = self._here, self._here.shared
         state, known = here.stores.states.get("postgres"), here.record.record
         lineage = state.history if state is not None and state.role is StoreRole.PRIMARY else None
-        if lineage is None or known is None or known.lineage == lineage:
+        if known is None or (lineage in (None, known.lineage) and known.strengths == here.strengths):
             return
 
         def note(record: OwnershipRecord | None) -> Write | Settled | Refusal:
             if record is None:
                 return Refusal(f"there is no ownership record of {here.name}")
-            return notes.descent(record, shared.region, shared.holding.instance, lineage)
+            return notes.standing(record, shared.region, shared.holding.instance, lineage, here.strengths)
 
         await here.record.decide(note)
 
@@ -116,8 +117,10 @@ class Serving:
         def adopt(record: OwnershipRecord | None) -> Write | Settled | Wait | Refusal:
             if record is None:
                 return Refusal(f"there is no ownership record of {here.name}")
-            now = shared.clock()
-            return decisions.adoption(record, shared.region, shared.holding.held, now, shared.given, utc(), anew=anew)
+            held, now = shared.holding.held, shared.clock()
+            return decisions.adoption(
+                record, shared.region, held, now, shared.given, utc(), anew=anew, strengths=here.strengths
+            )
 
         answer = await here.record.decide(adopt)
         if isinstance(answer, Settled):

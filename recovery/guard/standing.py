@@ -74,6 +74,11 @@ class Standing:
         self.next_work = -math.inf
         self.woken = asyncio.Event()
 
+    @property
+    def strengths(self) -> dict[str, Strength]:
+        """What keeps each store of the group here from being a second primary, as far as it is known now."""
+        return {name: store.strength for name, store in self.stores.all.items()}
+
     def against(self) -> str | None:
         """Why the group must not be primary here now; None: it may."""
         return decisions.must_demote(

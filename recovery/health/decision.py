@@ -10,7 +10,7 @@ from pydantic import Field
 
 from recovery.domain.base import Recorded
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.guarding import Unfenced
+from recovery.domain.guarding import Unfenced, left_behind
 from recovery.domain.words import duration, listed, moment
 from recovery.health.quorum import AUTOMATIC_NEEDS, Outage, Votes, living, settling, standbys
 from recovery.ports.notify import Severity
@@ -52,7 +52,8 @@ class Decision(Recorded):
     severity: Severity = Severity.CRITICAL
     title: str = ""
     plan: str = ""
-    approved: bool = False
+    approved: bool = False  # a person said so
+    by_silence: bool = False  # nobody answered, which is enough where the default says so and every store has a fence
 
 
 class Case(Recorded):
@@ -67,6 +68,13 @@ class Case(Recorded):
     runs: str = ""  # the plan that the monitor started and that has not ended
     refusals: int = 0  # failovers of this outage that found no standby to promote
     unfenced: list[Unfenced] = Field(default_factory=list)
+    silence_vouches: bool = False  # a monitor's run of an earlier version went by the default all the same
+
+    @property
+    def starts_unanswered(self) -> bool:
+        """Whether a question that nobody answers ends in a start: never while only a person's word is a fence."""
+        open_ones = [*self.unfenced, *left_behind(self.group)]
+        return self.group.approval_default == "approve" and (self.silence_vouches or not open_ones)
 
 
 def policy_of(group: GroupSnapshot, unfenced: Sequence[Unfenced] = ()) -> tuple[str, str]:
@@ -75,7 +83,7 @@ def policy_of(group: GroupSnapshot, unfenced: Sequence[Unfenced] = ()) -> tuple[
     Args:
         unfenced: stores of the group whose guards said last that they are kept by a person alone.
     """
-    rule = group.failover
+    rule, open_ones = group.failover, [*unfenced, *left_behind(group)]
     if rule.policy == "automatic" and len(rule.vantage_points) < AUTOMATIC_NEEDS:
         return "manual", (
             f"automatic failover needs {AUTOMATIC_NEEDS} vantage points, and the configuration has "
@@ -86,8 +94,10 @@ def policy_of(group: GroupSnapshot, unfenced: Sequence[Unfenced] = ()) -> tuple[
             "automatic failover is refused for a group that cannot be fenced: set guards.token and the guard of "
             "each of its regions"
         )
-    if rule.policy == "automatic" and unfenced:
-        return "approve", f"automatic failover is refused while {no_fence(unfenced)}"
+    if rule.policy == "automatic" and open_ones:
+        return "approve", f"automatic failover is refused while {no_fence(open_ones)}"
+    if rule.policy == "approve" and group.approval_default == "approve" and open_ones:
+        return "approve", f"nobody's silence starts anything while {no_fence(open_ones)}"
     return rule.policy, ""
 
 
@@ -138,7 +148,7 @@ def _automatic(case: Case, plan: str, now: datetime) -> Decision:
 
 
 def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
-    question, default = case.question, case.group.approval_default
+    question = case.question
     if question is None:
         wait = duration(case.group.failover.approve_timeout)
         return Decision(
@@ -149,7 +159,7 @@ def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
             title=f"{_lost(case)}: may {plan} start?",
             why=(f"A person is asked because {because}. " if because else "")
             + f"Answer with: drctl health --group {case.group.name} --approve (or --decline) --reason ... "
-            f"Without an answer within {wait} it {'starts' if default == 'approve' else 'does not start'}",
+            f"Without an answer within {wait} it {'starts' if case.starts_unanswered else 'does not start'}",
         )
     if question.answer is Answer.APPROVED:
         words = f"approved by {question.actor}: {question.reason}"
@@ -158,13 +168,14 @@ def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
         return _nothing(f"declined by {question.actor}: {question.reason}")
     if now < question.deadline:
         return _nothing("waits for an approval", until=question.deadline)
-    if default == "approve":
+    if case.starts_unanswered:
         words = "nobody answered, and the default is to approve"
-        return Decision(action=Action.START, plan=plan, why=words, approved=True)
+        return Decision(action=Action.START, plan=plan, why=words, by_silence=True)
     return _tell(
         "unanswered",
         f"{_lost(case)}: nobody answered, and nothing was started",
-        f"It can still be approved: drctl health --group {case.group.name} --approve --reason ...",
+        (f"Only a person may start it: {because}. " if because else "")
+        + f"It can still be approved: drctl health --group {case.group.name} --approve --reason ...",
     )
 
 

@@ -60,6 +60,54 @@ class ManagedPostgres(Protocol):
     async def start(self, region: str, name: str) -> None: ...
 
 
+class ManagedSnapshots(Protocol):
+    """Snapshots that are recovery points, and instances that were restored from them. ``tags`` say whose a snapshot is.
+
+    Orders return when the provider accepted them. All methods raise as ``ManagedPostgres`` does.
+    """
+
+    async def snapshot(self, region: str, name: str) -> ManagedSnapshot | None:
+        """The snapshot as it is now; None where the region has none of that name."""
+        ...
+
+    async def take(self, region: str, instance: str, name: str, tags: dict[str, str]) -> None:
+        """Begins a snapshot. Where an earlier attempt did, it changes nothing.
+
+        Raises:
+            NotFound: no such instance. Refused: the account may have no more snapshots. Unreachable: the instance is
+            busy.
+        """
+        ...
+
+    async def copy(self, taken: ManagedSnapshot, region: str, tags: dict[str, str], kms_key: str | None) -> None:
+        """Begins a copy of the same name in another region, with the snapshot's tags and these. Where an earlier
+        attempt did, it changes nothing."""
+        ...
+
+    async def delete(self, region: str, name: str, tags: dict[str, str]) -> bool:
+        """False when there is none. Raises NotOurs: it does not carry all of the tags. Unreachable: not yet, for it is
+        being made."""
+        ...
+
+    async def restored(self, region: str, mark: str) -> list[ManagedInstance]:
+        """Instances that were restored by us and whose mark begins so."""
+        ...
+
+    async def note_opened(self, instance: ManagedInstance, mark: str) -> None:
+        """Has the instance say that clients were let in by the restore with this mark."""
+        ...
+
+
+class ManagedReader(Protocol):
+    async def contents(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
+        """Reads every table of every database to its end, as the group's user for backups.
+
+        Raises Unreachable: nobody answers. Refused: the user is not let in, or may not read everything. RestoreFailed:
+        a database cannot be opened.
+        """
+        ...
+
+
 class ManagedProbe(Protocol):
     """Logs in to a server as the group's users do. ``region`` says whose user and password."""
 

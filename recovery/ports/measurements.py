@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
 from recovery.domain.recovery_counts import CountedRecovery
-from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
+from recovery.domain.recovery_point import CheckResult, Verdict
 
 
 class Measurements(Protocol):
     """Never raises and never waits: a metric must not fail a recovery. Times in seconds, sizes in bytes."""
 
-    def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None: ...
+    def backup_finished(self, kind: str, status: str, seconds: float) -> None: ...
+
+    def backup_stored(self, kind: str, bytes_by_location: dict[str, int]) -> None: ...
 
     def point_validated(self, verdict: Verdict, kind: str, taken_at: datetime) -> None: ...
 
-    def validation_finished(self, group: str, states: Iterable[VerdictState]) -> None: ...
+    def validation_finished(self, group: str, all_valid: bool) -> None: ...
 
     def recovery_checked(self, checks: list[CheckResult]) -> None: ...
 

@@ -117,6 +117,7 @@ class RestoreOptions:
     ``restore_id`` was minted before the first attempt: a repeated restore with the same id finds its own work, and only
     what carries this id is ever removed. ``settings`` go into the new server's configuration file.
     ``tablespaces`` maps a tablespace's folder at the source to its new folder; others go beside the data directory.
+    ``proven``: a validation restored just this point and compared each of its files with PostgreSQL's own checksum.
     """
 
     restore_id: str
@@ -125,6 +126,7 @@ class RestoreOptions:
     tablespaces: Mapping[str, Path] = field(default_factory=dict)
     start_timeout: float = 3600.0
     durable: bool = True  # wait until everything is on the disk
+    proven: bool = False
     start: bool = True
     recovery: ArchiveRecovery | None = None  # None: the copy ends exactly at the point's stop LSN
 
@@ -189,6 +191,10 @@ class PostgresHost(Protocol):
 
     async def majors(self) -> dict[int, str]:
         """Installed major versions and their full version: ``{16: "16.14"}``."""
+        ...
+
+    async def extensions(self, major: int) -> set[str] | None:
+        """Names of the extensions that are installed for this version, which has to be; None where that is unknown."""
         ...
 
     async def free_bytes(self, path: Path) -> int: ...

@@ -55,11 +55,12 @@ class BackupOrder:
 
 @dataclass(frozen=True)
 class TakenPoint:
-    """``dropped`` maps a location that did not get the point to the reason."""
+    """``dropped`` maps a location that did not get the point to the reason; ``warnings``: what is wrong beside it."""
 
     manifest: Manifest
     complete: list[str]
     dropped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,15 @@ class Repaired:
 
 @dataclass(frozen=True)
 class Expired:
-    """What retention did: ids of points removed, with reasons, and how many orphaned objects."""
+    """What retention did: ids of points removed, with reasons, and how many orphaned objects.
+
+    ``warnings``: clocks by which nothing was removed, since they cannot be right.
+    """
 
     removed: dict[str, str]
     kept: dict[str, str]
     orphans: int
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class RestoreOrder:
     target_database: str | None = None
     target_directory: str | None = None
     target_port: int | None = None
+    target_instance: str | None = None  # RDS: the name that is asked for
     recovery: ChosenRecovery | None = None  # PostgreSQL: goes on with archived WAL after the point's own end
     streams: tuple[str, ...] = ()  # JetStream: only these; none: all of the point
     target_stream: str | None = None  # JetStream: the name that was asked for
@@ -149,7 +155,7 @@ class StorePoints(Protocol):
 
 
 class KeptElsewhere(Protocol):
-    """What a store keeps of its recovery points outside the locations: a search engine's snapshots."""
+    """What is kept of recovery points outside the locations: snapshots of a search engine, or of RDS."""
 
     async def discard(self, group: GroupSnapshot, region: str, point_id: str, manifest: Manifest | None) -> bool:
         """Deletes what belongs to this point and to nothing else; False: there is none. Idempotent.

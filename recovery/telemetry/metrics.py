@@ -137,9 +137,12 @@ class RecoveryMetrics:
 
     # Backup and validation ------------------------------------------------------------------------------------------
 
-    def backup_finished(self, kind: str, status: str, seconds: float, bytes_by_location: dict[str, int]) -> None:
-        """``status``: ``success`` or ``failure``. ``bytes_by_location`` holds the locations that took the point."""
+    def backup_finished(self, kind: str, status: str, seconds: float) -> None:
+        """``status``: ``success`` or ``failure``."""
         self._backup_duration.record(max(seconds, 0.0), {"type": kind, "status": status})
+
+    def backup_stored(self, kind: str, bytes_by_location: dict[str, int]) -> None:
+        """``bytes_by_location`` holds the locations that took the point."""
         for location, count in bytes_by_location.items():
             self._backup_size.set(count, {"type": kind, "location": location})
 
@@ -153,10 +156,8 @@ class RecoveryMetrics:
         if is_valid:
             self.newest_valid_point(verdict.group, kind, taken_at)
 
-    def validation_finished(self, group: str, states: Iterable[VerdictState]) -> None:
-        """One overall verdict of a validation run: of no point at all is not VALID."""
-        found = list(states)
-        all_valid = bool(found) and all(state is VerdictState.VALID for state in found)
+    def validation_finished(self, group: str, all_valid: bool) -> None:
+        """The overall verdict of a validation of all that was taken of late."""
         self._validation_overall.set(int(all_valid), {"group": group})
 
     def newest_valid_point(self, group: str, kind: str, taken_at: datetime) -> None:

@@ -1,4 +1,4 @@
-"""At most one primary, at length: tests/unit/guard/test_model.py with many more ways. Ask for it with ``-m chaos``."""
+"""At most one primary, at length: tests/model/test_model.py with many more ways. Ask for it with ``-m chaos``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.unit.guard.rules import Rules
-from tests.unit.guard.test_model import Anything
-from tests.unit.guard.walks import uneven, walk
+from tests.model.rules import Rules
+from tests.model.test_model import Anything
+from tests.model.walks import uneven, walk
 
 LONG = 20
 """Parts, so that they are spread over processes."""

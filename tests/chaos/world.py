@@ -211,7 +211,7 @@ class FileReports:
         (self._folder / f"{report.run_id}.json").write_text(report.model_dump_json())
         return report.run_id
 
-    async def recent(self, group: str, limit: int) -> list[RunReport]:
+    async def recent(self, group: str, limit: int, plan: str | None = None) -> list[RunReport]:
         return []
 
     async def find(self, group: str, run_id: str) -> RunReport:

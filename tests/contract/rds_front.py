@@ -1,5 +1,8 @@
 """In front of moto: what RDS refuses and moto lets pass, and how long RDS takes.
 
+Snapshots: one is taken of an instance that is available, copied and deleted when it is available itself; a copy into
+another region comes with a signed request for the source's region, and of an encrypted one with a key.
+
 Written after the RDS API reference and user guide: an order needs an instance that is available; only a read replica
 can be promoted; an instance with read replicas is never stopped; a restored one has no address until it was made.
 """
@@ -36,7 +39,9 @@ NEEDS = {
     "StartDBInstance": "stopped",
     "RebootDBInstance": "available",
     "ModifyDBInstance": "available",
+    "CreateDBSnapshot": "available",
 }
+MAKING = [("creating", 0), ("creating", 40), ("creating", 95)]
 
 
 @dataclass
@@ -53,6 +58,12 @@ class Front:
     silent: set[str] = field(default_factory=set)  # regions whose API is down
     faults: list[str] = field(default_factory=list)
     calls: list[tuple[str, str, str]] = field(default_factory=list)  # (action, region, instance)
+    making: dict[Key, list[tuple[str, int]]] = field(default_factory=dict)  # of snapshots: state and percent, one look
+    snapshot_changes: dict[Key, dict[str, str]] = field(default_factory=dict)  # what a snapshot is by now
+    refused: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # (action, region) -> code, words
+    deleting: dict[Key, int] = field(default_factory=dict)  # looks until an instance that was deleted is gone
+    delete_looks: int = 0
+    lost: set[str] = field(default_factory=set)  # actions that are carried out, and whose answers get lost
 
     async def call(self, request: Request) -> Response:
         body = await request.body()
@@ -66,12 +77,28 @@ class Front:
             return _error(503, "ServiceUnavailable", "the region is down")
         if self.faults and self.faults.pop(0) == "throttle":
             return _error(400, "Throttling", "Rate exceeded")
+        if (action, region) in self.refused:
+            return _error(400, *self.refused[action, region])
         key = (region, name)
-        if refusal := await self._refusal(request, action, key):
+        snapshot = (region, asked.get("TargetDBSnapshotIdentifier") or asked.get("DBSnapshotIdentifier", ""))
+        if refusal := await self._refusal(request, action, key) or self._snapshot_refusal(action, snapshot, asked):
             return refusal
+        if action == "DeleteDBInstance" and self.delete_looks and key not in self.deleting:
+            self.deleting[key], self.status[key] = self.delete_looks, "deleting"
+            body = body.replace(b"Action=DeleteDBInstance", b"Action=DescribeDBInstances")
+        elif action == "DescribeDBInstances" and key in self.deleting:
+            await self._delete_soon(request, key)
         answer = await self._pass_on(request, body)
+        if action == "DeleteDBInstance" and key in self.deleting:
+            return Response(answer.content.replace(b"DescribeDBInstances", b"DeleteDBInstance"), media_type="text/xml")
         if answer.status_code == 200:
             self._note(action, key)
+            if action in ("CreateDBSnapshot", "CopyDBSnapshot"):
+                self.making.setdefault(snapshot, list(MAKING))
+            if action in self.lost:
+                return _error(503, "ServiceUnavailable", "the answer was lost")
+        if action == "DescribeDBSnapshots" and answer.status_code == 200:
+            return Response(self._snapshots_seen(region, answer.content), media_type="text/xml")
         if action == "DescribeDBInstances" and answer.status_code == 200:
             return Response(self._seen(region, answer.content), media_type="text/xml")
         return Response(answer.content, answer.status_code, media_type="text/xml")
@@ -93,6 +120,43 @@ class Front:
         if action == "StopDBInstance" and (source or replicas):
             return _error(400, "InvalidDBInstanceState", "Cannot stop an instance that has read replicas or is one")
         return None
+
+    async def _delete_soon(self, request: Request, key: Key) -> None:
+        self.deleting[key] -= 1
+        if self.deleting[key] <= 0:
+            del self.deleting[key], self.status[key]
+            words = f"Action=DeleteDBInstance&Version=2014-10-31&DBInstanceIdentifier={key[1]}&SkipFinalSnapshot=true"
+            await self._pass_on(request, words.encode())
+
+    def _snapshot_refusal(self, action: str, key: Key, asked: dict[str, str]) -> Response | None:
+        if action == "DeleteDBSnapshot" and self.making.get(key):
+            return _error(400, "InvalidDBSnapshotState", f"Cannot delete the snapshot {key[1]}: it is creating")
+        if action != "CopyDBSnapshot":
+            return None
+        *_, source_region, _, _, name = asked["SourceDBSnapshotIdentifier"].rsplit(":", 4)
+        source = (source_region, name)
+        if source_region != key[0] and f"{source_region}" not in asked.get("PreSignedUrl", ""):
+            return _error(400, "InvalidParameterValue", "a copy from another region needs a signed request for it")
+        if self.making.get(source):
+            return _error(400, "InvalidDBSnapshotState", f"Snapshot {name} is not available")
+        if self.snapshot_changes.get(source, {}).get("Encrypted") == "true" and "KmsKeyId" not in asked:
+            return _error(400, "KMSKeyNotAccessibleFault", "a copy of an encrypted snapshot needs a key of its region")
+        return None
+
+    def _snapshots_seen(self, region: str, content: bytes) -> bytes:
+        root = ElementTree.fromstring(content)
+        for entry in root.iter(f"{NS}DBSnapshot"):
+            key = (region, entry.findtext(f"{NS}DBSnapshotIdentifier") or "")
+            changed = dict(self.snapshot_changes.get(key, {}))
+            if self.making.get(key):
+                status, percent = self.making[key].pop(0)
+                changed |= {"Status": status, "PercentProgress": str(percent)}
+                _drop(entry, "SnapshotCreateTime")
+                _drop(entry, "OriginalSnapshotCreateTime")
+            for label, value in changed.items():
+                _drop(entry, label)
+                ElementTree.SubElement(entry, f"{NS}{label}").text = value
+        return ElementTree.tostring(root)
 
     async def _now(self, request: Request, key: Key) -> ElementTree.Element | None:
         body = f"Action=DescribeDBInstances&Version=2014-10-31&DBInstanceIdentifier={key[1]}".encode()

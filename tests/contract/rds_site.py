@@ -55,14 +55,14 @@ def _api(address: str, region: str) -> Any:
     )
 
 
-def adapter_of(front: Front) -> RdsPostgres:
+def adapter_of(front: Front, patience: timedelta = timedelta(seconds=2)) -> RdsPostgres:
     access = {
         region: AwsAccess(
             region=region, endpoint_url=front.address, access_key="key", secret_key="secret", read_timeout=5
         )
         for region in (HOME, AWAY)
     }
-    return RdsPostgres(access, patience=timedelta(seconds=2))
+    return RdsPostgres(access, patience)
 
 
 class Probe:

@@ -19,16 +19,9 @@ from recovery.domain.managed import ManagedRule, RestoreManaged
 from recovery.domain.ownership import OwnershipRecord, Phase, Strength
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.errors import BadInput, NotFound, NotOurs, Refused, Unreachable
-from tests.contract.moto_server import moto
 from tests.contract.rds_front import Front, rds
 from tests.contract.rds_site import AWAY, CLOSED, HOME, NOW, OPEN, REPLICA, SOURCE, Probe, adapter_of, reset
 from tests.fakes.ownership import FakeOwnershipStore
-
-
-@pytest.fixture(scope="module")
-async def amazon() -> AsyncIterator[str]:
-    async with moto() as address:
-        yield address
 
 
 @pytest.fixture

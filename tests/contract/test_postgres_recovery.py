@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.domain.recovery_point import BackupKind, DataStore, VerdictState, kinds_of
+from recovery.domain.recovery_point import BackupKind, VerdictState
 from recovery.errors import BadInput, Corrupt, Refused, Unreachable
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, PostgresRecovery, RestoreOptions
 from tests.fakes.postgres import FakePostgres
@@ -145,7 +145,7 @@ async def test_read_only_is_set_only_on_what_was_restored(site: Site) -> None:
         await site.postgres.set_read_only(site.place(), True)
 
 
-@pytest.mark.parametrize("kind", kinds_of(DataStore.POSTGRES))
+@pytest.mark.parametrize("kind", [BackupKind.PHYSICAL, BackupKind.LOGICAL])  # a snapshot is judged by its keeper
 async def test_verdicts(site: Site, kind: BackupKind) -> None:
     point = site.points[kind]
     outcomes: list[tuple[Callable[[], MemoryPoint], VerdictState]] = [

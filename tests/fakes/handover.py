@@ -10,7 +10,7 @@ from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionP
 from recovery.domain.guarding import GroupState, GuardOrder, GuardStatus, Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.health_answer import ExpectedAnswer
-from recovery.domain.ownership import FenceProof, OwnershipRecord
+from recovery.domain.ownership import FenceProof, OwnershipRecord, Strength
 from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
 from recovery.domain.replication import Drained
@@ -57,6 +57,7 @@ class FakeGuards:
     watched: dict[str, float] = field(default_factory=dict)
     orders: list[tuple[str, GuardOrder]] = field(default_factory=list)
     positions: dict[str, str] = field(default_factory=dict)
+    strengths: dict[str, Strength] = field(default_factory=dict)
     fails: dict[str, RecoveryError] = field(default_factory=dict)
     how: Literal["demotion-confirmed", "lease-broken"] = "demotion-confirmed"
 
@@ -77,7 +78,7 @@ class FakeGuards:
         self.told("fence", order)
         return FenceProof(
             epoch=order.epoch, region=order.source, how=self.how, by=f"{order.target}/1", at=NOW,
-            run=order.run, positions=self.positions,
+            run=order.run, positions=self.positions, strengths=self.strengths,
         )  # fmt: skip
 
     async def unfence(self, order: GuardOrder) -> OwnershipRecord:

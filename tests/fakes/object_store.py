@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Unreachable
@@ -76,6 +77,10 @@ class MemoryStore:
         for key in keys:
             self.objects.pop(key, None)
             self._about.pop(key, None)
+
+    def aged(self, key: str, by: timedelta) -> None:
+        """As if the object had been stored earlier."""
+        self._about[key] = replace(self._about[key], modified=self._about[key].modified - by)
 
     async def shortcomings(self) -> Sequence[str]:
         return []

@@ -101,6 +101,9 @@ class FakeHost:
     async def majors(self) -> dict[int, str]:
         return {MAJOR: "16.14"}
 
+    async def extensions(self, major: int) -> set[str] | None:
+        return {"plpgsql"}
+
     async def free_bytes(self, path: Path) -> int:
         return self._site.free
 

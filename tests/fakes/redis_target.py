@@ -23,7 +23,8 @@ class FakeTarget(FakeRedis):
     told: Callable[[FakeTarget], None] = lambda target: None
     written_after: int | None = None
     slots: range | None = None
-    queued: list[bytes] | None = None
+    queued: list[list[str]] | None = None
+    watched: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def sent(self) -> list[str]:
@@ -34,11 +35,18 @@ class FakeTarget(FakeRedis):
         if words[0] == "MULTI":
             self.queued = []
             return OK
+        if words[0] == "WATCH":
+            self.watched = {name: self.data.get(name) for name in words[1:]}
+            return OK
         if words[0] == "EXEC":
-            replies, self.queued = self.queued or [], None
+            queued, self.queued = self.queued or [], None
+            watched, self.watched = self.watched, {}
+            if any(self.data.get(name) != value for name, value in watched.items()):
+                return b"*-1\r\n"
+            replies = [self._done(words) for words in queued]
             return b"*%d\r\n" % len(replies) + b"".join(replies)
         if self.queued is not None:
-            self.queued.append(self._done(words))
+            self.queued.append(words)
             return b"+QUEUED\r\n"
         return self._done(words)
 

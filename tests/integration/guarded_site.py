@@ -120,7 +120,7 @@ class GuardedSite:
                 return "standby" if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=2) else "primary"
             finally:
                 connection.terminate()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return "off"
 
     async def follows(self) -> bool:

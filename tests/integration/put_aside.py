@@ -14,6 +14,6 @@ RECIPIENTS = [KEY.public]
 async def the_one_below(folder: Path, into: Path) -> Path:
     """Opens the one file of the one return that left something below ``folder``."""
     (run,) = runs_below(folder)
-    async with Opener([KEY.secret], processes=1) as opener:
+    async with Opener([KEY.secret], threads=1) as opener:
         (opened,) = await open_diverged(run, opener, into)
     return opened

@@ -1,7 +1,7 @@
 """A backup worker as a process of its own: writes generated data to S3, to be measured or killed.
 
 Reads one JSON line from standard input (credentials never go into arguments) and prints JSON lines: one per object
-with the progress, and at the end the peak memory of itself and its sealing processes.
+with the progress, and at the end the peak memory of itself and its children.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ async def test_an_asymmetric_partition_leaves_one_writer(guarded: GuardedSite, d
     await unharmed(guarded)
 
 
-@pytest.mark.chaos  # tests/unit/guard/test_partitions.py has the guards' part
+@pytest.mark.chaos  # tests/model/test_partitions.py has the guards' part
 @pytest.mark.parametrize("lost", ["questions", "answers"])
 @pytest.mark.parametrize("whose", ["the primary's", "the standby's"])
 async def test_a_partition_one_way_from_the_witness_changes_nothing(

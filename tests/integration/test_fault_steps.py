@@ -212,7 +212,7 @@ async def test_a_worker_that_stands_still_past_the_ttl_makes_no_second_writer(gu
     await survived(guarded, await guarded.failover(90), killed)
 
 
-@pytest.mark.chaos  # tests/unit/guard/test_pauses.py has the guards' calls in virtual time
+@pytest.mark.chaos  # tests/model/test_pauses.py has the guards' calls in virtual time
 @pytest.mark.parametrize("call", HELD_UP)
 async def test_a_call_that_is_held_up_past_the_ttl_makes_no_second_writer(guarded: GuardedSite, call: str) -> None:
     """In a failover that somebody asks for while the source lives; but its lease is broken when it is dead alone."""

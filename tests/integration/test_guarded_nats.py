@@ -15,6 +15,7 @@ from recovery.adapters.nats.connection import LOST, connected
 from recovery.adapters.nats.fence import FENCED, OPEN, Fence
 from recovery.adapters.nats.guarded import GuardedStreams
 from recovery.domain.guarding import StoreRole
+from recovery.domain.ownership import Strength
 from recovery.errors import Contended, Refused, Unreachable
 from recovery.guard import companion
 from recovery.ports.guard import BoundPromotion, Catching, Tended
@@ -120,6 +121,7 @@ async def test_a_promotion_that_is_paused_past_its_lease_between_check_and_act_c
 
 
 async def test_a_demotion_during_a_promotion_has_the_last_word(pair: Pair) -> None:
+    assert (await pair.guard_b.observe()).strength is Strength.GUARD, "a leaf node is no cluster"
     fenced = 0
     for pause in (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06):
         promotion = asyncio.create_task(pair.guard_a.promote(1, owner=True))

@@ -9,7 +9,7 @@ import pytest
 
 from recovery.adapters.managed_probe import SqlProbe
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-from recovery.errors import Unreachable
+from recovery.errors import Refused, Unreachable
 from recovery.ports.postgres import PostgresLogin
 from tests.integration.postgres_pair import Node, cluster
 from tests.integration.postgres_servers import eventually, public_folder
@@ -25,8 +25,11 @@ GROUP = GroupSnapshot(
 class Logins:
     """``recovery.adapters.logins.Logins``: only the address comes from the provider's API."""
 
+    def __init__(self, user: str = "postgres") -> None:
+        self.user = user
+
     async def admin(self, group: str, region: str) -> PostgresLogin:
-        return PostgresLogin("nowhere.invalid", 1, "postgres", "postgres", sslmode="disable")
+        return PostgresLogin("nowhere.invalid", 1, self.user, "postgres", sslmode="disable")
 
     backup = admin
 
@@ -78,6 +81,23 @@ async def test_critical_tables_are_there_and_can_be_read(nodes: list[Node], prob
         zip(names, [True, True, True, False, False], strict=True)
     )
     assert found[-1].detail == "is missing in database postgres"
+
+
+async def test_everything_is_read_to_its_end_by_who_may(nodes: list[Node], probe: SqlProbe) -> None:
+    await nodes[0].execute("CREATE DATABASE second")
+    await nodes[0].execute("CREATE ROLE reader LOGIN")
+    group = GROUP.model_copy(update={"critical_tables": ["marks", "nothing"]})
+    found = {check.name: check for check in await probe.contents(group, "a", *address(nodes[0]))}
+    assert found["tables-readable"].passed and "rows were read to the end" in found["tables-readable"].detail
+    assert (found["critical-tables"].passed, found["critical-tables"].detail) == (False, "missing: nothing")
+    reading = SqlProbe(Logins("reader"))
+    with pytest.raises(Refused, match="user reader .*grant it pg_read_all_data"):
+        await reading.contents(group, "a", *address(nodes[0]))
+    await nodes[0].execute("GRANT pg_read_all_data TO reader")
+    permitted = {check.name: check for check in await reading.contents(group, "a", *address(nodes[0]))}
+    assert permitted["tables-readable"].detail == found["tables-readable"].detail
+    with pytest.raises(Unreachable):
+        await probe.contents(GROUP, "a", "127.0.0.1", 9)
 
 
 async def test_nobody_listens(probe: SqlProbe) -> None:

@@ -31,7 +31,7 @@ HANDOVER = "tests/unit/activities/test_handover_steps.py"
 CONSENTS = "tests/unit/workflows/test_consents.py"
 NO_RETURN = "tests/unit/workflows/test_no_return.py"
 STREAMS = "tests/unit/points/test_streams.py"
-PAUSES = "tests/unit/guard/test_pauses.py"
+PAUSES = "tests/model/test_pauses.py"
 NAMES = "tests/unit/activities/test_dns_steps.py"
 WAL = "tests/unit/wal/test_recoveries.py"
 WAL_FILES = "tests/unit/wal/test_files.py"
@@ -195,16 +195,32 @@ MUTATIONS = [
     row("check row counts", "recovery.adapters.postgres.checks",
         "if content.rows != entry.rows:", "if False:", BROKEN),
     row("check checksums", "recovery.adapters.postgres.checks",
-        "if entry.checksum is not None and content.checksum != entry.checksum:", "if False:", BROKEN),
+        "if any(recorded is not None and found != recorded for recorded, found in sums):", "if False:", BROKEN),
+    row("check sums of values", "recovery.adapters.postgres.checks",
+        ", (entry.hashes, content.values))", ",)", BROKEN),
     row("check canary", "recovery.adapters.postgres.checks",
         'name="canary", passed=there, detail=detail', 'name="canary", passed=True, detail=detail',
         f"{CHECKS}::test_a_missing_canary_fails_and_one_that_was_never_written_is_named"),
     row("check indexes", "recovery.adapters.postgres.checks",
-        "passed=not seen.broken_indexes", "passed=True", f"{CHECKS}::test_a_damaged_index_fails"),
+        "passed=not damaged", "passed=True", f"{CHECKS}::test_a_damaged_index_fails"),
+    row("check collations", "recovery.adapters.postgres.checks",
+        "if recorded.get(name, version) != version", "if False",
+        f"{CHECKS}::test_a_server_that_sorts_otherwise_warns_with_the_command_that_mends_it"),
+    row("extensions before a restore", "recovery.adapters.restores",
+        "passed=starts or not missing,", "passed=True,",
+        f"{RESTORES}::test_a_server_that_lacks_an_extension_is_refused_with_its_name"),
     row("pg_verifybackup", "recovery.adapters.postgres.restore",
         "        if done.code != 0:\n            words = \"; \".join(line.removeprefix(\"pg_verifybackup",
         "        if False:\n            words = \"; \".join(line.removeprefix(\"pg_verifybackup",
         "tests/integration/test_postgres_validation.py::test_a_flipped_byte_in_a_file_of_the_cluster_is_corrupt"),
+    row("unproven files are compared", "recovery.adapters.restores", "proven=point.is_valid", "proven=True",
+        f"{RESTORES}::test_the_files_of_a_point_are_compared_unless_its_newest_verdict_says_valid"),
+    row("combined files are compared", "recovery.adapters.postgres.restore",
+        "if self._options.proven and not self._reader.bases", "if self._options.proven",
+        "tests/unit/postgres/test_restore_on_disk.py::test_only_files_that_a_validation_compared_are_not_read_again"),
+    row("members stay in the folder", "recovery.adapters.postgres.unpacking",
+        'or ".." in parts:', "or False:",
+        "tests/unit/postgres/test_unpacking.py::test_what_no_base_backup_holds_is_refused"),
     row("the overall verdict", "activities.validations",
         "        if bad:\n            words = ", "        if False:\n            words = ",
         f"{STEPS}::test_one_point_that_is_not_valid_fails_the_validation"),
@@ -212,6 +228,9 @@ MUTATIONS = [
     row("the last validated point stays", "recovery.domain.retention",
         "if point.point_id in newest_valid:", "if False:",
         f"{POINTS}::test_retention_removes_old_points_and_never_the_last_validated"),
+    row("no clock alone expires", "recovery.domain.retention",
+        "    return kept | _by_clock(members, rule, now, ended)", "    return _by_clock(members, rule, now, ended)",
+        f"{POINTS}::test_retention_asks_the_locations_since_when_they_have_a_point"),
     row("young orphans stay", "recovery.backup.catalogue",
         "if orphan.youngest >= older_than or orphan.point_id in running:", "if False:",
         f"{POINTS}::test_orphans_go_after_a_day_and_not_while_they_may_be_a_running_backups"),
@@ -362,6 +381,7 @@ async def outcomes(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     return {outcome["name"]: outcome for outcome in found}
 
 
+@pytest.mark.timeout(900)  # the first one waits for all of them
 @pytest.mark.parametrize(
     "mutation",
     [

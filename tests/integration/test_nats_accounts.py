@@ -39,7 +39,7 @@ async def answering(server: NatsServer, process: subprocess.Popen[bytes], log: P
 
 
 async def back_up(server: NatsServer) -> JetStreamSource:
-    async with JetStreamSnapshots(server).source(None) as source, Sealer([AGE.public], processes=1) as sealer:
+    async with JetStreamSnapshots(server).source(None) as source, Sealer([AGE.public], threads=1) as sealer:
         written = await write_point(
             source, identity=identity(point_id=POINT), stores=[MemoryStore("a")], sealer=sealer, signer=signer()
         )

@@ -14,6 +14,7 @@ import pytest
 
 from recovery.adapters.nats.connection import NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import Position, positions
+from recovery.adapters.nats.guarded import GuardedStreams
 from recovery.adapters.nats.recovery import JetStreamSnapshots, stored_stream
 from recovery.adapters.nats.restoring import MARK, mark_of
 from recovery.backup.pipeline import write_point
@@ -21,6 +22,7 @@ from recovery.backup.reader import open_point
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.upload import WriteBudget
 from recovery.domain.jetstream import JetStreamSource
+from recovery.domain.ownership import Strength
 from recovery.domain.restore_marks import restore_of
 from recovery.errors import Corrupt, NotFound, Refused, RestoreFailed, Unreachable
 from recovery.ports.jetstream import StreamRestoreOptions, archive_name, description_name
@@ -29,6 +31,7 @@ from tests.fakes.points import AGE, identity, signer
 from tests.integration.nats_cluster import NatsCluster, a_cluster
 from tests.integration.nats_pair import until
 from tests.integration.nats_servers import OwnNats, own_nats
+from tests.integration.put_aside import RECIPIENTS
 
 POINT = "20261122T101500Z-streams-1a2b3c4d"
 OPTIONS = StreamRestoreOptions("restore-1")
@@ -308,6 +311,19 @@ async def test_a_server_that_dies_is_noticed_and_what_it_kept_is_deleted(
                     while True:
                         await anext(chunks)
     await _delete(a, "events")
+
+
+async def test_of_a_cluster_the_fence_of_one_server_is_none(
+    cluster: NatsCluster, servers: tuple[OwnNats, OwnNats], tmp_path: Path
+) -> None:
+    def guarding(server: NatsServer) -> GuardedStreams:
+        place = tmp_path / "fence.conf"
+        return GuardedStreams(server, ["events"], fence_file=place, state_folder=tmp_path, recipients=RECIPIENTS)
+
+    seen = await guarding(cluster.servers[0]).observe()
+    assert seen.strength is Strength.MANUAL and "the cluster three" in seen.detail
+    alone = await guarding(servers[0].server).observe()
+    assert alone.strength is Strength.GUARD and "cluster" not in alone.detail
 
 
 async def test_a_cluster_takes_and_gets_back_its_streams(

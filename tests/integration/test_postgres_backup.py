@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recovery.adapters.postgres.connection import connected
+from recovery.adapters.postgres.fingerprint import Checksum, read_content, read_tables
 from recovery.adapters.postgres.physical import PhysicalSource
 from recovery.domain.recovery_point import PostgresSource
-from recovery.errors import BadInput, Refused, SourceFailed, Unreachable
+from recovery.errors import BadInput, DamagedPages, Refused, SourceFailed, Unreachable
 from recovery.ports.postgres import BackupSource, PostgresLogin
 from tests.integration.postgres_servers import Server, Writer, eventually, public_folder, running_source, take
 
@@ -110,6 +112,57 @@ async def test_a_column_that_was_added_without_touching_a_row_is_a_change(source
     compared = {entry.table for entry in found.tables}
     assert "shop.public.customers" in compared
     assert "shop.public.widened" not in compared
+
+
+# Values that differ as text; of most of these types PostgreSQL calls them equal, and hashes them alike.
+DIFFERENT = {
+    "numeric": ("1.0", "1.00"), "float8": ("0", "-0"), "interval": ("1 month", "30 days"), "jsonb": ("1.0", "1.00"),
+    "json": ("[1]", "[ 1]"), "int8": ("1", "4294967296"), "timestamptz": ("2026-01-01 00:00Z", "2026-01-01 00:01Z"),
+    "text": ("a", "b"), "varchar(3)": ("a ", "a"), "name": ("a", "b"), "bytea": ("a", "a\\000"), "bool": ("t", "f"),
+    "text[]": ("{a}", "{A}"), "numeric[]": ("{1.0}", "{1.00}"), "numrange": ("[1.0,2)", "[1.00,2)"),
+    "exact": ("1.0", "1.00"), "uuid": ("0" * 32, "1" * 32), "date": ("2026-01-01", "2026-01-02"),
+}  # fmt: skip
+PAIRS = 40  # of two rows: a sum of what PostgreSQL hashes for a row stays the same in two swaps out of three
+
+
+async def test_sums_of_values_differ_where_the_text_does(source: Server) -> None:
+    await source.execute("CREATE SCHEMA sums; CREATE DOMAIN exact AS numeric")
+    try:
+        for number, (kind, values) in enumerate(DIFFERENT.items()):
+            for name, value in zip("ab", values, strict=True):
+                table = f"sums.t{number}{name}"
+                await source.execute(
+                    f"CREATE TABLE {table} (gone int, one {kind}, two int, three {kind}); "
+                    f"INSERT INTO {table} VALUES (1, '{value}', 1, NULL), (2, NULL, 2, NULL); "
+                    f"ALTER TABLE {table} DROP gone"
+                )
+        await source.execute(
+            "CREATE TABLE sums.moved AS SELECT NULL::text AS one, 1 AS two, 'a'::text AS three UNION ALL "
+            "SELECT NULL, 2, NULL; CREATE TABLE sums.turned AS SELECT NULL::text AS one, 2 AS two, NULL::text AS three "
+            "UNION ALL SELECT 'a', 1, NULL; CREATE TABLE sums.bare (); INSERT INTO sums.bare DEFAULT VALUES"
+        )
+        await source.execute(
+            "; ".join(
+                f"CREATE TABLE sums.p{n}{name} AS SELECT * FROM "
+                f"(VALUES ('a{n}'::text, {first}::int8), ('b{n}', {second})) x (one, two)"
+                for n in range(PAIRS)
+                for name, first, second in (("a", n, n + 1000), ("b", n + 1000, n))
+            )
+        )
+        async with connected(source.login, "read sums", stable_text=True) as session:
+            tables = [table for table in await read_tables(session, "shop") if table.schema == "sums"]
+            found = {table.name: await read_content(session, table, Checksum.VALUES) for table in tables}
+    finally:
+        await source.execute("DROP SCHEMA sums CASCADE; DROP DOMAIN exact")
+    assert {content.checksum for content in found.values()} == {None}
+    sums = {name: content.values for name, content in found.items()}
+    assert None not in sums.values()
+    alike = [kind for number, kind in enumerate(DIFFERENT) if sums[f"t{number}a"] == sums[f"t{number}b"]]
+    assert alike == []
+    assert [n for n in range(PAIRS) if sums[f"p{n}a"] == sums[f"p{n}b"]] == [], "values that changed their rows"
+    text = list(DIFFERENT).index("text")
+    assert sums["turned"] == sums[f"t{text}a"], "in any order of rows, whatever was dropped before"
+    assert sums["moved"] != sums["turned"], "a value in another column"
 
 
 async def test_last_commit_is_never_later_than_the_stop(source: Server) -> None:
@@ -246,7 +299,7 @@ async def test_damaged_pages_at_the_source_are_named_with_file_and_block(victim:
         file.write(b"damage")
     await victim.postgres.host.start(victim.place)
     source = PhysicalSource(victim.login, "point")
-    with pytest.raises(SourceFailed, match=rf"{path}.*block 3") as failure:
+    with pytest.raises(DamagedPages, match=rf"{path}.*block 3") as failure:
         await take(source)
     assert "checksum" in str(failure.value)
 

@@ -31,7 +31,7 @@ KEY = generate_age_key()
 
 @pytest.fixture
 async def sealer() -> AsyncIterator[Sealer]:
-    async with Sealer([KEY.public], processes=1) as sealer:
+    async with Sealer([KEY.public], threads=1) as sealer:
         yield sealer
 
 
@@ -109,7 +109,7 @@ async def test_divergence_lists_exactly_the_lost_transactions_and_saves_their_wa
     assert lsn_order(found.fork_lsn) <= lsn_order(users[0].lsn) < lsn_order(found.end_lsn)
     assert found.bytes == lsn_order(found.end_lsn) - lsn_order(found.fork_lsn) > 0
     assert "4 transactions" in found.summary()
-    async with Opener([KEY.secret], processes=1) as opener:
+    async with Opener([KEY.secret], threads=1) as opener:
         await open_diverged(tmp_path / "diverged", opener, tmp_path / "opened")
     for file in found.files:
         content = (tmp_path / "opened" / file.name).read_bytes()

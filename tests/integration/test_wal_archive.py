@@ -192,7 +192,7 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
         told += [lsn_order(state["archived"]) for state in await receiver.kill() if "archived" in state]
     finally:
         await receiver.kill()
-    async with Opener([archive.age.secret], processes=1) as opener:
+    async with Opener([archive.age.secret], threads=1) as opener:
         for path in archive.folders:
             status = await archive.reader(identifier, opener, path).status()
             assert [(each.timeline, each.gaps, len(each.ranges)) for each in status] == [(1, [], 1)]
@@ -239,7 +239,7 @@ async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(ser
     finally:
         for each in filter(None, [receiver, other]):
             await each.kill()
-    async with Opener([archive.age.secret], processes=1) as opener:
+    async with Opener([archive.age.secret], threads=1) as opener:
         found = await archive.reader(identifier, opener).timelines()
         assert [each.branch.timeline for each in found] == [1, 2]
         reader = await archive.reader(identifier, opener).lineage(found[1].branch)
@@ -314,7 +314,7 @@ async def test_files_that_the_server_hands_over_are_those_that_were_streamed(ser
         return WalStream(server.login, "wal_archive")
 
     stores = [FolderStore(path.name, path) for path in archive.folders]
-    async with Sealer([archive.age.public], processes=1) as sealer, Opener([archive.age.secret], processes=1) as opener:
+    async with Sealer([archive.age.public], threads=1) as sealer, Opener([archive.age.secret], threads=1) as opener:
         keys = ArchiveKeys("shop", "by-file", 0, sealer, archive.signer, Verifier([archive.signer.public_key]))
         intake = WalIntake(keys, stores, source)
         try:

@@ -28,7 +28,7 @@ async def main(settings: dict[str, object]) -> None:
     signer = Signer(str(settings["signing_key"]))
     stores = [FolderStore(Path(str(path)).name, Path(str(path))) for path in settings["folders"]]  # type: ignore[attr-defined]
     login = PostgresLogin("127.0.0.1", int(str(settings["port"])), "postgres", "postgres", sslmode="disable")
-    async with Sealer([str(settings["recipient"])], processes=1) as sealer:
+    async with Sealer([str(settings["recipient"])], threads=1) as sealer:
         keys = ArchiveKeys("shop", "run-1", 7, sealer, signer, Verifier([signer.public_key]))
         archiver = WalArchiver(keys, stores, budget=ArchiveBudget(flush_seconds=float(str(settings["flush"]))))
         try:

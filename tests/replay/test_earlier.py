@@ -20,6 +20,11 @@ from workflows.definitions import WORKFLOWS
 from workflows.health_monitor import MONITORS
 
 EARLIER = Path(__file__).parent / "earlier"
+OF_BEFORE = {
+    "HealthMonitor went by silence": ["strengths-at-run-time"],
+    "HealthMonitor beside a search engine": ["strengths-at-run-time", "silence vouches for no fence"],
+}
+"""Patches that the recorded versions had already."""
 
 
 def _history(name: str) -> WorkflowHistory:
@@ -47,13 +52,28 @@ async def test_a_run_of_before_replays(name: str) -> None:
     ("name", "patch"),
     [
         ("HealthMonitor", "strengths-at-run-time"),
+        ("HealthMonitor went by silence", "silence vouches for no fence"),
+        ("HealthMonitor beside a search engine", "a search engine is left behind"),
         ("FullRecovery stopped in its pause", "a stop ends a pause"),
+        ("Backup rolled back in silence", "every failed end is told"),
+        ("Reprotect refused in silence", "every failed end is told"),
         ("FullRecovery cancelled while announcing", "announced beside the plan"),
         ("DatabaseFailover cancelled while announcing", "announced beside the plan"),
     ],
 )
 async def test_it_goes_on_by_its_patch(monkeypatch: pytest.MonkeyPatch, name: str, patch: str) -> None:
-    monkeypatch.setattr(workflow, "patched", lambda asked: asked == patch)
+    patches = {patch, *OF_BEFORE.get(name, ())}
+    monkeypatch.setattr(workflow, "patched", lambda asked: asked in patches)
+    assert "nondeterminism" in str(await _replayed(name)).lower()
+
+
+async def test_its_stores_were_checked_beside_the_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, patched = "FullRecovery cancelled while checking its stores", workflow.patched
+    asked = commands(_history(name))
+    at = asked.index("restores.verify_infrastructure (verify-infrastructure)")
+    assert asked[at + 1 : at + 3] == ["set_restores.check_stores (check-stores)", "cancel an activity"]
+    patch = "stores are checked after the approval"
+    monkeypatch.setattr(workflow, "patched", lambda name: name == patch or patched(name))
     assert "nondeterminism" in str(await _replayed(name)).lower()
 
 

@@ -128,16 +128,17 @@ def test_a_chain_needs_room_for_its_members_and_for_the_whole() -> None:
 
 
 def test_retention_keeps_what_a_kept_point_builds_on() -> None:
-    plan = plan_retention(CHAIN, RetentionRule(count=1), NOW)
+    plan = plan_retention(CHAIN, RetentionRule(count=1), NOW, {})
     assert plan.keep == ["point-3", "point-2", "point-1"]
     assert plan.reasons["point-1"] == "point-3, which is kept, builds on it"
-    plan = plan_retention([*CHAIN, member(4, state=VALID), member(5, 4, state=VALID)], RetentionRule(count=1), NOW)
+    plan = plan_retention([*CHAIN, member(4, state=VALID), member(5, 4, state=VALID)], RetentionRule(count=1), NOW, {})
     assert plan.keep[:2] == ["point-5", "point-4"]
     plan = plan_retention(
         [entry.model_copy(update={"verdict": member(1, state=VALID).verdict}) for entry in CHAIN]
         + [member(4, state=VALID), member(5, 4, state=VALID)],
         RetentionRule(count=1),
         NOW,
+        {},
     )
     assert plan.remove == ["point-3", "point-2", "point-1"], "newest first: nothing is left without its base"
 
@@ -145,7 +146,7 @@ def test_retention_keeps_what_a_kept_point_builds_on() -> None:
 def test_retention_keeps_what_can_be_recovered_from_beside_what_lacks_its_base() -> None:
     """The base may be gone, or at a location that does not answer."""
     listed = [member(1, state=VALID), member(2, state=VALID), member(4, 3, state=VALID), member(5)]
-    plan = plan_retention(listed, RetentionRule(count=1), NOW)
+    plan = plan_retention(listed, RetentionRule(count=1), NOW, {})
     assert (plan.keep, plan.remove) == (["point-5", "point-4", "point-2"], ["point-1"])
 
 
@@ -165,7 +166,8 @@ def test_no_kept_point_ever_lacks_its_chain(
         chain = chain if incremental else []
         points.append(member(number, *chain, state=state))
         chain = [*chain, number]
-    plan = plan_retention(points, RetentionRule(count=count, days=days), NOW)
+    stored = {entry.point_id: entry.manifest.finished_at for entry in points}
+    plan = plan_retention(points, RetentionRule(count=count, days=days), NOW, stored)
     kept = set(plan.keep)
     assert all(set(bases_of(entry)) <= kept for entry in points if entry.point_id in kept)
     assert kept | set(plan.remove) == {entry.point_id for entry in points}

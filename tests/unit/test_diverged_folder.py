@@ -31,7 +31,7 @@ def key() -> AgeKey:
 
 @pytest.fixture
 async def sealer(key: AgeKey) -> AsyncIterator[Sealer]:
-    async with Sealer([key.public, generate_age_key().public], processes=1) as sealer:
+    async with Sealer([key.public, generate_age_key().public], threads=1) as sealer:
         yield sealer
 
 
@@ -64,7 +64,7 @@ async def test_nothing_readable_lies_on_the_disk(tmp_path: Path, sealer: Sealer)
 
 async def test_it_opens_to_the_same_files(tmp_path: Path, sealer: Sealer, key: AgeKey) -> None:
     folder = await put_aside(tmp_path / "run1", sealer)
-    async with Opener([key.secret], processes=1) as opener:
+    async with Opener([key.secret], threads=1) as opener:
         files = await open_diverged(folder, opener, tmp_path / "opened")
         assert [file.name for file in files] == ["00000002.history", SEGMENT]
         assert files[1].read_bytes() == WAL
@@ -98,13 +98,13 @@ async def test_another_key_a_flipped_bit_and_a_lost_object_are_said(
     tmp_path: Path, sealer: Sealer, key: AgeKey
 ) -> None:
     folder = await put_aside(tmp_path / "run1", sealer)
-    async with Opener([generate_age_key().secret], processes=1) as stranger:
+    async with Opener([generate_age_key().secret], threads=1) as stranger:
         with pytest.raises(WrongKey):
             await open_diverged(folder, stranger, tmp_path / "stranger")
     victim = folder / f"{SEGMENT}.000001.zst.age"
     body = bytearray(victim.read_bytes())
     body[-1] ^= 1
-    async with Opener([key.secret], processes=1) as opener:
+    async with Opener([key.secret], threads=1) as opener:
         victim.write_bytes(bytes(body))
         with pytest.raises(Corrupt):
             await open_diverged(folder, opener, tmp_path / "flipped")

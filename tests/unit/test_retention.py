@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +11,20 @@ from hypothesis import strategies as st
 from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
-from recovery.domain.retention import plan_retention
+from recovery.domain.retention import RetentionPlan, plan_retention
 from recovery.errors import BadInput
 from tests.fakes.points import NOW, point
 
 LOGICAL, PHYSICAL = BackupKind.LOGICAL, BackupKind.PHYSICAL
 VALID, CORRUPT = VerdictState.VALID, VerdictState.CORRUPT
+
+
+def _plan(
+    points: list[RecoveryPoint], rule: RetentionRule, now: datetime, stored: dict[str, datetime] | None = None
+) -> RetentionPlan:
+    """``stored``: by the clocks of the locations, which say what the points say where it is left out."""
+    honest = {entry.point_id: entry.manifest.finished_at for entry in points}
+    return plan_retention(points, rule, now, honest if stored is None else stored)
 
 
 def _days(number: int, **fields: object) -> RecoveryPoint:
@@ -25,7 +33,7 @@ def _days(number: int, **fields: object) -> RecoveryPoint:
 
 
 def _kept(points: list[RecoveryPoint], **rule: int) -> list[str]:
-    return sorted(plan_retention(points, RetentionRule(**rule), NOW).keep)
+    return sorted(_plan(points, RetentionRule(**rule), NOW).keep)
 
 
 def _named(*numbers: int) -> list[str]:
@@ -47,7 +55,7 @@ def test_either_rule_keeps() -> None:
 
 
 def test_without_a_rule_everything_stays() -> None:
-    plan = plan_retention([_days(number) for number in range(4)], RetentionRule(), NOW)
+    plan = _plan([_days(number) for number in range(4)], RetentionRule(), NOW)
     assert plan.remove == []
     assert plan.reasons["point-3"] == "no retention is configured"
 
@@ -83,12 +91,57 @@ def test_when_backups_stopped_nothing_expires_by_days() -> None:
 
 def test_a_clock_that_runs_ahead_expires_nothing() -> None:
     points = [_days(number) for number in range(4)]
-    plan = plan_retention(points, RetentionRule(days=5), NOW + timedelta(days=5000))
+    plan = _plan(points, RetentionRule(days=5), NOW + timedelta(days=5000))
     assert plan.remove == []
 
 
+def test_a_point_of_a_worker_whose_clock_runs_ahead_expires_nothing() -> None:
+    """Its stamp and ``now`` are of the same clock, which is 30 days ahead; the location's is not."""
+    honest, wrong = [_days(number) for number in (1, 2, 3, 4)], _days(-30, state=VALID)
+    stored = {entry.point_id: entry.manifest.finished_at for entry in honest} | {wrong.point_id: NOW}
+    for rule in (RetentionRule(days=5), RetentionRule(monthly=1, daily=2, days=5)):
+        plan = _plan([*honest, wrong], rule, NOW + timedelta(days=30), stored)
+        assert plan.remove == []
+    assert plan.reasons["point-4"] == "not older than 5 days by the clock of its location"
+    (warning,) = plan.warnings
+    assert "1 of 5 physical points are stamped later" in warning
+    assert "(point--30: 2026-12-22 10:15 against 2026-11-22 10:15 UTC)" in warning
+
+
+def test_the_stamp_of_one_wrong_point_pushes_no_month_out() -> None:
+    newest, older = _days(1), _days(35)
+    wrong = point(2, age=timedelta(days=-30), lsn="0/60", state=VALID)  # taken between the two
+    stored = {entry.point_id: entry.manifest.finished_at for entry in (newest, older)}
+    plan = _plan([newest, wrong, older], RetentionRule(monthly=2), NOW, stored | {"point-2": NOW - timedelta(days=3)})
+    assert plan.remove == []
+    assert plan.reasons["point-2"] == "the last of the month 2026-12"
+    assert plan.reasons["point-35"] == "the last of the month 2026-10 by the clock of its location"
+
+
+def test_the_clock_of_a_location_alone_expires_nothing() -> None:
+    points = [_days(number) for number in range(5)]
+    stored = {entry.point_id: entry.manifest.finished_at - timedelta(days=300) for entry in points}
+    stored["point-0"] = NOW
+    assert _plan(points, RetentionRule(days=5), NOW, stored).remove == []
+
+
+def test_what_no_location_tells_the_age_of_stays() -> None:
+    points = [_days(number) for number in (0, 20)]
+    plan = _plan(points, RetentionRule(days=5), NOW, {"point-0": NOW})
+    assert plan.reasons["point-20"] == "no location says when it was stored"
+    assert _plan(points, RetentionRule(count=1), NOW, {}).remove == ["point-20"], "a count asks no clock"
+
+
+def test_a_copy_that_was_filled_later_keeps_its_point_until_it_is_as_old() -> None:
+    points = [_days(number) for number in (0, 20)]
+    stored = {"point-0": NOW, "point-20": NOW - timedelta(days=3)}
+    assert _plan(points, RetentionRule(days=5), NOW, stored).remove == []
+    assert _plan(points, RetentionRule(days=2), NOW, stored).remove == ["point-20"]
+    assert _plan(points, RetentionRule(days=2), NOW, stored).warnings == []
+
+
 def test_reasons_are_said_for_all() -> None:
-    plan = plan_retention([_days(number) for number in range(4)], RetentionRule(count=2, days=2), NOW)
+    plan = _plan([_days(number) for number in range(4)], RetentionRule(count=2, days=2), NOW)
     assert plan.reasons == {
         "point-0": "the newest validated point",
         "point-1": "one of the last 2",
@@ -111,9 +164,7 @@ GRANDFATHERED = {
 
 def test_grandfather_father_and_son() -> None:
     """NOW is a Sunday, 2026-11-22 (see the fakes); a point for each day of two years."""
-    plan = plan_retention(
-        [_days(number) for number in range(730)], RetentionRule(daily=3, weekly=3, monthly=3, yearly=2), NOW
-    )
+    plan = _plan([_days(number) for number in range(730)], RetentionRule(daily=3, weekly=3, monthly=3, yearly=2), NOW)
     assert {point_id: plan.reasons[point_id] for point_id in plan.keep} == GRANDFATHERED
 
 
@@ -135,14 +186,14 @@ def test_a_period_of_bad_points_takes_no_place() -> None:
 
 
 def test_what_no_period_keeps_is_said() -> None:
-    plan = plan_retention([_days(number) for number in range(3)], RetentionRule(count=1, daily=1, weekly=1), NOW)
+    plan = _plan([_days(number) for number in range(3)], RetentionRule(count=1, daily=1, weekly=1), NOW)
     assert plan.reasons["point-2"] == "not one of the last 1 and the last of no day or week that is kept"
 
 
 @pytest.mark.parametrize("part", RetentionRule.model_fields)
 def test_a_negative_rule_is_refused(part: str) -> None:
     with pytest.raises(ValueError, match="negative"):
-        plan_retention([], RetentionRule(**{part: -1}), NOW)
+        _plan([], RetentionRule(**{part: -1}), NOW)
 
 
 POINTS = st.lists(
@@ -174,7 +225,7 @@ RULES = st.builds(
 @given(POINTS, RULES, st.integers(-100, 1000))
 @settings(max_examples=300, deadline=None)
 def test_invariants(points: list[RecoveryPoint], rule: RetentionRule, clock_error: int) -> None:
-    plan = plan_retention(points, rule, NOW + timedelta(days=clock_error))
+    plan = _plan(points, rule, NOW + timedelta(days=clock_error))
     everything = {entry.point_id for entry in points}
     assert set(plan.keep) | set(plan.remove) == everything == set(plan.reasons)
     assert not set(plan.keep) & set(plan.remove)
@@ -190,12 +241,36 @@ def test_invariants(points: list[RecoveryPoint], rule: RetentionRule, clock_erro
         assert all(entry in kept for entry in good[: rule.count or 0])
 
 
+@given(
+    POINTS, RULES, st.lists(st.integers(-400, 400), min_size=14, max_size=14), st.integers(-100, 1000), st.booleans()
+)
+@settings(max_examples=300, deadline=None)
+def test_no_clock_alone_makes_a_point_expire(
+    points: list[RecoveryPoint], rule: RetentionRule, errors: list[int], clock_error: int, locations_err: bool
+) -> None:
+    """Whatever one of the two clocks says, what goes would go by the other one, too."""
+    points = [entry for entry in points if entry.manifest.postgres.stop_lsn]
+    points = list({entry.manifest.postgres.stop_lsn: entry for entry in points}.values())  # one order for both
+    now = NOW + timedelta(days=clock_error)
+    honest = {entry.point_id: entry.manifest.finished_at for entry in points}
+    wrong = {name: at + timedelta(days=error) for (name, at), error in zip(honest.items(), errors, strict=False)}
+    stamped = wrong if not locations_err else honest
+    told = [
+        entry.model_copy(
+            update={"manifest": entry.manifest.model_copy(update={"finished_at": stamped[entry.point_id]})}
+        )
+        for entry in points
+    ]
+    plan = _plan(told, rule, now, wrong if locations_err else honest)
+    assert set(plan.remove) <= set(_plan(points, rule, now).remove)
+
+
 @given(POINTS, RULES)
 @settings(max_examples=100, deadline=None)
 def test_applying_the_plan_twice_removes_nothing_more(points: list[RecoveryPoint], rule: RetentionRule) -> None:
-    kept = set(plan_retention(points, rule, NOW).keep)
+    kept = set(_plan(points, rule, NOW).keep)
     rest = [entry for entry in points if entry.point_id in kept]
-    assert plan_retention(rest, rule, NOW).remove == []
+    assert _plan(rest, rule, NOW).remove == []
 
 
 def test_order_is_by_log_position_not_by_clock() -> None:

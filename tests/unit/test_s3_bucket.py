@@ -6,6 +6,9 @@ The API is moto's, which keeps less of a replication rule than Amazon does: rule
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import io
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -40,7 +43,18 @@ async def aws(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 async def _store(**settings: Any) -> tuple[S3Store, Any]:
     store = S3Store("primary", BUCKET, prefix="dr/shop", **settings)
-    return store, await store._client()
+    client: Any = await store._client()
+    put = client.put_object
+
+    def verified(**request: Any) -> Any:
+        """As servers do; moto takes any checksum."""
+        sent = request.get("ChecksumSHA256")
+        if sent is not None and sent != base64.b64encode(hashlib.sha256(request["Body"]).digest()).decode():
+            raise _answer("PutObject", "BadDigest", 400)
+        return put(**request)
+
+    client.put_object = verified
+    return store, client
 
 
 async def _bucket(client: Any, *, lock: bool = False, versioning: bool = True) -> None:
@@ -130,11 +144,69 @@ async def test_the_lock_is_tried_with_credentials_that_may_only_add_objects() ->
     assert await store.shortcomings() == []
 
 
-def _denied(operation: str) -> ClientError:
+def _answer(operation: str, code: str, status: int) -> ClientError:
     return ClientError(
-        {"Error": {"Code": "AccessDenied", "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": 403}},  # type: ignore[typeddict-item]
+        {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
         operation,
     )
+
+
+def _denied(operation: str) -> ClientError:
+    return _answer(operation, "AccessDenied", 403)
+
+
+async def test_writes_are_tried_once_in_a_process_with_credentials_that_may_only_add_objects() -> None:
+    store, client = await _store()
+    await _bucket(client)
+    put = client.put_object
+    tried: list[str] = []
+
+    def only_adding(**request: Any) -> Any:
+        if request.get("IfNoneMatch") != "*":
+            raise _denied("PutObject")
+        tried.append(request["Key"])
+        return put(**request)
+
+    client.put_object = only_adding
+    assert await store.shortcomings() == []
+    assert tried == [f"dr/shop/write-probes/{name}" for name in ("once", "once", "damaged")]
+    assert await store.shortcomings() == []
+    assert len(tried) == 3, "it is known"
+    kept = [info.key async for info in store.list("write-probes/")]
+    assert kept == ["write-probes/once"]
+
+
+async def test_a_server_that_ignores_if_none_match_is_found_out() -> None:
+    """On it two attempts would both publish their manifest."""
+    store, client = await _store()
+    await _bucket(client)
+    put = client.put_object
+    client.put_object = lambda **request: put(**{k: v for k, v in request.items() if k != "IfNoneMatch"})
+    for _ in range(2):
+        (shortcoming,) = await store.shortcomings()
+        assert "overwrites what If-None-Match: * protects" in shortcoming
+
+
+async def test_a_server_that_ignores_checksums_is_found_out() -> None:
+    store, client = await _store()
+    await _bucket(client)
+    put = client.put_object
+    client.put_object = lambda **request: put(**{k: v for k, v in request.items() if k != "ChecksumSHA256"})
+    for _ in range(2):
+        (shortcoming,) = await store.shortcomings()
+        assert "stores objects whose SHA-256 is not the one that was sent" in shortcoming
+    await store.delete(["write-probes/damaged"])
+    client.put_object = put
+    assert await store.shortcomings() == []
+
+
+async def test_a_server_that_gives_back_something_else_is_found_out() -> None:
+    store, client = await _store()
+    await _bucket(client)
+    get = client.get_object
+    client.get_object = lambda **request: {**get(**request), "Body": io.BytesIO(b"something else")}
+    (shortcoming,) = await store.shortcomings()
+    assert "does not give back what was stored" in shortcoming
 
 
 async def test_a_replication_that_is_as_expected_is_no_shortcoming() -> None:

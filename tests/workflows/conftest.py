@@ -69,8 +69,9 @@ class MemoryReports:
         self.reports[report.run_id] = report
         return report.run_id
 
-    async def recent(self, group: str, limit: int) -> list[RunReport]:
-        return sorted(self.reports.values(), key=lambda report: report.started_at, reverse=True)[:limit]
+    async def recent(self, group: str, limit: int, plan: str | None = None) -> list[RunReport]:
+        found = [report for report in self.reports.values() if plan in (None, report.plan)]
+        return sorted(found, key=lambda report: report.started_at, reverse=True)[:limit]
 
     async def find(self, group: str, run_id: str) -> RunReport:
         return self.reports[run_id]

@@ -20,6 +20,7 @@ from recovery.adapters.incident_text import TemplateIncidentWriter
 from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.health import RegionReport, Report, Verdict
 from recovery.domain.ownership import OwnershipRecord
+from recovery.domain.plan import PlanRequest
 from tests.fakes.handover import FakeGuards
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.ownership import FakeOwnershipStore
@@ -158,6 +159,13 @@ class Rig:
             return (await self.plan.describe()).workflow_type
         except RPCError:
             return None
+
+    async def asked(self) -> PlanRequest:
+        """With what the plan was started."""
+        history = await self.plan.fetch_history()
+        sent = history.events[0].workflow_execution_started_event_attributes.input
+        found: list[PlanRequest] = await self.client.data_converter.decode(sent.payloads, [PlanRequest])
+        return found[0]
 
     def titles(self) -> list[str]:
         return [message.title for message in self.notifier.sent]

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.base import NOTHING, PlanWorkflow
 from workflows.plans.failover import FAILOVER
-from workflows.steps import CONTROL, HOLD, ONCE, PROBE, TARGET, WARN, Gate, Step, parallel, plan, s
+from workflows.steps import CONTROL, HOLD, ONCE, PROBE, TARGET, WARN, Gate, Silence, Step, parallel, plan, s
 
 GROUP = GroupSnapshot(
     name="shop",
@@ -141,8 +141,8 @@ CROSSING = plan(
     Step("first", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
     parallel(
         Step("fails", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT),
-        Step("held",  DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD),
-        Step("holds", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD),
+        Step("held",  DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD, silence=Silence.SKIP),
+        Step("holds", DO, CONTROL, s(10), s(20), PROBE, undo=UNDO_IT, on_failure=HOLD, silence=Silence.WAIT),
         Step("warns", DO, CONTROL, s(10), s(20), PROBE, on_failure=WARN),
     ),
     Step("last", DO, CONTROL, s(10), s(20), PROBE),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import dataclasses
 from typing import Any
 
 import pytest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
-from activities.monitoring import Monitoring, StartOrder
+from activities.monitoring import Monitoring, Started, StartOrder
 from recovery.domain.health import Verdict
-from tests.workflows.monitored import NOW, POINTS, lost, rigged, well
+from tests.workflows.monitored import NOW, POINTS, Rig, lost, rigged, well
+from workers.codec import EncryptionCodec
 
 
 async def test_a_majority_starts_a_failover_from_the_first_failed_probe_on(temporal: Client) -> None:
@@ -129,27 +132,64 @@ async def test_another_run_of_the_group_is_left_alone(temporal: Client) -> None:
         assert view.run is None and await rig.started() is None
 
 
-async def test_a_plan_that_an_unheard_attempt_began_is_known_as_its_own(temporal: Client) -> None:
-    """The answer came when the attempt's time was over, and the plan has ended since."""
-
+async def start(rig: Rig, order: StartOrder, client: Client | None = None) -> Started:
     async def watch(vantage: str) -> bool:
         return False
 
+    begin = Monitoring(rig, rig.ownership, watch, rig.guards).start_plan
+    started: Started = await ActivityEnvironment(client=client or rig.client).run(begin, order)
+    return started
+
+
+def order_of(rig: Rig, plan: str = "Failover", incident: str = "one") -> StartOrder:
+    return StartOrder(
+        group=rig.name, plan=plan, region="region-a", epoch=1, reason="lost", outage_began_at=NOW, incident=incident
+    )  # fmt: skip
+
+
+async def test_a_plan_that_an_unheard_attempt_began_is_known_as_its_own(temporal: Client) -> None:
+    """The answer came when the attempt's time was over, and the plan has ended since."""
     async with rigged(temporal) as rig:
-        await rig.owned_by("region-a", 1)
-        begin = Monitoring(rig, rig.ownership, watch, rig.guards).start_plan
-        order = StartOrder(
-            group=rig.name, plan="Failover", region="region-a", epoch=1, reason="lost", outage_began_at=NOW,
-            incident="one",
-        )  # fmt: skip
-        environment = ActivityEnvironment(client=temporal)
-        began = await environment.run(begin, order)
-        assert began.outcome == "started"
+        began = await start(rig, order_of(rig))
+        assert (began.outcome, began.plan) == ("started", "Failover")
         await rig.plan.terminate()
         await rig.owned_by("region-b", 2)
-        assert await environment.run(begin, order) == began
-        another = order.model_copy(update={"incident": "another"})
-        assert (await environment.run(begin, another)).outcome == "moved"
+        assert await start(rig, order_of(rig)) == began
+        assert (await start(rig, order_of(rig, incident="another"))).outcome == "moved"
+
+
+async def test_another_plan_of_the_same_outage_is_followed_while_it_goes_on_and_replaced_after_its_end(
+    temporal: Client,
+) -> None:
+    async with rigged(temporal) as rig:
+        failover = await start(rig, order_of(rig))
+        assert await start(rig, order_of(rig, "FullRecovery")) == failover
+        await rig.plan.terminate()
+        recovery = await start(rig, order_of(rig, "FullRecovery"))
+        assert (recovery.outcome, recovery.plan) == ("started", "FullRecovery")
+        assert await rig.started() == "FullRecovery" and recovery.run_id != failover.run_id
+
+
+@pytest.mark.parametrize("key", [bytes(32), None], ids=["replaced", "taken away"])
+async def test_a_last_run_that_cannot_be_read_any_more_keeps_no_plan_from_starting(
+    temporal: Client, key: bytes | None
+) -> None:
+    """The key of payloads is another one than when it ran."""
+    earlier, today = _with_key(temporal, b"1" * 32), _with_key(temporal, key)
+    async with rigged(temporal) as rig:
+        first = await start(rig, order_of(rig), earlier)
+        assert (await start(rig, order_of(rig, incident="another"), today)).outcome == "busy"
+        await rig.plan.terminate()
+        second = await start(rig, order_of(rig), today)
+        assert second.outcome == "started" and second.run_id != first.run_id
+        assert (await start(rig, order_of(rig), today)) == second
+
+
+def _with_key(client: Client, key: bytes | None) -> Client:
+    codec = EncryptionCodec(base64.b64encode(key).decode()) if key is not None else None
+    config = client.config()
+    config["data_converter"] = dataclasses.replace(config["data_converter"], payload_codec=codec)
+    return Client(**config)
 
 
 async def test_votes_on_a_region_that_is_no_owner_any_more_start_nothing(temporal: Client) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
+from activities.monitoring import Monitoring, Started, StartOrder
 from recovery.domain.guarding import GuardStatus, StoreRole
 from recovery.domain.ownership import Strength
 from recovery.ports.notify import Severity
 from tests.fakes.handover import state
 from tests.workflows.monitored import POINTS, another_run_than, lost, rigged, well
 from workflows.control import OperatorCommand
+
+NO_STANDBY = {"state": "rolled-back", "step": "choose-target", "error": "no standby is eligible"}
 
 
 async def test_manual_alerts_and_starts_nothing(temporal: Client) -> None:
@@ -174,6 +179,22 @@ async def test_nobody_answers_and_the_default_is_to_approve(skipping: WorkflowEn
         await rig.hears(lost(*POINTS), beat=1e7)
         view = await rig.until(lambda view: view.run is not None)
         assert view.run is not None and "the default is to approve" in view.run.reason
+        asked = await rig.asked()
+        assert asked.approve and asked.automatic, "no person's word: the run asks again where a store has no fence"
+
+
+@pytest.mark.parametrize("policy", ["automatic", "approve"])
+async def test_nobodys_silence_stands_for_a_fence(skipping: WorkflowEnvironment, policy: str) -> None:
+    async with rigged(skipping.client, policy=policy) as rig:
+        rig.group = rig.group.model_copy(update={"approval_default": "approve"})
+        rig.guards.states = {"region-a": [state(StoreRole.PRIMARY, store="redis", strength=Strength.MANUAL)]}
+        await rig.hears(lost(*POINTS), beat=1e7)
+        await rig.until(lambda view: any("nobody answered, and nothing was started" in each for each in rig.titles()))
+        assert await rig.started() is None
+        await rig.handle.execute_update("approve", OperatorCommand(actor="ana", reason="redis is off"))
+        await rig.until(lambda view: view.run is not None)
+        asked = await rig.asked()
+        assert asked.approve and not asked.automatic
 
 
 async def test_failovers_that_found_no_candidate_are_followed_by_a_full_recovery(skipping: WorkflowEnvironment) -> None:
@@ -184,12 +205,44 @@ async def test_failovers_that_found_no_candidate_are_followed_by_a_full_recovery
             view = await rig.until(another_run_than(known), seconds=30)
             assert view.run is not None and view.run.plan == "Failover"
             known = view.run.run_id
-            ended = {"state": "rolled-back", "step": "choose-target", "error": "no standby is eligible"}
-            await rig.plan.signal("end", ended)
+            await rig.plan.signal("end", NO_STANDBY)
         await rig.until(lambda view: view.run is not None and view.run.plan == "FullRecovery", seconds=30)
         assert await rig.started() == "FullRecovery"
         failed = next(sent for sent in rig.notifier.sent if "FAILED" in sent.title)
         assert "Failover FAILED at choose-target" in failed.title and "no standby is eligible" in failed.body
+
+
+@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "goes on"])
+async def test_a_failover_that_nobody_heard_of_is_not_taken_for_the_full_recovery_after_it(
+    skipping: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """The standby is lost, too, before the monitor asks again."""
+    begin = Monitoring._start
+    async with rigged(skipping.client) as rig:
+
+        async def unheard(self: Monitoring, order: StartOrder) -> Started:
+            began = await begin(self, order)
+            if order.plan == "Failover":
+                await rig.hears(lost(*POINTS), beat=1e7, standby=False)
+                if has_ended:
+                    await rig.plan.signal("end", NO_STANDBY)
+                    with contextlib.suppress(WorkflowFailureError):
+                        await rig.plan.result()
+                raise ApplicationError("the answer came too late", non_retryable=True)
+            return began
+
+        monkeypatch.setattr(Monitoring, "_start", unheard)
+        await rig.hears(lost(*POINTS), beat=1e7)
+        if not has_ended:
+            view = await rig.until(lambda view: view.run is not None)
+            assert view.run is not None and view.run.plan == "Failover"
+            await rig.plan.signal("end", NO_STANDBY)
+        view = await rig.until(lambda view: view.run is not None and view.run.plan == "FullRecovery", seconds=30)
+        assert await rig.started() == "FullRecovery"
+        assert view.run is not None and view.outage is not None
+        assert view.run.started_at - view.outage.agreed_at < rig.group.failover.cooldown
+        await rig.until(lambda view: any("FullRecovery was started" in title for title in rig.titles()))
+        assert any("Failover was started" in title for title in rig.titles()) is not has_ended
 
 
 async def test_a_cooldown_separates_two_automatic_runs(skipping: WorkflowEnvironment) -> None:

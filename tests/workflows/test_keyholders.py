@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.boundary import step
@@ -25,6 +28,7 @@ from tests.chaos.variants import group
 from tests.chaos.world import FileReports, SqliteOwnership, World
 from workers.options import worker_options
 from workers.registry import activities_of
+from workflows.control import OperatorCommand
 from workflows.runs.full_recovery import FullRecovery
 from workflows.runs.restore import Restore
 from workflows.steps import Parallel, Plan, s
@@ -57,11 +61,12 @@ class Region:
     client: Client
     root: Path
     queue: str
+    require_approval: bool = False
 
     def snapshot(self, name: str) -> GroupSnapshot:
         known = group(name, self.queue)
         regions = [region.model_copy(update={"restore_queue": f"{self.queue}-restore"}) for region in known.regions]
-        return known.model_copy(update={"regions": regions})
+        return known.model_copy(update={"regions": regions, "require_approval": self.require_approval})
 
     def without_keys(self) -> Worker:
         known = activities_of(ConfigurationSteps(self, FileReports(self.root / "reports")))
@@ -85,11 +90,11 @@ class Region:
             **worker_options(),
         )
 
-    async def start(self, plan: str) -> tuple[WorkflowHandle[object, RunReport], World]:
-        world = World(self.root, "shop")
+    async def start(self, plan: str, group: str = "shop") -> tuple[WorkflowHandle[object, RunReport], World]:
+        world = World(self.root, group)
         world.create([])
         handle: WorkflowHandle[object, RunReport] = await self.client.start_workflow(
-            plan, {"group": "shop"}, id=f"{plan}/{uuid.uuid4()}", task_queue=self.queue, result_type=RunReport
+            plan, {"group": group}, id=f"{plan}/{uuid.uuid4()}", task_queue=self.queue, result_type=RunReport
         )
         return handle, world
 
@@ -108,6 +113,30 @@ async def test_a_neighbour_without_keys_refuses_nothing_that_a_keyholder_can_do(
     assert {"verify-infrastructure", "restore-database"} <= world.present
     asked = {each.name: each.where for each in report.steps}
     assert asked["restore-database"] == "target with keys"
+
+
+async def test_nobody_needs_a_keyholder_while_people_are_asked(skipping: WorkflowEnvironment, tmp_path: Path) -> None:
+    """Of a set of every store: its first worker with a key comes up long after the run began."""
+    region = Region(skipping.client, tmp_path, f"region-{uuid.uuid4()}", require_approval=True)
+    async with region.without_keys():
+        with skipping.with_time_skipping_disabled():
+            handle, world = await region.start("FullRecovery", group="together")
+        async with asyncio.timeout(30):
+            while (await progress(handle)).state is not RunState.WAITING:
+                await asyncio.sleep(0.05)
+            await skipping.fast_forward(handle, timedelta(minutes=5))
+        async with region.keyholder():
+            await handle.execute_update("approve", OperatorCommand(actor="ana", reason="the region is gone"))
+            report = await handle.result()
+    assert report.state is RunState.COMPLETED, report.error
+    assert {"check-stores", "restore-redis", "restore-streams", "open-stores"} <= world.present
+    checked_at = next(step.started_at for step in report.steps if step.name == "check-stores")
+    assert checked_at is not None and checked_at - report.started_at > timedelta(minutes=5)
+
+
+async def progress(handle: WorkflowHandle[object, RunReport]) -> RunReport:
+    report: RunReport = await handle.query("progress", result_type=RunReport)
+    return report
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: str(plan.__name__))

@@ -6,15 +6,23 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowFailureError
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.client import WorkflowFailureError, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-from recovery.domain.report import RunState, StepState
+from recovery.domain.report import BY_SILENCE, RunState, StepState
 from recovery.errors import Refused, Unreachable
 from tests.workflows.conftest import Rig
+from tests.workflows.rehearsal import Crossing
 from workflows.control import OperatorCommand
+from workflows.plans import PLANS
+from workflows.steps import Silence
 
+SILENCE = "silence undoes no recovery"
 ANA = OperatorCommand(actor="ana", reason="checked by hand")
 
 
@@ -108,6 +116,74 @@ async def test_a_hold_that_nobody_answers_in_time_rolls_back_where_that_is_confi
     assert report.actions[0].reason == "nobody answered within 4 h"
 
 
+async def test_a_hold_that_nobody_answers_is_skipped_where_the_step_says_so(patient: Rig) -> None:
+    patient.world.group = patient.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
+    patient.world.fail_before["held"] = [Refused("the place is full")]
+    report = await (await patient.start(plan="Crossing")).result()
+    assert report.state is RunState.COMPLETED
+    assert patient.world.present == {"first", "fails", "holds", "warns", "last"}
+    (action,) = report.actions
+    assert (action.action, action.actor, action.step) == ("skip", BY_SILENCE, "held")
+    held = next(step for step in report.steps if step.name == "held")
+    assert (held.state, held.summary) == (StepState.SKIPPED, "skipped: nobody answered within 4 h")
+    assert report.warnings == ["held: skipped: nobody answered within 4 h. the place is full"]
+
+
+async def test_a_hold_that_neither_way_is_right_for_waits_on_for_a_person(
+    patient: Rig, skipping: WorkflowEnvironment
+) -> None:
+    patient.world.group = patient.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
+    patient.world.fail_before["holds"] = [Refused("a key is missing")]
+    handle = await patient.start(plan="Crossing")
+    await patient.until_state(handle, RunState.HELD)
+    await skipping.fast_forward(handle, timedelta(days=2))
+    report = await patient.report(handle)
+    assert (report.state, report.actions) == (RunState.HELD, [])
+    await handle.execute_update("skip", ANA)
+    report = await handle.result()
+    holds = next(step for step in report.steps if step.name == "holds")
+    assert (holds.state, holds.summary) == (StepState.SKIPPED, "skipped by the operator")
+    assert [(action.action, action.actor) for action in report.actions] == [("skip", "ana")]
+    assert holds.waited >= timedelta(days=2) and report.warnings == []
+
+
+def test_silence_undoes_no_recovery_for_a_store_beside_its_database_and_opens_no_data_that_failed_their_check() -> None:
+    means = {step.name: step.silence for step in PLANS["FullRecovery"].steps() if step.silence is not Silence.ABORT}
+    assert means == {
+        "restore-streams": Silence.SKIP, "restore-redis": Silence.SKIP, "restore-search": Silence.SKIP,
+        "verify-stores": Silence.WAIT,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("at", ["held", "holds"])
+async def test_a_run_that_silence_undid_under_an_earlier_version_replays(
+    skipping: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    rig, patched = Rig(skipping.client), workflow.patched
+    rig.world.group = rig.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
+    rig.world.fail_before[at] = [Refused("odd")]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(workflow, "patched", lambda name: name != SILENCE and patched(name))
+        async with rig.worker(workflow_runner=UnsandboxedWorkflowRunner()):
+            handle = await rig.start(plan="Crossing")
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+            assert (await rig.report(handle)).actions[0].action == "abort"
+    history = await handle.fetch_history()
+    assert await _replayed(history) is None
+    monkeypatch.setattr(workflow, "patched", lambda name: name == SILENCE or patched(name))
+    assert "nondeterminism" in str(await _replayed(history)).lower(), "it is the patch that it goes on by"
+
+
+async def _replayed(history: WorkflowHistory) -> Exception | None:
+    replayer = Replayer(
+        workflows=[Crossing],
+        data_converter=pydantic_data_converter,
+        workflow_runner=UnsandboxedWorkflowRunner(),  # the sandbox would not see what a test changes
+    )
+    return (await replayer.replay_workflow(history, raise_on_replay_failure=False)).replay_failure
+
+
 async def test_a_hold_after_the_pivot_never_ends_by_itself(patient: Rig, skipping: WorkflowEnvironment) -> None:
     patient.world.group = patient.world.group.model_copy(update={"hold_timeout": timedelta(hours=4)})
     patient.world.fail_before["after"] = [Refused("broken")]
@@ -147,3 +223,21 @@ async def test_durations_are_learned_and_shown_as_an_expected_end(patient: Rig, 
         assert all(step.expected is not None for step in report.steps[1:])
         await handle.execute_update("retry", ANA)
         await handle.result()
+
+
+async def test_a_run_that_outlasts_its_rto_says_so_where_it_is_looked_at(patient: Rig) -> None:
+    goals = patient.world.group.objectives.model_copy(update={"rto": timedelta(seconds=8)})
+    patient.world.group = patient.world.group.model_copy(
+        update={"objectives": goals, "budgets": {"Rehearsal.check": 12.0}}
+    )
+    patient.world.fail_before["check"] = [Unreachable("no answer")] * 100_000
+    handle = await patient.start()
+    report = await patient.until_state(handle, RunState.HELD)
+    assert report.rto_ends_at == report.started_at + timedelta(seconds=8)
+    details = (await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)).current_details
+    assert (
+        f"**RTO**: the service does not answer yet, and its RTO ended at {report.rto_ends_at:%H:%M:%S} UTC" in details
+    )
+    patient.world.fail_before["check"].clear()
+    await handle.execute_update("retry", ANA)
+    assert (await handle.result()).rto_ends_at is None

@@ -11,10 +11,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.recovery_sets import RecoverySetSteps as Sets
     from recovery.domain.plan import PlanContext
     from recovery.domain.recovery_point import BackupKind
+    from recovery.ports.notify import Severity
 
 
 def wants_physical(context: PlanContext) -> bool:
-    return context.wants(BackupKind.PHYSICAL)
+    """Of a PostgreSQL at RDS, its snapshot stands for a base backup."""
+    return context.wants(BackupKind.PHYSICAL) or context.wants(BackupKind.SNAPSHOT)
 
 
 def wants_logical(context: PlanContext) -> bool:
@@ -65,5 +67,6 @@ BACKUP = plan(
     Step("write-recovery-set",   Sets.write,                    SOURCE,  s(30),   m(5),   PROBE,   on_failure=WARN, when=takes_a_set),
     Step("start-validation",     Points.start_validation,       CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN, when=validates_at_once),
     Step("judge",                Points.judge_backup,           CONTROL, s(20),   m(1),   PROBE,   when=lacks_a_point),
+    severity=Severity.WARNING,
 )
 # fmt: on

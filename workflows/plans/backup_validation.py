@@ -33,5 +33,6 @@ BACKUP_VALIDATION = plan(
     Step("prove-again",        Validations.prove_again,        VALIDATION, h(6),    h(8),   PERSIST, on_failure=WARN, when=was_repaired),
     Step("announce-verdict",   Notifications.announce_verdict, CONTROL,    s(30),   m(1),   ONCE,    on_failure=WARN),
     Step("judge",              Validations.judge,              CONTROL,    s(20),   m(1),   PROBE),
+    told_by="announce-verdict",
 )
 # fmt: on

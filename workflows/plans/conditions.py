@@ -102,6 +102,11 @@ def lacks_fence(context: PlanContext) -> str:
     return f"Nothing but a person's word keeps these from a second primary: {listed(stores)}."
 
 
+def consented(context: PlanContext) -> bool:
+    """Whoever started it consented with it; a default that stands for a silent person vouches for no fence."""
+    return context.request.approve and not lacks_fence(context)
+
+
 def two_persons(context: PlanContext) -> bool:
     given_up = context.request.accept_data_loss or context.request.force
     return context.group.second_person and given_up and not _seconded(context)
@@ -130,6 +135,6 @@ def _seconded(context: PlanContext) -> bool:
 
 
 MAY_MOVE = Gate("May the group's primary be fenced and another region take over?", asks=needs_consent,
-                two_persons=two_persons, because=lacks_fence)  # fmt: skip
+                given=consented, two_persons=two_persons, because=lacks_fence)  # fmt: skip
 IS_OFF = Gate("No guard can prove it: is the old primary off, and will it stay off? Look before you approve.",
               asks=always, given=fence_confirmed, only_persons=True)  # fmt: skip

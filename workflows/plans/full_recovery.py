@@ -1,7 +1,8 @@
 """FullRecovery: the region is lost; the group comes back in another one from its newest validated recovery point.
 
 A group of several stores comes back from a recovery set: its further stores are restored beside PostgreSQL. One of them
-that fails is held for the operator, who may go on without it: PostgreSQL's recovery is not undone for it unasked.
+that fails is held for the operator, who may go on without it: PostgreSQL's recovery is not undone for it unasked, and not
+by everybody's silence either. Data that failed their check are not opened by silence.
 
 Everything before ``open-writes`` can be undone, for no client's write is acknowledged until then. From there on the
 target is the primary, and only forward steps remain. Where regions have guards, the old one is fenced with proof first,
@@ -29,6 +30,7 @@ from workflows.steps import (
     TARGET,
     WARN,
     Gate,
+    Silence,
     Step,
     m,
     parallel,
@@ -60,17 +62,17 @@ FULL_RECOVERY = plan(
     parallel(
     Step("announce-start",        Notifications.announce_start,   CONTROL,   s(30),   s(30),  ONCE,    on_failure=WARN, beside=True),
     Step("verify-infrastructure", Restores.verify_infrastructure, KEYHOLDER, m(1),    m(2),   PROBE,   gate=BEGIN, start_within=s(30)),
-    Step("check-stores",          Stores.check_stores,            KEYHOLDER, m(1),    m(2),   PROBE,   when=restores_further, start_within=s(30)),
     since="announced beside the plan"),
+    Step("check-stores",          Stores.check_stores,            KEYHOLDER, m(1),    m(2),   PROBE,   when=restores_further, start_within=s(30), apart="stores are checked after the approval"),
     parallel(
     Step("restore-database",      Restores.restore_database,      KEYHOLDER, m(30),   m(30),  PERSIST, undo=Restores.remove_restored),
-    Step("restore-streams",       Stores.restore_streams,         KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_streams, on_failure=HOLD),
-    Step("restore-redis",         Stores.restore_redis,           KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_redis, on_failure=HOLD),
-    Step("restore-search",        Stores.restore_search,          KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_search, on_failure=HOLD),
+    Step("restore-streams",       Stores.restore_streams,         KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_streams, on_failure=HOLD, silence=Silence.SKIP),
+    Step("restore-redis",         Stores.restore_redis,           KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_redis, on_failure=HOLD, silence=Silence.SKIP),
+    Step("restore-search",        Stores.restore_search,          KEYHOLDER, m(30),   m(30),  PERSIST, undo=Stores.remove_restored, when=restores_search, on_failure=HOLD, silence=Silence.SKIP),
     ),
     parallel(
     Step("verify-data",           Restores.verify_data,           TARGET,    m(8),    m(8),   PROBE),
-    Step("verify-stores",         Stores.verify_stores,           TARGET,    m(8),    m(8),   PROBE,   when=restored_further, on_failure=HOLD),
+    Step("verify-stores",         Stores.verify_stores,           TARGET,    m(8),    m(8),   PROBE,   when=restored_further, on_failure=HOLD, silence=Silence.WAIT),
     ),
     Step("fence-primary",         Guard.fence,                    TARGET,    m(1),    m(2),   PROBE,   undo=Guard.unfence, when=leaves_a_guard),
     Step("take-ownership",        Ownership.take_ownership,       CONTROL,   s(10),   m(1),   PROBE,   undo=Ownership.return_ownership, when=has_no_guard),

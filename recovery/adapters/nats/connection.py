@@ -86,6 +86,18 @@ def api_prefix(client: Client) -> str:
     return f"$JS.{domain}.API" if domain else "$JS.API"
 
 
+def cluster_of(client: Client) -> str | None:
+    """The name of the cluster that the server belongs to, by its INFO; None: it stands alone.
+
+    A server that joins others as a leaf node calls itself its own cluster (tried with 2.15.1).
+    """
+    said = client._server_info  # nats-py says it nowhere else
+    name = said.get("cluster")
+    if not name or (name == said.get("server_name") and not said.get("connect_urls")):
+        return None
+    return str(name)
+
+
 LOST = (OSError, TimeoutError, nats.errors.Error)
 """What nats-py raises when a server is gone, silent, or does not let us in."""
 

@@ -91,7 +91,7 @@ async def save_tail(client: Client, info: dict[str, Any], common: int, aside: Di
     The folder's name ends with the time of the last message: after two failovers at one sequence two tails have equal
     numbers and are two all the same.
 
-    Raises OSError where it cannot be written, Unreachable where a sealing process died, ApiError, and what a connection
+    Raises OSError where it cannot be written, Unreachable where the sealer was closed, ApiError, and what a connection
     raises.
     """
     stream, last = info["config"]["name"], int(info["state"]["last_seq"])

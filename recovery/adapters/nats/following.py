@@ -11,7 +11,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from recovery.adapters.diverged_folder import DivergedFolders
-from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, connected, stream_info
+from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, api, cluster_of, connected, stream_info
 from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.divergence import SavedTail, last_common, save_tail
 from recovery.adapters.nats.memory import Source
@@ -48,8 +48,7 @@ async def sources(owner: Client, streams: list[str]) -> dict[str, Source]:
 async def make_mirror(own: Client, source: Source, domain: str, replicas: int | None = None) -> None:
     """Raises Refused for a work queue, ApiError, and what a connection raises."""
     if replicas is None:
-        clustered = bool(own._server_info.get("cluster"))  # nats-py says it nowhere else
-        replicas = int(source.config.get("num_replicas") or 1) if clustered else 1
+        replicas = int(source.config.get("num_replicas") or 1) if cluster_of(own) else 1
     config = as_mirror(source.config, domain, replicas)
     await api(own, f"STREAM.CREATE.{config['name']}", config)
 

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 
 from recovery.adapters.diverged_folder import DivergedFolders, diverged_below
 from recovery.adapters.listening import accepts
-from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, asking, connected, stream_info
+from recovery.adapters.nats.connection import LOST, ApiError, NatsServer, asking, cluster_of, connected, stream_info
 from recovery.adapters.nats.divergence import SavedTail, told
 from recovery.adapters.nats.fence import PROCESS_NAMES, Fence
 from recovery.adapters.nats.following import (
@@ -71,7 +71,8 @@ class GuardedStreams:
         peers: Mapping[str, Upstream] = MappingProxyType({}),
         strength: Strength = Strength.GUARD,
     ) -> None:
-        self.strength = strength
+        self.strength = self._claimed = strength
+        self._insecure = ""
         self._server = server
         self._streams = sorted(streams)
         self._fence = Fence(server, fence_file)
@@ -98,9 +99,12 @@ class GuardedStreams:
     # -- looking --------------------------------------------------------------------------------------------------
 
     async def observe(self) -> StoreState:
+        """Where the fence does not reach every publisher there is none: the strength is MANUAL from then on, and the
+        reason stands in the detail."""
         remembered = await self._memory.load()
         try:
             async with asyncio.timeout(ASK - 0.2), connected(self._server) as client:
+                self._judge(client)
                 is_open, infos = await asyncio.gather(self._fence.is_open_meanwhile(), self._infos(client))
         except (*LOST, ApiError, RecoveryError) as error:
             runs = await accepts(self._server.host, self._server.port, 0.1) or await self._fence.listener.pids()
@@ -121,9 +125,22 @@ class GuardedStreams:
             position=position_of(infos),
             order=sum(followed(infos).values()),
             lag_seconds=None if is_open else self._lag,
-            detail=state_words(infos, remembered),
+            detail=". ".join(filter(None, (state_words(infos, remembered), self._insecure))),
             primary_of=remembered.primary_of,
         )
+
+    def _judge(self, client: Client) -> None:
+        why = ""
+        if (name := cluster_of(client)) is not None:
+            why = (
+                f"NATS {self._server} belongs to the cluster {name}, whose other servers go on accepting publishing:"
+                " a guard fences the server on its own host only"
+            )
+        elif self._server.login.credentials is not None:
+            why = f"NATS {self._server} has users by JWT, who carry their permissions with them past the fence"
+        if why and why != self._insecure:
+            log.critical("%s", why)
+        self.strength, self._insecure = (Strength.MANUAL if why else self._claimed), why
 
     async def _infos(self, client: Client) -> Infos:
         found = await asyncio.gather(*(stream_info(client, name) for name in self._streams))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Mapping
@@ -51,6 +52,20 @@ class PostgresBinaries:
         if not path.exists():
             raise NotFound(f"PostgreSQL {major} in {path.parent} has no {name}: install the package that carries it.")
         return path
+
+    async def extensions(self, major: int) -> set[str] | None:
+        """Names of the extensions that can be created here; None: the installation does not say where it keeps them.
+
+        Raises NotFound as ``tool`` does.
+        """
+        folder = (await self.tool(major, "postgres")).parent
+        if not (folder / "pg_config").exists():
+            return None
+        answer = await run([folder / "pg_config", "--sharedir"], environment=clean_environment(), timeout=20)
+        kept = Path(answer.stdout.strip()) / "extension"
+        if answer.code != 0 or not await asyncio.to_thread(kept.is_dir):
+            return None
+        return {path.name.removesuffix(".control") for path in await asyncio.to_thread(list, kept.glob("*.control"))}
 
     def _candidates(self) -> list[Path]:
         if self._configured is not None:

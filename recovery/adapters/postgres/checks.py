@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
+from recovery.adapters.postgres.connection import quoted
 from recovery.adapters.postgres.observation import Observation
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, TableFingerprint
 
@@ -30,7 +32,7 @@ def judge(manifest: Manifest, seen: Observation, critical_tables: Sequence[str])
         check_extensions(manifest, seen),
     ]
     if physical:  # a logical restore builds its indexes anew
-        results += [check_indexes(seen), check_canary(manifest, seen)]
+        results += [check_indexes(manifest, seen), check_collations(manifest, seen), check_canary(manifest, seen)]
     return [result.model_copy(update={"seconds": seen.seconds.get(result.name, 0.0)}) for result in results]
 
 
@@ -95,7 +97,8 @@ def _difference(entry: TableFingerprint, seen: Observation) -> list[str]:
     content = seen.contents[entry.table]
     if content.rows != entry.rows:
         return [f"{entry.table} has {content.rows} rows instead of {entry.rows}"]
-    if entry.checksum is not None and content.checksum != entry.checksum:
+    sums = ((entry.checksum, content.checksum), (entry.hashes, content.values))
+    if any(recorded is not None and found != recorded for recorded, found in sums):
         return [f"{entry.table} has {entry.rows} rows, and their content differs"]
     return []
 
@@ -164,15 +167,72 @@ def check_extensions(manifest: Manifest, seen: Observation) -> CheckResult:
     return CheckResult(name="extensions", passed=not missing, detail=detail)
 
 
-def check_indexes(seen: Observation) -> CheckResult:
-    """B-tree indexes agree with their tables, where PostgreSQL's amcheck is at hand; it is said where it is not."""
-    if seen.broken_indexes:
-        detail = _named("damaged", [f"{name} ({words})" for name, words in sorted(seen.broken_indexes.items())])
+def check_indexes(manifest: Manifest, seen: Observation) -> CheckResult:
+    """B-tree indexes agree with their tables, where PostgreSQL's amcheck is at hand; it is said where it is not.
+
+    One whose collation sorts differently here must disagree, however good the point is: ``check_collations`` tells it.
+    """
+    unordered = _unordered(manifest, seen)
+    damaged = {name: words for name, words in seen.broken_indexes.items() if name not in unordered}
+    if damaged:
+        detail = _named("damaged", [f"{name} ({words})" for name, words in sorted(damaged.items())])
     elif seen.indexes_checked is None:
         detail = f"{NOT_AVAILABLE}: {seen.indexes_why_not}"
+    elif unordered:
+        sound = seen.indexes_checked - len(unordered)
+        detail = f"amcheck found nothing wrong in {sound} B-tree indexes; " + _named("not judged", unordered)
     else:
         detail = f"amcheck found nothing wrong in {seen.indexes_checked} B-tree indexes"
-    return CheckResult(name="indexes", passed=not seen.broken_indexes, detail=detail)
+    return CheckResult(name="indexes", passed=not damaged, detail=detail)
+
+
+def check_collations(manifest: Manifest, seen: Observation) -> CheckResult:
+    """Whether this server sorts text as the source's did, since its indexes came along.
+
+    Where it does not, the point is as good as before: another server must rebuild indexes. So it passes, with a
+    warning, unless amcheck found each index in the order of this server.
+    """
+    recorded = manifest.postgres.collation_versions
+    changed = _changed_collations(manifest, seen)
+    if not changed:
+        return CheckResult(name="collations", passed=True, detail=f"{len(recorded)} have the versions of the source")
+    named = [f"{name} ({recorded[name]} there, {seen.collations[name] or 'none'} here)" for name in changed]
+    detail = _named("other versions than at the source", named)
+    if seen.indexes_checked is not None and not seen.broken_indexes:
+        detail += f"; amcheck found each of {seen.indexes_checked} B-tree indexes in the order of this server"
+        return CheckResult(name="collations", passed=True, detail=detail)
+    broken = _named("; not in the order of this server", unordered) if (unordered := _unordered(manifest, seen)) else ""
+    warning = (
+        f"text sorts differently here ({detail}{broken}): rebuild the indexes on this server before it is relied on, "
+        f"or searches miss rows that are there: {'; '.join(_rebuild(manifest, changed))}"
+    )
+    return CheckResult(name="collations", passed=True, detail=detail + broken, warning=warning)
+
+
+def _changed_collations(manifest: Manifest, seen: Observation) -> list[str]:
+    recorded = manifest.postgres.collation_versions
+    return sorted(name for name, version in seen.collations.items() if recorded.get(name, version) != version)
+
+
+def _unordered(manifest: Manifest, seen: Observation) -> list[str]:
+    """Indexes that amcheck does not find in order, by collations that have another version here."""
+    changed = set(_changed_collations(manifest, seen))
+    return sorted(name for name in seen.broken_indexes if changed & seen.sorted_by.get(name, set()))
+
+
+def _rebuild(manifest: Manifest, changed: Sequence[str]) -> list[str]:
+    """The command for each database."""
+    commands = []
+    for database in manifest.postgres.databases:
+        statements = [f"ALTER DATABASE {quoted(database)} REFRESH COLLATION VERSION"] if database in changed else []
+        others = [name.removeprefix(f"{database}.") for name in changed if name.startswith(f"{database}.")]
+        statements += [f"ALTER COLLATION {quoted(name)} REFRESH VERSION" for name in others]
+        if statements:
+            statements.insert(0, f"REINDEX DATABASE {quoted(database)}")
+            commands.append(
+                shlex.join(["psql", "-d", database, *(part for each in statements for part in ("-c", each))])
+            )
+    return commands
 
 
 def check_canary(manifest: Manifest, seen: Observation) -> CheckResult:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import asyncpg
 
 from recovery.adapters.postgres.connection import Connection, quoted
 from recovery.domain.recovery_point import TableFingerprint
 
-_VERSIONS = "sum(hashtextextended(x.ctid::text || ' ' || x.xmin::text COLLATE \"C\", 1))::text"
+
+def _sum(columns: str, seed: int) -> str:
+    """A sum of rows' hashes that moves with every value, and with the row in which it stands.
+
+    ``hash_record_extended`` adds up the hashes of a row's columns, each times a power of 31 (``rowtypes.c``): summed as
+    it is, a value might change its row and the sum would stay. What it returns is hashed once more, as 8 bytes.
+    """
+    row = f"hash_record_extended(ROW({columns}), {seed})"
+    return f"sum(hash_record_extended(ROW(int8send({row})), {seed}))::text"
+
+
+_VERSIONS = _sum("x.ctid, x.xmin", 1)
+_HASHED = ("bool", "bytea", "date", "int2", "int4", "name", "oid", "text", "uuid", "varchar")
+"""Types whose hash is one of all that is stored, and not of what counts as equal."""
+_SENT = {
+    "float4": "float4send", "float8": "float8send", "int8": "int8send", "interval": "interval_send",
+    "numeric": "numeric_send", "time": "time_send", "timestamp": "timestamp_send", "timestamptz": "timestamptz_send",
+}  # fmt: skip
+"""Types whose bytes are hashed, since their own hash is narrower: 1.0 and 1.00 are the same numeric, and 64 bits are
+folded into 32."""
 _DEFINING = (
     "pg_attribute", "pg_class", "pg_collation", "pg_enum", "pg_namespace", "pg_operator", "pg_proc", "pg_ts_config",
     "pg_ts_dict", "pg_type",
@@ -32,6 +52,8 @@ class Table:
     changes: int  # inserts + updates + deletes that statistics have counted
     populated: bool
     of_extension: bool
+    hashed: list[str]  # expressions over columns: PostgreSQL hashes all that is stored
+    worded: list[str]  # the other columns: they count with their text
 
     @property
     def key(self) -> str:
@@ -42,16 +64,30 @@ class Table:
         return f"{quoted(self.schema)}.{quoted(self.name)}"
 
 
+class Checksum(Enum):
+    """What is summed over a table's rows.
+
+    ``TEXT``: hashes of their text: the same wherever the rows are, object identifiers included.
+    ``VALUES``: hashes of their values, which takes a fraction of the time: for servers of one major version.
+    """
+
+    NONE = "none"
+    TEXT = "text"
+    VALUES = "values"
+
+
 @dataclass(frozen=True)
 class Content:
-    """``checksum`` is None when a row is too long to be written as text; ``versions`` sums the rows' ctid and xmin."""
+    """``checksum`` (of text), ``values`` are None when they were not asked for, or when a row is too long for them;
+    ``versions`` sums the rows' ctid and xmin."""
 
     rows: int
     checksum: str | None
+    values: str | None = None
     versions: str = ""
 
     def fingerprint(self, table: Table) -> TableFingerprint:
-        return TableFingerprint(table=table.key, rows=self.rows, checksum=self.checksum)
+        return TableFingerprint(table=table.key, rows=self.rows, checksum=self.checksum, hashes=self.values)
 
 
 @dataclass(frozen=True)
@@ -73,7 +109,8 @@ async def read_tables(connection: Connection, database: str, *, system: bool = F
                pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid)
                    + pg_stat_get_tuples_deleted(c.oid) AS changes,
                EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                       AND d.deptype = 'e') AS of_extension
+                       AND d.deptype = 'e') AS of_extension,
+               {_columns()}
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
           AND {"" if system else "NOT"} (n.nspname IN ('pg_catalog', 'information_schema'))
@@ -84,24 +121,56 @@ async def read_tables(connection: Connection, database: str, *, system: bool = F
     return [Table(database=database, **{key: row[key] for key in row.keys()}) for row in rows]  # noqa: SIM118
 
 
-async def read_content(connection: Connection, table: Table, *, checksum: bool = True) -> Content:
-    """Reads every column of every row, TOAST included. The checksum does not depend on the order of rows.
+def _columns() -> str:
+    """Two arrays of expressions: what can be hashed as it is, and the columns that have to become text before."""
+    bytes_of = " ".join(
+        f"WHEN 'pg_catalog.{kind}'::regtype THEN format('{send}(x.%I)', attname)" for kind, send in _SENT.items()
+    )
+    exact = ", ".join(f"'pg_catalog.{kind}'::regtype" for kind in (*_HASHED, *_SENT))
+    columns = f"""
+        SELECT a.attnum, a.attname, a.atttypid, a.atttypid IN ({exact})
+               AND coalesce(l.collisdeterministic, t.typcollation = 0) AS exact
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    """
+    return f"""
+        ARRAY(SELECT CASE atttypid {bytes_of} ELSE format('x.%I', attname) END
+              FROM ({columns}) each WHERE exact ORDER BY attnum) AS hashed,
+        ARRAY(SELECT format('x.%I', attname) FROM ({columns}) each WHERE NOT exact ORDER BY attnum) AS worded
+    """
+
+
+async def read_content(connection: Connection, table: Table, checksum: Checksum) -> Content:
+    """Reads every row; with a checksum every column of it, TOAST included. No checksum depends on the order of rows.
 
     Call it in a session with ``STABLE_TEXT``. Raises what the driver raises.
     """
-    row_hash = 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text' if checksum else "NULL"
+    wanted = {
+        Checksum.NONE: f"NULL AS checksum, NULL AS values, {_VERSIONS} AS versions",
+        Checksum.TEXT: 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text AS checksum, '
+        "NULL AS values, NULL AS versions",
+        Checksum.VALUES: f"NULL AS checksum, {_values(table)} AS values, {_VERSIONS} AS versions",
+    }
     try:
         async with connection.transaction():  # a savepoint where the caller is in a transaction
-            row = await connection.fetchrow(
-                f"SELECT count(*) AS rows, coalesce({row_hash}, '0') AS checksum, "
-                f"coalesce({_VERSIONS}, '0') AS versions FROM ONLY {table.sql} x"
-            )
+            row = await connection.fetchrow(f"SELECT count(*) AS rows, {wanted[checksum]} FROM ONLY {table.sql} x")
     except (asyncpg.ProgramLimitExceededError, asyncpg.OutOfMemoryError, asyncpg.InternalServerError):
-        if not checksum:
+        if checksum is Checksum.NONE:
             raise
         return await _read_in_columns(connection, table)
     assert row is not None
-    return Content(int(row["rows"]), row["checksum"] if checksum else None, row["versions"])
+    nothing = "0" if row["rows"] == 0 else None  # the sum over no rows
+    return Content(
+        int(row["rows"]),
+        (row["checksum"] or nothing) if checksum is Checksum.TEXT else None,
+        (row["values"] or nothing) if checksum is Checksum.VALUES else None,
+        row["versions"] or "0",
+    )
+
+
+def _values(table: Table) -> str:
+    words = [f'ROW({", ".join(table.worded)})::text COLLATE "C"'] if table.worded else []
+    return _sum(", ".join([*table.hashed, *words]), 0)
 
 
 async def has_versions(connection: Connection, table: Table, content: Content) -> bool:
@@ -122,8 +191,7 @@ async def read_definitions(connection: Connection) -> str:
     sources = [f"SELECT '{name}' AS source, ctid, xmin FROM pg_catalog.{name}" for name in _DEFINING]
     return str(
         await connection.fetchval(
-            "SELECT sum(hashtextextended(source || ' ' || ctid::text || ' ' || xmin::text, 1))::text "
-            "    || (SELECT ' ' || sum(hashtextextended(oid::text || ' ' || rolname::text, 1))::text FROM pg_roles) "
+            f"SELECT {_sum('source, ctid, xmin', 1)} || (SELECT ' ' || {_sum('oid, rolname', 1)} FROM pg_roles) "
             f"FROM ({' UNION ALL '.join(sources)}) x"
         )
     )

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from recovery.adapters.postgres.host import INCOMPLETE, has_entries
-from recovery.errors import Contended, NoSpace, NotOurs, Refused
+from recovery.errors import Contended, NoSpace, NotOurs, Refused, RestoreFailed
 
 MARKER = "recovery-plans.json"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SYNCFS_TELLS = (5, 8)  # Linux; before, it is silent about what could not be written
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -193,6 +201,59 @@ def link_tablespaces(data_directory: Path, spaces: Mapping[str, Path], user: str
         give_to(link, user)
 
 
+class FileSystems:
+    """The file systems of some folders. Open it before anything is written there: failures since then are told.
+
+    ``sync`` blocks, for ever on a disk that hangs, and is called by one thread at a time. ``close`` may be called by
+    any thread, and does not wait: a ``sync`` that is under way closes what it uses when it ends.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._lock = threading.Lock()  # never held while a disk is waited for
+        self._syncing = self._closing = False
+        self._open = {
+            folder.stat().st_dev: os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            for folder in {each.stat().st_dev: each for each in folders}.values()
+        }
+
+    def sync(self) -> None:
+        """Returns when all that was written there, names included, is on the disk: ``syncfs(2)``.
+
+        Raises:
+            NoSpace: a disk is full, which some file systems find out only now.
+            RestoreFailed: something could not be written.
+        """
+        with self._lock:
+            self._syncing = True
+        try:
+            for descriptor in self._open.values():
+                if _LIBC.syncfs(descriptor) != 0:
+                    number = ctypes.get_errno()
+                    kind = NoSpace if number in _FULL else RestoreFailed
+                    raise kind(f"the restored files could not be written to the disk: {os.strerror(number)}")
+        finally:
+            with self._lock:
+                self._syncing = False
+                self._end()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._closing and not self._syncing:
+            for descriptor in self._open.values():
+                os.close(descriptor)
+            self._open.clear()
+
+
+def syncfs_tells_failures() -> bool:
+    """Whether this kernel's ``syncfs`` does."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= _SYNCFS_TELLS
+
+
 def sync_files(folder: Path) -> None:
     """Returns when the files that stand in ``folder`` itself, and their names, are on the disk."""
     for path in (*(entry for entry in folder.iterdir() if entry.is_file()), folder):
@@ -216,7 +277,7 @@ def no_space(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in _FULL:
             raise NoSpace(f"the disk of {folder} is full: free some space or name another folder") from error
         if isinstance(error, PermissionError):
             raise Refused(f"{folder} cannot be written to: {error.strerror}") from error

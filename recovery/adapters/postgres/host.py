@@ -18,6 +18,7 @@ INCOMPLETE = "recovery-plans.incomplete"
 LOG = "recovery-plans.log"
 
 _POLL_SECONDS = 0.05
+_READY_SECONDS = 0.02  # between two looks at a server that starts
 _LOG_LINES = 12
 _APPEAR_SECONDS = 15.0  # for a new server to write its pid file, on a busy machine
 
@@ -47,6 +48,9 @@ class LocalPostgresHost:
 
     async def majors(self) -> dict[int, str]:
         return await self.binaries.versions()
+
+    async def extensions(self, major: int) -> set[str] | None:
+        return await self.binaries.extensions(major)
 
     async def free_bytes(self, path: Path) -> int:
         """Of the file system that ``path`` is on or will be on, for an unprivileged user."""
@@ -200,7 +204,7 @@ async def wait_until_ready(folder: Path, *, timeout: float, log_offset: int = 0,
             raise RestoreFailed(
                 f"PostgreSQL in {folder} was not ready after {timeout:.0f} s. The end of its log: {words}"
             )
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(_READY_SECONDS)
 
 
 async def tail(log: Path, offset: int = 0) -> str:

@@ -86,18 +86,36 @@ async def read_extensions(connection: Connection, database: str) -> list[str]:
     return [f"{database}.{row['name']} {row['version']}" for row in rows]
 
 
+_USED_COLLATIONS = """
+    SELECT DISTINCT c.collname::text AS name, {} AS version FROM pg_collation c
+    WHERE c.collversion IS NOT NULL
+      AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attcollation = c.oid AND a.attrelid >= 16384)
+           OR EXISTS (SELECT FROM pg_type t WHERE t.typcollation = c.oid AND t.oid >= 16384))
+    ORDER BY 1
+"""
+
+
 async def read_collations(connection: Connection, database: str) -> dict[str, str]:
     """Recorded versions of the collations that columns, indexes or domains of this database use."""
-    rows = await connection.fetch(
-        """
-        SELECT DISTINCT c.collname::text AS name, c.collversion AS version FROM pg_collation c
-        WHERE c.collversion IS NOT NULL
-          AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attcollation = c.oid AND a.attrelid >= 16384)
-               OR EXISTS (SELECT FROM pg_type t WHERE t.typcollation = c.oid AND t.oid >= 16384))
-        ORDER BY 1
-        """
-    )
+    rows = await connection.fetch(_USED_COLLATIONS.format("c.collversion"))
     return {f"{database}.{row['name']}": row["version"] for row in rows}
+
+
+async def read_actual_collations(connection: Connection, database: str) -> dict[str, str | None]:
+    """The versions by which this server sorts now: of the database, and of the collations that ``read_collations``
+    names. None: this machine knows none."""
+    found = {
+        database: await connection.fetchval(
+            "SELECT pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
+        )
+    }
+    try:
+        rows = await connection.fetch(_USED_COLLATIONS.format("pg_collation_actual_version(c.oid)"))
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError:  # a locale of theirs is not installed here: none of them is vouched for
+        rows = await connection.fetch(_USED_COLLATIONS.format("NULL::text"))
+    return found | {f"{database}.{row['name']}": row["version"] for row in rows}
 
 
 async def _databases(connection: Connection) -> tuple[dict[str, DatabaseProperties], dict[str, str]]:

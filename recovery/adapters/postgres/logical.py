@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.connection import Connection, close_connection, literal, open_connection, translated
 from recovery.adapters.postgres.fingerprint import (
+    Checksum,
     LargeObjects,
     Table,
     read_content,
@@ -167,7 +168,8 @@ class LogicalSource:
             try:
                 async with session.transaction(isolation="repeatable_read", readonly=True):
                     await session.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot.identifier)}")
-                    found = [(await read_content(session, table)).fingerprint(table) for table in tables]
+                    contents = [await read_content(session, table, Checksum.TEXT) for table in tables]
+                    found = [content.fingerprint(table) for table, content in zip(tables, contents, strict=True)]
                     if not tables:
                         snapshot.large_objects = await read_large_objects(session)
                     return found

@@ -12,6 +12,7 @@ import asyncpg
 from recovery.adapters.postgres.canary import read_canaries
 from recovery.adapters.postgres.connection import Connection, connected, quoted, words_of
 from recovery.adapters.postgres.fingerprint import (
+    Checksum,
     Content,
     LargeObjects,
     Table,
@@ -20,7 +21,7 @@ from recovery.adapters.postgres.fingerprint import (
     read_sequences,
     read_tables,
 )
-from recovery.adapters.postgres.identity import read_extensions, read_roles
+from recovery.adapters.postgres.identity import read_actual_collations, read_extensions, read_roles
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import PostgresLogin
 
@@ -43,13 +44,16 @@ class Observation:
     indexes_checked: int | None = None  # None: they were not checked, for the reason below
     indexes_why_not: str = "indexes are checked by a validation only"
     broken_indexes: dict[str, str] = field(default_factory=dict)
+    sorted_by: dict[str, set[str]] = field(default_factory=dict)  # broken index -> its collations, as in `collations`
+    collations: dict[str, str | None] = field(default_factory=dict)  # database[.collation] -> version of this server
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What to look at. ``only``: tables to read; None reads all of them."""
+    """What to look at. ``only``: tables to read; None reads all of them. ``checksum``: as the point recorded them."""
 
+    checksum: Checksum = Checksum.TEXT
     only: Callable[[Table], bool] | None = None
     catalogue: bool = False
     indexes: bool = False
@@ -72,8 +76,8 @@ async def observe(login: PostgresLogin, databases: dict[str, str], scope: Scope)
             seen.tables |= {table.key for table in tables}
             wanted = [table for table in tables if table.populated and (scope.only is None or scope.only(table))]
             system = await read_tables(connection, source_name, system=True) if scope.catalogue else []
-        await _read_all(here, wanted, seen, keep=True)
-        await _read_all(here, system, seen, keep=False)
+        seen.contents |= await _read_all(here, wanted, scope.checksum, seen)
+        await _read_all(here, system, Checksum.NONE, seen)
         seen.catalogue_tables += len(system)
         seen.seconds["tables-readable"] = seen.seconds.get("tables-readable", 0.0) + time.monotonic() - began
         if scope.indexes:
@@ -86,6 +90,7 @@ async def observe(login: PostgresLogin, databases: dict[str, str], scope: Scope)
 async def _describe(connection: Connection, database: str, scope: Scope, seen: Observation) -> None:
     seen.roles = await read_roles(connection)
     seen.extensions += await read_extensions(connection, database)
+    seen.collations |= await read_actual_collations(connection, database)
     values = await read_sequences(connection, database)
     rows = await connection.fetch(
         "SELECT schemaname::text AS schema, sequencename::text AS name, increment_by AS step FROM pg_sequences"
@@ -100,23 +105,25 @@ async def _describe(connection: Connection, database: str, scope: Scope, seen: O
             seen.unreadable[f"{database}.pg_catalog.pg_largeobject"] = words_of(error)
 
 
-async def _read_all(login: PostgresLogin, tables: Sequence[Table], seen: Observation, *, keep: bool) -> None:
+async def _read_all(
+    login: PostgresLogin, tables: Sequence[Table], checksum: Checksum, seen: Observation
+) -> dict[str, Content]:
     """A few sessions take tables, the largest first, until none is left."""
     left = sorted(tables, key=lambda table: table.bytes)
+    contents: dict[str, Content] = {}
 
     async def reader() -> None:
         async with connected(login, "read tables", failure=RestoreFailed, stable_text=True) as connection:
             while left:
                 table = left.pop()
                 try:
-                    content = await read_content(connection, table, checksum=keep)
+                    content = await read_content(connection, table, checksum)
                 except asyncpg.ConnectionDoesNotExistError:
                     raise
                 except asyncpg.PostgresError as error:
                     seen.unreadable[table.key] = words_of(error)
                 else:
-                    if keep:
-                        seen.contents[table.key] = content
+                    contents[table.key] = content
 
     readers = [asyncio.create_task(reader()) for _ in range(min(READERS, len(left)))]
     try:
@@ -125,6 +132,7 @@ async def _read_all(login: PostgresLogin, tables: Sequence[Table], seen: Observa
         for task in readers:
             task.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
+    return contents
 
 
 async def _check_indexes(login: PostgresLogin, database: str, seen: Observation) -> None:
@@ -143,7 +151,8 @@ async def _check_indexes(login: PostgresLogin, database: str, seen: Observation)
         )
         rows = await connection.fetch(
             """
-            SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name
+            SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
+                   ARRAY(SELECT l.collname::text FROM pg_collation l WHERE l.oid = ANY(i.indcollation::oid[])) AS sorted
             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_am a ON a.oid = c.relam
             WHERE a.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence = 'p' AND i.indisvalid AND i.indisready
@@ -156,5 +165,9 @@ async def _check_indexes(login: PostgresLogin, database: str, seen: Observation)
             except asyncpg.ConnectionDoesNotExistError:
                 raise
             except asyncpg.PostgresError as error:
-                seen.broken_indexes[f"{database}.{row['schema']}.{row['name']}"] = words_of(error)
+                key = f"{database}.{row['schema']}.{row['name']}"
+                seen.broken_indexes[key] = words_of(error)
+                seen.sorted_by[key] = {
+                    database if name == "default" else f"{database}.{name}" for name in row["sorted"]
+                }
             seen.indexes_checked += 1

@@ -15,6 +15,7 @@ import asyncpg
 
 from recovery.adapters.postgres.canary import lsn_number, write_canary
 from recovery.adapters.postgres.connection import (
+    DRIVER_FAILURES,
     Connection,
     close_connection,
     connected,
@@ -209,7 +210,7 @@ class PhysicalSource:
             self._moments.append((row["moment"], lsn_number(row["lsn"])))
 
     async def _keep_sampling(self) -> None:
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with contextlib.suppress(asyncpg.PostgresError, *DRIVER_FAILURES):
             while True:
                 await asyncio.sleep(_SAMPLE_SECONDS)
                 await self._sample(self._session)

@@ -23,7 +23,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from recovery.adapters.postgres.connection import CONNECT_SECONDS
-from recovery.errors import RecoveryError, Refused, SourceFailed, Unreachable
+from recovery.errors import DamagedPages, RecoveryError, Refused, SourceFailed, Unreachable
 from recovery.ports.postgres import Checkpoint, PostgresLogin
 
 OLDEST_MAJOR = 15
@@ -228,7 +228,9 @@ class ReplicationSession:
             self._wait_readable(seconds)
         result = self._pgconn.get_result()
         if result is not None and result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE):
-            raise self._failed(result.get_error_message())
+            failed = self._failed(result.get_error_message())
+            damaged = result.error_field(pq.DiagnosticField.SQLSTATE) == _DATA_CORRUPTED
+            raise DamagedPages(str(failed)) if damaged else failed
         return result
 
     def _query(self, command: str) -> _Rows:
@@ -334,6 +336,7 @@ class ReplicationSession:
         return BackupEnd(stop_lsn=rows[0][0], timeline=int(rows[0][1] or 0))
 
 
+_DATA_CORRUPTED = b"XX001"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _DATA, _ARCHIVE, _MANIFEST, _PROGRESS = b"dnmp"
 
 

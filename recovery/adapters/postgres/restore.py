@@ -1,11 +1,13 @@
-"""Putting a physical recovery point back: from the point's stream through ``tar`` into an empty data directory."""
+"""Putting a physical recovery point back: from the point's stream into an empty data directory."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from recovery.adapters.postgres.archive_recovery import reached_point, recover_from_archive
@@ -13,6 +15,7 @@ from recovery.adapters.postgres.combining import combine, make_member, take_over
 from recovery.adapters.postgres.folder import (
     MARKER,
     ClaimedFolder,
+    FileSystems,
     RestoreMark,
     give_to,
     is_being_restored,
@@ -23,6 +26,7 @@ from recovery.adapters.postgres.folder import (
     refuse_filled,
     remove_folder,
     sync_files,
+    syncfs_tells_failures,
 )
 from recovery.adapters.postgres.host import INCOMPLETE, LOG, LocalPostgresHost, is_listening, stop_server
 from recovery.adapters.postgres.settings import (
@@ -33,7 +37,9 @@ from recovery.adapters.postgres.settings import (
     socket_folder,
     write_configuration,
 )
-from recovery.adapters.process import Child, clean_environment, closing, run
+from recovery.adapters.postgres.unpacking import Unpacking
+from recovery.adapters.process import clean_environment, closing, run
+from recovery.backup.bounded import in_own_thread, to_the_end
 from recovery.domain.chains import POSTGRES_MANIFEST, bytes_to_restore
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_target import ReachedPoint
@@ -43,7 +49,7 @@ from recovery.ports.postgres import PointReader, PostgresPlace, Progress, Restor
 OWN_FILES = (INCOMPLETE, MARKER, LOG)  # in the data directory, and not PostgreSQL's
 SPACE_FACTOR = 1.1
 VERIFY_SECONDS = 6 * 3600.0
-TAR_BLOCKS = 1024  # of 512 bytes, read and written at once: by itself tar takes 20, and wakes us for each of them
+EARLY_SECONDS = 0.2  # between one writing of unpacked files to the disk and the next
 
 _TABLESPACE = re.compile(r"(\d+)\.tar")
 _LAST_COMMIT = re.compile(r"last completed transaction was at log time (\S+ \S+)")
@@ -97,6 +103,12 @@ def is_restored(artefact: str) -> bool:
     return artefact in ("base.tar", POSTGRES_MANIFEST) or _TABLESPACE.fullmatch(artefact) is not None
 
 
+def _is_left_out(member: str) -> bool:
+    """The links of the source's tablespaces name the source's folders. And a source that was restored itself has an
+    earlier restore's mark and log: they must not pass for ours."""
+    return member.startswith("pg_tblspc/") or member in ("tablespace_map", *OWN_FILES)
+
+
 class PhysicalRestore:
     """One attempt of one restore. ``validation`` uses its parts with a scratch server of its own."""
 
@@ -138,8 +150,7 @@ class PhysicalRestore:
             await asyncio.to_thread(claimed.claim)
             for space in self._tablespace_folders().values():
                 await asyncio.to_thread(claimed.add_tablespace, space, self._host.user_for(self._place))
-            await self.unpack()
-            await self._prove()
+            await self._unpack_and_prove()
             await self.configure()
             last_commit = await self._start() if self._options.start else None
             mark.restored_bytes = self._done
@@ -151,7 +162,7 @@ class PhysicalRestore:
         except Contended:
             raise
         except BaseException:
-            await asyncio.shield(self._clear(claimed))
+            await to_the_end(self._clear(claimed))
             raise
         finally:
             claimed.__exit__(None, None, None)
@@ -257,31 +268,14 @@ class PhysicalRestore:
                 give_to(path, user)
 
     async def _untar(self, reader: PointReader, artefact: str, folder: Path, user: str | None) -> None:
-        # The links of the source's tablespaces are left out: they name the source's folders. GNU tar refuses members
-        # that would lead out of the folder.
-        arguments = [
-            "tar",
-            "--extract",
-            "--file=-",
-            f"--blocking-factor={TAR_BLOCKS}",
-            f"--directory={folder}",
-            "--no-same-owner",
-            "--preserve-permissions",
-        ]
-        arguments += ["--anchored", "--exclude=pg_tblspc/?*", "--exclude=tablespace_map"]
-        # A source that was restored itself has an earlier restore's mark and log: they must not pass for ours.
-        arguments += [f"--exclude={name}" for name in OWN_FILES]
-        async with Child(arguments, run_as=user, stdin=True, stdout=asyncio.subprocess.DEVNULL) as tar:
-            whole = await tar.feed(self._counted(reader, artefact))
-            code = await tar.wait()
-            if code != 0 or not whole:
-                if "No space left on device" in tar.stderr or "Disk quota exceeded" in tar.stderr:
-                    raise NoSpace(
-                        f"the disk of {folder} became full during the restore, and the target was removed again"
-                    )
-                raise RestoreFailed(
-                    f"tar could not unpack {artefact} into {folder}: {tar.stderr or f'exit code {code}'}"
-                )
+        unpacking = await asyncio.to_thread(Unpacking, folder, artefact, user, _is_left_out)
+        try:
+            async with closing(self._counted(reader, artefact)) as chunks:
+                async for chunk in chunks:
+                    await in_own_thread("unpack", partial(unpacking.write, chunk))
+            unpacking.finish()
+        finally:
+            await to_the_end(in_own_thread("unpack", unpacking.close))
 
     async def _counted(self, reader: PointReader, artefact: str) -> AsyncIterator[bytes]:
         async with closing(reader.stream(artefact)) as chunks:
@@ -299,11 +293,15 @@ class PhysicalRestore:
                 async for chunk in self._counted(reader, POSTGRES_MANIFEST):
                     await asyncio.to_thread(file.write, chunk)
             finally:
-                await asyncio.to_thread(file.close)
+                await to_the_end(asyncio.to_thread(file.close))
         await asyncio.to_thread(give_to, path, user)
 
     async def verify_files(self) -> None:
         """``pg_verifybackup``: every file there, of its size and checksum, and the WAL from start to stop readable.
+
+        The files of a point that was proven are not read a second time: their checksums were compared when it was
+        validated, and the bytes that they were unpacked from are those of then, by the SHA-256 of every object. What
+        ``pg_combinebackup`` made is not such a copy.
 
         Raises:
             Corrupt: it is not so, in the tool's words.
@@ -314,6 +312,7 @@ class PhysicalRestore:
             tool,
             "--quiet",
             *(part for name in OWN_FILES for part in ("--ignore", name)),
+            *(["--skip-checksums"] if self._options.proven and not self._reader.bases else []),
             self._folder,
         ]
         user = self._host.user_for(self._place)
@@ -327,26 +326,52 @@ class PhysicalRestore:
             words = "; ".join(line.removeprefix("pg_verifybackup: ") for line in done.stderr.splitlines()[:5])
             raise Corrupt(f"pg_verifybackup found damage in {self._manifest.point_id}: {words or done.stdout}")
 
-    async def _prove(self) -> None:
-        """Reads the files while they go to the disk: one waits for the processor, the other for the disk."""
+    async def _unpack_and_prove(self) -> None:
+        """Files go to the disk while others are unpacked, and while all are read: disk and processor work at once.
+
+        What cannot be written ends it at once. When it is ended, it waits for the chunk that is being written, for its
+        folder is given up then, and for no disk besides. A disk that hangs keeps threads of the restore's own.
+        """
         if not (self._options.start and self._options.durable):
+            await self.unpack()
             await self.verify_files()
             return
-        keeping = asyncio.create_task(self._keep())
-        try:
-            await self.verify_files()
-            await keeping
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+        folders = [self._folder, *self._tablespace_folders().values()]
+        unpacked = asyncio.Event()
+        with contextlib.closing(await asyncio.to_thread(FileSystems, folders)) as disks:
+            proving = asyncio.create_task(self._unpack_and_verify(unpacked))
+            keeping = asyncio.create_task(self._keep(disks, unpacked))
+            try:
+                await asyncio.wait((proving, keeping), return_when=asyncio.FIRST_EXCEPTION)
+                for task in (proving, keeping):
+                    if task.done():
+                        task.result()
+            finally:
+                proving.cancel()
+                keeping.cancel()
+                await to_the_end(asyncio.gather(proving, keeping, return_exceptions=True))
 
-    async def _keep(self) -> None:
+    async def _unpack_and_verify(self, unpacked: asyncio.Event) -> None:
+        await self.unpack()
+        unpacked.set()
+        await self.verify_files()
+
+    async def _keep(self, disks: FileSystems, unpacked: asyncio.Event) -> None:
         """Returns when all that was unpacked is on the disk."""
-        tool = await self._host.binaries.tool(self._major, "initdb")
-        user = self._host.user_for(self._place)
-        done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
-        if done.code != 0:
-            raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
+        if not syncfs_tells_failures():
+            await unpacked.wait()
+            tool, user = await self._host.binaries.tool(self._major, "initdb"), self._host.user_for(self._place)
+            done = await run([tool, "--sync-only", "-D", self._folder], run_as=user, timeout=VERIFY_SECONDS)
+            if done.code != 0:
+                raise RestoreFailed(f"the restored files could not be written to the disk: {done.stderr}")
+            return
+        whole = False
+        while not whole:
+            whole = unpacked.is_set()
+            await in_own_thread("syncfs", disks.sync)
+            if not whole:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(unpacked.wait(), EARLY_SECONDS)
 
     async def configure(self) -> None:
         """Our configuration files, and the request to recover to the stop LSN."""

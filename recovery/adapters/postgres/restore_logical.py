@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from recovery.adapters.postgres.binaries import PostgresBinaries
 from recovery.adapters.postgres.connection import (
+    DRIVER_FAILURES,
     Connection,
     close_connection,
     connected,
@@ -311,7 +312,7 @@ async def _grant(keeper: Connection, target: _Target, privileges: list[str]) -> 
 
 async def _drop_after_failure(target: _Target, restore_id: str) -> None:
     """With a session of its own: the keeper's may have died with what failed. The first failure is what is reported."""
-    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with contextlib.suppress(TimeoutError, asyncpg.PostgresError, *DRIVER_FAILURES):
         session = await open_connection(target.keeper)
         try:
             found = await _mark_of(session, target.database)

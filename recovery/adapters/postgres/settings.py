@@ -76,22 +76,27 @@ def settings_for(
     }
 
 
+_EVERY_RECOVERY = {
+    "hot_standby": "off",  # "ready" then means: recovered
+    # The files are on the disk already, and PostgreSQL would write each of them again.
+    "recovery_init_sync_method": "syncfs",
+}
 RECOVERY_SETTINGS = {
+    **_EVERY_RECOVERY,
     "restore_command": "false",  # all WAL that is needed came with the backup
     "recovery_target": "immediate",  # end exactly at the stop LSN
     "recovery_target_action": "promote",  # on a timeline of its own
     "recovery_target_timeline": "current",
-    "hot_standby": "off",  # "ready" then means: recovered
 }
 
 
 def archive_settings(command: str, timeline: int, target: Mapping[str, str]) -> dict[str, str]:
     """To go on with archived WAL along a timeline, which is named by its number: ``latest`` may change meanwhile."""
     return {
+        **_EVERY_RECOVERY,
         "restore_command": command,
         "recovery_target_timeline": str(timeline),
         "recovery_target_action": "promote",
-        "hot_standby": "off",
         **target,
     }
 

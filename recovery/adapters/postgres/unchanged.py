@@ -18,6 +18,7 @@ import asyncpg
 
 from recovery.adapters.postgres.connection import Connection, close_connection, open_connection
 from recovery.adapters.postgres.fingerprint import (
+    Checksum,
     Content,
     LargeObjects,
     Table,
@@ -101,7 +102,8 @@ class UnchangedTablesProof:
                 if table.bytes <= left and time.monotonic() < deadline:
                     with contextlib.suppress(asyncpg.InsufficientPrivilegeError):  # counted as left out
                         async with asyncio.timeout(max(deadline - time.monotonic(), 0.01)):
-                            database.contents[table.key] = await read_content(database.connection, table)
+                            content = await read_content(database.connection, table, Checksum.VALUES)
+                            database.contents[table.key] = content
                     left -= table.bytes
             await close_connection(database.connection)
 
@@ -160,7 +162,7 @@ async def _holds(connection: Connection, table: Table, content: Content, defined
     they were too long to be read with their versions."""
     if defined_alike and content.versions:
         return await has_versions(connection, table, content)
-    return await read_content(connection, table) == content
+    return await read_content(connection, table, Checksum.VALUES) == content
 
 
 def _comparable(tables: list[Table]) -> list[Table]:

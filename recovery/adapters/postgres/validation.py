@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recovery.adapters.postgres.checks import NOT_AVAILABLE, judge, matches
 from recovery.adapters.postgres.connection import connected
+from recovery.adapters.postgres.fingerprint import Checksum
 from recovery.adapters.postgres.host import LocalPostgresHost, tail
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
 from recovery.adapters.postgres.observation import Scope, observe
@@ -72,7 +73,8 @@ async def validate_point(
         return VerdictState.RESTORE_FAILED, reason, checks
     unavailable = [check.name for check in checks if check.detail.startswith(NOT_AVAILABLE)]
     made = f"restored, and all {len(checks) - len(unavailable)} checks passed"
-    return VerdictState.VALID, made + (f"; not available: {', '.join(unavailable)}" if unavailable else ""), checks
+    reason = made + (f"; not available: {', '.join(unavailable)}" if unavailable else "")
+    return VerdictState.VALID, "; ".join([reason, *(check.warning for check in checks if check.warning)]), checks
 
 
 async def verify_restored(
@@ -95,10 +97,17 @@ async def verify_restored(
     if database is not None:
         names = {name: database for name in names if name == database or len(names) == 1}
     scope = Scope(
+        checksum=recorded_checksum(manifest),
         only=None if everything else lambda table: any(matches(table.key, name) for name in critical_tables),
         large_objects=list(names) if everything else (),
     )
     return judge(manifest, await observe(login, names, scope), critical_tables)
+
+
+def recorded_checksum(manifest: Manifest) -> Checksum:
+    """How the point's tables were summed: by their text in dumps, and in base backups that were taken before 0.2."""
+    by_values = any(entry.hashes is not None for entry in manifest.postgres.tables)
+    return Checksum.VALUES if by_values else Checksum.TEXT
 
 
 class _Validation:
@@ -127,6 +136,7 @@ class _Validation:
             await self._read_the_rest()
             source = self._manifest.postgres
             scope = Scope(
+                checksum=recorded_checksum(self._manifest),
                 catalogue=physical,
                 indexes=physical,
                 large_objects=source.databases,
@@ -213,8 +223,7 @@ class _Validation:
         async with connected(login, "list extensions", failure=RestoreFailed) as connection:
             rows = await connection.fetch("SELECT name::text AS name FROM pg_available_extensions")
         available = {row["name"] for row in rows}
-        wanted = {entry.partition(".")[2].rpartition(" ")[0] for entry in self._manifest.postgres.extensions}
-        if missing := sorted(wanted - available):
+        if missing := [name for name in self._manifest.postgres.extension_names if name not in available]:
             raise NotFound(
                 f"PostgreSQL {self._manifest.postgres.major} on this machine lacks extensions of the point: "
                 f"{', '.join(missing)}. Install their packages."

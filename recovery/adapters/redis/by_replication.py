@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from recovery.adapters.redis.connection import Connection, RedisServer, asking
+from recovery.adapters.redis.key_mark import KeyMarks, mark_key, watched_marks
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.scratch import ScratchServer
 from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY, functions, server_info
@@ -56,16 +57,18 @@ async def replica_mark(target: Target, state: TargetState, options: RedisRestore
 
 
 async def restore_by_replication(
-    target: Target, scratch: ScratchServer, host: str, mark: ReplicaMark, silence: float
+    target: Target, scratch: ScratchServer, host: str, mark: ReplicaMark, standing: KeyMarks, silence: float
 ) -> tuple[dict[int, int], list[str]]:
     """Keys by database, and function libraries. The target has the mark in its data then, and is a primary.
 
     Args:
         host: where the target reaches the scratch server.
         mark: what the target's login was before.
+        standing: what its marks were when it was found free; nothing, where it answered nothing about its data.
 
     Raises:
         Refused, RestoreFailed, Unreachable: the target is left as ``Target.remove`` undoes it.
+        Contended: its marks are others by now. Nothing was changed.
     """
     mark = replace(mark, upstream=(host, scratch.port))
     password = secrets.token_urlsafe(32)
@@ -74,7 +77,7 @@ async def restore_by_replication(
         await connection.run("ACL", "SETUSER", mark.text(), "on", f"#{hashed}", "+psync", "+replconf", "+ping")
         await connection.at_once(("DEL", RESTORED_KEY), ("SET", MARK_KEY, mark.mark))
     async with target.asked("replicate from a scratch server") as connection:
-        await _attach(connection, mark, password)
+        await _attach(connection, target, mark, standing, password)
     await _followed(target, scratch, mark, silence)
     found = await _compared(target, scratch)
     async with target.asked("become a primary") as connection:
@@ -85,13 +88,22 @@ async def restore_by_replication(
     return found
 
 
-async def _attach(connection: Connection, mark: ReplicaMark, password: str) -> None:
-    """At once: of an earlier attempt it may replicate from another scratch server, and the mark must say from which."""
-    await connection.at_once(
+async def _attach(connection: Connection, target: Target, mark: ReplicaMark, standing: KeyMarks, password: str) -> None:
+    """At once: of an earlier attempt it may replicate from another scratch server, and the mark must say from which.
+
+    This attempt may have been held up since the target was looked at: a primary's marks decide in the same moment.
+    """
+    if (await replication(connection)).is_primary and (name := await mark_key(connection)) is not None:
+        found = await watched_marks(connection, name)
+        if (found.mark, found.completed_by) != (standing.mark, standing.completed_by):
+            raise target.taken_meanwhile()
+    done = await connection.at_once(
         ("CONFIG", "SET", "masteruser", mark.text()),
         ("CONFIG", "SET", "masterauth", password),
         ("REPLICAOF", *mark.upstream),
     )
+    if not done:
+        raise target.taken_meanwhile()
 
 
 async def _followed(target: Target, scratch: ScratchServer, mark: ReplicaMark, silence: float) -> None:

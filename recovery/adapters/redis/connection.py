@@ -69,12 +69,16 @@ class Connection:
         await self._writer.drain()
         return [await self._reply() for _ in commands]
 
-    async def at_once(self, *commands: Sequence[str | int | bytes]) -> None:
-        """All of them or, where it refuses one, none (MULTI). Raises as ``run``."""
+    async def at_once(self, *commands: Sequence[str | int | bytes]) -> bool:
+        """All of them or, where it refuses one, none (MULTI). False: none, since a watched key changed.
+
+        Raises as ``run``.
+        """
         replies = await self.pipeline([("MULTI",), *commands, ("EXEC",)])
         for reply in [*replies, *(replies[-1] if isinstance(replies[-1], list) else ())]:
             if isinstance(reply, ServerSaid):
                 raise reply
+        return replies[-1] is not None
 
     async def info(self, *sections: str) -> dict[str, str]:
         """Fields of INFO; without sections the default ones. (Several at once only since 7.0: asked one by one.)"""

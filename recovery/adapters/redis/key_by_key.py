@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import PIECE_BYTES, BytesConnection
 from recovery.adapters.redis.connection import ServerSaid, encoded
-from recovery.adapters.redis.key_mark import is_mark, key_marks, mark_key, restored_key
+from recovery.adapters.redis.key_mark import KeyMarks, is_mark, key_marks, mark_key, restored_key, watched_marks
 from recovery.adapters.redis.server_info import ServerInfo, server_info
 from recovery.adapters.redis.target import Target
 from recovery.errors import RestoreFailed
@@ -68,21 +68,29 @@ class KeyCopy:
         self._absolute: bool | None = None  # whether the scratch server has PEXPIRETIME (7.0)
 
     async def run(
-        self, keys: dict[int, int], *, function_payload: bytes | None, start_empty: bool, had_functions: bool
+        self,
+        keys: dict[int, int],
+        standing: KeyMarks,
+        *,
+        function_payload: bytes | None,
+        start_empty: bool,
+        had_functions: bool,
     ) -> dict[int, int]:
         """Keys of each database at the target, without the mark, which stands there afterwards.
 
         Args:
             keys: of the scratch server.
+            standing: what the target's marks were when it was found free.
             function_payload: of FUNCTION DUMP; None: the dump has none.
             start_empty: what the target holds is deleted first, functions where it ``had_functions``.
 
         Raises:
             RestoreFailed: the target refused something, or holds something else in the end.
+            Contended: its marks are others by now. Nothing was changed.
             What the connections raise.
         """
         await self._check_databases(keys)
-        await self._begin(start_empty)
+        await self._begin(standing, start_empty)
         if function_payload is not None:
             await self._restored(("FUNCTION", "RESTORE", function_payload, "FLUSH"), "functions")
         elif had_functions:
@@ -109,7 +117,8 @@ class KeyCopy:
                     ) from error
                 await self._source.run("SELECT", number)
 
-    async def _begin(self, start_empty: bool) -> None:
+    async def _begin(self, standing: KeyMarks, start_empty: bool) -> None:
+        """This attempt may have been held up since the target was looked at: its marks decide in the same moment."""
         async with self._target.asked("say which keys it takes") as connection:
             mark = await mark_key(connection)
         if mark is None:
@@ -118,12 +127,17 @@ class KeyCopy:
             )
         async with asyncio.timeout(self._silence):
             await self._sink.run("SELECT", 0)
+            found = await watched_marks(self._sink, mark)
+            if (found.mark, found.completed_by) != (standing.mark, standing.completed_by):
+                raise self._target.taken_meanwhile()
             await self._sink.run("MULTI")
             if start_empty:
                 await self._sink.run("FLUSHALL")
             await self._sink.run("DEL", restored_key(mark))  # an earlier restore's
             await self._sink.run("SET", mark, self._restore_mark)
             replies = await self._sink.run("EXEC")
+        if replies is None:
+            raise self._target.taken_meanwhile()
         for reply in replies:
             if isinstance(reply, ServerSaid):
                 raise self._refused("to begin", reply)

@@ -65,8 +65,19 @@ def restored_key(mark_key: str) -> str:
 async def key_marks(connection: Connection) -> KeyMarks:
     """Raises what the connection raises."""
     name = await mark_key(connection)
-    if name is None:
-        return KeyMarks()
+    return KeyMarks() if name is None else await _marks(connection, name)
+
+
+async def watched_marks(connection: Connection, name: str) -> KeyMarks:
+    """As they stand now; what this connection does at once (MULTI) is done only while they still stand so.
+
+    Raises what the connection raises.
+    """
+    await connection.run("WATCH", name, restored_key(name))
+    return await _marks(connection, name)
+
+
+async def _marks(connection: Connection, name: str) -> KeyMarks:
     return KeyMarks(name, await _text(connection, name), await _text(connection, restored_key(name)))
 
 
@@ -77,7 +88,7 @@ async def _text(connection: Connection, key: str) -> str | None:
         if error.code == "WRONGTYPE":  # not ours
             return None
         raise
-    return None if value is None else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _shard(nodes: str) -> tuple[bool, Collection[int]]:

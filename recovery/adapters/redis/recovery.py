@@ -154,7 +154,7 @@ class RedisDumps:
                 async with _alive(scratch):
                     if mark is not None and listening is not None:
                         found = await restore_by_replication(
-                            self._target, scratch, listening.host, mark, options.silence_seconds
+                            self._target, scratch, listening.host, mark, state.key_marks, options.silence_seconds
                         )
                     else:
                         found = await self._copy(scratch, held, options, space.bytes, progress)
@@ -231,6 +231,7 @@ class RedisDumps:
             copy = KeyCopy(self._target, source, sink, options.mark, options.silence_seconds, size, progress)
             keys = await copy.run(
                 held.keys,
+                state.key_marks,
                 function_payload=payload,
                 start_empty=options.replace and state.restore_id != options.restore_id and not state.is_empty,
                 had_functions=bool(state.functions),

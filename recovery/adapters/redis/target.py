@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 from recovery.adapters.redis.bytes_connection import BytesConnection, bytes_connected
 from recovery.adapters.redis.connection import LOST, PASSING, Connection, RedisServer, ServerSaid, asking
-from recovery.adapters.redis.key_mark import KeyMarks, key_marks, restored_key
+from recovery.adapters.redis.key_mark import KeyMarks, key_marks, mark_key, restored_key, watched_marks
 from recovery.adapters.redis.replication import Replication, replication
 from recovery.adapters.redis.server_info import ServerInfo, functions, newest_rdb_version, server_info
 from recovery.domain.redis import server_name
 from recovery.domain.restore_marks import restore_of
-from recovery.errors import NoSpace, NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.errors import Contended, NoSpace, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions, RedisSeen
 
 ANSWER_SECONDS = 10.0
@@ -81,6 +81,10 @@ class TargetState:
     @property
     def restore_id(self) -> str | None:
         return self.replica_mark.restore_id if self.replica_mark else restore_of(self.key_mark)
+
+    @property
+    def key_marks(self) -> KeyMarks:
+        return KeyMarks(None, self.key_mark, self.completed_by)
 
     @property
     def keys(self) -> dict[int, int]:
@@ -182,27 +186,45 @@ class Target:
     async def complete(self, ours: str) -> bool:
         """See the port."""
         async with self.asked("complete the restore") as connection:
-            marks = await key_marks(connection)
-            if marks.name is None or marks.mark is None:
+            name = await mark_key(connection)
+            if name is None:
+                return False
+            marks = await watched_marks(connection, name)
+            if marks.mark is None:
                 return marks.completed_by == restore_of(ours)
             self._check_ours(marks.mark, ours)
-            done = ("SET", restored_key(marks.name), str(restore_of(ours)), "EX", COMPLETED_SECONDS)
-            await connection.at_once(("DEL", marks.name), done)
+            done = ("SET", restored_key(name), str(restore_of(ours)), "EX", COMPLETED_SECONDS)
+            if not await connection.at_once(("DEL", name), done):
+                raise self.taken_meanwhile()
             return True
 
     async def remove(self, ours: str) -> bool:
-        """See the port's ``remove_restored``. Data that stood there before the restore reached it are left alone."""
+        """See the port's ``remove_restored``. Data that stood there before the restore reached it are left alone.
+
+        Raises Contended: the mark is another one's by now.
+        """
         async with self.asked("undo the restore", DELETE_SECONDS) as connection:
             replica = await _replica_mark(connection)
             if replica is not None:
                 self._check_ours(replica.mark, ours)
                 await self.detach(connection, replica)
-            found = (await key_marks(connection)).mark
+            name = await mark_key(connection)
+            found = None if name is None else (await watched_marks(connection, name)).mark
             if found is None:
                 return replica is not None
             self._check_ours(found, ours)
-            await empty(connection)
+            if not await connection.at_once(("FLUSHALL",)):
+                raise self.taken_meanwhile()
+            with contextlib.suppress(ServerSaid):  # where it cannot delete functions (6.2), there are none
+                await connection.run("FUNCTION", "FLUSH")
             return True
+
+    def taken_meanwhile(self) -> Contended:
+        """What an attempt is told that was held up between its look and its act. The next one looks again."""
+        return Contended(
+            f"Redis {self.server} was taken by another attempt or given to its clients since this one looked: it was"
+            " not touched."
+        )
 
     def _check_ours(self, mark: str, ours: str) -> None:
         """Raises NotOurs."""
@@ -245,13 +267,6 @@ class Target:
             raise Unreachable(
                 f"Redis {self.server} was lost, asked to {purpose}: {str(error) or type(error).__name__}."
             ) from error
-
-
-async def empty(connection: Connection) -> None:
-    """Deletes all keys and functions; where it cannot delete these (6.2), there are none."""
-    await connection.run("FLUSHALL")
-    with contextlib.suppress(ServerSaid):
-        await connection.run("FUNCTION", "FLUSH")
 
 
 async def _replica_mark(connection: Connection) -> ReplicaMark | None:

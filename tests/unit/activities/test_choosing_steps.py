@@ -6,6 +6,7 @@ import pytest
 
 from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import Strength
+from recovery.domain.search import SearchRule
 from tests.fakes.handover import NOW, state
 from tests.unit.activities.moved import HELD, PROOF, STALE, STANDBY, Site
 from workflows.plans.conditions import MAY_MOVE
@@ -46,7 +47,24 @@ async def test_a_run_that_a_monitor_started_asks_a_person_while_a_store_has_no_f
     assert asks(site.context(automatic=True, unfenced=unfenced))
     assert "redis in b (it starts a primary)" in because(site.context(automatic=True, unfenced=unfenced))
     assert not asks(site.context(unfenced=unfenced)), "whoever starts it by hand decided"
+    by_silence = site.context(automatic=True, approve=True, unfenced=unfenced)
+    assert not MAY_MOVE.given(by_silence), "silence vouches for no fence"
+    assert MAY_MOVE.given(site.context(automatic=True, approve=True, unfenced=[]))
+    assert MAY_MOVE.given(site.context(approve=True, unfenced=unfenced)), "a person did"
     assert not asks(site.context(automatic=True, unfenced=[])) and because(site.context(automatic=True)) == ""
+
+
+async def test_a_search_engine_that_stays_behind_is_asked_about_and_stands_in_the_record(site: Site) -> None:
+    regions = [region.model_copy(update={"search": f"https://{region.name}:9200"}) for region in site.group.regions]
+    site.group = site.group.model_copy(update={"search": SearchRule(), "regions": regions})
+    outcome = await site.run(site.choosing.choose_target, automatic=True)
+    assert outcome.facts.unfenced is not None and MAY_MOVE.asks(
+        site.context(automatic=True, unfenced=outcome.facts.unfenced)
+    )
+    assert "keeps search in a, b and c (no failover moves or fences it" in outcome.warnings[-1]
+    site.group = site.group.model_copy(update={"search": SearchRule(derived=True)})
+    outcome = await site.run(site.choosing.choose_target, automatic=True)
+    assert outcome.facts.unfenced == [] and outcome.warnings == []
 
 
 async def test_what_costs_data_is_a_question_and_what_is_impossible_is_not(site: Site) -> None:

@@ -19,6 +19,7 @@ from tests.fakes.handover import group_of
 from tests.fakes.measurements import FakeMeasurements
 
 GOOD = CheckResult(name="roles", passed=True)
+ADVISED = CheckResult(name="collations", passed=True, warning="rebuild the indexes")
 BAD = CheckResult(name="fingerprints", passed=False, detail="orders has 3 rows and not 4")
 
 
@@ -59,11 +60,13 @@ async def test_one_check_that_failed_ends_the_step(name: str, error: str, words:
     asked = restores.verify if name == "verify_data" else restores.verify_infrastructure
     asked.return_value = [GOOD]
     assert (await ActivityEnvironment().run(step, context(name))).checks == [GOOD]
+    asked.return_value = [ADVISED]
+    assert (await ActivityEnvironment().run(step, context(name))).warnings == ["rebuild the indexes"]
     asked.return_value = [GOOD, BAD]
     with pytest.raises(ApplicationError, match=f"{words}: fingerprints: orders has 3 rows and not 4") as caught:
         await ActivityEnvironment().run(step, context(name))
     assert (caught.value.type, caught.value.non_retryable) == (error, True)
-    assert name != "verify_data" or measured.checks == [GOOD, GOOD, BAD], "what failed is measured, too"
+    assert name != "verify_data" or measured.checks == [GOOD, ADVISED, GOOD, BAD], "what failed is measured, too"
 
 
 async def test_one_endpoint_that_is_not_well_is_asked_again_until_it_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 import activities.standbys as serving
 from activities.ownership import Ownership
 from recovery.domain.guarding import StoreRole
-from recovery.domain.ownership import FenceRequest, OwnershipRecord, Pivot
+from recovery.domain.ownership import FenceRequest, OwnershipRecord, Pivot, Strength
 from tests.fakes.handover import NOW, state
 from tests.unit.activities.moved import HELD, PRIMARY, PROOF, STALE, STANDBY, Site
 
@@ -29,6 +29,13 @@ async def test_a_region_that_nobody_heard_of_may_have_acknowledged_more_and_the_
     site.guards.how = "lease-broken"
     (warning,) = (await site.run(site.guarding.fence)).warnings
     assert "before its lease ended" in warning and "drctl reprotect" in warning
+
+
+async def test_the_record_states_the_strengths_per_store_or_that_they_are_not_known(site: Site) -> None:
+    assert (await site.run(site.guarding.fence)).summary.endswith("strengths of its fences: not known")
+    site.guards.strengths = {"redis": Strength.MANUAL, "postgres": Strength.WATCHDOG}
+    said = (await site.run(site.guarding.fence)).summary
+    assert said.endswith("strengths of its fences: postgres watchdog, redis manual")
 
 
 async def test_a_switchover_fences_in_order_until_an_operator_says_otherwise(site: Site) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.reports import Reports
@@ -13,6 +17,7 @@ from recovery.domain.handover import StoreLoss
 from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.recovery_counts import MOVES, PLANNED, TYPES
 from recovery.domain.report import BY_SILENCE, Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
+from recovery.errors import Refused, Unreachable
 from tests.fakes.measurements import FakeMeasurements
 from workflows.plans import PLANS
 
@@ -21,11 +26,15 @@ RTO = Achieved(rto=timedelta(seconds=42), rto_objective=timedelta(minutes=15))
 
 
 class Kept:
-    async def store(self, report: RunReport) -> str:
-        return f"reports/{report.run_id}.json"
+    """A store of reports that fails as often as it is told."""
 
-    async def read(self, run_id: str) -> RunReport | None:
-        return None
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+
+    async def store(self, report: RunReport) -> str:
+        if self.failures:
+            raise self.failures.pop(0)
+        return f"reports/{report.run_id}.json"
 
 
 def row(name: str, attempts: int = 1, *, pivot: bool = False) -> StepRecord:
@@ -35,15 +44,25 @@ def row(name: str, attempts: int = 1, *, pivot: bool = False) -> StepRecord:
     )  # fmt: skip
 
 
-async def counted(
+def ended(
     plan: str = "Failover", state: RunState = RunState.COMPLETED, *, tried: int = 1, begun: bool = True, **more: Any
-) -> FakeMeasurements:
+) -> RunReport:
     """``tried``: attempts of the step before the pivot; ``begun``: the pivot."""
     steps = [row("precheck", tried), row("promote", int(begun), pivot=True)]
-    report = RunReport(
-        plan=plan, group="shop", run_id="run-1", workflow_id="recovery/shop", state=state, steps=steps,
-        started_at=BEGAN, ended_at=BEGAN + timedelta(seconds=42), source_region="a", target_region="b", **more,
-    )  # fmt: skip
+    values = {
+        "plan": plan, "group": "shop", "run_id": "run-1", "workflow_id": "recovery/shop", "state": state,
+        "steps": steps, "started_at": BEGAN, "ended_at": BEGAN + timedelta(seconds=42),
+        "source_region": "a", "target_region": "b", **more,
+    }  # fmt: skip
+    return RunReport.model_validate(values)
+
+
+async def counted(*about: Any, **more: Any) -> FakeMeasurements:
+    """What the end of this run added."""
+    return await measured(ended(*about, **more))
+
+
+async def measured(report: RunReport) -> FakeMeasurements:
     measurements = FakeMeasurements()
     reports = Reports(Kept(), measurements)  # type: ignore[arg-type]
     assert await ActivityEnvironment().run(reports.store, report) == "reports/run-1.json"
@@ -150,3 +169,79 @@ async def test_the_loss_of_each_store_is_measured_once_the_group_has_arrived() -
     several = RecoveredSet(set_id="set-1", stores=stores, skew=timedelta(minutes=1))
     assert (await counted("FullRecovery", recovered_set=several)).stores == [({"postgres": 3.0}, 60.0)]
     assert (await counted("FullRecovery", RunState.STOPPED, recovered_set=several)).stores == []
+
+
+DENIED = Refused("reports: PutObject answered AccessDenied")
+AWAY = Unreachable("reports: no answer")
+
+
+async def stored(reports: Reports, report: RunReport, attempt: int = 1, told: Sequence[object] = ()) -> list[object]:
+    """What an attempt's heartbeats carried, ``told`` being those of the attempt before, as Temporal hands them on."""
+    environment, beats = ActivityEnvironment(), []
+    environment.on_heartbeat = lambda *details: beats.append(details[0].model_dump())
+    environment.info = dataclasses.replace(environment.info, attempt=attempt, heartbeat_details=list(told))
+    with contextlib.suppress(ApplicationError):
+        await environment.run(reports.store, report)
+    return beats
+
+
+@pytest.mark.parametrize("error", [DENIED, AWAY], ids=["denied", "away"])
+async def test_a_run_is_counted_though_its_report_cannot_be_stored(error: Exception) -> None:
+    measurements = FakeMeasurements()
+    await stored(Reports(Kept(error), measurements), ended(requested_by="monitor", achieved=RTO))  # type: ignore[arg-type]
+    assert measurements.failovers == [("a", "b", "health", 42.0)]
+    assert [each.achieved for each in measurements.recoveries] == [RTO]
+
+
+async def test_another_attempt_does_not_count_again() -> None:
+    measurements = FakeMeasurements()
+    reports = Reports(Kept(AWAY, AWAY), measurements)  # type: ignore[arg-type]
+    for attempt in (1, 2, 3):
+        await stored(reports, ended(), attempt)
+    await stored(reports, ended(run_id="run-2"))
+    assert len(measurements.failovers) == 2
+
+
+async def test_another_attempt_on_another_worker_does_not_count_again() -> None:
+    first, second, third = FakeMeasurements(), FakeMeasurements(), FakeMeasurements()
+    told = await stored(Reports(Kept(AWAY), first), ended())  # type: ignore[arg-type]
+    again = await stored(Reports(Kept(AWAY), second), ended(), 2, told[-1:])  # type: ignore[arg-type]
+    await stored(Reports(Kept(), third), ended(), 3, again[-1:])  # type: ignore[arg-type]
+    assert [len(each.failovers) for each in (first, second, third)] == [1, 0, 0]
+
+
+async def test_only_so_many_runs_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.reports.REMEMBERED", 2)
+    reports = Reports(Kept(), FakeMeasurements())  # type: ignore[arg-type]
+    for number in range(5):
+        await stored(reports, ended(run_id=f"run-{number}"))
+    assert list(reports._counted) == ["run-3", "run-4"]
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "verdicts"),
+    [
+        (RunState.COMPLETED, {}, [("shop", True)]),
+        (RunState.ROLLED_BACK, {"failed_step": "judge"}, [("shop", False)]),
+        (RunState.ROLLED_BACK, {"failed_step": "choose-points", "error": "no recovery point"}, [("shop", False)]),
+        (RunState.ROLLED_BACK, {"failed_step": "validate-points", "error": "no worker took it"}, [("shop", False)]),
+        (RunState.ROLLED_BACK, {"failed_step": "judge", "point_named": "a-point"}, []),
+        (RunState.COMPLETED, {"point_named": "a-point"}, []),
+        (RunState.ROLLED_BACK, {}, []),
+        (RunState.ROLLED_BACK, {"failed_step": "load-configuration", "config_hash": ""}, []),
+    ],
+    ids=["valid", "not valid", "no point", "failed", "one is not", "one is", "cancelled", "no such group"],
+)
+async def test_the_overall_verdict_is_that_of_the_run(
+    state: RunState, more: dict[str, Any], verdicts: list[tuple[str, bool]]
+) -> None:
+    known = {"config_hash": "1a2b3c", **more}
+    assert (await counted("BackupValidation", state, begun=False, **known)).validations == verdicts
+
+
+async def test_a_backup_is_counted_by_its_report() -> None:
+    kinds, taken = ["physical", "logical"], ["20261122T101500Z-physical-1a2b3c4d"]
+    found = await counted(
+        "Backup", RunState.ROLLED_BACK, failed_step="take-logical-backup", kinds=kinds, point_ids=taken
+    )
+    assert found.backups == [("physical", "success", 42.0), ("logical", "failure", 42.0)]

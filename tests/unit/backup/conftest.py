@@ -1,4 +1,4 @@
-"""Sealing processes, started once for all unit tests of this folder, and a point that was written to two locations."""
+"""Sealing threads, started once for all unit tests of this folder, and a point that was written to two locations."""
 
 from __future__ import annotations
 

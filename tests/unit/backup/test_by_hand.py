@@ -12,6 +12,7 @@ from pathlib import Path
 
 from recovery.backup.by_hand import by_hand
 from recovery.domain.jetstream import JetStreamSource, StreamPart
+from recovery.domain.managed import SnapshotCopy, SnapshotSource
 from recovery.domain.recovery_point import Artefact, BackupKind, Manifest, RecoveryPoint, StoredObject
 from recovery.domain.recovery_set import set_of
 from recovery.domain.search import SearchIndex, SearchProduct, SearchServer, SearchSource
@@ -69,7 +70,21 @@ SEARCH = _point(
         data_streams={"logs": [".ds-logs-000001"]},
     ),
 )  # fmt: skip
-EVERY = (PHYSICAL, LOGICAL, STREAMS, RDB, SEARCH)
+SNAPSHOT = _point(
+    BackupKind.SNAPSHOT, [],
+    source=pg_source(
+        stop_lsn=None,
+        snapshot=SnapshotSource(
+            name="recovery-20261122t101500z-snapshot-1a2b3c4d", instance="shop-production",
+            instance_class="db.r6g.large", began_at=NOW, taken_at=NOW,
+            copies={
+                "frankfurt": SnapshotCopy(arn="arn:aws:rds:eu-central-1:1:snapshot:s"),
+                "ireland": SnapshotCopy(arn="arn:aws:rds:eu-west-1:1:snapshot:s"),
+            },
+        ),
+    ),
+)  # fmt: skip
+EVERY = (PHYSICAL, LOGICAL, STREAMS, RDB, SEARCH, SNAPSHOT)
 
 
 def _page(*points: RecoveryPoint) -> str:
@@ -89,12 +104,13 @@ def test_every_member_has_its_commands() -> None:
     assert f"open_all {LOGICAL.point_id}/attempt-1-0a1b2c3d/shop.dump | pg_restore --create -d postgres\n" in page
     assert "nats stream restore ./orders\n" in page
     assert f"open_all {RDB.point_id}/attempt-1-0a1b2c3d/dump.rdb > dump.rdb\nredis-check-rdb dump.rdb\n" in page
+    assert "restore-db-instance-from-db-snapshot --region eu-west-1 --db-snapshot-identifier recovery-20261122t" in page
     assert page.count("- `age1") == 2
 
 
 def test_what_is_shell_is_valid_shell() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", _page(*EVERY), re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 

@@ -59,10 +59,10 @@ class Installation:
 async def rotated(sealer: Sealer, opener: Opener) -> AsyncIterator[Installation]:
     """Before the rotation; then new keys beside the old ones, and the old signer still; then the new ones alone."""
     async with AsyncExitStack() as stack:
-        of_both = await stack.enter_async_context(Sealer([AGE.public, NEW_AGE.public], processes=1))
-        of_new = await stack.enter_async_context(Sealer([NEW_AGE.public], processes=1))
-        new = await stack.enter_async_context(Opener([NEW_AGE.secret], processes=1))
-        both = await stack.enter_async_context(Opener([NEW_AGE.secret, AGE.secret], processes=1))
+        of_both = await stack.enter_async_context(Sealer([AGE.public, NEW_AGE.public], threads=1))
+        of_new = await stack.enter_async_context(Sealer([NEW_AGE.public], threads=1))
+        new = await stack.enter_async_context(Opener([NEW_AGE.secret], threads=1))
+        both = await stack.enter_async_context(Opener([NEW_AGE.secret, AGE.secret], threads=1))
         made = Installation(MemoryStore("a"), opener, new, both)
         steps = ((BEFORE, sealer, OLD_SIGNER), (DURING, of_both, OLD_SIGNER), (AFTER, of_new, NEW_SIGNER))
         for number, (point_id, with_keys, by) in enumerate(steps):
@@ -114,5 +114,5 @@ async def test_a_signer_that_is_missing_somewhere_hides_nothing(
     assert [point.point_id for point in survey.points] == believed
     assert sorted(entry.point_id for entry in survey.rejected) == foreign
     assert all("signed by the unknown key" in entry.reason for entry in survey.rejected)
-    kept = plan_retention(survey.points, RetentionRule(count=1), datetime.now(UTC) + timedelta(days=400))
+    kept = plan_retention(survey.points, RetentionRule(count=1), datetime.now(UTC) + timedelta(days=400), {})
     assert set(kept.remove).isdisjoint(foreign), "what is not believed is nothing that retention may remove"

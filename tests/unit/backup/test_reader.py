@@ -167,7 +167,7 @@ async def test_a_wrong_key_is_said_without_any_download(manifest: Manifest) -> N
         async def get(self, key: str) -> tuple[bytes, str]:
             raise AssertionError("downloaded although the key cannot fit")
 
-    async with Opener([other.secret], processes=1) as opener:
+    async with Opener([other.secret], threads=1) as opener:
         with pytest.raises(WrongKey, match=other.public) as caught:
             await check_key(manifest, opener, NoDownload("a"))
     assert manifest.recipients[0] in str(caught.value)
@@ -193,7 +193,7 @@ async def test_a_manifest_that_claims_our_key_is_still_put_to_the_test(
 ) -> None:
     other = generate_age_key()
     claimed = manifest.model_copy(update={"recipients": [other.public]})
-    async with Opener([other.secret], processes=1) as opener:
+    async with Opener([other.secret], threads=1) as opener:
         with pytest.raises(WrongKey):
             await check_key(claimed, opener, stores[0])
         with pytest.raises(WrongKey):

@@ -101,8 +101,8 @@ KINDS = [
     ),
     pytest.param(
         "backup:\n", "backup:\n      kinds: [fysical]\n", "groups.shop.backup.kinds[0]",
-        "expected 'physical', 'logical', 'streams', 'rdb' or 'search', for example [physical, logical, streams, rdb,"
-        " search]"
+        "expected 'physical', 'logical', 'snapshot', 'streams', 'rdb' or 'search', for example [physical, logical, "
+        "streams, rdb, search]"
         " (did you mean 'physical'?); got 'fysical'",
         id="wrong entry of a list",
     ),

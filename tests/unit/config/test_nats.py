@@ -64,3 +64,16 @@ def test_guards_need_names_and_users_and_domains_of_their_own(mistakes_of: objec
     assert {mistake.key.rpartition(".")[2] for mistake in mistakes} == {"streams", "credentials", "domain"}
     assert all("region-a" in mistake.text for mistake in mistakes)
     Config.parse(text_of("{streams: [events], user: recovery, password: 'env:X'}", guard=True))
+
+
+@pytest.mark.parametrize(
+    ("login", "policy", "warned"),
+    [("credentials: env:CREDS", "automatic", True), ("credentials: env:CREDS", "approve", False),
+     ("user: recovery, password: env:NATS", "automatic", False)],
+)  # fmt: skip
+def test_a_guard_that_logs_in_by_jwt_has_no_fence(login: str, policy: str, warned: bool) -> None:
+    text = text_of(f"{{streams: all, {login}}}").replace(
+        "tier: critical", f"tier: critical\n    failover: {{policy: {policy}}}"
+    )
+    found = [warning for warning in Config.parse(text).warnings() if warning.startswith("groups.shop.nats.credentials")]
+    assert bool(found) is warned and all("automatic asks a person first" in warning for warning in found)

@@ -43,6 +43,21 @@ def test_what_is_configured_reaches_the_runs(minimal: str, spoiled: Spoil) -> No
     assert folder is not None and folder.storage == SearchStorage(type="fs", place="/mnt/snapshots")
 
 
+@pytest.mark.parametrize(("policy", "derived", "warned"), [("automatic", "false", True), ("automatic", "true", False),
+                                                             ("approve", "false", False)])  # fmt: skip
+def test_an_automatic_move_without_the_search_engine_is_warned_of(
+    spoiled: Spoil, policy: str, derived: str, warned: bool
+) -> None:
+    text = spoiled(
+        *_with(f"{{derived: {derived}}}"), ("tier: critical", f"tier: critical\n    failover: {{policy: {policy}}}")
+    )
+    config = Config.parse(text)
+    search = config.snapshot("shop").search
+    assert search is not None and search.derived is (derived == "true")
+    found = [each for each in config.warnings() if each.startswith("groups.shop.elasticsearch: no failover moves")]
+    assert len(found) == warned
+
+
 def test_the_kind_is_left_out_where_a_group_has_no_search_engine(spoiled: Spoil) -> None:
     text = spoiled(("backup:\n", "backup:\n      kinds: [physical, search]\n"))
     assert Config.parse(text).snapshot("shop").backup_kinds == ["physical"]

@@ -8,9 +8,10 @@ import pytest
 
 from recovery.domain.group import GroupSnapshot, Objectives
 from recovery.domain.handover import StoreLoss
-from recovery.domain.objectives import achieved
+from recovery.domain.objectives import achieved, rto_end, rto_outlook
 from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import Facts
+from recovery.domain.report import Achieved, RunReport, RunState, StepRecord, StepState
 
 BEGAN = datetime(2026, 11, 22, 10, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -46,3 +47,56 @@ def test_times_run_from_the_moment_at_which_the_outage_began() -> None:
 def test_a_loss_is_zero_where_it_is_proven(facts: dict[str, object], rpo: timedelta) -> None:
     """The last commit before the outage may be old: nobody bought anything, and nothing is missing."""
     assert achieved(MEASURED.model_copy(update=facts), BEGAN).rpo == rpo
+
+
+MINUTE = 60 * SECOND
+ENDS = BEGAN + 15 * MINUTE
+STARTED = BEGAN + 4 * MINUTE  # somebody had to notice
+
+
+def test_the_rto_ends_so_long_after_the_outage_began_until_the_service_answers() -> None:
+    lost = MEASURED.model_copy(update={"service_restored_at": None})
+    assert rto_end(lost, STARTED) == ENDS
+    assert rto_end(lost.model_copy(update={"outage_began_at": None}), STARTED) == STARTED + 15 * MINUTE
+    assert rto_end(MEASURED, STARTED) is None
+    assert rto_end(Facts(), STARTED) is None
+
+
+def under_way(**more: object) -> RunReport:
+    """One step is done, one has run for a minute of five, two more run beside each other after it."""
+    rows = [("check", 0, 1, StepState.DONE), ("restore", 1, 5, StepState.RUNNING), ("one", 2, 2, StepState.PENDING),
+            ("other", 2, 3, StepState.PENDING)]  # fmt: skip
+    steps = [
+        StepRecord(
+            name=name, activity="a", where="target", group=group, budget=minutes * MINUTE, state=state,
+            started_at=None if state is StepState.PENDING else STARTED,
+        )
+        for name, group, minutes, state in rows
+    ]  # fmt: skip
+    values = {
+        "plan": "FullRecovery", "group": "shop", "run_id": "run-1", "workflow_id": "w", "state": RunState.RUNNING,
+        "steps": steps, "started_at": STARTED, "rto_ends_at": ENDS, "critical_path": 9 * MINUTE,
+        "achieved": Achieved(rto_objective=15 * MINUTE), **more,
+    }  # fmt: skip
+    return RunReport.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("at", "more", "words"),
+    [
+        (STARTED + MINUTE, {}, ""),
+        (STARTED + 4 * MINUTE, {}, ""),  # one minute of its budget and the longer of the others: in time
+        (STARTED + 9 * MINUTE, {}, "the steps that are left may take 3 min, and the RTO ends at 10:15:00 UTC"),
+        (STARTED + 9 * MINUTE, {"critical_path": 16 * MINUTE}, ""),
+        (STARTED + 9 * MINUTE, {"eta": ENDS}, ""),
+        (STARTED + MINUTE, {"eta": ENDS + MINUTE}, "expected to end at 10:16:00 UTC, and the RTO ends at 10:15:00 UTC"),
+        (ENDS, {"eta": ENDS}, ""),
+        (ENDS + SECOND, {"eta": ENDS}, "the service does not answer yet, and its RTO ended at 10:15:00 UTC"),
+        (ENDS + SECOND, {"critical_path": 16 * MINUTE}, "the service does not answer yet"),
+        (ENDS + SECOND, {"ended_at": ENDS}, ""),
+        (ENDS + SECOND, {"rto_ends_at": None}, ""),
+    ],
+)
+def test_a_run_is_held_against_its_rto_while_it_runs(at: datetime, more: dict[str, object], words: str) -> None:
+    said = rto_outlook(under_way(**more), at)
+    assert words in said if words else said == ""

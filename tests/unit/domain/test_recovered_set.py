@@ -125,7 +125,7 @@ def test_every_store_is_said_by_its_name() -> None:
         "nats: RPO 1 h 1 m, from point-of-nats, as of 2026-11-22 08:59:00 to 09:01:00 UTC",
         "redis: RPO 1 h 2 m, from point-of-redis, as of 2026-11-22 08:58:30 UTC",
         "search: not restored: recovery set set-1 has no point of it",
-        "the stores of recovery set set-1 stand at most 3 min apart",
+        "recovery set set-1: the stores stand at most 3 min apart",
     ]
     table = markdown_table(report)
     assert all(name in table for name in ("postgres: RPO 1 h", "search: not restored", "at most 3 min apart"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,23 @@ def test_a_location_that_cannot_be_read_ends_with_3_and_hides_nothing(tmp_path: 
     assert (nothing.exit_code, json.loads(nothing.stdout)["kind"]) == (3, "Unreachable")
     no_secrets = drctl("catalogue", config=MINIMAL)
     assert (no_secrets.exit_code, "STORE_A_ACCESS_KEY_ID" in no_secrets.stderr) == (3, True)
+
+
+def test_a_folder_that_never_answers_hides_nothing(tmp_path: Path, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted, is_dir, given_up = tmp_path / "mounted", Path.is_dir, threading.Event()
+
+    def hangs(path: Path) -> bool:
+        if path == mounted:
+            assert given_up.wait(5), "somebody waits for a dead mount"
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", hangs)
+    monkeypatch.setattr("recovery.backup.catalogue.REQUEST_SECONDS", 1.0)
+    said = drctl("catalogue", "-o", "json", config=bare(tmp_path, mounted, near))
+    given_up.set()
+    answer = json.loads(said.stdout)
+    assert (said.exit_code, answer["locations"]["mounted"]["error"]) == (3, f"{mounted}: no answer within 1 s")
+    assert [each["point_id"] for each in answer["groups"][0]["points"]] == [POINT]
 
 
 @pytest.mark.parametrize(

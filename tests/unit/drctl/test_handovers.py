@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,13 @@ def test_each_is_confirmed_by_the_groups_name_or_by_yes(command: str, started: l
     assert plan.lower() == command and (request.group, request.requested_by) == ("shop", "ana")
 
 
-@pytest.mark.parametrize("option", ["--accept-data-loss", "--force", "--confirm-fence"])
-@pytest.mark.parametrize("command", ["failover", "switchover"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *itertools.product(["failover", "switchover"], ["--accept-data-loss", "--force", "--confirm-fence"]),
+        *itertools.product(["reprotect", "failback"], ["--accept-data-loss"]),
+    ],
+)
 def test_what_costs_data_or_safety_needs_a_reason(
     command: str, option: str, started: list[tuple[str, PlanRequest]]
 ) -> None:
@@ -65,6 +71,21 @@ def test_the_request_says_all_that_was_asked(started: list[tuple[str, PlanReques
     request = started[0][1]
     asked = (request.region, request.approve, request.accept_data_loss, request.second_person, request.graceful)
     assert asked == ("region-b", True, True, "ben", True) and request.outage_began_at is not None
+
+
+@pytest.mark.parametrize("command", ["failover", "switchover", "reprotect", "failback"])
+def test_all_of_them_take_the_same_words(command: str, started: list[tuple[str, PlanRequest]]) -> None:
+    words = f"{command} --group shop --to region-a --reason repaired --approve --accept-data-loss --yes"
+    assert drctl(*words.split()).exit_code == 0
+    request = started[0][1]
+    assert (request.region, request.approve, request.accept_data_loss) == ("region-a", True, True)
+
+
+def test_a_failback_goes_home_and_nowhere_else(started: list[tuple[str, PlanRequest]]) -> None:
+    refused = drctl("failback", "--to", "region-b", "--yes")
+    said = " ".join(refused.output.split())
+    assert refused.exit_code == 2 and started == []
+    assert "the home of shop, which is region-a" in said and "drctl switchover --group shop --to region-b" in said
 
 
 def test_the_question_says_what_is_at_stake(started: list[tuple[str, PlanRequest]]) -> None:

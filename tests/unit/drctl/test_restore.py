@@ -73,6 +73,7 @@ def test_restore_of_a_search_engine_asks_for_what_was_said(asked: list[Any]) -> 
         (["--point", "20261122T101500Z-physical-1a2b3c4d", "--stream", "orders"], "--stream goes with --store nats"),
         (["--point", "20261122T101500Z-streams-1a2b3c4d", "--store", "postgres"], "is of nats, and not of postgres"),
         (["--store", "nats", "--target-port", "5440"], "--target-port goes with --store postgres, or a point of it"),
+        (["--store", "nats", "--target-instance", "a"], "--target-instance goes with --store postgres"),
         (["--store", "nats", "--latest"], "(or another moment) goes with --store postgres"),
         (["--store", "redis", "--stream", "orders"], "--stream goes with --store nats"),
         (["--store", "redis", "--append-only"], "name its folder with --target-directory"),
@@ -93,6 +94,7 @@ def test_options_of_another_store_are_refused(asked: list[Any], arguments: list[
         (["--target-database", "copy"], BackupKind.LOGICAL),
         (["--target-directory", "/srv/copy"], BackupKind.PHYSICAL),
         (["--target-port", "5440"], BackupKind.PHYSICAL),
+        (["--target-instance", "shop-back"], BackupKind.SNAPSHOT),
         ([], None),
         (["--target-database", "copy", "--point", "20261122T101500Z-logical-1a2b3c4d"], None),
     ],
@@ -108,6 +110,12 @@ def test_restore_refuses_targets_of_both_kinds_and_relative_folders(asked: list[
     assert drctl("restore", "--target-database", "copy", "--target-port", "5440").exit_code == 2
     assert "expected an absolute path" in drctl("restore", "--target-directory", "copy").stderr
     assert drctl("restore", "--target-port", "70000").exit_code == 2
+    assert (
+        "leave out the other targets"
+        in drctl("restore", "--target-instance", "shop-back", "--target-database", "copy").stderr
+    )
+    for name in ("shop--back", "1shop", "shop_back", "shop-"):
+        assert "expected a name that RDS takes" in drctl("restore", "--target-instance", name).stderr
     assert asked == []
 
 

@@ -76,6 +76,13 @@ def test_overdrawn_budget_is_negative_and_red(monkeypatch: pytest.MonkeyPatch) -
     assert re.search(r"\x1b\[1;31m +-4\.9 s", text)
 
 
+def test_a_run_that_outlasted_its_rto_says_so_below_its_steps() -> None:
+    late = samples.running().model_copy(update={"rto_ends_at": NOW - timedelta(seconds=1)})
+    said = f"its RTO ended at {late.rto_ends_at:%H:%M:%S} UTC"
+    assert said in shown(tables.plan_table(late, NOW, unicode=True))
+    assert said not in shown(tables.plan_table(samples.running(), NOW, unicode=True))
+
+
 @pytest.mark.parametrize("name", sorted(samples.ALL))
 @pytest.mark.parametrize("width", [80, 120])
 def test_ascii_holds_nothing_else_and_keeps_to_the_width(name: str, width: int) -> None:

@@ -1,4 +1,4 @@
-"""The lease, the promises and the decisions, one rule at a time; tests/unit/guard/test_model.py has them together."""
+"""The lease, the promises and the decisions, one rule at a time; tests/model/test_model.py has them together."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recovery.domain.guarding import Promotion, StoreRole
-from recovery.domain.ownership import OwnershipRecord, Phase, RegionLease
+from recovery.domain.ownership import Demotion, FenceRequest, OwnershipRecord, Phase, RegionLease, Strength
 from recovery.errors import NotFound, Refused, Unreachable
 from recovery.guard import companion
 from tests.fakes.guard import NOW, FakeStore, Regions, until
@@ -367,5 +367,43 @@ def test_an_older_primary_beside_it_stays_off(tmp_path: Path) -> None:
         await until(lambda: stores["b"][0].role is PRIMARY)
         await asyncio.sleep(10)
         assert stores["b"][1].role is StoreRole.STALE
+
+    played(tmp_path, scene)
+
+
+@pytest.mark.parametrize("how", ["demotion-confirmed", "lease-broken"])
+def test_a_proof_says_how_strong_the_fence_of_the_fenced_side_is(tmp_path: Path, how: str) -> None:
+    """Not that of the side that takes over, which may be another one."""
+
+    async def scene(regions: Regions) -> None:
+        a, b = FakeStore(role=PRIMARY, strength=Strength.GUARD), FakeStore(strength=Strength.WATCHDOG)
+        regions.start("a", {"shop": [a]})
+        regions.start("b", {"shop": [b]})
+        await until(lambda: "shop" in regions.witness.records)
+        assert regions.record().strengths == {"postgres": Strength.GUARD}
+        a.strength = Strength.MANUAL  # as it finds out while it runs
+        await until(lambda: regions.record().strengths == {"postgres": Strength.MANUAL}, 5)
+        if how == "lease-broken":
+            await regions.kill("a")
+        order = regions.claim("run-1")
+        proof = await regions.guards["b"].fence(order)
+        assert (proof.how, proof.strengths) == (how, {"postgres": Strength.MANUAL})
+        await regions.guards["b"].promote(order)
+        assert regions.record().strengths == {"postgres": Strength.WATCHDOG}
+
+    played(tmp_path, scene)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_of_a_guard_of_an_earlier_version_no_strength_is_claimed(tmp_path: Path, silent: bool) -> None:
+    async def scene(regions: Regions) -> None:
+        await steady(regions)
+        await regions.kill("a")
+        demoted = Demotion(epoch=1, region="a", instance="a/1", at=NOW, positions={"postgres": "0/300"})
+        order = regions.claim("run-1")
+        asked = FenceRequest(epoch=1, target="b", run="run-1", at=NOW)
+        regions.witness.change("shop", demotion=None if silent else demoted, fencing=asked, strengths={})
+        proof = await regions.guards["b"].fence(order)
+        assert proof.strengths == {} and proof.positions == ({} if silent else {"postgres": "0/300"})
 
     played(tmp_path, scene)

@@ -10,6 +10,7 @@ import pytest
 from recovery.domain.group import FailoverRule, GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.guarding import Unfenced
 from recovery.domain.health import RegionReport, Report, Verdict
+from recovery.domain.search import SearchRule
 from recovery.health.decision import Action, Answer, Case, Decision, Question, decide
 from recovery.health.quorum import (
     MOST_STRANGERS,
@@ -149,6 +150,39 @@ def test_a_fence_does_not_matter_where_people_decide_anyway() -> None:
     assert asked.action is Action.ASK and "fence" not in asked.why
 
 
+@pytest.mark.parametrize("policy", ["automatic", "approve"])
+def test_nobodys_silence_stands_for_a_fence(policy: str) -> None:
+    rules = group(policy=policy).model_copy(update={"approval_default": "approve"})
+    asked = decide(lost_case(rules, unfenced=[REDIS]), NOW)
+    assert asked.action is Action.ASK and "redis in region-a" in asked.why
+    assert "within 15 min it does not start" in asked.why
+    question = Question(asked_at=NOW, deadline=NOW + timedelta(minutes=15))
+    late = NOW + timedelta(minutes=16)
+    silent = decide(lost_case(rules, unfenced=[REDIS], question=question), late)
+    assert silent.action is Action.TELL and "redis in region-a" in silent.why
+    yes = question.model_copy(update={"answer": Answer.APPROVED, "actor": "ana", "reason": "redis is off"})
+    answered = decide(lost_case(rules, unfenced=[REDIS], question=yes), late)
+    assert answered.action is Action.START and answered.approved and not answered.by_silence
+    fenced = decide(lost_case(rules, question=question), late)
+    assert fenced.action is Action.START and not fenced.approved
+
+
+@pytest.mark.parametrize("policy", ["automatic", "approve"])
+@pytest.mark.parametrize("derived", [True, False])
+def test_a_search_engine_that_no_failover_moves_is_a_question(policy: str, derived: bool) -> None:
+    rules = group(policy=policy)
+    regions = [region.model_copy(update={"search": f"https://{region.name}:9200"}) for region in rules.regions]
+    beside = {"regions": regions, "search": SearchRule(derived=derived), "approval_default": "approve"}
+    rules = rules.model_copy(update=beside)
+    found = decide(lost_case(rules), NOW)
+    assert found.action is (Action.START if derived and policy == "automatic" else Action.ASK)
+    assert ("search in region-a and region-b (no failover moves or fences it" in found.why) is not derived
+    silent = Question(asked_at=NOW, deadline=NOW)
+    assert decide(lost_case(rules, question=silent), NOW).action is (Action.START if derived else Action.TELL)
+    elsewhere = rules.model_copy(update={"regions": group().regions})
+    assert "search" not in decide(lost_case(elsewhere), NOW).why
+
+
 def test_the_highest_epoch_names_the_owner() -> None:
     of = heard(
         report("region-a", Verdict.LOST),
@@ -222,5 +256,6 @@ def test_approval() -> None:
     assert approved.action is Action.START and approved.approved
     assert _asked(Answer.DECLINED).action is Action.NOTHING
     assert _asked(late=True).action is Action.TELL
-    assert _asked(late=True, default="approve").action is Action.START
+    silent = _asked(late=True, default="approve")
+    assert silent.action is Action.START and silent.by_silence and not silent.approved
     assert _asked(Answer.APPROVED, late=True).action is Action.START, "an answer that comes late still counts"

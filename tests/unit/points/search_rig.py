@@ -52,7 +52,7 @@ class Searches:
         self.rig.group = self.rig.group.model_copy(update={"regions": regions, "search": rule})
         search = SearchPoints(self.search, self.scratch)
         parts = {**self.rig.points.parts, DataStore.SEARCH: search}
-        self.points = replace(self.rig.points, parts=parts, elsewhere={DataStore.SEARCH: search})
+        self.points = replace(self.rig.points, parts=parts, elsewhere={BackupKind.SEARCH: search})
         self.restores = SearchRestores(self.points.catalogue, self.search)
 
     @property

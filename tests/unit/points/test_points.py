@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -201,6 +202,21 @@ async def test_a_location_that_refuses_is_no_verdict_about_the_point(rig: Rig, m
     assert "a did not answer: a: access denied" in reason
 
 
+@pytest.mark.usefixtures("unlocked")
+async def test_a_backup_warns_of_a_clock_that_is_not_its_locations(rig: Rig) -> None:
+    """Where no log orders the points, one that is stamped in the future would stay the newest for long."""
+    await own(rig, REGION, 4)
+    a, b = rig.stores
+    a._clock = lambda: datetime.now(UTC) - timedelta(days=30)
+    taken = await rig.points.take(order(rig, 4), quiet)
+    (warning,) = taken.warnings
+    assert warning.startswith("the clock of this worker is 30 d ahead of that of a: mend")
+    b._clock = lambda: datetime.now(UTC) + timedelta(minutes=50)
+    a._clock = lambda: datetime.now(UTC)
+    later = replace(order(rig, 4), point_id="20261123T111500Z-physical-99999999")
+    assert (await rig.points.take(later, quiet)).warnings == []
+
+
 async def test_retention_removes_old_points_and_never_the_last_validated(rig: Rig, sealer: Sealer) -> None:
     await rig.validate()
     newer = [await add_point(rig.stores, sealer, NOW + timedelta(days=day)) for day in (1, 2, 3)]
@@ -216,11 +232,29 @@ async def test_retention_removes_old_points_and_never_the_last_validated(rig: Ri
     assert keys == left, "nothing of the removed ones is left at any location"
 
 
+async def test_retention_asks_the_locations_since_when_they_have_a_point(rig: Rig, sealer: Sealer) -> None:
+    """Five points, stored today; the last one's worker, and the one that runs retention, are 30 days ahead."""
+    today = datetime.now(UTC)
+    for day in (-3, -2, -1, 30):
+        manifest = await add_point(rig.stores, sealer, today + timedelta(days=day))
+        manifest = manifest.model_copy(update={"finished_at": manifest.started_at})
+        for store in rig.stores:
+            rig.change(store, manifest_key("shop", manifest.point_id), signed(rig, manifest))
+    group = rig.group.model_copy(update={"retention": rig.group.retention.model_copy(update={"days": 5})})
+    done = await rig.points.expire(group, today + timedelta(days=30), dry_run=False)
+    assert done.removed == {}
+    assert len(await rig.points.points(group)) == 5
+    assert "stamped later than their location stored them" in done.warnings[0]
+
+
 async def test_orphans_go_after_a_day_and_not_while_they_may_be_a_running_backups(rig: Rig) -> None:
     key = "shop/postgres/20261124T101500Z-physical-1/attempt-1-0/base.tar.000000.zst.age"
     await rig.stores[0].put(key, b"x")
     await rig.points.expire(rig.group, datetime.now(UTC) + timedelta(hours=23), dry_run=False)
     assert key in rig.stores[0].objects
-    await rig.points.expire(rig.group, datetime.now(UTC) + timedelta(hours=25), dry_run=False)
+    await rig.points.expire(rig.group, datetime.now(UTC) + timedelta(days=30), dry_run=False)
+    assert key in rig.stores[0].objects, "the clock of retention's worker runs ahead: nothing else is younger"
+    rig.stores[0].aged(key, timedelta(hours=25))
+    await rig.points.expire(rig.group, datetime.now(UTC), dry_run=False)
     assert key not in rig.stores[0].objects
     assert rig.stores[0].objects.keys() == rig.stores[1].objects.keys()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -17,8 +18,16 @@ from recovery.backup.pipeline import write_point
 from recovery.backup.sealing import Opener, Sealer, generate_age_key
 from recovery.domain.group import PostgresAt
 from recovery.domain.plan import RestoredServer
-from recovery.domain.recovery_point import BackupKind, CheckResult, PostgresSource
-from recovery.ports.postgres import BackupSource, PostgresLogin, PostgresPlace, PostgresRecovery
+from recovery.domain.recovery_point import BackupKind, CheckResult, PostgresSource, VerdictState
+from recovery.ports.postgres import (
+    BackupSource,
+    PointReader,
+    PostgresLogin,
+    PostgresPlace,
+    PostgresRecovery,
+    Restored,
+    RestoreOptions,
+)
 from recovery.ports.recovery_points import RestoreOrder
 from tests.fakes.points import FakeSource, identity, pg_source, signer
 from tests.unit.points.rig import BUDGET, NoLogins, Rig
@@ -31,6 +40,11 @@ class Host:
     installed: dict[int, str] = field(default_factory=lambda: {16: "16.14"})
     free: int = PLENTY
     empty: bool = True
+    extensions_here: set[str] | None = field(default_factory=lambda: {"plpgsql", "vector"})
+
+    async def extensions(self, major: int) -> set[str] | None:
+        assert major in self.installed, "only asked of what is installed"
+        return self.extensions_here
 
     async def majors(self) -> dict[int, str]:
         return self.installed
@@ -61,6 +75,12 @@ class Engine:
         self.calls.append(("verify", login.database, database, list(critical)))
         return []
 
+    async def restore_physical(
+        self, reader: PointReader, place: PostgresPlace, options: RestoreOptions, progress: object
+    ) -> Restored:
+        self.calls.append(("restore", options.restore_id, options.proven))
+        return Restored(place, 0)
+
     async def remove_restored(self, place: PostgresPlace, restore_id: str) -> bool:
         self.calls.append(("remove", place.data_directory, restore_id))
         return True
@@ -79,7 +99,7 @@ class Target:
 
     async def refusals(self) -> dict[str, str]:
         checks = await self.restores.verify_infrastructure(self.order)
-        assert len(checks) == 5
+        assert len(checks) == 6
         return {check.name: check.detail for check in checks if not check.passed}
 
 
@@ -124,6 +144,29 @@ async def test_an_occupied_target_is_refused_with_what_to_do(target: Target) -> 
     assert "name another target, or move what is there" in found["empty target"]
 
 
+@pytest.mark.parametrize("major", [16, 18])
+async def test_extensions_that_this_machine_lacks_are_named_and_stop_no_recovery(
+    target: Target, monkeypatch: pytest.MonkeyPatch, major: int
+) -> None:
+    """The cluster starts without them, and nobody could overrule a refusal."""
+    point = await target.restores._point(target.order)
+    needed = ["shop.plpgsql 1.0", "my.db.sky_map 2.1", "shop.vector 0.8.0"]
+    source = point.manifest.postgres.model_copy(update={"extensions": needed, "major": major})
+    point = point.model_copy(update={"manifest": point.manifest.model_copy(update={"source": source})})
+    monkeypatch.setattr(target.restores, "_point", AsyncMock(return_value=point))
+    target.engine.host.installed = {major: f"{major}.1"}
+    checks = {check.name: check for check in await target.restores.verify_infrastructure(target.order)}
+    check = checks["extensions"]
+    assert check.passed
+    assert check.warning.startswith(f"PostgreSQL {major} on this machine lacks sky_map: install the packages")
+    assert f"postgresql-{major}-sky-map" in check.warning
+    target.engine.host.extensions_here = None
+    (unknown,) = [
+        check for check in await target.restores.verify_infrastructure(target.order) if "not known" in check.detail
+    ]
+    assert unknown.passed
+
+
 async def test_a_target_is_looked_at_where_its_own_worker_reaches_it(target: Target) -> None:
     """Who loaded the run's snapshot may reach it through an address at which somebody else listens."""
     target.restores.here = lambda group, region: PostgresAt(host="127.0.0.10", port=5998)
@@ -154,12 +197,13 @@ class Session:
     def __init__(self) -> None:
         self.version, self.databases, self.folder = "16.14", ["postgres"], ""
         self.occupied: list[str] = []
+        self.extensions = ["plpgsql", "vector"]
 
     async def fetchval(self, query: str) -> str | None:
         return self.version if "server_version" in query else self.folder or None
 
     async def fetch(self, query: str) -> list[dict[str, str]]:
-        return [{"name": name} for name in self.databases]
+        return [{"name": name} for name in (self.extensions if "extensions" in query else self.databases)]
 
     def get_server_version(self) -> SimpleNamespace:
         return SimpleNamespace(major=int(self.version.partition(".")[0]))
@@ -167,7 +211,7 @@ class Session:
 
 class DumpedShop(FakeSource):
     async def finish(self) -> PostgresSource:
-        return pg_source(databases=["shop"], cluster_bytes=100_000_000)
+        return pg_source(databases=["shop"], cluster_bytes=100_000_000, extensions=["shop.vector 0.8.0"])
 
 
 @pytest.fixture
@@ -201,7 +245,7 @@ async def running(target: Target, sealer: Sealer, monkeypatch: pytest.MonkeyPatc
 async def logical_refusals(target: Target) -> dict[str, str]:
     checks = await target.restores.verify_infrastructure(target.order)
     assert [check.name for check in checks] == [
-        "recovery point", "key", "target server", "server version", "disk space", "empty target",
+        "recovery point", "key", "target server", "extensions", "server version", "disk space", "empty target",
     ]  # fmt: skip
     return {check.name: check.detail for check in checks if not check.passed}
 
@@ -215,6 +259,13 @@ async def test_a_suitable_server_is_taken(target: Target, running: Session) -> N
 async def test_an_older_server_is_refused_with_both_versions(target: Target, running: Session) -> None:
     running.version = "15.9"
     assert await logical_refusals(target) == {"server version": "PostgreSQL 16 or later is needed; 127.0.0.1:1 is 15.9"}
+
+
+async def test_a_server_that_lacks_an_extension_is_refused_with_its_name(target: Target, running: Session) -> None:
+    running.extensions = ["plpgsql"]
+    found = await logical_refusals(target)
+    assert list(found) == ["extensions"]
+    assert found["extensions"].startswith("PostgreSQL 16 at 127.0.0.1:1 lacks vector: install the packages")
 
 
 async def test_a_database_that_holds_something_is_refused_with_what_to_do(target: Target, running: Session) -> None:
@@ -280,6 +331,21 @@ async def test_every_database_of_a_restore_is_verified(
     await target.restores.verify(target.order.group, restored(target, kind, databases))
     ((_, _, database, _),) = target.engine.calls
     assert database == renamed
+
+
+async def test_the_files_of_a_point_are_compared_unless_its_newest_verdict_says_valid(target: Target) -> None:
+    async def restore() -> tuple[Any, ...]:
+        await target.restores.restore(target.order, lambda done, expected, what: None)
+        return target.engine.calls.pop()
+
+    assert await restore() == ("restore", "restore-1", False)
+    assert (await target.rig.validate())[0] is VerdictState.VALID
+    assert await restore() == ("restore", "restore-1", True)
+    for store in target.rig.stores:
+        key = target.rig.manifest.artefacts[0].objects[0].key
+        target.rig.change(store, key, b"damaged")
+    assert (await target.rig.validate("run-2"))[0] is VerdictState.CORRUPT
+    assert await restore() == ("restore", "restore-1", False)
 
 
 async def test_the_undo_needs_no_readable_point(target: Target) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from temporalio.exceptions import ApplicationError
@@ -12,15 +13,19 @@ from temporalio.testing import ActivityEnvironment
 from activities.recovery_points import RecoveryPointSteps
 from activities.set_choice import SetChoice
 from recovery.backup.sets import set_key, write_set
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.jetstream import JetStreamSource
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
-from recovery.domain.recovery_point import BackupKind, DataStore
+from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint
 from recovery.domain.recovery_set import ChosenSet
+from recovery.ports.recovery_points import ListedSets, RecoveryPoints
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.points import NOW, signer, verdict_on
 from tests.unit.points.rig import add_point
 from tests.unit.points.stream_rig import POINT, Streams
 
 SET, OLDER = "20261122T101500Z-set-1a2b3c4d", "20261121T101500Z-set-1a2b3c4d"
+NEWER = "20261122T111500Z-set-1a2b3c4d"
 STREAMS_OLDER = "20261121T101500Z-streams-1a2b3c4d"
 
 
@@ -145,9 +150,91 @@ async def test_a_store_without_a_point_in_the_set_or_without_a_place_is_named(to
     found = await choose(together)
     assert found.warnings == [
         "nats is not restored: region-b has no nats",
-        f"redis is not restored: recovery set {SET} has no point of it",
+        f"redis is not restored: recovery set {SET} has no point of it, and no other one is validated",
     ]
     assert chosen(found).further == []
+
+
+async def test_a_store_that_the_newest_set_lacks_comes_back_from_its_own_older_point(together: Streams) -> None:
+    """Its backup failed in the last night: the set of that night has PostgreSQL alone."""
+    newer = await add_point(together.rig.stores, together.points.keys.sealer, NOW + timedelta(hours=1))
+    await sign(together, NEWER, newer.point_id)
+    await prove(together, newer.point_id)
+    none = await choose(together)
+    left = f"nats is not restored: recovery set {NEWER} has no point of it, and no other one is validated"
+    assert (chosen(none).further, none.warnings) == ([], [left])
+
+    await prove(together, POINT)
+    found = await choose(together)
+    assert (found.facts.point_id, chosen(found).set_id) == (newer.point_id, NEWER)
+    assert [(part.store, part.point_id) for part in chosen(found).further] == [(DataStore.NATS, POINT)]
+    (warning,) = found.warnings
+    assert warning.startswith(f"nats comes back from {POINT}, as recovery set {NEWER} has no point of it: it stands at")
+    assert found.summary.endswith(f"; beside it nats of {POINT}")
+
+    named = await choose(together, set_id=NEWER)
+    assert chosen(named).further == []
+    assert named.warnings == [f"nats is not restored: recovery set {NEWER} has no point of it"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, (POINT, "2 h after")),
+        ({"target": {"latest": True}}, (POINT, "2 h after")),
+        ({"target": {"time": NOW + timedelta(hours=1)}}, (STREAMS_OLDER, "2 d before")),
+        ({"target": {"name": "before-the-release"}}, (STREAMS_OLDER, "2 d before")),
+        ({"point_id": "the-database's"}, (STREAMS_OLDER, "2 d before")),
+        ({"target": {"time": NOW + timedelta(hours=1)}, "set_id": SET}, None),
+    ],
+)
+async def test_a_point_of_a_store_alone_is_early_enough_and_it_is_said_how_far_from_the_set_it_stands(
+    streams: Streams, request_: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    for point_id in (POINT, STREAMS_OLDER):
+        await streams.points.take(streams.backup(point_id), lambda done, expected, what: None)
+    await sign(streams, SET, streams.rig.point_id)
+    await prove(streams, streams.rig.point_id, POINT, STREAMS_OLDER)
+    read = {
+        streams.rig.point_id: NOW,
+        POINT: NOW + timedelta(hours=2, minutes=1),
+        STREAMS_OLDER: NOW - timedelta(days=2, minutes=1),
+    }
+    known = Dated(streams, read)
+    point = next(each for each in await known.points(streams.rig.group) if each.point_id == streams.rig.point_id)
+    async with SetChoice(cast(RecoveryPoints, known), context(streams, **request_)) as sets:
+        found, warnings = await sets.stores(point, await sets.named(), goes_on=True)
+    assert found is not None and found.set_id == SET
+    if expected is None:
+        assert found.further == []
+        return
+    (part,), (warning,) = found.further, warnings
+    assert (part.point_id, part.began_at) == (expected[0], read[expected[0]])
+    assert warning.endswith(f", {expected[1]} what is in the set")
+
+
+@dataclass
+class Dated:
+    """The points and sets that there are, as if each were read at a given moment, for a minute."""
+
+    streams: Streams
+    read: dict[str, datetime]
+
+    async def points(self, group: GroupSnapshot) -> list[RecoveryPoint]:
+        return [self._dated(each) for each in await self.streams.points.points(group)]
+
+    async def sets(self, group: GroupSnapshot) -> ListedSets:
+        found = await self.streams.points.sets(group)
+        members = [each.model_copy(update=_read_at(self.read[each.point_id])) for each in found.sets[0].members]
+        return ListedSets([found.sets[0].model_copy(update={"members": members})])
+
+    def _dated(self, point: RecoveryPoint) -> RecoveryPoint:
+        moment, source = self.read[point.point_id], point.manifest.source
+        if isinstance(source, JetStreamSource):
+            parts = [each.model_copy(update=_read_at(moment)) for each in source.streams]
+            source = source.model_copy(update={"streams": parts})
+        update = {"source": source, "started_at": moment, "finished_at": moment + timedelta(minutes=1)}
+        return point.model_copy(update={"manifest": point.manifest.model_copy(update=update)})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from temporalio.exceptions import ApplicationError
@@ -17,7 +18,7 @@ from recovery.backup.layout import manifest_key
 from recovery.backup.sealing import Sealer
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import VerdictState
-from recovery.errors import Refused
+from recovery.errors import DamagedPages, Refused
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import RecoveryPoints
 from tests.fakes.points import NOW, verdict_on
@@ -31,13 +32,10 @@ class Measured(SimpleNamespace):
     def point_validated(self, verdict: Any, kind: object, finished_at: object) -> None:
         self.states.append(verdict.state)
 
-    def validation_finished(self, group: str, states: list[VerdictState]) -> None:
-        self.overall.append(states)
-
 
 @pytest.fixture
 def measured() -> Measured:
-    return Measured(states=[], overall=[])
+    return Measured(states=[])
 
 
 @pytest.fixture
@@ -113,12 +111,11 @@ async def test_another_attempt_goes_on_after_the_points_that_have_a_verdict(
 
 @pytest.mark.parametrize("state", [VerdictState.CORRUPT, VerdictState.RESTORE_FAILED, VerdictState.FAILED])
 async def test_one_point_that_is_not_valid_fails_the_validation(
-    rig: Rig, steps: ValidationSteps, measured: Measured, state: VerdictState
+    rig: Rig, steps: ValidationSteps, state: VerdictState
 ) -> None:
     good, bad = verdict_on(rig.manifest, "digest"), verdict_on(rig.manifest, "digest", state=state)
     words = await failure(steps.judge, context(rig, verdicts=[good, bad]))
     assert f"1 of 2 recovery points are not VALID: {rig.point_id} is {state}" in words
-    assert measured.overall == [[VerdictState.VALID, state]]
     assert (await call(steps.judge, context(rig, verdicts=[good]))).summary == "all 1 VALID"
 
 
@@ -242,3 +239,18 @@ async def test_a_valid_point_is_left_alone(rig: Rig, steps: ValidationSteps) -> 
     proven = await call(steps.prove_again, about)
     assert proven.facts.verdicts == about.facts.verdicts
     assert rig.postgres.validated == 1
+
+
+@pytest.mark.parametrize("validated", [True, False])
+async def test_damage_at_the_source_is_told_with_the_way_back(
+    rig: Rig, taking: RecoveryPointSteps, monkeypatch: pytest.MonkeyPatch, validated: bool
+) -> None:
+    if validated:
+        await rig.validate()
+    found = "checksum verification failed in file base/5/16384, block 3"
+    monkeypatch.setattr(rig.points, "take", AsyncMock(side_effect=DamagedPages(found)))
+    words = await failure(taking.take_physical_backup, context(rig))
+    assert words.endswith(found)
+    restore = f"drctl restore --group shop --point {rig.point_id} --target-directory"
+    assert (restore in words) is validated
+    assert ("there is no VALID base backup to go back to" in words) is not validated

@@ -76,7 +76,7 @@ async def test_a_point_of_streams_stands_beside_those_of_postgresql(streams: Str
 async def test_all_streams_are_those_that_the_account_has_then(streams: Streams) -> None:
     streams.rig.group = streams.rig.group.model_copy(update={"streams": [ALL_STREAMS]})
     streams.server.streams["audit"] = FakeStream(config_of("audit"), state_of(3))
-    part = streams.points.part(DataStore.NATS)
+    part = streams.points.part(BackupKind.STREAMS)
     (check,) = await part.check_source(streams.rig.group, REGION)
     assert (check.passed, check.detail.rpartition(" has ")[2]) == (True, "audit, events, orders")
     assert [each.stream for each in (await streams.take()).jetstream.streams] == ["audit", "events", "orders"]
@@ -249,14 +249,14 @@ def _points_of(rig: Rig, *made: tuple[int, str]) -> list[RecoveryPoint]:
 def test_a_stream_that_was_made_anew_pushes_out_nothing(rig: Rig) -> None:
     """The account was emptied by mistake, and five backups of the empty one followed."""
     points = _points_of(rig, (900, CREATED), (1000, CREATED), *[(0, "2026-11-23T00:00:00Z")] * 5)
-    plan = plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9))
+    plan = plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9), {})
     assert plan.keep == ["point-6", "point-1"]
     assert plan.reasons["point-1"] == "the newest point"
 
 
 def test_points_of_one_stream_stand_by_its_sequences_whatever_the_clocks_say(rig: Rig) -> None:
     points = _points_of(rig, (1000, CREATED), (900, CREATED))  # the second one's worker has a clock that runs ahead
-    assert plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9)).keep == ["point-0"]
+    assert plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9), {}).keep == ["point-0"]
 
 
 # Restores.

@@ -9,7 +9,15 @@ import pytest
 from recovery.adapters.postgres.checks import judge, matches
 from recovery.adapters.postgres.fingerprint import Content, LargeObjects
 from recovery.adapters.postgres.observation import Observation
-from recovery.domain.recovery_point import BackupKind, DataStore, Manifest, PostgresSource, TableFingerprint, kinds_of
+from recovery.domain.recovery_point import (
+    BackupKind,
+    CheckResult,
+    DataStore,
+    Manifest,
+    PostgresSource,
+    TableFingerprint,
+    kinds_of,
+)
 
 CRITICAL = ["orders", "public.customers"]
 
@@ -30,8 +38,9 @@ def manifest(kind: BackupKind = BackupKind.LOGICAL, **changes: object) -> Manife
             TableFingerprint(table="shop.public.empty", rows=0, checksum="0"),
             TableFingerprint(table="shop.public.huge", rows=1, checksum=None),
             TableFingerprint(table="shop.public.orders", rows=5, checksum="55"),
+            TableFingerprint(table="shop.public.payments", rows=7, hashes="77"),
         ],
-        table_count=4,
+        table_count=5,
         sequences={"shop.public.up": 10, "shop.public.down": -10, "shop.public.dropped": 5},
         sequences_after={"shop.public.up": 14, "shop.public.down": -12},
         large_objects=1,
@@ -58,6 +67,7 @@ def seen(**changes: object) -> Observation:
         "shop.public.empty": Content(0, "0"),
         "shop.public.huge": Content(1, None),
         "shop.public.orders": Content(5, "55"),
+        "shop.public.payments": Content(7, None, "77"),
     }
     found = Observation(
         contents=contents,
@@ -102,6 +112,8 @@ BROKEN: list[tuple[str, Observation, str]] = [
     ("fingerprints", without("shop.public.empty"), "shop.public.empty is missing"),
     ("fingerprints", with_content("shop.public.orders", Content(4, "55")), "4 rows instead of 5"),
     ("fingerprints", with_content("shop.public.orders", Content(5, "56")), "content differs"),
+    ("fingerprints", with_content("shop.public.payments", Content(7, None, "78")), "content differs"),
+    ("fingerprints", with_content("shop.public.payments", Content(7, "77")), "7 rows, and their content differs"),
     ("fingerprints", with_content("shop.public.huge", Content(2, None)), "2 rows instead of 1"),
     ("sequences", seen(sequences={"shop.public.up": (9, 1), "shop.public.down": (-12, -1)}), "up stands at 9"),
     ("sequences", seen(sequences={"shop.public.up": (15, 1), "shop.public.down": (-12, -1)}), "between 10 and 14"),
@@ -170,6 +182,60 @@ def test_without_amcheck_that_is_said() -> None:
     result = next(result for result in judge(physical, seen(indexes_checked=None), []) if result.name == "indexes")
     assert result.passed
     assert result.detail.startswith("not available")
+
+
+def collated(**found: object) -> CheckResult:
+    """Of a point whose database and one collation have version 2.31, on a server with 2.36 of the database's."""
+    point = manifest(BackupKind.PHYSICAL, collation_versions={"shop": "2.31", "shop.german": "2.31", "gone": "1"})
+    here = seen(collations={"shop": "2.36", "shop.german": "2.31"}, **found)
+    assert failed(point, here) == {}
+    return next(result for result in judge(point, here, []) if result.name == "collations")
+
+
+def test_a_server_that_sorts_otherwise_warns_with_the_command_that_mends_it() -> None:
+    """An on-call engineer restores on another image: searches by text would miss rows, and nothing else would say."""
+    result = collated(indexes_checked=None)
+    assert result.detail == "other versions than at the source: shop (2.31 there, 2.36 here)"
+    assert (
+        """psql -d shop -c 'REINDEX DATABASE "shop"' -c 'ALTER DATABASE "shop" REFRESH COLLATION VERSION'"""
+        in result.warning
+    )
+    assert "german" not in result.warning
+
+
+def test_a_collation_that_is_not_here_is_rebuilt_by_its_name() -> None:
+    point = manifest(BackupKind.PHYSICAL, collation_versions={"shop": "2.36", "shop.german": "2.31"})
+    here = seen(collations={"shop": "2.36", "shop.german": None}, indexes_checked=None)
+    result = next(result for result in judge(point, here, []) if result.name == "collations")
+    assert "shop.german (2.31 there, none here)" in result.detail
+    assert """-c 'REINDEX DATABASE "shop"' -c 'ALTER COLLATION "german" REFRESH VERSION'""" in result.warning
+
+
+def test_indexes_that_amcheck_found_in_order_need_no_rebuilding() -> None:
+    result = collated(indexes_checked=4)
+    assert "amcheck found each of 4 B-tree indexes in the order of this server" in result.detail
+    assert result.warning == ""
+
+
+def test_an_index_that_another_collation_puts_out_of_order_is_no_damage_of_the_point() -> None:
+    order = {"shop.public.by_name": "item order invariant violated"}
+    result = collated(broken_indexes=order, sorted_by={"shop.public.by_name": {"shop"}})
+    assert "not in the order of this server: shop.public.by_name" in result.warning
+
+
+@pytest.mark.parametrize("collations", [{"shop.german"}, set()])
+def test_an_index_by_what_sorts_as_before_is_damaged(collations: set[str]) -> None:
+    point = manifest(BackupKind.PHYSICAL, collation_versions={"shop": "2.31"})
+    key = "shop.public.orders_pkey"
+    here = seen(collations={"shop": "2.36"}, broken_indexes={key: "item order"}, sorted_by={key: collations})
+    assert list(failed(point, here)) == ["indexes"]
+
+
+def test_the_versions_of_the_source_and_none_at_all_are_no_news() -> None:
+    for recorded, here in (({"shop": "2.36"}, {"shop": "2.36"}), ({}, {"shop": "2.36"}), ({}, {"shop": None})):
+        point = manifest(BackupKind.PHYSICAL, collation_versions=recorded)
+        results = judge(point, seen(collations=here, indexes_checked=None), [])
+        assert all(result.passed and not result.warning for result in results)
 
 
 @pytest.mark.parametrize(

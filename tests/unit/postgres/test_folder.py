@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from recovery.adapters.postgres import folder as module
 from recovery.adapters.postgres.folder import (
     MARKER,
     ClaimedFolder,
+    FileSystems,
     RestoreMark,
     is_being_restored,
     read_mark,
     remove_folder,
+    syncfs_tells_failures,
     write_mark,
 )
 from recovery.adapters.postgres.host import INCOMPLETE
-from recovery.errors import Contended, Refused
+from recovery.errors import Contended, NoSpace, Refused, RestoreFailed
 
 
 def mark(restore_id: str = "r1") -> RestoreMark:
@@ -101,3 +108,29 @@ def test_an_unreadable_mark_is_left_to_the_operator(tmp_path: Path) -> None:
         read_mark(tmp_path)
     write_mark(tmp_path, mark())
     assert read_mark(tmp_path) == mark()
+
+
+def test_what_could_not_be_written_to_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disks = FileSystems([tmp_path, tmp_path])
+    disks.sync()
+    failures = {errno.EIO: RestoreFailed, errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace}
+    for number, kind in failures.items():
+
+        def syncfs(descriptor: int, number: int = number) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+        monkeypatch.setattr(module, "_LIBC", SimpleNamespace(syncfs=syncfs))
+        with pytest.raises(kind, match="could not be written to the disk"):
+            disks.sync()
+    disks.close()
+    disks.sync()  # nothing is open any more: a descriptor of that number may be somebody else's
+
+
+@pytest.mark.parametrize(
+    ("release", "tells"),
+    [("4.18.0-553.el8", False), ("5.7.19", False), ("5.8.0", True), ("5.10-amd64", True), ("6.1", True), ("?", False)],
+)
+def test_kernels_whose_syncfs_is_silent_are_known(release: str, tells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    assert syncfs_tells_failures() is tells

@@ -51,6 +51,7 @@ def test_files_of_the_source_are_kept_aside_and_recovery_is_asked_for(tmp_path: 
     assert (tmp_path / "recovery.signal").exists()
     recovery = tmp_path / "recovery-plans.recovery.conf"
     assert "recovery_target = 'immediate'" in recovery.read_text()
+    assert "recovery_init_sync_method = 'syncfs'" in recovery.read_text(), "not file by file once more"
     end_recovery(tmp_path, None)
     assert recovery.read_text() == ""
     read_only = tmp_path / "recovery-plans.read-only.conf"

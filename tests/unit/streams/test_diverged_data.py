@@ -47,7 +47,7 @@ def nothing_readable(below: Path, *secrets: str) -> None:
 
 
 async def opened(folder: Path, key: AgeKey, into: Path) -> bytes:
-    async with Opener([key.secret], processes=1) as opener:
+    async with Opener([key.secret], threads=1) as opener:
         (file,) = await open_diverged(folder, opener, into)
     return file.read_bytes()
 

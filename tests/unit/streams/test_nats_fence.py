@@ -12,9 +12,10 @@ from pathlib import Path
 
 import nats.errors
 import pytest
+from nats.aio.client import Client
 
 from recovery.adapters.listening import Processes
-from recovery.adapters.nats.connection import NatsServer
+from recovery.adapters.nats.connection import NatsServer, cluster_of
 from recovery.adapters.nats.fence import FENCED, OPEN, Fence
 from recovery.errors import Contended, Unreachable
 
@@ -154,3 +155,18 @@ def test_a_signal_reaches_the_very_process_or_nobody() -> None:
         process.kill()
         process.wait()
         assert processes.signal(signal.SIGHUP) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"server_name": "east"}, None),
+        ({"server_name": "east", "cluster": "three"}, "three"),
+        ({"server_name": "east", "cluster": "east"}, None),  # a leaf node says so of itself
+        ({"server_name": "east", "cluster": "east", "connect_urls": ["10.0.0.5:4222"]}, "east"),
+    ],
+)
+def test_a_leaf_node_is_no_cluster(said: dict[str, object], name: str | None) -> None:
+    client = Client()
+    client._server_info = said
+    assert cluster_of(client) == name

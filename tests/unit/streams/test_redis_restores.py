@@ -14,13 +14,13 @@ import pytest
 
 from recovery.adapters.redis import recovery as redis_recovery
 from recovery.adapters.redis.by_replication import replica_mark, restore_by_replication
-from recovery.adapters.redis.key_mark import is_mark, slot_of
+from recovery.adapters.redis.key_mark import KeyMarks, is_mark, slot_of
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import ScratchServer
 from recovery.adapters.redis.server_info import MARK_KEY, RESTORED_KEY
 from recovery.adapters.redis.target import COMPLETED_SECONDS, ReplicaMark, Target
-from recovery.errors import NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
+from recovery.errors import Contended, NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.redis import RedisRestoreOptions, RestoredRedis, StoredDump
 from tests.fakes.redis import a_dump
 from tests.fakes.redis_target import FakeTarget
@@ -77,7 +77,7 @@ async def test_a_server_that_others_take_while_it_is_filled_fails_the_restore(ro
     async with scratch.serving() as own, fake.serving() as server:
         mark = ReplicaMark("r1", "before", "password-before")
         with pytest.raises(RestoreFailed, match="somebody else made it a"):
-            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, 5)
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, KeyMarks(), 5)
         assert "REPLICAOF NO ONE" not in fake.sent
         found = ReplicaMark.parse(fake.config["masteruser"])
         assert found is not None and found.upstream == ("127.0.0.1", own.port)
@@ -96,7 +96,7 @@ async def test_an_attempt_whose_target_another_one_took_over_leaves_it_to_that_o
     async with scratch.serving() as own, fake.serving() as server:
         mark = ReplicaMark("r1/one", "before", "password-before")
         with pytest.raises(RestoreFailed, match="replicates no more from the scratch server"):
-            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, 5)
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, KeyMarks(), 5)
         assert scratch.data == {MARK_KEY: "r1/one"}
         with pytest.raises(NotOurs, match="is at another attempt of restore r1"):
             await RedisDumps(server).remove_restored("r1/one")
@@ -272,6 +272,50 @@ async def test_a_late_attempt_does_not_start_over_on_what_is_the_clients_by_then
         assert "order" not in fake.data
 
 
+class HeldUp(FakeTarget):
+    """Another attempt completes the restore, and a client writes, right before the first such command."""
+
+    def __init__(self, moment: str, data: dict[str, str] | None = None) -> None:
+        super().__init__(data=data or {})
+        self.moment = moment
+
+    def _answer(self, words: list[str]) -> bytes:
+        if words[0] == self.moment and "order" not in self.data:
+            self.data = {RESTORED_KEY: "r1", "order": "paid"}
+        return super()._answer(words)
+
+
+@pytest.mark.parametrize("moment", ["SELECT", "WATCH", "MULTI"])
+async def test_an_attempt_that_was_held_up_since_it_looked_starts_nothing_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+) -> None:
+    fake = HeldUp(moment, {"old": "value"})
+    async with restoring(fake, monkeypatch, tmp_path) as restore:
+        with pytest.raises(Contended, match="given to its clients since this one looked: it was not touched"):
+            await restore(replace=True)
+        assert fake.data == {RESTORED_KEY: "r1", "order": "paid"}
+        with pytest.raises(NotOurs, match="is its clients' since"):
+            await restore(replace=True)
+
+
+@pytest.mark.parametrize("moment", ["WATCH", "MULTI"])
+async def test_an_attempt_that_was_held_up_replicates_nothing_over_it(moment: str) -> None:
+    scratch, fake = FakeTarget(), HeldUp(moment)
+    async with scratch.serving() as own, fake.serving() as server:
+        mark = ReplicaMark("r1/one", "", "")
+        with pytest.raises(Contended, match="since this one looked"):
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, KeyMarks(), 5)
+    assert (fake.role, fake.config["masteruser"], fake.data["order"]) == ("master", "", "paid")
+
+
+async def test_an_undo_that_was_held_up_deletes_nothing_of_the_clients() -> None:
+    fake = HeldUp("MULTI", {MARK_KEY: "r1/one", "key": "restored"})
+    async with fake.serving() as server:
+        with pytest.raises(Contended, match="since this one looked"):
+            await RedisDumps(server).remove_restored("r1/one")
+    assert fake.data["order"] == "paid"
+
+
 @pytest.mark.parametrize("slots", [range(5461), range(9000, 9002)])
 async def test_each_shard_of_a_cluster_carries_its_own_mark(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slots: range
@@ -327,6 +371,6 @@ async def test_a_server_that_loses_the_data_again_and_again_fails_the_restore() 
     async with scratch.serving() as own, fake.serving() as server, asyncio.timeout(10):
         mark = ReplicaMark("r1", "", "")
         with pytest.raises(RestoreFailed, match="began 4 times to take the data"):
-            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, 1)
+            await restore_by_replication(Target(server), ScratchServer(own, own.port), own.host, mark, KeyMarks(), 1)
         assert await RedisDumps(server).remove_restored("r1")
     assert fake.role == "master"

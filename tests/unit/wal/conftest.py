@@ -12,11 +12,11 @@ from tests.fakes.points import AGE
 
 @pytest.fixture(scope="session")
 async def sealer() -> AsyncIterator[Sealer]:
-    async with Sealer([AGE.public], processes=1) as made:
+    async with Sealer([AGE.public], threads=1) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 async def opener() -> AsyncIterator[Opener]:
-    async with Opener([AGE.secret], processes=1) as made:
+    async with Opener([AGE.secret], threads=1) as made:
         yield made

@@ -216,6 +216,19 @@ async def test_the_slots_wal_is_watched_and_each_level_told_once(rig: Rig) -> No
     assert "holds 3 GiB of WAL; it is given up after 1 GiB more" in rig.notifier.sent[0].body
 
 
+async def test_a_slot_that_the_server_is_about_to_give_up_is_critical_however_little_it_holds(rig: Rig) -> None:
+    async with rig.session():
+        rig.archives.slot = HeldWal(retained_bytes=GIB, safe_bytes=GIB // 10)
+        rig.archives.reports.put_nowait(progress())
+        await until(lambda: len(rig.titles) == 1)
+        rig.archives.slot = HeldWal(retained_bytes=GIB, safe_bytes=GIB // 5)  # hardly more left: nothing new
+        looks = len(rig.archives.followed)
+        await until(lambda: len(rig.archives.followed) > looks + 5)
+        rig.archives.slot = HeldWal(retained_bytes=GIB, safe_bytes=GIB)
+        await until(lambda: len(rig.titles) == 2)
+    assert [sent.severity for sent in rig.notifier.sent] == ["critical", "info"]
+
+
 async def test_a_location_that_is_not_waited_for_any_more_is_told_once(rig: Rig) -> None:
     rig.snapshot_ = group(WalRule(optional_locations=["spare"]))
     async with rig.session():

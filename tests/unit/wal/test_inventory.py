@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +13,7 @@ from typer.main import get_command
 
 from drctl.main import app
 from drctl.ways_back import Prospects, Trouble, WayBack, prospects
-from recovery.adapters.inventory import Inventory, inventory
+from recovery.adapters.inventory import FOLDERS, Inventory, inventory
 from recovery.adapters.wal_status import archived_wal
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.documents import sign_verdict
@@ -19,9 +21,11 @@ from recovery.backup.layout import manifest_key, verdict_key
 from recovery.backup.sealing import Opener, Sealer
 from recovery.backup.sets import page_key, set_key
 from recovery.backup.signing import Signer, generate_signing_key
+from recovery.backup.wal.layout import piece_of
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.recovery_set import SetState, set_of
 from recovery.domain.timelines import lsn_text
+from recovery.domain.wal_archive import WalPiece
 from recovery.errors import NotFound, Refused, Unreachable
 from tests.fakes.object_store import UnreadableStore
 from tests.fakes.points import NOW, signer, verdict_on, verifier
@@ -190,6 +194,18 @@ async def test_damaged_wal_at_one_location_leaves_the_other_s(rig: Rig, stores: 
     assert (wal.windows, wal.is_known) == ([], False)
 
 
+async def test_a_record_that_nobody_trusted_signed_is_told(rig: Rig, stores: list[UnreadableStore]) -> None:
+    await whole(rig)
+    assert Trouble.DISBELIEVED not in troubles(outlook(await found(rig)))
+    last = max(key for key in stores[0].objects if "/pieces/" in key)
+    piece = piece_of(last)
+    forged = WalPiece(piece.end, piece.end + SEGMENT)
+    await stores[0].put(last.replace(piece.name, forged.name), b"{}")
+    (told,) = troubles(outlook(await found(rig)))[Trouble.DISBELIEVED]
+    assert told.startswith(f"WAL from {lsn_text(forged.start)} to {lsn_text(forged.end)} of timeline 1 at a: ")
+    assert Trouble.DISBELIEVED.fails
+
+
 async def test_a_silent_location_is_told_and_the_others_are_listed(rig: Rig, stores: list[UnreadableStore]) -> None:
     point_id = await whole(rig)
     stores[0].broken = lambda method, key: Unreachable("no route")
@@ -203,6 +219,31 @@ async def test_a_silent_location_is_told_and_the_others_are_listed(rig: Rig, sto
     for store in stores:
         store.broken = lambda method, key: Unreachable("no route")
     with pytest.raises(Unreachable, match="a: no route; b: no route"):
+        await found(rig)
+
+
+async def test_a_folder_that_is_too_large_to_be_listed_hides_nothing(
+    rig: Rig, stores: list[UnreadableStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_id = await whole(rig)
+    await stores[0].put("logs/1", b"somebody else's")
+    folders, large = stores[0].folders, {"logs/"}
+
+    async def slow(prefix: str) -> Sequence[str]:
+        if prefix in large:
+            await asyncio.Event().wait()
+        return await folders(prefix)
+
+    monkeypatch.setattr(stores[0], "folders", slow)
+    monkeypatch.setattr("recovery.adapters.inventory.REQUEST_SECONDS", 0.5)
+    listed = await found(rig)
+    assert (listed.unreachable, listed.others) == ({}, {"a": ["logs"]})
+    stores[1].broken = lambda method, key: Unreachable("no route")
+    large.add("shop/")
+    listed = await found(rig)
+    assert (list(listed.unreachable), [way.subject for way in points_of(listed)]) == (["b"], [point_id] * 2)
+    large.update(f"shop/{each}/" for each in FOLDERS)
+    with pytest.raises(Unreachable, match="a: no answer within"):
         await found(rig)
 
 

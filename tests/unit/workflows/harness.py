@@ -126,5 +126,6 @@ def temporal(script: Script) -> Iterator[None]:
         set_current_details=lambda text: None,
         info=lambda: info,
         now=lambda: NOW,
+        patched=lambda name: True,
     ):
         yield

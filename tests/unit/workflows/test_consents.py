@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ApplicationError
 
+from recovery.domain.group import FailoverRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.report import RunReport, RunState
 from recovery.errors import DataLoss
@@ -16,6 +17,7 @@ from tests.fakes.handover import group_of
 from tests.unit.workflows.harness import Script, temporal, until
 from workflows.control import Choice, Consent, OperatorCommand
 from workflows.engine import Engine
+from workflows.plans.conditions import MAY_MOVE
 from workflows.steps import CONTROL, PROBE, Gate, Step, plan, s
 
 ANA = OperatorCommand(actor="Ana", reason="looked at both regions")
@@ -87,6 +89,19 @@ async def test_silence_is_no_consent_to_what_a_monitor_started() -> None:
     with temporal(script):
         await ended(build(automatic=True))
     assert script.started == []
+
+
+@pytest.mark.parametrize("open_ones", [[], ["redis in region-a"]])
+async def test_a_default_that_stood_for_a_silent_person_vouches_for_no_fence(open_ones: list[str]) -> None:
+    """The monitor asked, and nobody answered: that is enough where nothing but the policy asked."""
+    build, script = engine_of(
+        MAY_MOVE, group={"approval_default": "approve", "failover": FailoverRule(policy="approve")}
+    )
+    with temporal(script):
+        engine = build(automatic=True, approve=True)
+        engine.journal.facts = engine.journal.facts.model_copy(update={"unfenced": open_ones})
+        await ended(engine)
+    assert script.started == ([] if open_ones else ["fence"])
 
 
 async def test_where_two_persons_are_asked_for_the_first_is_not_the_second() -> None:

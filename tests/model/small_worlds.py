@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 
 from recovery.guard.lease import Watched
-from tests.unit.guard.exhaustive import Small
-from tests.unit.guard.model import Action, World
-from tests.unit.guard.moves import hurry, watching
-from tests.unit.guard.rules import Rules
-from tests.unit.guard.walks import settle
+from tests.model.exhaustive import Small
+from tests.model.model import Action, World
+from tests.model.moves import hurry, watching
+from tests.model.rules import Rules
+from tests.model.walks import settle
 
 TICK: Action = ("advance", 1.0)
 

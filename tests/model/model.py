@@ -19,9 +19,9 @@ from dataclasses import replace
 from typing import Any
 
 from recovery.domain.ownership import Phase
-from tests.unit.guard.conduct import Conduct
-from tests.unit.guard.parts import Guard
-from tests.unit.guard.rules import RECORD
+from tests.model.conduct import Conduct
+from tests.model.parts import Guard
+from tests.model.rules import RECORD
 
 Action = tuple[Any, ...]
 

@@ -12,9 +12,9 @@ from recovery.guard import decisions
 from recovery.guard.decisions import Break, Evidence, Write
 from recovery.guard.lease import Found
 from recovery.guard.promises import Received
-from tests.unit.guard.machines import Machines
-from tests.unit.guard.parts import Guard, Request, etag
-from tests.unit.guard.rules import AT, GROUP, RECORD
+from tests.model.machines import Machines
+from tests.model.parts import Guard, Request, etag
+from tests.model.rules import AT, GROUP, RECORD
 
 
 class Conduct(Machines):

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from recovery.domain.ownership import OwnershipRecord, RegionLease
 from recovery.guard.lease import DEMOTION, Watched
-from tests.unit.guard.parts import Guard, Host, Request, etag
-from tests.unit.guard.rules import AT, GROUP, RECORD, Rules, Violation
+from tests.model.parts import Guard, Host, Request, etag
+from tests.model.rules import AT, GROUP, RECORD, Rules, Violation
 
 
 class Machines:

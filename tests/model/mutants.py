@@ -16,7 +16,7 @@ from recovery.guard import decisions
 from recovery.guard.decisions import Break, Refusal, Settled, Wait, Write
 from recovery.guard.lease import Found, Held, Watched
 from recovery.guard.promises import Given, Received
-from tests.unit.guard.rules import AT, Rules
+from tests.model.rules import AT, Rules
 
 
 class CountsFromAfterTheWrite(Rules):

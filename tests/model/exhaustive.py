@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.unit.guard.model import Action, World
-from tests.unit.guard.moves import POSSIBLE
-from tests.unit.guard.rules import Rules, Violation
+from tests.model.model import Action, World
+from tests.model.moves import POSSIBLE
+from tests.model.rules import Rules, Violation
 
 Key = tuple[object, ...]
 

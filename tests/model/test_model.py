@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from recovery.guard import lease
-from tests.unit.guard import mutants
-from tests.unit.guard.exhaustive import Small, everything
-from tests.unit.guard.model import World
-from tests.unit.guard.rules import Rules
-from tests.unit.guard.small_worlds import CONFIRMATIONS, EFFECTS, LEASES, PROMISED, UNKNOWNS
-from tests.unit.guard.walks import follow_plan, promise, settle, uneven, walk
+from tests.model import mutants
+from tests.model.exhaustive import Small, everything
+from tests.model.model import World
+from tests.model.rules import Rules
+from tests.model.small_worlds import CONFIRMATIONS, EFFECTS, LEASES, PROMISED, UNKNOWNS
+from tests.model.walks import follow_plan, promise, settle, uneven, walk
 
 RATES = (0.99, 1.0, 1.01)
 

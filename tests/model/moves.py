@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from recovery.domain.guarding import GuardOrder
-from tests.unit.guard.model import MOVES, World
-from tests.unit.guard.rules import AT, GROUP
+from tests.model.model import MOVES, World
+from tests.model.rules import AT, GROUP
 
 
 def hurry(world: World, region: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from tests.unit.guard.exhaustive import Found
-from tests.unit.guard.model import World
-from tests.unit.guard.rules import Rules, Violation
+from tests.model.exhaustive import Found
+from tests.model.model import World
+from tests.model.rules import Rules, Violation
 
 RARE = ("freeze", "freeze-companion", "crash", "unfence", "arrive-twice", "drop")
 SLOW = ("thaw", "thaw-companion", "start", "arrive", "deliver", "finish", "act", "give-up", "promised")

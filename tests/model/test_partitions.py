@@ -9,8 +9,8 @@ import pytest
 
 from recovery.errors import Unreachable
 from tests.fakes.guard import Regions, until
+from tests.model.test_pauses import failed_over, never_two
 from tests.unit.guard.scenes import PRIMARY, played, steady
-from tests.unit.guard.test_pauses import failed_over, never_two
 
 
 def test_a_primary_that_the_witness_hears_and_that_hears_nothing_ends_with_its_lease(tmp_path: Path) -> None:

@@ -1,0 +1,267 @@
+"""Snapshots of RDS proven and put back, against moto behind a front as strict as RDS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+
+from recovery.adapters import managed_validation
+from recovery.adapters.managed_validation import validation_mark, validation_name
+from recovery.adapters.restores_by_store import RestoresByStore
+from recovery.backup.sealing import Opener, Sealer
+from recovery.domain.managed import RestoreManaged, snapshot_tags
+from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
+from recovery.errors import NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.ports.recovery_points import Restores
+from tests.contract.rds_front import Front, rds
+from tests.contract.rds_points import NAME, POINT, Managed, managed, nothing
+from tests.contract.rds_site import AWAY, HOME, NOW, OPEN, REPLICA, SOURCE, reset
+
+TAGS = snapshot_tags("shop", POINT)
+COPY = validation_name(POINT)
+
+
+@pytest.fixture
+async def front(amazon: str) -> AsyncIterator[Front]:
+    await reset(amazon)
+    async with rds(amazon) as front:
+        yield front
+
+
+@pytest.fixture
+async def site(front: Front, sealer: Sealer, opener: Opener) -> AsyncIterator[Managed]:
+    async with managed(front, sealer, opener) as made:
+        await made.take()
+        yield made
+
+
+def orders(instance: str, mark: str, region: str = HOME) -> RestoreManaged:
+    return RestoreManaged(region=region, instance=instance, snapshot=NAME, instance_class="db.r6g.xlarge", mark=mark)
+
+
+# Validation.
+
+
+async def test_a_point_is_proven_by_an_instance_that_is_read_and_deleted_again(site: Managed) -> None:
+    verdict = await site.validate()
+    assert (verdict.state, verdict.reason) == (
+        VerdictState.VALID,
+        f"restored at RDS in {HOME}: 12 tables were read to the end",
+    )
+    assert [check.name for check in verdict.checks] == [
+        f"snapshot in {HOME}",
+        f"snapshot in {AWAY}",
+        "restore",
+        "tables-readable",
+    ]
+    ((region, host),) = site.reader.read
+    assert region == HOME and COPY in host
+    assert await site.instances(HOME) == []
+    assert (await site.points.point(site.group, POINT)).is_valid
+
+
+async def test_without_a_login_nothing_is_called_valid(site: Managed) -> None:
+    site.reader.failure = Unreachable("no answer at its address")
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.FAILED
+    assert f"nobody could log in to {COPY} from here" in verdict.reason and "no answer at its address" in verdict.reason
+    assert [check.passed for check in verdict.checks] == [True, True, True]  # what could be checked was
+    assert await site.instances(HOME) == [] and len(site.reader.read) > 1
+    site.reader.failure = Refused("grant it pg_read_all_data")
+    assert (await site.validate()).state is VerdictState.FAILED
+    site.reader.failure = RestoreFailed("database shop cannot be opened")
+    assert (await site.validate()).state is VerdictState.RESTORE_FAILED
+    assert await site.instances(HOME) == []
+
+
+async def test_tables_that_cannot_be_read_are_a_failed_restore(site: Managed) -> None:
+    site.reader.checks = [CheckResult(name="tables-readable", passed=False, detail="orders (invalid page)")]
+    verdict = await site.validate()
+    assert (verdict.state, verdict.reason) == (
+        VerdictState.RESTORE_FAILED,
+        "check tables-readable: orders (invalid page)",
+    )
+
+
+async def gone(site: Managed) -> None:
+    assert await site.api.delete(AWAY, NAME, TAGS)
+
+
+async def another(site: Managed) -> None:
+    assert await site.api.delete(HOME, NAME, TAGS)
+    await site.api.take(HOME, SOURCE, NAME, {"owner": "ana"})
+
+
+async def older(site: Managed) -> None:
+    site.front.snapshot_changes[HOME, NAME] = {
+        "EngineVersion": "9.6",
+        "OriginalSnapshotCreateTime": "2020-01-01T00:00Z",
+    }
+
+
+async def broken(site: Managed) -> None:
+    site.front.snapshot_changes[AWAY, NAME] = {"Status": "inaccessible-encryption-credentials"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (gone, f"{AWAY} has no snapshot {NAME} any more"),
+        (another, "not of this recovery point"),
+        (older, "its engine version is 9.6 instead of"),
+        (older, "it was taken 2020-01-01"),
+        (broken, f"in {AWAY} is not what was taken: its state is inaccessible-encryption-credentials"),
+    ],
+)
+async def test_a_snapshot_that_is_not_what_was_taken_is_corrupt(
+    site: Managed, change: Callable[[Managed], Awaitable[None]], said: str
+) -> None:
+    await change(site)
+    verdict = await site.validate()
+    assert (verdict.state, said in verdict.reason) == (VerdictState.CORRUPT, True), verdict.reason
+    assert site.asked("RestoreDBInstanceFromDBSnapshot") == 0
+
+
+async def test_a_copy_proves_the_point_while_its_region_is_lost(site: Managed) -> None:
+    site.front.silent = {HOME}
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.VALID
+    assert verdict.reason.startswith(f"restored at RDS in {AWAY}") and f"not looked at in {HOME}" in verdict.reason
+    site.front.silent = {HOME, AWAY}
+    silent = await site.validate()
+    assert silent.state is VerdictState.FAILED and "no region that has the snapshot answers" in silent.reason
+
+
+async def test_an_instance_that_is_still_being_deleted_is_waited_for(site: Managed) -> None:
+    site.front.delete_looks = 4
+    assert (await site.validate()).state is VerdictState.VALID
+    assert await site.instances(HOME) == [COPY]
+    assert (await site.validate()).state is VerdictState.VALID  # of another instance of that name
+    assert site.asked("RestoreDBInstanceFromDBSnapshot") == 2
+
+
+async def test_an_instance_that_somebody_deletes_meanwhile_proves_nothing(site: Managed) -> None:
+    site.front.coming[HOME, COPY] = ["creating"]
+    site.front.status[HOME, COPY] = "deleting"
+    await site.database.restore(orders(COPY, validation_mark("shop", POINT)))
+    site.front.coming[HOME, COPY] = ["creating", "creating"]
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.FAILED
+    assert f"somebody deleted instance {COPY} in {HOME} while it was made" in verdict.reason
+
+
+async def test_an_instance_that_rds_cannot_make_is_deleted(site: Managed) -> None:
+    site.front.status[HOME, COPY] = "incompatible-restore"
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.RESTORE_FAILED
+    assert f"instance {COPY} in {HOME} is incompatible-restore" in verdict.reason
+    assert await site.instances(HOME) == []
+
+
+async def test_an_instance_that_is_not_deleted_is_named(site: Managed) -> None:
+    site.front.refused["DeleteDBInstance", HOME] = ("AccessDenied", "not you")
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.VALID and f"{COPY} in {HOME} is not deleted yet" in verdict.reason
+    assert await site.instances(HOME) == [COPY]
+    site.front.refused.clear()
+    assert (await site.validate()).state is VerdictState.VALID  # goes on with it, as after a worker's death
+    assert (await site.instances(HOME), site.asked("RestoreDBInstanceFromDBSnapshot")) == ([], 1)
+
+
+async def test_what_lost_workers_left_is_deleted_by_its_mark_once_it_is_old(
+    site: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.database.restore(orders("left", validation_mark("shop", "another-point")))
+    await site.database.restore(orders("not-ours", validation_mark("billing", "a-point")))
+    await site.database.restore(orders("recovered", "0123456789ab"))
+    site.front.coming.clear()
+    await site.validate()
+    assert sorted(await site.instances(HOME)) == ["left", "not-ours", "recovered"]  # it may be at work
+    monkeypatch.setattr(managed_validation, "LEFT_AFTER", timedelta())
+    verdict = await site.validate()
+    assert f"left in {HOME}, which an earlier validation left, is deleted" in verdict.reason
+    assert sorted(await site.instances(HOME)) == ["not-ours", "recovered"]
+
+
+# Restores.
+
+
+async def test_a_copy_comes_back_as_an_instance_with_the_network_of_the_groups_own(site: Managed) -> None:
+    order = site.restore(target_instance="shop-back")
+    by_store = RestoresByStore({BackupKind.SNAPSHOT: cast(Restores, site.restores)})
+    checks = await by_store.verify_infrastructure(order)
+    assert [check.passed for check in checks] == [True, True, True], checks
+    seen: list[str] = []
+    restored = await by_store.restore(order, lambda done, expected, what: seen.append(what))
+    assert f"shop-back in {AWAY} is creating" in seen
+    assert (restored.instance, restored.kind, restored.database) == ("shop-back", BackupKind.SNAPSHOT, "shop")
+    assert restored.last_commit_at is not None and restored.last_commit_at <= datetime.now(UTC)
+    made = await site.database.instance(AWAY, "shop-back")
+    assert made is not None and (made.security_groups, made.mark) == ([OPEN], "0123456789ab")
+    assert (made.host, made.port) == (restored.host, restored.port)
+    assert await by_store.restore(order, nothing) == restored  # another attempt
+    assert site.asked("RestoreDBInstanceFromDBSnapshot") == 1
+    assert all(check.passed for check in await by_store.verify(site.group, restored))
+    assert not await by_store.accepts_writes(site.group, restored)
+    await by_store.open_writes(site.group, restored)
+    await by_store.open_writes(site.group, restored)
+    assert await by_store.accepts_writes(site.group, restored)
+    assert await by_store.write_probe(site.group, restored, "run-1") == NOW
+    assert site.probe.written == [(restored.host, restored.port)]
+    with pytest.raises(NotOurs, match=f"shop-back in {AWAY} is in use since its restore was completed"):
+        await by_store.remove(order)
+
+
+async def test_the_configured_network_goes_before_the_groups_own(site: Managed) -> None:
+    site.rule = {
+        "security_groups": {AWAY: ["sg-0123456789abcdef0"]},
+        "restored_instance": "shop-restored",
+        "instance_class": "db.r6g.2xlarge",
+    }
+    restored = await site.restores.restore(site.restore(), nothing)
+    made = await site.database.instance(AWAY, restored.instance or "")
+    assert made is not None and made.name == "shop-restored"
+    assert (made.security_groups, made.instance_class) == (["sg-0123456789abcdef0"], "db.r6g.2xlarge")
+
+
+async def test_the_undo_deletes_what_this_restore_made_and_nothing_else(site: Managed) -> None:
+    order = site.restore()
+    assert not await site.restores.remove(order)
+    restored = await site.restores.restore(order, nothing)
+    assert restored.instance == f"{REPLICA}-0123456789ab"
+    assert not await site.restores.remove(site.restore(restore_id="another", target_instance=restored.instance))
+    assert await site.restores.remove(order)
+    assert await site.instances(AWAY) == []
+    with pytest.raises(RestoreFailed, match="is gone from eu-west-1"):
+        await site.restores.open_writes(site.group, restored)
+    own = site.restore(target_instance=REPLICA)
+    assert not await site.restores.remove(own)
+    assert await site.database.instance(AWAY, REPLICA) is not None
+
+
+async def test_what_stands_in_the_way_is_said_before_anything_is_made(site: Managed) -> None:
+    async def refusals(**wanted: str) -> dict[str, str]:
+        checks = await site.restores.verify_infrastructure(site.restore(**wanted))
+        return {check.name: check.detail for check in checks if not check.passed}
+
+    assert await refusals() == {}
+    taken = await refusals(target_instance=REPLICA)
+    assert f"there is an instance {REPLICA} in {AWAY} already" in taken["empty target"]
+    with pytest.raises(NotOurs, match="was not touched"):
+        await site.restores.restore(site.restore(target_instance=REPLICA), nothing)
+    await gone(site)
+    assert f"{AWAY} has no snapshot {NAME}: it was in {HOME} and {AWAY}" in (await refusals())["snapshot"]
+    site.front.silent = {AWAY}
+    assert (await refusals()).keys() == {"snapshot", "empty target"}
+    assert site.asked("RestoreDBInstanceFromDBSnapshot") == 0
+
+
+async def test_a_restored_instance_that_is_not_right_fails_its_checks(site: Managed) -> None:
+    restored = await site.restores.restore(site.restore(), nothing)
+    site.probe.missing = ["orders"]
+    site.front.status[AWAY, restored.instance or ""] = "storage-full"
+    found = await site.restores.verify(site.group, restored)
+    assert [(check.name, check.passed) for check in found] == [("instance", False), ("orders", False)]
