@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from activities.boundary import StepProgress, report_progress, step
 from activities.looking import Look, behind, demand_all, role_checks, source_of, target_of
-from recovery.domain.candidates import Candidate, Choice, Seen, Wish, choose, leading_store, stores_of
+from recovery.domain.candidates import Candidate, Choice, Seen, Wish, choose, leading_store, stores_of, waits_for_lease
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import StoreRole, StoreState, Unfenced, left_behind, unfenced
 from recovery.domain.handover import UNITS, StoreLoss
@@ -33,7 +33,10 @@ class ChoosingSteps:
         wish = Wish(region=request.region, accept_loss=request.accept_data_loss, outage_age=silent_for)
         if context.plan == "Failover" and request.region == owner:
             raise Refused(f"{owner} owns {group.name} already: name another region, or none")
-        choice = choose(group, owner, seen, wish, await self._look.lineage(group))
+        lineage = await self._look.lineage(group)
+        choice = choose(group, owner, seen, wish, lineage)
+        if choice.target is None and waits_for_lease(group, owner, seen, wish, lineage):
+            raise Unreachable(choice.reason)  # a guard takes its lease within a moment of the witness's return
         if choice.target is None:
             raise DataLoss(choice.reason) if choice.acceptable else Refused(choice.reason)
         open_ones = [one.words for one in _without_fence(group, seen)]

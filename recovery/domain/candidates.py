@@ -161,6 +161,14 @@ def choose(
     return Choice(None, judged, _no_target(group, owner, judged))
 
 
+def waits_for_lease(
+    group: GroupSnapshot, owner: str, seen: Mapping[str, Seen], wish: Wish, lineage: str | None = None
+) -> bool:
+    """Whether ``choose`` finds no target only because a guard holds no lease yet, as after the witness's return."""
+    leased = {name: replace(answer, holds_lease=None) for name, answer in seen.items()}
+    return choose(group, owner, leased, wish, lineage).target is not None
+
+
 def _advanced(candidate: Candidate) -> tuple[int, int, bool, str]:
     order = candidate.order if candidate.order is not None else -1
     return order, candidate.priority, candidate.is_local, candidate.region

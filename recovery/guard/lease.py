@@ -189,12 +189,34 @@ def may_take(found: Found, watched: Watched, now: float, margin: float, dead: Co
 
 
 @dataclass(frozen=True)
-class Watched:
-    """The lease of a region as a watcher saw it. ``since``: when the first read returned this very version.
+class Renewed:
+    """The newest renewal of a lease that a watcher ever saw. It tells people and plans since when the holder is
+    silent; nothing is broken by it.
 
-    ``renewed`` tells people and plans since when the holder is silent; nothing is broken by it. A witness that was
-    killed may know no lease for a moment, or an older one: that makes a new ``since``, and is no renewal.
+    A witness that was killed may know no lease for a moment, or an older one: that is no renewal. It may also tell only
+    now of one that it got just before: so the holder's own stamps say how much later than the last one it was made,
+    within what the reads allow.
     """
+
+    lease: RegionLease
+    at: float
+    read: float  # when the newest read that returned it began
+
+    @classmethod
+    def after(cls, last: Renewed | None, lease: RegionLease, *, began: float, returned: float) -> Renewed:
+        if last is None or last.lease.instance != lease.instance:
+            return cls(lease, at=returned, read=began)
+        if lease.serial < last.lease.serial:
+            return last
+        if lease.serial == last.lease.serial:
+            return replace(last, read=began)
+        passed = (lease.changed_at - last.lease.changed_at).total_seconds()
+        return cls(lease, at=min(returned, max(last.read, last.at + passed)), read=began)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The lease of a region as a watcher saw it. ``since``: when the first read returned this very version."""
 
     region: str
     lease: RegionLease | None = None
@@ -203,25 +225,28 @@ class Watched:
     began: float = -math.inf  # of the newest read
     break_sent: str | None = None  # the version that a break of ours names: it may arrive at any time
     stood_for: float = 0.0  # seconds that the lease had not changed when it was broken, as far as we saw
-    # When a read first returned the newest renewal that was ever seen, and that one's instance and serial. Nothing is
-    # decided by them, so they do not make two watchers different.
-    renewed: float = field(default=math.inf, compare=False)
-    newest: tuple[str, int] | None = field(default=None, compare=False)
+    renewed: Renewed | None = field(default=None, compare=False)  # no decision rests on it
 
     def read(self, found: Found, *, began: float, returned: float) -> Watched:
         """A read that began and returned at these times. One that began before the newest one we know says nothing."""
         if began < self.began:
             return self
         if found is None:
-            return Watched(self.region, began=began, renewed=self.renewed, newest=self.newest)
+            return Watched(self.region, began=began, renewed=self.renewed)
         lease, version = found
+        renewed = Renewed.after(self.renewed, lease, began=began, returned=returned)
         if version == self.version:
-            return replace(self, began=began)
+            return replace(self, began=began, renewed=renewed)
         stood_for = began - self.since if lease.broken_by is not None and self.lease is not None else 0.0
-        seen = Watched(self.region, lease, version, since=returned, began=began, stood_for=max(0.0, stood_for))
-        if self.newest is not None and self.newest[0] == lease.instance and lease.serial <= self.newest[1]:
-            return replace(seen, renewed=self.renewed, newest=self.newest)
-        return replace(seen, renewed=returned, newest=(lease.instance, lease.serial))
+        return Watched(
+            self.region,
+            lease,
+            version,
+            since=returned,
+            began=began,
+            stood_for=max(0.0, stood_for),
+            renewed=renewed,
+        )
 
     def unchanged_for(self, now: float) -> float:
         """Seconds that the lease has not changed as far as we know; 0.0 when it was never seen."""
@@ -229,7 +254,7 @@ class Watched:
 
     def silent_for(self, now: float) -> float | None:
         """Seconds since the holder was last seen to renew; None when it never was."""
-        return None if self.newest is None else max(0.0, now - self.renewed)
+        return None if self.renewed is None else max(0.0, now - self.renewed.at)
 
     def over(self) -> bool:
         """The holder's lease has ended for good: broken, or given back. No time needs to pass any more."""

@@ -55,6 +55,7 @@ class FakeGuards:
     ownership: FakeOwnershipStore
     states: dict[str, list[StoreState]] = field(default_factory=dict)
     watched: dict[str, float] = field(default_factory=dict)
+    leaseless: set[str] = field(default_factory=set)
     orders: list[tuple[str, GuardOrder]] = field(default_factory=list)
     positions: dict[str, str] = field(default_factory=dict)
     strengths: dict[str, Strength] = field(default_factory=dict)
@@ -71,7 +72,12 @@ class FakeGuards:
             raise Unreachable(f"the guard of {region} takes no connection")
         found = GroupState(group=group or "shop", stores=self.states[region])
         return GuardStatus(
-            region=region, instance=f"{region}/1", ttl=5, holds_lease=True, watched=self.watched, groups=[found]
+            region=region,
+            instance=f"{region}/1",
+            ttl=5,
+            holds_lease=region not in self.leaseless,
+            watched=self.watched,
+            groups=[found],
         )
 
     async def fence(self, order: GuardOrder) -> FenceProof:

@@ -21,6 +21,16 @@ async def test_a_lost_owner_is_not_waited_for(site: Site) -> None:
     assert rejected == {"b": "", "c": "b is more advanced, by 1 B"}
 
 
+async def test_guards_that_take_their_leases_after_the_witness_returned_are_asked_again(site: Site) -> None:
+    del site.guards.states["a"]
+    site.guards.leaseless |= {"b", "c"}
+    failed = await site.refused(site.choosing.choose_target)
+    assert (failed.type, failed.non_retryable) == ("Unreachable", False) and "its guard holds no lease" in str(failed)
+    site.guards.states["b"] = site.guards.states["c"] = [state(StoreRole.STALE)]
+    failed = await site.refused(site.choosing.choose_target)
+    assert (failed.type, failed.non_retryable) == ("Refused", True), "a lease would not help"
+
+
 async def test_a_failover_stays_at_the_site_where_a_local_replica_has_everything(site: Site) -> None:
     regions = [
         region.model_copy(update={"site": "a", "priority": 95} if region.name == "c" else {"priority": 90})

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from recovery.domain.candidates import Choice, Seen, Wish, choose
+from recovery.domain.candidates import Choice, Seen, Wish, choose, waits_for_lease
 from recovery.domain.group import (
     GroupSnapshot,
     Objectives,
@@ -220,6 +220,13 @@ def test_every_rejected_region_has_its_reason(seen: Seen, words: str) -> None:
     assert choice.target == "c" and words in reasons(choice)["b"]
     nothing_left = chosen({"a": LOST, "b": seen, "c": LOST})
     assert nothing_left.target is None and not nothing_left.acceptable and "no region can take" in nothing_left.reason
+
+
+def test_a_guard_without_a_lease_is_waited_for_where_nothing_else_speaks_against_its_region() -> None:
+    ready = Seen(states=standby().states, holds_lease=False)
+    behind = Seen(states=standby(lag=600.0).states, holds_lease=False)
+    for seen, waits in ((ready, True), (behind, False), (LOST, False)):
+        assert waits_for_lease(group(), "a", {"a": LOST, "b": seen, "c": LOST}, Wish(), FIRST) is waits
 
 
 def test_only_the_named_region_is_taken() -> None:

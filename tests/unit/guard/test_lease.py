@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -109,10 +109,26 @@ def test_what_a_restarted_witness_says_is_no_renewal() -> None:
         assert forgetful.unchanged_for(32.0) < 2.0, "a lease is broken only after it was watched anew"
     broken = lease.model_copy(update={"broken_by": "B/1"})
     assert watched.read((broken, "v4b"), began=31.0, returned=31.0).silent_for(32.0) == 22.0
-    renewed = gone.read((lease.model_copy(update={"serial": 5}), "v5"), began=31.0, returned=31.0)
-    assert renewed.silent_for(32.0) == 1.0
+    later = lease.model_copy(update={"serial": 5, "changed_at": AT + timedelta(seconds=21)})
+    assert gone.read((later, "v5"), began=31.0, returned=31.0).silent_for(32.0) == 1.0
     taken = gone.read((lease.model_copy(update={"instance": "A/2"}), "v6"), began=31.0, returned=31.0)
     assert taken.silent_for(32.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("stamp", "silent"),
+    [
+        (1.0, 24.0),  # it was made a second after the last one, and a restarted witness tells of it only now
+        (60.0, 2.0),  # the holder's clock was put forward: it was made before it was read
+        (-60.0, 22.0),  # put back: it was not there yet at the last good read
+    ],
+)
+def test_a_renewal_that_is_seen_late_is_dated_by_its_holders_stamps(stamp: float, silent: float) -> None:
+    lease = RegionLease(region="A", instance="A/1", serial=4, ttl=5.0, changed_at=AT)
+    watched = Watched("A").read((lease, "v4"), began=9.0, returned=10.0)
+    late = lease.model_copy(update={"serial": 5, "changed_at": AT + timedelta(seconds=stamp)})
+    known = watched.read((lease, "v4"), began=13.0, returned=13.0) if stamp < 0 else watched
+    assert known.read((late, "v5"), began=32.0, returned=33.0).silent_for(35.0) == silent
 
 
 def test_a_lease_is_taken_over_only_when_its_holder_cannot_be_at_work() -> None:
