@@ -35,9 +35,11 @@ class ChoosingSteps:
             raise Refused(f"{owner} owns {group.name} already: name another region, or none")
         lineage = await self._look.lineage(group)
         choice = choose(group, owner, seen, wish, lineage)
-        if choice.target is None and waits_for_lease(group, owner, seen, wish, lineage):
-            raise Unreachable(choice.reason)  # a guard takes its lease within a moment of the witness's return
         if choice.target is None:
+            # A guard takes its lease within a moment of the witness's return. Where a person could accept a loss, they
+            # are asked at once: nobody knows whether the lease comes.
+            if not choice.acceptable and waits_for_lease(group, owner, seen, wish, lineage):
+                raise Unreachable(choice.reason)
             raise DataLoss(choice.reason) if choice.acceptable else Refused(choice.reason)
         open_ones = [one.words for one in _without_fence(group, seen)]
         chosen = next(each for each in choice.candidates if each.region == choice.target)

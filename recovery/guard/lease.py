@@ -191,7 +191,7 @@ def may_take(found: Found, watched: Watched, now: float, margin: float, dead: Co
 @dataclass(frozen=True)
 class Renewed:
     """The newest renewal of a lease that a watcher ever saw. It tells people and plans since when the holder is
-    silent; nothing is broken by it.
+    silent, and so which standby is recent enough; no lease is broken by it.
 
     A witness that was killed may know no lease for a moment, or an older one: that is no renewal. It may also tell only
     now of one that it got just before: so the holder's own stamps say how much later than the last one it was made,
@@ -225,7 +225,7 @@ class Watched:
     began: float = -math.inf  # of the newest read
     break_sent: str | None = None  # the version that a break of ours names: it may arrive at any time
     stood_for: float = 0.0  # seconds that the lease had not changed when it was broken, as far as we saw
-    renewed: Renewed | None = field(default=None, compare=False)  # no decision rests on it
+    renewed: Renewed | None = field(default=None, compare=False)  # no lease is broken by it
 
     def read(self, found: Found, *, began: float, returned: float) -> Watched:
         """A read that began and returned at these times. One that began before the newest one we know says nothing."""

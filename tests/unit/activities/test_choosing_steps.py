@@ -26,6 +26,10 @@ async def test_guards_that_take_their_leases_after_the_witness_returned_are_aske
     site.guards.leaseless |= {"b", "c"}
     failed = await site.refused(site.choosing.choose_target)
     assert (failed.type, failed.non_retryable) == ("Unreachable", False) and "its guard holds no lease" in str(failed)
+    site.guards.states["c"] = [state(STANDBY, lag_seconds=600.0)]
+    site.guards.leaseless -= {"c"}
+    failed = await site.refused(site.choosing.choose_target)
+    assert failed.type == "DataLoss", "a person may accept the loss, and is asked at once"
     site.guards.states["b"] = site.guards.states["c"] = [state(StoreRole.STALE)]
     failed = await site.refused(site.choosing.choose_target)
     assert (failed.type, failed.non_retryable) == ("Refused", True), "a lease would not help"
