@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
-import boto3
 import botocore.config
 import dns.asyncquery
 import dns.message
 
 from lab.errors import LabError, LabUnreachableError
 from lab.state import STATE_FILE, LabState, PostgresPlace, S3Place, Server
+from recovery.adapters.aws import make_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -90,7 +90,7 @@ def log_tail(path: Path, lines: int = 12) -> str:
 
 def s3_client(place: S3Place) -> S3Client:
     """Return a boto3 client of `place` with short timeouts and one attempt per call."""
-    return boto3.session.Session().client(
+    client: S3Client = make_client(
         "s3",
         endpoint_url=place.endpoint,
         aws_access_key_id=place.access_key,
@@ -103,6 +103,7 @@ def s3_client(place: S3Place) -> S3Client:
             s3={"addressing_style": "path"},
         ),
     )
+    return client
 
 
 async def _says(folder: Path, server: Server) -> None:

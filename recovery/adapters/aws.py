@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -22,6 +23,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.loaders import Loader, create_loader
 
 from recovery.errors import BadInput, RecoveryError, Refused, Unreachable
 
@@ -41,13 +43,19 @@ _DENIED = {
 _SERVERS_FAULT = 500
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0  # seconds
 THREADS = 4
-_MAKING = threading.Lock()
 
 
 @functools.cache
-def _session() -> boto3.session.Session:
-    """One for all: it keeps the descriptions of the APIs, which take half a second to read. Not safe in threads."""
-    return boto3.session.Session()
+def _descriptions(data_path: str | None) -> Loader:
+    """Of all APIs, kept for the process: to read one takes a tenth of a second."""
+    return create_loader(data_path)
+
+
+def make_client(service: Any, **settings: Any) -> Any:
+    """boto3's client of a service, in a session of its own: credentials that hang hold nobody else up."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=session).client(service, **settings)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class AwsCalls(Generic[Client]):
         self._access = access
         self._patience = patience.total_seconds()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=service)
+        self._making = threading.Lock()
         self._made: Client | None = None
 
     async def run(
@@ -121,11 +130,10 @@ class AwsCalls(Generic[Client]):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _client(self) -> Client:
-        with _MAKING:
+        with self._making:
             if self._made is None:
                 access = self._access
-                make: Any = _session().client
-                self._made = make(
+                self._made = make_client(
                     self._service,
                     region_name=access.region,
                     endpoint_url=access.endpoint_url,

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
 from botocore.config import Config
 
+from recovery.adapters.aws import make_client
 from recovery.adapters.s3_bucket import Expected, ObjectSettings, ReplicaRule
 from recovery.adapters.s3_errors import FAILURES, UNKNOWN_OUTCOME, explain
 from recovery.errors import BadInput, Contended, NotFound, Refused, Unreachable
@@ -288,9 +288,7 @@ class S3Store:
         """
         if self._made is None:
             if self._making is None:
-                self._making = asyncio.create_task(
-                    self._run(lambda: boto3.session.Session().client("s3", **self._settings))
-                )
+                self._making = asyncio.create_task(self._run(lambda: make_client("s3", **self._settings)))
             try:
                 self._made = await asyncio.shield(self._making)
             finally:

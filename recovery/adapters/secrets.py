@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from recovery.adapters.aws import make_client
 from recovery.domain.secret import SecretRef, SecretScheme
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 from recovery.telemetry.redaction import REDACTOR
@@ -127,8 +127,7 @@ class Secrets:
             limits = ClientConfig(
                 connect_timeout=self._timeout / 3, read_timeout=self._timeout / 3, retries={"total_max_attempts": 2}
             )
-            session = boto3.session.Session()
-            self._client = session.client("secretsmanager", region_name=self._region, config=limits)
+            self._client = make_client("secretsmanager", region_name=self._region, config=limits)
         return self._client
 
 

@@ -7,13 +7,23 @@ from pathlib import Path
 import pytest
 
 from lab.errors import LabError
-from lab.workload import LossReport, longest_gap, new_number, read_acknowledged
+from lab.workload import LossReport, first_after, longest_gap, new_number, read_acknowledged
 
 
 def test_a_line_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
     file = tmp_path / "acknowledged.log"
     file.write_text("10 1.5\n11 2.5\n12 3")
     assert read_acknowledged(file) == {10: 1.5, 11: 2.5}
+
+
+@pytest.mark.parametrize("lines", [4, 20_000])
+def test_the_first_commit_after_a_moment_is_found_at_the_end_and_far_back(tmp_path: Path, lines: int) -> None:
+    file = tmp_path / "acknowledged.log"
+    file.write_text("".join(f"{number} {100 + number / 10:.4f}\n" for number in range(lines)) + "9 9999.0")
+    last = 100 + (lines - 1) / 10
+    assert first_after(file, 100.15) == 100.2
+    assert first_after(file, last - 0.05) == pytest.approx(last)
+    assert first_after(file, last) is None, "the last line is not whole"
 
 
 def test_the_longest_gap_is_the_outage(tmp_path: Path) -> None:
