@@ -41,7 +41,7 @@ def check_of(state: LabState, server: Server) -> Check:
             return lambda: _answers(host, port, f"AUTH {password}\r\nPING\r\n".encode(), b"+PONG")
         case "s3" | "witness":
             store = state.s3[server.region]
-            return lambda: asyncio.to_thread(_bucket, store)
+            return lambda: _stores(host, port, store)
         case "app":
             return lambda: _http(host, port, "/api/v1/status")
         case "webhook":
@@ -155,6 +155,11 @@ async def _postgres(place: PostgresPlace) -> None:
         connection.terminate()
     if not following:
         raise LabError("it does not stream from its primary yet")
+
+
+async def _stores(host: str, port: int, place: S3Place) -> None:
+    await _connects(host, port)  # a client costs more than such a look
+    await asyncio.to_thread(_bucket, place)
 
 
 def _bucket(place: S3Place) -> None:
