@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from tests.lanes import LIGHT, Lanes, choose
+from tests.lanes import LIGHT, PATIENT, Lanes, choose
 
 ROOT = Path(__file__).parents[2]
 SERVERS, MORE_SERVERS = "tests/integration/test_fault_matrix.py", "tests/chaos/test_faults.py"
+STORY = "tests/integration/test_readme_commands.py"
 RULES, MORE_RULES = "tests/unit/test_retention.py", "tests/contract/test_search.py"
 
 
@@ -23,6 +24,10 @@ RULES, MORE_RULES = "tests/unit/test_retention.py", "tests/contract/test_search.
         ([SERVERS, RULES, MORE_RULES], True, RULES),
         ([RULES, MORE_RULES], False, RULES),
         ([SERVERS, MORE_SERVERS], True, SERVERS),
+        ([SERVERS, STORY, RULES], True, RULES),
+        ([SERVERS, STORY], True, STORY),
+        ([STORY, SERVERS], False, SERVERS),
+        ([RULES, STORY], False, STORY),
     ],
 )
 def test_each_lane_takes_the_first_of_its_kind_and_else_the_first(
@@ -32,7 +37,7 @@ def test_each_lane_takes_the_first_of_its_kind_and_else_the_first(
 
 
 def test_what_is_called_light_exists() -> None:
-    assert [path for path in LIGHT if not (ROOT / path).exists()] == []
+    assert [path for path in (*LIGHT, *PATIENT) if not list(ROOT.glob(f"{path}*"))] == []
 
 
 class Node:
@@ -85,6 +90,14 @@ def test_the_last_of_three_lanes_starts_no_servers_and_the_others_end_with_what_
     first, second, last = played([*heavy, *light], 3)
     assert set(last) < set(light)
     assert all(module not in first[: first.index(heavy[6])] for module in light if heavy[6] in first)
+
+
+def test_who_is_not_in_a_hurry_is_shared_by_all_lanes_at_the_end() -> None:
+    heavy = [f"tests/integration/test_{letter}.py" for letter in "abcd"]
+    patient = [f"tests/integration/test_plans_{number:02}.py" for number in range(12)]
+    *others, last = played([*heavy, *patient, RULES], 3)
+    assert last[0] == RULES and set(last[1:]) <= set(patient) and len(last) > 1
+    assert all(any(module in patient for module in lane) for lane in others)
 
 
 def test_fewer_lanes_take_everything_and_one_kind_alone_is_run_to_its_end() -> None:
