@@ -17,7 +17,7 @@ from workflows.control import LONGEST_ACTOR, LONGEST_REASON, OperatorCommand
 from workflows.failures import explain
 from workflows.health_calls import limits
 from workflows.health_fences import Fences
-from workflows.health_state import HealthView, MonitorState, OwnRun, view_of
+from workflows.health_state import HealthView, MonitorState, OwnRun, all_stale_at, view_of
 from workflows.health_words import details, ended_alert, lost_words
 from workflows.steps import HEARTBEAT, PROBE, m, s
 from workflows.vantage_monitor import VantageMonitor
@@ -47,6 +47,8 @@ MOST_ALERTS = 50  # undelivered ones
 ASK_AGAIN = s(10)  # after a start that was refused or failed
 SHORTEST_PAUSE = s(0.05)
 LOAD_AGAIN = m(1)  # a configuration that differs from a vantage point's
+OF_ONE_PLAN = ("question", "unanswered", "not-started", "cooldown")
+"""Keys of messages about a plan that is to start. Those of one that has ended tell nobody of the next."""
 
 
 @workflow.defn
@@ -62,6 +64,7 @@ class HealthMonitor:
         self._following: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._minds_search = False  # not in a run that began under a version that left search engines out of account
+        self._tells_of_each_plan = False  # not in a run that began under a version that asked people once an outage
         self._fences = Fences(self.group, lambda: self.state, self._fences_are)
 
     @workflow.run
@@ -69,6 +72,7 @@ class HealthMonitor:
         self._fences.asked = workflow.patched("strengths-at-run-time")
         self._fences.silence_vouches = not workflow.patched("silence vouches for no fence")
         self._minds_search = workflow.patched("a search engine is left behind")
+        self._tells_of_each_plan = workflow.patched("people are asked about each plan of an outage")
         watching = asyncio.create_task(self._notice_silence())
         fences = asyncio.create_task(self._fences.keep())
         while not self._is_long():
@@ -302,6 +306,8 @@ class HealthMonitor:
             end = PlanEnd(completed=False, state="unknown", error=explain(error))
         now = workflow.now()
         self._set(run=run.model_copy(update={"end": end, "ended_at": now}), question=None)
+        if self._tells_of_each_plan:
+            self._set(told=[key for key in self.state.told if key not in OF_ONE_PLAN])
         if end.owner is not None and end.epoch > self.state.epoch:
             self._set(owner=end.owner, epoch=end.epoch)  # what was seen of the old owner counts no more
         if not end.completed and run.plan == "Failover" and end.step == "choose-target":
@@ -314,7 +320,7 @@ class HealthMonitor:
     async def _notice_silence(self) -> None:
         """A group that nobody watches any more would never be lost: that is said once."""
         while True:
-            stale_at = self._all_stale_at()
+            stale_at = all_stale_at(self.state)
             if stale_at is None:
                 await asyncio.sleep(60)
             elif stale_at > workflow.now():
@@ -322,24 +328,12 @@ class HealthMonitor:
             else:
                 await self._say_unwatched(stale_at)
 
-    def _all_stale_at(self) -> datetime | None:
-        if self.state.snapshot is None:
-            return None
-        configured = self.state.snapshot.failover.vantage_points
-        moments = [
-            entry.stale_at
-            for name, each in self.state.heard.items()
-            for entry in each.values()
-            if name in configured and not entry.report.leaving
-        ]
-        return max(moments, default=None)
-
     async def _say_unwatched(self, since: datetime) -> None:
         if self.state.unwatched_since is None:
             self._set(unwatched_since=since)
             words = "No vantage point was heard of since, so nothing would fail over by itself. See to the monitors"
             self._tell("", Severity.CRITICAL, f"{self.group}: nobody watches it since {moment(since)}", f"{words}.")
-        await workflow.wait_condition(lambda: (self._all_stale_at() or since) > workflow.now())
+        await workflow.wait_condition(lambda: (all_stale_at(self.state) or since) > workflow.now())
         self._set(unwatched_since=None)
 
     def _fences_are(self, unfenced: list[Unfenced]) -> None:
@@ -367,7 +361,7 @@ class HealthMonitor:
         return f"{outage.region} fails since {moment(outage.began_at)}: {lost_words(outage)}.{objectives}"
 
     def _tell(self, key: str, severity: Severity, title: str, body: str) -> None:
-        """Once for each key of an outage."""
+        """Once for each key of an outage, or of one of its plans."""
         if key and key in self.state.told:
             return
         unsent = [*self.state.unsent, Alert(severity=severity, title=title, body=body.strip())][-MOST_ALERTS:]

@@ -79,6 +79,20 @@ class HealthView(Recorded):
     now: datetime
 
 
+def all_stale_at(state: MonitorState) -> datetime | None:
+    """When the last report of a configured vantage point counts no more, unless another one comes."""
+    if state.snapshot is None:
+        return None
+    configured = state.snapshot.failover.vantage_points
+    moments = [
+        entry.stale_at
+        for name, each in state.heard.items()
+        for entry in each.values()
+        if name in configured and not entry.report.leaving
+    ]
+    return max(moments, default=None)
+
+
 def view_of(group: str, state: MonitorState, votes: Votes, now: datetime) -> HealthView:
     """What a monitor that knows ``state`` answers at ``now``."""
     if state.snapshot is None:

@@ -16,7 +16,7 @@ from recovery.domain.guarding import GuardStatus, StoreRole
 from recovery.domain.ownership import Strength
 from recovery.ports.notify import Severity
 from tests.fakes.handover import state
-from tests.workflows.monitored import POINTS, another_run_than, lost, rigged, well
+from tests.workflows.monitored import POINTS, Rig, another_run_than, lost, rigged, well
 from workflows.control import OperatorCommand
 
 NO_STANDBY = {"state": "rolled-back", "step": "choose-target", "error": "no standby is eligible"}
@@ -163,6 +163,40 @@ async def test_a_declined_plan_is_not_asked_for_again_while_the_outage_lasts(tem
 
 
 # Waiting, on a server whose clock jumps.
+
+
+@pytest.mark.parametrize("default", ["approve", "decline"])
+async def test_people_are_asked_about_each_plan_of_an_outage(skipping: WorkflowEnvironment, default: str) -> None:
+    """Also about the one that restores a backup, before nobody's answer starts it."""
+    async with rigged(skipping.client, policy="approve") as rig:
+        rig.group = rig.group.model_copy(update={"approval_default": default})
+        await rig.hears(lost(*POINTS), beat=1e7)
+        known = ""
+        for number in (1, 2):
+            await asked_for(rig, "Failover", number)
+            await rig.handle.execute_update("approve", OperatorCommand(actor="ana", reason="seen by hand"))
+            view = await rig.until(another_run_than(known), seconds=30)
+            assert view.run is not None and view.run.plan == "Failover"
+            known = view.run.run_id
+            await rig.plan.signal("end", NO_STANDBY)
+        await asked_for(rig, "FullRecovery", 1)
+        if default == "approve":
+            view = await rig.until(another_run_than(known), seconds=30)
+            assert view.run is not None and view.run.plan == "FullRecovery" and "nobody answered" in view.run.reason
+        else:
+            await rig.until(lambda view: any("nobody answered, and nothing was" in each for each in rig.titles()))
+        assert len([title for title in rig.titles() if "may " in title]) == 3
+
+
+async def asked_for(rig: Rig, plan: str, number: int) -> None:
+    """Waits until people were asked about this plan so often, and nobody has answered yet."""
+    await rig.until(
+        lambda view: (
+            len([title for title in rig.titles() if f"may {plan} start?" in title]) == number
+            and view.question is not None
+            and view.question.answer is None
+        )
+    )
 
 
 async def test_nobody_answers_and_nothing_is_started(skipping: WorkflowEnvironment) -> None:
