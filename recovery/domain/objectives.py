@@ -33,7 +33,7 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
 
 
 def rto_end(facts: Facts, started_at: datetime) -> datetime | None:
-    """Until when the service has to answer again; None once it does, and where no objective is known."""
+    """Until when the service has to answer again; None once a step saw it, and where no objective is known."""
     if facts.group is None or facts.service_restored_at is not None:
         return None
     return (facts.outage_began_at or started_at) + facts.group.objectives.rto
@@ -49,7 +49,7 @@ def rto_outlook(report: RunReport, now: datetime) -> str:
     if ends is None or report.ended_at is not None:
         return ""
     if now > ends:
-        return f"the service does not answer yet, and its RTO ended at {clock(ends)} UTC"
+        return f"it is not confirmed yet that the service answers; its RTO ended at {clock(ends)} UTC"
     if report.eta is not None:
         if report.eta <= ends:
             return ""

@@ -236,7 +236,8 @@ async def test_a_run_that_outlasts_its_rto_says_so_where_it_is_looked_at(patient
     assert report.rto_ends_at == report.started_at + timedelta(seconds=8)
     details = (await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)).current_details
     assert (
-        f"**RTO**: the service does not answer yet, and its RTO ended at {report.rto_ends_at:%H:%M:%S} UTC" in details
+        f"**RTO**: it is not confirmed yet that the service answers; its RTO ended at {report.rto_ends_at:%H:%M:%S} UTC"
+        in details
     )
     patient.world.fail_before["check"].clear()
     await handle.execute_update("retry", ANA)
