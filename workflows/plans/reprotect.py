@@ -1,6 +1,7 @@
 """Reprotect: the old primary returned; it becomes a standby, and what only it holds is saved first.
 
-It changes neither owner nor clients, and gives way to a failover: its lock may be taken over by one.
+It changes neither owner nor clients, and gives way to a failover: its lock may be taken over by one. So one that fails is
+a warning: the group is served as before, and as little protected.
 """
 
 from temporalio import workflow
@@ -16,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.ownership import Ownership
     from activities.reprotecting import ReprotectSteps as Reprotecting
     from activities.standbys import StandbySteps as Standbys
+    from recovery.ports.notify import Severity
 
 # fmt: off
 REPROTECT = plan(
@@ -33,5 +35,6 @@ REPROTECT = plan(
     Step("confirm-candidate",   Reprotecting.confirm_candidate,   CONTROL, s(20),   m(2),   PROBE,   on_failure=WARN),
     Step("notify-stakeholders", Notifications.announce_end,   CONTROL, s(30),   s(30),  ONCE,    on_failure=WARN),
     Step("release-group",       Ownership.release_run,        CONTROL, s(10),   m(1),   PROBE),
+    severity=Severity.WARNING,
 )
 # fmt: on

@@ -1,4 +1,5 @@
-"""Restore: a validated recovery point into a named, empty target. It moves no clients and owns no group."""
+"""Restore: a validated recovery point into a named, empty target. It moves no clients and owns no group, so that one that
+fails, for a mistyped target say, wakes nobody."""
 
 from temporalio import workflow
 
@@ -9,6 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.ownership import Ownership
     from activities.recovery_points import RecoveryPointSteps as Points
     from activities.restores import RestoreSteps as Restores
+    from recovery.ports.notify import Severity
 
 # fmt: off
 RESTORE = plan(
@@ -22,5 +24,6 @@ RESTORE = plan(
     Step("restore-database",      Restores.restore_database,      KEYHOLDER, h(2),    h(3),   PERSIST, undo=Restores.remove_restored),
     Step("verify-data",           Restores.verify_data,           TARGET,    h(1),    h(1),   PROBE),
     Step("open-writes",           Restores.open_writes,           TARGET,    m(1),    m(5),   PROBE),
+    severity=Severity.WARNING,
 )
 # fmt: on

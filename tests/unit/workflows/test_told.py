@@ -22,7 +22,9 @@ from workflows.plans import PLANS
 
 ANA = OperatorCommand(actor="ana", reason="not tonight")
 QUIET = ["Backup", "BackupValidation", "Restore", "Reprotect", "Failback", "Retention"]
-LESS = {"Backup", "Retention"}  # the next one is not far, and repeated failures have a rule of their own
+LESS = {"Backup", "Retention", "Restore", "Reprotect"}
+"""No client waits for them: the next backup is not far, and repeated failures have a rule of their own; a person starts
+the others, whose failure leaves what serves as it was."""
 Struck = Callable[[Engine], object]
 
 
