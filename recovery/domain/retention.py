@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import Field
 
@@ -13,6 +14,7 @@ from recovery.domain.chains import BAD, bases_of, is_recoverable
 from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import RecoveryPoint
+from recovery.domain.search import SearchSource
 
 _PERIODS: dict[str, tuple[str, Callable[[datetime], str]]] = {
     "daily": ("day", lambda at: f"{at:%Y-%m-%d}"),
@@ -49,9 +51,11 @@ def plan_retention(
     where they have a point: when backups have stopped, nothing expires. A period's last validated point stands for it,
     and where none is validated its last one.
 
-    Days and periods are counted twice: by the end that each point names, which is its worker's clock, and by the time
-    at which its location stored it (``stored``, by point id), which is the location's. What either keeps stays, so that
-    no clock alone makes anything expire; a point that no location names a time for is kept by a rule that asks for one.
+    All of this is counted twice: by the end that each point names, which is its worker's clock, and by the time at
+    which its location stored it (``stored``, by point id), which is the location's. What either keeps stays, so that no
+    clock alone makes anything expire; a point that no location names a time for is kept where one is asked for. Of
+    points that name a position in their source's history (an LSN, a sequence) that one says which are the newest, and a
+    clock only which of two at the same position.
 
     What a kept incremental base backup builds on stays with it, whatever the rule says.
 
@@ -103,38 +107,52 @@ def _judge(
 ) -> list[tuple[RecoveryPoint, str]]:
     """Each point of one series, newest first, with the reason to keep it; an empty one when there is none."""
     seen = {point.point_id for point in members}
+    ended = {point.point_id: point.manifest.finished_at for point in members}
+    by_time = any(value is not None for name, value in rule if name != "count")
+    kept: dict[str, str] = {}
+    if all(value is None for _, value in rule):
+        kept = dict.fromkeys(seen, "no retention is configured")
+    for point in members:
+        if point.point_id not in stored and (by_time or (rule.count is not None and _position(point) is None)):
+            kept[point.point_id] = "no location says when it was stored"
+    there = {point_id: stored[point_id] for point_id in ended if point_id in stored}
+    placed = [point for point in members if point.point_id in stored or _position(point) is not None]
+    placed.sort(key=partial(_place, ended | there), reverse=True)
+    by_location = _by_clock(placed, rule, now, there) | _by_order(placed, rule, seen)
+    kept |= {point_id: f"{why} by the clock of its location" for point_id, why in by_location.items()}
+    kept |= _by_clock(members, rule, now, ended) | _by_order(members, rule, seen)
+    return [(point, kept.get(point.point_id, "")) for point in members]
+
+
+def _place(times: Mapping[str, datetime], point: RecoveryPoint) -> tuple[int, int, float, str]:
+    """Sorts points when these are their times: a position that no clock says comes first."""
+    return (*(_position(point) or (-1, 0)), times[point.point_id].timestamp(), point.point_id)
+
+
+def _position(point: RecoveryPoint) -> tuple[int, int] | None:
+    """None: a clock says where in its source's history it stands, as the one of a search engine does."""
+    source = point.manifest.source
+    return None if isinstance(source, SearchSource) else source.position
+
+
+def _by_order(members: Sequence[RecoveryPoint], rule: RetentionRule, seen: Collection[str]) -> dict[str, str]:
+    """Of points, newest first, each that stays for its place in this order, whatever its age.
+
+    Args:
+        seen: the ids of all points of the series.
+    """
+    kept: dict[str, str] = {}
+    better = 0  # newer points that are not known to be bad
+    for point in members:
+        if rule.count is not None and better < rule.count:
+            kept[point.point_id] = f"one of the last {rule.count}"
+        better += not _is_bad(point)
+    unproven = [point.point_id for point in members if not _proven(point)]
     valid = [point.point_id for point in members if point.is_valid]
     whole = [point.point_id for point in members if is_recoverable(point, seen)]  # a base may be at a silent location
-    newest_valid = {*valid[:1], *whole[:1]}
-    newest_unproven = next((point.point_id for point in members if not _proven(point)), None)
-    timed = _kept_by_time(members, rule, now, stored)
-    judged = []
-    better = 0  # newer points that are not known to be bad
-    for number, point in enumerate(members):
-        if point.point_id in newest_valid:
-            reason = "the newest validated point"
-        elif number == 0:
-            reason = "the newest point"
-        elif point.point_id == newest_unproven:
-            reason = "the newest point that is not validated yet"
-        else:
-            reason = _kept_by_count(rule, better) or timed.get(point.point_id, "")
-        judged.append((point, reason))
-        better += not _is_bad(point)
-    return judged
-
-
-def _kept_by_time(
-    members: Sequence[RecoveryPoint], rule: RetentionRule, now: datetime, stored: Mapping[str, datetime]
-) -> dict[str, str]:
-    """The points that days and periods keep, by their workers' clock or by their location's, each with the reason."""
-    if all(value is None for name, value in rule if name != "count"):
-        return {}
-    ended = {point.point_id: point.manifest.finished_at for point in members}
-    there = {point_id: stored[point_id] for point_id in ended if point_id in stored}
-    kept = {point_id: "no location says when it was stored" for point_id in ended if point_id not in there}
-    kept |= {id_: f"{why} by the clock of its location" for id_, why in _by_clock(members, rule, now, there).items()}
-    return kept | _by_clock(members, rule, now, ended)
+    kept |= dict.fromkeys(unproven[:1], "the newest point that is not validated yet")
+    kept |= {point.point_id: "the newest point" for point in members[:1]}
+    return kept | dict.fromkeys([*valid[:1], *whole[:1]], "the newest validated point")
 
 
 def _by_clock(
@@ -165,14 +183,6 @@ def _kept_by_periods(
         for period in sorted(standing, reverse=True)[: getattr(rule, part) or 0]:
             kept.setdefault(standing[period].point_id, f"the last of the {word} {period}")
     return kept
-
-
-def _kept_by_count(rule: RetentionRule, better: int) -> str:
-    if all(value is None for _, value in rule):
-        return "no retention is configured"
-    if rule.count is not None and better < rule.count:
-        return f"one of the last {rule.count}"
-    return ""
 
 
 def _past(rule: RetentionRule) -> str:

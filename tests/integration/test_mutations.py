@@ -226,10 +226,10 @@ MUTATIONS = [
         f"{STEPS}::test_one_point_that_is_not_valid_fails_the_validation"),
     # Retention.
     row("the last validated point stays", "recovery.domain.retention",
-        "if point.point_id in newest_valid:", "if False:",
+        '    return kept | dict.fromkeys([*valid[:1], *whole[:1]], "the newest validated point")', "    return kept",
         f"{POINTS}::test_retention_removes_old_points_and_never_the_last_validated"),
     row("no clock alone expires", "recovery.domain.retention",
-        "    return kept | _by_clock(members, rule, now, ended)", "    return _by_clock(members, rule, now, ended)",
+        "for point_id, why in by_location.items()}", "for point_id, why in {}.items()}",
         f"{POINTS}::test_retention_asks_the_locations_since_when_they_have_a_point"),
     row("young orphans stay", "recovery.backup.catalogue",
         "if orphan.youngest >= older_than or orphan.point_id in running:", "if False:",

@@ -12,8 +12,10 @@ from recovery.domain.group import RetentionRule
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint, VerdictState
 from recovery.domain.retention import RetentionPlan, plan_retention
+from recovery.domain.search import SearchProduct, SearchServer, SearchSource
 from recovery.errors import BadInput
 from tests.fakes.points import NOW, point
+from tests.fakes.redis import redis_source
 
 LOGICAL, PHYSICAL = BackupKind.LOGICAL, BackupKind.PHYSICAL
 VALID, CORRUPT = VerdictState.VALID, VerdictState.CORRUPT
@@ -106,6 +108,55 @@ def test_a_point_of_a_worker_whose_clock_runs_ahead_expires_nothing() -> None:
     (warning,) = plan.warnings
     assert "1 of 5 physical points are stamped later" in warning
     assert "(point--30: 2026-12-22 10:15 against 2026-11-22 10:15 UTC)" in warning
+
+
+def _dump(number: int, at: datetime) -> RecoveryPoint:
+    """VALID, and of a Redis: it names no position."""
+    taken = point(number, age=NOW - at, kind=BackupKind.RDB, state=VALID)
+    update = {"store": "redis", "source": redis_source()}
+    return taken.model_copy(update={"manifest": taken.manifest.model_copy(update=update)})
+
+
+def test_dumps_of_a_worker_whose_clock_ran_ahead_push_out_none_that_is_newer() -> None:
+    """Three of 10, 9 and 8 days ago are stamped a year ahead; then the clock was mended, and five followed."""
+    taken = {f"point-{number}": NOW - timedelta(days=number) for number in (10, 9, 8, 4, 3, 2, 1, 0)}
+    wrong = [_dump(number, NOW + timedelta(days=365 - number)) for number in (10, 9, 8)]
+    right = [_dump(number, NOW - timedelta(days=number)) for number in (4, 3, 2, 1, 0)]
+    plan = _plan([*wrong, *right], RetentionRule(count=3), NOW, taken)
+    assert plan.keep == [f"point-{number}" for number in (8, 9, 10, 0, 1, 2)]
+    assert plan.reasons["point-8"] == "the newest validated point"
+    assert plan.reasons["point-0"] == "the newest validated point by the clock of its location"
+    assert plan.reasons["point-2"] == "one of the last 3 by the clock of its location"
+    assert plan.reasons["point-3"] == "not one of the last 3"
+    assert "3 of 8 rdb points are stamped later than their location stored them" in plan.warnings[0]
+
+
+def test_a_dump_stays_that_no_location_tells_the_age_of() -> None:
+    dumps = [_dump(number, NOW - timedelta(days=number)) for number in (0, 1, 2)]
+    plan = _plan(dumps, RetentionRule(count=1), NOW, {"point-0": NOW, "point-1": NOW - timedelta(days=1)})
+    assert plan.remove == ["point-1"]
+    assert plan.reasons["point-2"] == "no location says when it was stored"
+
+
+def test_snapshots_of_a_search_engine_whose_clock_ran_ahead_push_out_none_that_is_newer() -> None:
+    """Their position is a time of that clock."""
+    taken = {f"point-{number}": NOW - timedelta(days=number) for number in range(4)}
+    points = []
+    for number in range(4):
+        at = NOW - timedelta(days=number - 365 * (number > 1))
+        listed = point(number, age=NOW - at, kind=BackupKind.SEARCH, state=VALID)
+        source = SearchSource(
+            server=SearchServer(
+                product=SearchProduct.OPENSEARCH, version="2.19.1", cluster="shop's", cluster_uuid="uuid-1"
+            ),
+            repository="backups", snapshot=f"point-{number}", snapshot_uuid=f"uuid-{number}", patterns=["*"],
+            global_state=False, indices=[], shards=0, bytes=1, new_bytes=1, began_at=at, finished_at=at,
+        )  # fmt: skip
+        update = {"store": "search", "source": source}
+        points.append(listed.model_copy(update={"manifest": listed.manifest.model_copy(update=update)}))
+    plan = _plan(points, RetentionRule(count=2), NOW, taken)
+    assert plan.remove == []
+    assert _plan(points, RetentionRule(count=1), NOW, taken).keep == ["point-2", "point-0"]
 
 
 def test_the_stamp_of_one_wrong_point_pushes_no_month_out() -> None:
@@ -242,15 +293,17 @@ def test_invariants(points: list[RecoveryPoint], rule: RetentionRule, clock_erro
 
 
 @given(
-    POINTS, RULES, st.lists(st.integers(-400, 400), min_size=14, max_size=14), st.integers(-100, 1000), st.booleans()
+    POINTS,
+    RULES,
+    st.lists(st.just(0) | st.integers(-400, 400), min_size=14, max_size=14),
+    st.integers(-100, 1000),
+    st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
 def test_no_clock_alone_makes_a_point_expire(
     points: list[RecoveryPoint], rule: RetentionRule, errors: list[int], clock_error: int, locations_err: bool
 ) -> None:
-    """Whatever one of the two clocks says, what goes would go by the other one, too."""
-    points = [entry for entry in points if entry.manifest.postgres.stop_lsn]
-    points = list({entry.manifest.postgres.stop_lsn: entry for entry in points}.values())  # one order for both
+    """Whatever one of the two clocks says of any points, what goes would go by the other one, too."""
     now = NOW + timedelta(days=clock_error)
     honest = {entry.point_id: entry.manifest.finished_at for entry in points}
     wrong = {name: at + timedelta(days=error) for (name, at), error in zip(honest.items(), errors, strict=False)}

@@ -116,7 +116,8 @@ async def test_a_redis_that_came_back_empty_pushes_out_nothing(dumps: Dumps) -> 
         counted = manifest.redis.model_copy(update={"keys": {"0": KeyCount(before=keys, after=keys)}})
         at = {"point_id": f"point-{number}", "finished_at": NOW + timedelta(days=number)}
         points.append(RecoveryPoint(manifest=manifest.model_copy(update={**at, "source": counted}), locations=["a"]))
-    plan = plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9), {})
+    stored = {entry.point_id: entry.manifest.finished_at for entry in points}
+    plan = plan_retention(points, RetentionRule(count=1), NOW + timedelta(days=9), stored)
     assert plan.keep == ["point-5", "point-1"]
 
 
