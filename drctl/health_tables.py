@@ -110,6 +110,7 @@ def _question(view: HealthView) -> str:
     return (
         f"Asked at {words.moment(question.asked_at)}: answer until {words.moment(question.deadline)} with "
         f"drctl health --group {view.group} --approve (or --decline) --reason ..."
+        + (". Nothing starts without an answer." if question.needs_answer else "")
     )
 
 

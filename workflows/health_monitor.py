@@ -65,6 +65,7 @@ class HealthMonitor:
         self._delivering: asyncio.Task[None] | None = None
         self._minds_search = False  # not in a run that began under a version that left search engines out of account
         self._tells_of_each_plan = False  # not in a run that began under a version that asked people once an outage
+        self._fences_overrule = True  # in a run that began under a version in which a fence that was back did so
         self._fences = Fences(self.group, lambda: self.state, self._fences_are)
 
     @workflow.run
@@ -73,6 +74,7 @@ class HealthMonitor:
         self._fences.silence_vouches = not workflow.patched("silence vouches for no fence")
         self._minds_search = workflow.patched("a search engine is left behind")
         self._tells_of_each_plan = workflow.patched("people are asked about each plan of an outage")
+        self._fences_overrule = not workflow.patched("a question outlives the lack of a fence")
         watching = asyncio.create_task(self._notice_silence())
         fences = asyncio.create_task(self._fences.keep())
         while not self._is_long():
@@ -192,6 +194,7 @@ class HealthMonitor:
             refusals=self.state.refusals,
             unfenced=self.state.unfenced,
             silence_vouches=self._fences.silence_vouches,
+            fences_overrule=self._fences_overrule,
         )
         decision = decide(case, now)
         self._set(note=decision.why)
@@ -202,7 +205,8 @@ class HealthMonitor:
             return self.state.retry_at
         if decision.action is Action.ASK:
             assert decision.until is not None
-            self._set(question=Question(asked_at=now, deadline=decision.until))
+            needed = not case.starts_unanswered
+            self._set(question=Question(asked_at=now, deadline=decision.until, needs_answer=needed))
         if decision.action in (Action.ASK, Action.TELL):
             self._tell(decision.key, decision.severity, decision.title, f"{decision.why}. {self._words()}")
         return decision.until

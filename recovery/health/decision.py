@@ -30,6 +30,7 @@ class Question(Recorded):
 
     asked_at: datetime
     deadline: datetime
+    needs_answer: bool = False  # it was sent with the words that nothing starts without one
     answer: Answer | None = None
     actor: str = ""
     reason: str = ""
@@ -69,10 +70,27 @@ class Case(Recorded):
     refusals: int = 0  # failovers of this outage that found no standby to promote
     unfenced: list[Unfenced] = Field(default_factory=list)
     silence_vouches: bool = False  # a monitor's run of an earlier version went by the default all the same
+    fences_overrule: bool = False  # and forgot its question, a person's no included, once each store had a fence again
+
+    @property
+    def is_up_to_people(self) -> bool:
+        """Whether a question is kept to though nothing would be asked by now.
+
+        Somebody has answered it, or was told that nothing starts without an answer and may be at work in the region.
+        """
+        question = self.question
+        if question is None or self.fences_overrule:
+            return False
+        return question.answer is not None or question.needs_answer
 
     @property
     def starts_unanswered(self) -> bool:
-        """Whether a question that nobody answers ends in a start: never while only a person's word is a fence."""
+        """Whether a question that nobody answers ends in a start: never while only a person's word is a fence.
+
+        Nor where people were told that it does not.
+        """
+        if self.is_up_to_people:
+            return False
         open_ones = [*self.unfenced, *left_behind(self.group)]
         return self.group.approval_default == "approve" and (self.silence_vouches or not open_ones)
 
@@ -131,6 +149,8 @@ def decide(case: Case, now: datetime) -> Decision:
             f"{_lost(case)}, and there is no healthy region to go to",
             "Every other region of the group is lost as well, as far as anybody sees. Nothing can be started",
         )
+    if policy == "automatic" and case.is_up_to_people:
+        return _asked(case, plan, now, "the question said that nothing starts without an answer")
     return _asked(case, plan, now, why) if policy == "approve" else _automatic(case, plan, now)
 
 

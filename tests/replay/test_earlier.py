@@ -50,6 +50,7 @@ async def test_a_run_of_before_replays(name: str) -> None:
         ("HealthMonitor went by silence", "silence vouches for no fence"),
         ("HealthMonitor beside a search engine", "a search engine is left behind"),
         ("HealthMonitor asked once", "people are asked about each plan of an outage"),
+        ("HealthMonitor declined in vain", "a question outlives the lack of a fence"),
         ("FullRecovery stopped in its pause", "a stop ends a pause"),
         ("Backup rolled back in silence", "every failed end is told"),
         ("Reprotect refused in silence", "every failed end is told"),

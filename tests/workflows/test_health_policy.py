@@ -101,14 +101,48 @@ async def test_a_region_that_is_back_before_the_fences_are_known_is_left_alone(
         assert await rig.started() is None
 
 
+MANUAL = {"region-a": [state(StoreRole.PRIMARY, store="redis", strength=Strength.MANUAL)]}
+MENDED = {"region-a": [state(StoreRole.STALE, store="redis", strength=Strength.GUARD)]}
+
+
 async def test_a_fence_that_was_mended_is_automatic_again(skipping: WorkflowEnvironment) -> None:
+    """In the next outage: about this one people were told that nothing starts without an answer."""
     async with rigged(skipping.client) as rig:
-        rig.guards.states = {"region-a": [state(StoreRole.PRIMARY, store="redis", strength=Strength.MANUAL)]}
+        rig.guards.states = MANUAL
         await rig.hears(lost(*POINTS), beat=1e7)
         await rig.until(lambda view: view.question is not None)
-        rig.guards.states = {"region-a": [state(StoreRole.STALE, store="redis", strength=Strength.GUARD)]}
+        assert any("may Failover start?" in each for each in rig.titles())
+        rig.guards.states = MENDED
+        await rig.until(lambda view: view.policy == "automatic")
+        await rig.until(lambda view: any("nobody answered, and nothing was started" in each for each in rig.titles()))
+        assert await rig.started() is None
+        await rig.hears(well(*POINTS), beat=1e7)
+        await rig.until(lambda view: view.outage is None)
+        await rig.hears(lost(*POINTS), beat=1e7)
         view = await rig.until(lambda view: view.run is not None)
         assert view.run is not None and "policy automatic" in view.run.reason
+
+
+@pytest.mark.parametrize("answer", ["decline", "approve"])
+async def test_an_answer_outlasts_the_lack_of_a_fence(skipping: WorkflowEnvironment, answer: str) -> None:
+    async with rigged(skipping.client) as rig:
+        rig.guards.states = MANUAL
+        await rig.hears(lost(*POINTS), beat=1e7)
+        await rig.until(lambda view: view.question is not None)
+        if answer == "decline":
+            await rig.handle.execute_update("decline", OperatorCommand(actor="ana", reason="a known work"))
+            rig.guards.states = MENDED
+            await rig.until(lambda view: view.policy == "automatic")
+            await rig.hears(lost(*POINTS), beat=1e7)
+            view = await rig.settled()
+            assert await rig.started() is None and "declined by ana" in view.note
+        else:
+            rig.guards.states = MENDED
+            await rig.until(lambda view: view.policy == "automatic")
+            await rig.handle.execute_update("approve", OperatorCommand(actor="ana", reason="region-a is off"))
+            view = await rig.until(lambda view: view.run is not None)
+            assert view.run is not None and "approved by ana" in view.run.reason
+            assert not (await rig.asked()).automatic
 
 
 async def test_without_a_standby_the_newest_recovery_point_is_the_answer(temporal: Client) -> None:

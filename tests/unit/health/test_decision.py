@@ -168,6 +168,31 @@ def test_nobodys_silence_stands_for_a_fence(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["automatic", "approve"])
+def test_a_question_is_kept_to_when_the_fence_is_back(policy: str) -> None:
+    """What was lacking when it was sent is lacking no more: people were told that it is theirs to say."""
+    rules = group(policy=policy).model_copy(update={"approval_default": "approve"})
+    question = Question(asked_at=NOW, deadline=NOW + timedelta(minutes=15), needs_answer=True, actor="ana", reason="x")
+    late = NOW + timedelta(minutes=16)
+    case = lost_case(rules, question=question)
+    assert decide(case, NOW).action is Action.NOTHING and decide(case, NOW).until == question.deadline
+    silent = decide(case, late)
+    assert silent.action is Action.TELL and silent.key == "unanswered"
+    assert ("said that nothing starts without an answer" in silent.why) is (policy == "automatic")
+    no, yes = (case.model_copy(update={"question": question.model_copy(update={"answer": each})}) for each in _ANSWERS)
+    for now in (NOW, late):
+        assert decide(no, now).action is Action.NOTHING and "declined by ana" in decide(no, now).why
+        assert decide(yes, now).action is Action.START and decide(yes, now).approved
+    for each in (case, no):
+        before = decide(each.model_copy(update={"fences_overrule": True}), late)
+        assert (before.action is Action.START) is (each is case or policy == "automatic")
+    promised = case.model_copy(update={"question": question.model_copy(update={"needs_answer": False})})
+    assert decide(promised, late).action is Action.START, "its words were that it starts"
+
+
+_ANSWERS = (Answer.DECLINED, Answer.APPROVED)
+
+
+@pytest.mark.parametrize("policy", ["automatic", "approve"])
 @pytest.mark.parametrize("derived", [True, False])
 def test_a_search_engine_that_no_failover_moves_is_a_question(policy: str, derived: bool) -> None:
     rules = group(policy=policy)
