@@ -24,7 +24,12 @@ LOOK_EVERY = 0.5
 
 
 class RunFailed(Permanent):
-    """The run that this step started did not complete; the message says why."""
+    """The run that this step started did not complete; the message says why. It has told people itself, as far as they
+    have to know: nobody repeats it."""
+
+
+class RunCutOff(Permanent):
+    """The run that this step started was ended from outside, and could tell nobody."""
 
 
 class RunSteps:
@@ -127,6 +132,9 @@ class RunSteps:
         report = ended.result()
         if report is None:
             raise Unreachable(f"{workflow_id} ended without a report")
+        if report.ended_at is None:
+            was = f"{plan} ({workflow_id}) was ended from outside while it was {report.state.value}"
+            raise RunCutOff(f"{was}, and told nobody: look at what it left")
         if report.state is not RunState.COMPLETED:
             raise RunFailed(f"{plan} ({workflow_id}) ended as {report.state.value}: {report.error}")
         return report

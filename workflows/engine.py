@@ -26,6 +26,7 @@ from workflows.steps import HOLD, WARN, Plan, Step
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Alert
     from activities.ownership import Ownership
+    from activities.runs import RunFailed
     from recovery.domain.plan import PlanRequest, StepOutcome
     from recovery.domain.recovery_counts import ended_by_choice
     from recovery.domain.report import RunReport, RunState, StepState
@@ -49,6 +50,7 @@ class Engine(Amendable):
         self._alerts: list[asyncio.Task[None]] = []
         self._stop_reason = ""
         self._cancelled = False
+        self._told_elsewhere = False  # by the run of its own that failed
         self._pivot_started = False
         self._beside: list[asyncio.Task[None]] = []
 
@@ -122,6 +124,7 @@ class Engine(Amendable):
         except StepFailed as failed:
             self.journal.failed_step = failed.step
             self.journal.error = str(failed)
+            self._told_elsewhere = failed.kind == RunFailed.__name__
         except asyncio.CancelledError:
             # Not a cancellation of this task (nobody cancels it): the forward task was told to stop.
             self.journal.error = self._stop_reason
@@ -271,7 +274,7 @@ class Engine(Amendable):
         self.journal.ended(step, StepState.FAILED, error=reason, attempts=attempts_of(error))
         costs_data = step.costs_data and kind_of(error) == DataLoss.__name__
         if step.on_failure is not HOLD and not self._pivot_started and not costs_data:
-            raise StepFailed(step.name, reason)
+            raise StepFailed(step.name, reason, kind_of(error))
         offered = (Choice.RETRY, Choice.ACCEPT_LOSS if costs_data else Choice.SKIP, Choice.ABORT)
         choice = await self._hold(step, reason, offered)
         if choice in (Choice.RETRY, Choice.ACCEPT_LOSS):
@@ -386,6 +389,7 @@ class Engine(Amendable):
             return True
         report = self.journal.report()
         told = any(step.name == self.plan.told_by and step.state is StepState.DONE for step in report.steps)
+        told |= self._told_elsewhere
         # Patched: under an earlier version such a run ended in silence.
         return not told and not ended_by_choice(report) and workflow.patched("every failed end is told")
 

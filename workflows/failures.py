@@ -19,11 +19,12 @@ LONGEST_REASON = 2_000  # characters: Temporal refuses payloads of more than 2 M
 
 
 class StepFailed(Exception):
-    """A step failed for good, and the plan's way is to undo."""
+    """A step failed for good, and the plan's way is to undo. ``kind``: of the library's error that it ended with."""
 
-    def __init__(self, step: str, reason: str) -> None:
+    def __init__(self, step: str, reason: str, kind: str = "") -> None:
         super().__init__(reason)
         self.step = step
+        self.kind = kind
 
 
 class StoppedByOperator(StepFailed):

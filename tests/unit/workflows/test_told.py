@@ -10,8 +10,10 @@ from unittest.mock import patch
 import pytest
 
 from activities.notifications import Alert
+from activities.runs import RunCutOff, RunFailed
 from recovery.domain.plan import Facts, PlanRequest, StepOutcome
 from recovery.domain.report import RunState
+from recovery.errors import Refused, Unreachable
 from recovery.ports.notify import Severity
 from tests.fakes.handover import group_of
 from tests.unit.workflows.harness import Script, temporal, until
@@ -35,12 +37,12 @@ class Loaded(Script):
         return outcome.model_copy(update={"facts": known})
 
 
-def told(plan: str, *failing: str, struck: Struck | None = None) -> tuple[RunState, list[Alert]]:
-    """How a run ends in which these steps fail, or which is struck once it has its configuration; and what people are
-    told."""
+def told(plan: str, *failing: str, struck: Struck | None = None, error: str = "") -> tuple[RunState, list[Alert]]:
+    """How a run ends in which these steps fail (by errors of this kind), or which is struck once it has its
+    configuration; and what people are told."""
     table = PLANS[plan]
     second = list(table.steps())[1].name
-    outside = Loaded(defaultdict(int, {second: 50}), dict.fromkeys(failing, "before"), set())
+    outside = Loaded(defaultdict(int, {second: 50}), dict.fromkeys(failing, "before"), set(), error=error)
     alerts: list[Alert] = []
 
     async def alert(self: Calls, alert: Alert) -> None:
@@ -82,6 +84,14 @@ def test_a_verdict_that_was_announced_is_not_told_again() -> None:
     assert told("BackupValidation", "judge") == (RunState.ROLLED_BACK, [])
     _, alerts = told("BackupValidation", "judge", "announce-verdict")
     assert [alert.title for alert in alerts] == ["BackupValidation of shop failed at judge"]
+
+
+def test_what_a_run_of_its_own_has_told_a_failback_does_not_tell_again() -> None:
+    """That run has, unless somebody chose its end."""
+    assert told("Failback", "switch-home", error=RunFailed.__name__) == (RunState.ROLLED_BACK, [])
+    for error in (RunCutOff, Refused, Unreachable):  # nobody heard of those
+        _, (alert,) = told("Failback", "switch-home", error=error.__name__)
+        assert alert.title == "Failback of shop failed at switch-home"
 
 
 @pytest.mark.parametrize("plan", sorted(set(PLANS) - set(QUIET)))
