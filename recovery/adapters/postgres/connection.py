@@ -30,8 +30,7 @@ STABLE_TEXT = """
         ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout', 'idle_session_timeout');
 """
 
-# Server states and losses that another attempt may mend: shutting down or starting up, crashed, too many clients.
-_PASSING = (
+PASSING = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
@@ -39,6 +38,8 @@ _PASSING = (
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.ConnectionFailureError,
 )
+"""Server states and losses that another attempt may mend: shutting down or starting up, crashed, too many clients. They
+say nothing of what was being read."""
 
 DRIVER_FAILURES: tuple[type[Exception], ...] = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the driver raises by itself when a server or its network goes away. InternalClientError, no subclass of the
@@ -68,7 +69,7 @@ def translated(what: str, login: PostgresLogin, failure: type[Permanent] = Sourc
             f"PostgreSQL at {login.address} did not let user {login.user} in: {words_of(error)}. "
             "Check the user, its password and pg_hba.conf."
         ) from error
-    except _PASSING as error:
+    except PASSING as error:
         raise Unreachable(f"could not {what} at {login.address}: {words_of(error)}") from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise Refused(

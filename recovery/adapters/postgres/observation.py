@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from recovery.adapters.postgres.canary import read_canaries
-from recovery.adapters.postgres.connection import Connection, connected, quoted, words_of
+from recovery.adapters.postgres.connection import PASSING, Connection, connected, quoted, words_of
 from recovery.adapters.postgres.fingerprint import (
     Checksum,
     Content,
@@ -65,6 +65,7 @@ async def observe(login: PostgresLogin, databases: dict[str, str], scope: Scope)
 
     Raises:
         RestoreFailed: a database cannot even be opened.
+        Unreachable: the server was ended meanwhile, which says nothing of its data.
     """
     seen = Observation()
     for source_name, name in databases.items():
@@ -101,6 +102,8 @@ async def _describe(connection: Connection, database: str, scope: Scope, seen: O
     if database in scope.large_objects:
         try:
             seen.large_objects[database] = await read_large_objects(connection)
+        except PASSING:
+            raise
         except asyncpg.PostgresError as error:
             seen.unreadable[f"{database}.pg_catalog.pg_largeobject"] = words_of(error)
 
@@ -118,7 +121,7 @@ async def _read_all(
                 table = left.pop()
                 try:
                     content = await read_content(connection, table, checksum)
-                except asyncpg.ConnectionDoesNotExistError:
+                except PASSING:
                     raise
                 except asyncpg.PostgresError as error:
                     seen.unreadable[table.key] = words_of(error)
@@ -162,7 +165,7 @@ async def _check_indexes(login: PostgresLogin, database: str, seen: Observation)
         for row in rows:
             try:
                 await connection.execute(f"SELECT {quoted(schema)}.bt_index_check({row['oid']}::oid::regclass, true)")
-            except asyncpg.ConnectionDoesNotExistError:
+            except PASSING:
                 raise
             except asyncpg.PostgresError as error:
                 key = f"{database}.{row['schema']}.{row['name']}"
