@@ -282,8 +282,13 @@ class RecoveryPointSteps:
         """The way back for who is told of damage at the source; first, since the server's words may be long."""
         try:
             point = await self._points.newest_validated(group, BackupKind.PHYSICAL)
-        except RecoveryError as error:
+        except NotFound as error:
             return f"Pages at the source are damaged, and there is no VALID base backup to go back to ({error})."
+        except RecoveryError as error:
+            return (
+                "Pages at the source are damaged. What was backed up before stays; which VALID base backup there is "
+                f"could not be read ({error}): drctl backup list --group {group.name}."
+            )
         further = " --latest" if group.wal is not None else ""
         return (
             f"Pages at the source are damaged. What was backed up before stays: the newest VALID base backup is "

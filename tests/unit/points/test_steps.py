@@ -18,7 +18,7 @@ from recovery.backup.layout import manifest_key
 from recovery.backup.sealing import Sealer
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.domain.recovery_point import VerdictState
-from recovery.errors import DamagedPages, Refused
+from recovery.errors import DamagedPages, Refused, Unreachable
 from recovery.ports.measurements import Measurements
 from recovery.ports.recovery_points import RecoveryPoints
 from tests.fakes.points import NOW, verdict_on
@@ -254,3 +254,16 @@ async def test_damage_at_the_source_is_told_with_the_way_back(
     restore = f"drctl restore --group shop --point {rig.point_id} --target-directory"
     assert (restore in words) is validated
     assert ("there is no VALID base backup to go back to" in words) is not validated
+
+
+async def test_damage_at_the_source_is_not_told_as_the_loss_of_backups_that_nobody_could_look_at(
+    rig: Rig, taking: RecoveryPointSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = "checksum verification failed in file base/5/16384, block 3"
+    monkeypatch.setattr(rig.points, "take", AsyncMock(side_effect=DamagedPages(found)))
+    monkeypatch.setattr(rig.points, "newest_validated", AsyncMock(side_effect=Unreachable("no location answers")))
+    words = await failure(taking.take_physical_backup, context(rig))
+    assert words.endswith(found)
+    assert "there is no VALID base backup" not in words
+    assert "which VALID base backup there is could not be read (no location answers)" in words
+    assert "drctl backup list --group shop" in words
