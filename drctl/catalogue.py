@@ -30,7 +30,7 @@ from drctl.output import (
 )
 from drctl.session import config_file, run
 from drctl.tables import PIPE_WIDTH, console, points_table, sets_table
-from drctl.wal import locations_document, ranges_table, reachable
+from drctl.wal import locations_document, ranges_table, reachable, strays
 from drctl.ways_back import Prospects, Remark, Trouble, WayBack, prospects
 from recovery.errors import BadInput, NotFound, RecoveryError, Unreachable
 
@@ -253,6 +253,8 @@ def _show_group(out: Console, found: GroupInventory, outlook: Prospects) -> None
         out.print(sets_table(found.sets.sets, outlook.states))
     if any(location.servers or location.error for location in found.wal.locations):
         out.print(ranges_table(found.wal.locations, datetime.now(UTC)))
+        for line in strays(found.wal.locations):
+            out.print(_line(line, "yellow"), soft_wrap=True)
         for window in found.wal.windows[:SHOWN]:
             out.print(reachable(window), soft_wrap=True)
     if outlook.ways:

@@ -11,6 +11,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from drctl import words
 from drctl.output import (
     DONE,
     FAILED,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from workers.wal_status import ArchiverStatus, ArchiveStatus
 
 WINDOWS_SHOWN = 10
+STRAYS_SHOWN = 5
 
 app = typer.Typer(
     name="wal", no_args_is_help=True, rich_markup_mode="rich", help="Show what is archived of a group's WAL."
@@ -128,6 +130,8 @@ def show(found: ArchiveStatus, archiver: ArchiverStatus | None, now: datetime) -
     out = console()
     out.print(_headline(found, archiver, now))
     out.print(ranges_table(found.locations, now))
+    for line in strays(found.locations):
+        out.print(Text(words.plain(line, words.is_unicode()), "yellow"), soft_wrap=True)
     if found.unknown:
         out.print(Text(f"What recoveries reach is not known: {found.unknown}", "yellow"))
     elif not found.windows:
@@ -141,6 +145,20 @@ def show(found: ArchiveStatus, archiver: ArchiverStatus | None, now: datetime) -
 def reachable(window: Window) -> str:
     """One window as a line."""
     return f"reachable: {window}{'' if window.validated else ', not validated'}"
+
+
+def strays(locations: Sequence[LocationArchive]) -> list[str]:
+    """A line for each timeline at each location that has objects among its pieces which are none."""
+    lines = []
+    for location in locations:
+        for timeline in (each for server in location.servers for each in server.timelines if each.strays):
+            named = ", ".join(timeline.strays[:STRAYS_SHOWN])
+            further = f" and {len(timeline.strays) - STRAYS_SHOWN} more" if len(timeline.strays) > STRAYS_SHOWN else ""
+            lines.append(
+                f"warning: no piece of WAL, but among those of timeline {timeline.ancestry} at {location.location}, "
+                f"where it is passed over: {named}{further}"
+            )
+    return lines
 
 
 def ranges_table(locations: Sequence[LocationArchive], now: datetime) -> Table:

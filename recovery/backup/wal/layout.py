@@ -10,12 +10,16 @@ A branch is a timeline and its ancestry (``00000001``, ``00000002-9f3c01aa``). A
 
 from __future__ import annotations
 
+import re
+
 from recovery.backup.layout import safe_name
 from recovery.domain.wal_archive import Branch, WalPiece
 from recovery.errors import BadInput
 
 STORE = "postgres-wal"
 RECORD = ".json"
+
+_FOLDER = re.compile(r"[0-9A-F]{8}")
 
 
 def archives_prefix(group: str) -> str:
@@ -43,6 +47,11 @@ def folder_of(position: int) -> str:
     return f"{position >> 32:08X}"
 
 
+def is_folder(name: str) -> bool:
+    """Whether it can be one of these."""
+    return _FOLDER.fullmatch(name) is not None
+
+
 def piece_key(prefix: str, branch: Branch, piece: WalPiece) -> str:
     return f"{pieces_prefix(prefix, branch)}{folder_of(piece.start)}/{piece.name}{RECORD}"
 
@@ -53,9 +62,13 @@ def object_key(prefix: str, branch: Branch, piece: WalPiece, digest: str) -> str
     return f"{prefix}{branch.folder}/objects/{folder_of(piece.start)}/{span}.{digest[:16]}.zst.age"
 
 
-def piece_of(key: str) -> WalPiece:
-    """The piece that a record's key names. Raises BadInput."""
-    name = key.rpartition("/")[2]
+def piece_of(key: str) -> WalPiece | None:
+    """The piece that a record's key names; None: a stray object, of which nothing here wrote the name there."""
+    folder, name = key.rsplit("/", 2)[-2:]
     if not name.endswith(RECORD):
-        raise BadInput(f"{key} is no record of a piece of WAL")
-    return WalPiece.parse(name.removesuffix(RECORD))
+        return None
+    try:
+        piece = WalPiece.parse(name.removesuffix(RECORD))
+    except BadInput:
+        return None
+    return piece if (folder, name) == (folder_of(piece.start), piece.name + RECORD) else None

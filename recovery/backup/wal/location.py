@@ -100,16 +100,20 @@ class ArchiveLocation:
         return record.plain_sha256 == await asyncio.to_thread(lambda: hashlib.sha256(plain).hexdigest())
 
     async def pieces_since(self, branch: Branch, position: int) -> list[WalPiece]:
-        """Those of a branch around ``position`` and after it: the folders of 4 GiB from the last one before it on."""
+        """Those of a branch around ``position`` and after it: the folders of 4 GiB from the last one before it on.
+
+        Stray objects are passed over: they stop no archive.
+        """
         prefix = layout.pieces_prefix(self._prefix, branch)
-        folders = await self._persist(lambda: self.store.folders(prefix))
+        folders = [name for name in await self._persist(lambda: self.store.folders(prefix)) if layout.is_folder(name)]
         reached = [name for name in folders if int(name, 16) <= position >> 32]
         # A piece never crosses a folder's end, but the range that holds the position may begin where it does.
         first = reached[-2:][0] if reached else ""
         found: list[WalPiece] = []
         for folder in folders:
             if folder >= first:
-                found += [layout.piece_of(info.key) async for info in self.store.list(f"{prefix}{folder}/")]
+                named = [layout.piece_of(info.key) async for info in self.store.list(f"{prefix}{folder}/")]
+                found += [piece for piece in named if piece is not None]
         return found
 
     async def _put_or_leave(self, key: str, body: bytes, sha256: str | None = None) -> bool:

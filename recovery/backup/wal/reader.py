@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from recovery.backup.bounded import for_each
@@ -44,6 +44,7 @@ class TimelineStatus:
     ``ranges`` and ``gaps`` are (from, to) LSNs. ``last_contiguous`` is the end of the first range, beyond which a
     recovery from before it cannot get on this timeline; ``archived_at`` is when its last piece was stored, by the
     store's clock: the age of the newest WAL, and an upper bound of the achieved RPO while the server writes.
+    ``strays``: keys of objects among its pieces that are none; they are passed over, and never removed.
     """
 
     branch: str
@@ -53,14 +54,16 @@ class TimelineStatus:
     gaps: list[tuple[str, str]]
     last_contiguous: str | None
     archived_at: datetime | None
+    strays: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ArchivedTimeline:
-    """What the reader found of one timeline: its pieces by position, and when each was stored."""
+    """What the reader found of one timeline: its pieces by position, when each was stored, and what is no piece."""
 
     record: HistoryRecord
     pieces: dict[WalPiece, datetime]
+    strays: list[str]
 
     @property
     def branch(self) -> Branch:
@@ -79,6 +82,7 @@ class ArchivedTimeline:
             gaps=[(lsn_text(each.start), lsn_text(each.end)) for each in gaps_between(ranges)],
             last_contiguous=None if last is None else lsn_text(last),
             archived_at=min(within, default=None),
+            strays=self.strays,
         )
 
 
@@ -141,31 +145,40 @@ class WalArchive:
                     continue
                 heard()
                 record = read_history(body, self._verifier, prefix=self._prefix, folder=folder)
-                found.append(ArchivedTimeline(record, await self._pieces(record.branch, since, heard)))
+                found.append(ArchivedTimeline(record, *await self._pieces(record.branch, since, heard)))
         return sorted(found, key=lambda each: (each.branch.timeline, each.branch.folder))
 
     async def status(self, *, silence: float | None = None) -> list[TimelineStatus]:
         """For ``drctl wal status``: per timeline, from the names of the objects. Raises as ``timelines``."""
         return [each.status for each in await self.timelines(silence=silence)]
 
-    async def _pieces(self, branch: Branch, since: int, heard: Callable[[], None]) -> dict[WalPiece, datetime]:
+    async def _pieces(
+        self, branch: Branch, since: int, heard: Callable[[], None]
+    ) -> tuple[dict[WalPiece, datetime], list[str]]:
+        """And the keys of stray objects among them."""
+        strays: list[str] = []
         folders = await self.store.folders(layout.pieces_prefix(self._prefix, branch))
         heard()
 
         async def pieces_in(folder: str) -> dict[WalPiece, datetime]:
-            return await self._pieces_in(branch, folder, heard)
+            return await self._pieces_in(branch, folder, heard, strays)
 
         wanted = [folder for folder in folders if folder >= layout.folder_of(since)]
         found = await for_each(wanted, pieces_in, LISTED_AT_ONCE)
-        return {piece: at for pieces in found for piece, at in pieces.items()}
+        return {piece: at for pieces in found for piece, at in pieces.items()}, sorted(strays)
 
     async def _pieces_in(
-        self, branch: Branch, folder: str, heard: Callable[[], None] = lambda: None
+        self, branch: Branch, folder: str, heard: Callable[[], None] = lambda: None, strays: list[str] | None = None
     ) -> dict[WalPiece, datetime]:
+        """Puts the keys of stray objects into ``strays``."""
         found = {}
         async for info in self.store.list(f"{layout.pieces_prefix(self._prefix, branch)}{folder}/"):
             heard()
-            found[layout.piece_of(info.key)] = info.modified
+            piece = layout.piece_of(info.key)
+            if piece is not None:
+                found[piece] = info.modified
+            elif strays is not None:
+                strays.append(info.key)
         return found
 
     async def pieces_around(self, branch: Branch, position: int) -> list[WalPiece]:

@@ -125,6 +125,21 @@ def test_the_archive_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
         assert words in " ".join(said.stdout.split()), words
 
 
+def test_objects_that_are_no_pieces_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = found()
+    server = status.locations[0].servers[0]
+    server.timelines[0].strays.extend(f"shop/postgres-wal/7/00000001/pieces/00000000/{n}\x1b[31m" for n in range(7))
+    said = shown(monkeypatch, status, ARCHIVER)
+    assert said.exit_code == 0
+    assert "warning: no piece of WAL, but among those of timeline 1 at near, where it is passed over: " in said.stdout
+    assert "pieces/00000000/4" in said.stdout
+    assert said.stdout.count("/pieces/") == 5
+    assert " and 2 more" in said.stdout
+    assert "\x1b[31m" not in said.stdout
+    answer = json.loads(shown(monkeypatch, status, ARCHIVER, "--output", "json").stdout)
+    assert len(answer["locations"][0]["servers"][0]["timelines"][0]["strays"]) == 7
+
+
 @pytest.mark.parametrize(
     ("status", "archiver", "code"),
     [

@@ -24,13 +24,14 @@ from recovery.backup.signing import Signer, generate_signing_key
 from recovery.backup.wal.layout import piece_of
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.recovery_set import SetState, set_of
+from recovery.domain.recovery_target import RecoveryTarget
 from recovery.domain.timelines import lsn_text
-from recovery.domain.wal_archive import WalPiece
+from recovery.domain.wal_archive import WalPiece, segment_file
 from recovery.errors import NotFound, Refused, Unreachable
 from tests.fakes.object_store import UnreadableStore
 from tests.fakes.points import NOW, signer, verdict_on, verifier
 from tests.fakes.wal import FIRST, MOMENT, SEGMENT
-from tests.unit.wal.test_recoveries import Rig, made_rig
+from tests.unit.wal.test_recoveries import GROUP, Rig, made_rig
 
 EXPECTED = ["a", "b"]
 
@@ -199,11 +200,36 @@ async def test_a_record_that_nobody_trusted_signed_is_told(rig: Rig, stores: lis
     assert Trouble.DISBELIEVED not in troubles(outlook(await found(rig)))
     last = max(key for key in stores[0].objects if "/pieces/" in key)
     piece = piece_of(last)
+    assert piece is not None
     forged = WalPiece(piece.end, piece.end + SEGMENT)
     await stores[0].put(last.replace(piece.name, forged.name), b"{}")
     (told,) = troubles(outlook(await found(rig)))[Trouble.DISBELIEVED]
     assert told.startswith(f"WAL from {lsn_text(forged.start)} to {lsn_text(forged.end)} of timeline 1 at a: ")
     assert Trouble.DISBELIEVED.fails
+
+
+async def test_objects_that_are_no_pieces_stop_nothing_and_are_named(rig: Rig, stores: list[UnreadableStore]) -> None:
+    point_id = await whole(rig)
+    first = min(key for key in stores[0].objects if "/pieces/" in key)
+    pieces, _, name = first.rsplit("/", 2)
+    folder = first.removesuffix(name)
+    strays = [f"{folder}.DS_Store", f"{folder}README.txt", f"{folder}notes.json", f"{pieces}/lost+found/{name}"]
+    for store in stores:
+        for key in strays:
+            await store.put(key, b"put there by hand")
+    rig.server.write(SEGMENT + 700)
+    await rig.archive()  # a new session looks where the last one ended
+    listed = await found(rig)
+    (window,) = listed.groups[0].wal.windows
+    assert window.last == lsn_text(rig.server.position)
+    for location in listed.groups[0].wal.locations:
+        (timeline,) = location.servers[0].timelines
+        assert (timeline.strays, timeline.gaps) == (sorted(strays), [])
+    recovery = await rig.recovery(RecoveryTarget(latest=True), point_id)
+    name = segment_file(1, FIRST + SEGMENT, SEGMENT)
+    assert await recovery.fetch(name) == rig.server.slice(FIRST + SEGMENT, FIRST + 2 * SEGMENT)
+    assert (await rig.archives.expire(GROUP)).kept == ""
+    assert set(strays) <= set(stores[0].objects)
 
 
 async def test_a_silent_location_is_told_and_the_others_are_listed(rig: Rig, stores: list[UnreadableStore]) -> None:
