@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from recovery.backup.bounded import to_the_end
 from recovery.errors import NotFound
 from recovery.ports.postgres import PostgresLogin
 
@@ -187,14 +188,16 @@ class Child:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            await asyncio.shield(self._process.wait())
-        if self._reading is not None:
-            self._reading.cancel()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        try:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                await to_the_end(self._process.wait())  # else what follows, a removal say, runs beside it
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
 
 async def run(

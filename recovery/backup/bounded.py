@@ -8,8 +8,9 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+Arguments = ParamSpec("Arguments")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -52,6 +53,25 @@ async def to_the_end(work: Awaitable[Result]) -> Result:
     if cancelled is not None:
         raise cancelled
     return result
+
+
+async def through(work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+    """``work`` in a thread that is never left behind: for what changes something.
+
+    ``asyncio.to_thread`` gives up waiting when it is cancelled, and its thread goes on beside whatever follows.
+    """
+    return await to_the_end(asyncio.to_thread(work, *arguments, **options))
+
+
+async def opened(work: Callable[[], Result], close: Callable[[Result], object]) -> Result:
+    """What ``work`` opens or makes, in a thread. Who is cancelled meanwhile never gets it: then it is closed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await to_the_end(opening)
+    except asyncio.CancelledError:
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            await through(close, opening.result())
+        raise
 
 
 async def in_own_thread(name: str, work: Callable[[], Result]) -> Result:

@@ -51,6 +51,35 @@ async def test_what_is_fed_arrives_whole() -> None:
         assert b"".join([chunk async for chunk in child.chunks()]).strip() == b"3000000"
 
 
+async def test_a_child_is_gone_when_its_context_is_left_however_often_that_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What follows removes the folder that it writes into."""
+    killed = asyncio.Event()
+    monkeypatch.setattr(os, "killpg", lambda pid, number: killed.set())
+    pids: list[int] = []
+
+    async def work() -> None:
+        async with Child(["sleep", "60"]) as child:
+            pids.append(child.pid)
+            await child.wait()
+
+    task = asyncio.create_task(work())
+    while not pids:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait_for(killed.wait(), 5)
+    try:
+        task.cancel()
+        ended, _ = await asyncio.wait({task}, timeout=0.1)
+        assert not ended, "it takes a moment to die"
+    finally:
+        os.kill(pids[0], signal.SIGKILL)
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
+    assert not psutil.pid_exists(pids[0])
+
+
 async def test_cancellation_kills_the_child_and_its_children() -> None:
     started = asyncio.Event()
     pids: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from recovery.adapters.postgres.feeding import WalFeed
 from recovery.adapters.postgres.host import LocalPostgresHost
 from recovery.adapters.postgres.settings import archive_settings, write_recovery
 from recovery.adapters.postgres.wal import parse_history
+from recovery.backup.bounded import through
 from recovery.domain.recovery_target import ReachedPoint
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import ArchiveRecovery, PostgresPlace
@@ -33,12 +33,12 @@ async def recover_from_archive(
         RecoveryError: the WAL could not be read.
     """
     folder, user = place.data_directory, host.user_for(place)
-    await asyncio.to_thread(_forget_own_wal, folder)
+    await through(_forget_own_wal, folder)
     async with WalFeed(folder, recovery.fetch, recovery.segment_bytes, user) as feed:
 
         async def start(target: Mapping[str, str]) -> None:
             settings = archive_settings(feed.command, recovery.timeline, target)
-            await asyncio.to_thread(write_recovery, folder, settings, user)
+            await through(write_recovery, folder, settings, user)
             try:
                 await host.launch(place, timeout=timeout)
             except RestoreFailed as error:

@@ -22,6 +22,7 @@ from typing import Self
 import structlog
 
 from recovery.adapters.postgres.folder import give_to, no_space
+from recovery.backup.bounded import through, to_the_end
 from recovery.domain.wal_archive import segment_file, segment_range
 from recovery.errors import NotFound, RecoveryError, Transient
 from recovery.ports.postgres import FetchWal
@@ -75,7 +76,7 @@ class WalFeed:
         return f'sh {script} {feed} "%f" "%p" {os.getpid()}'
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._make)
+        await through(self._make)
         self._serving = asyncio.create_task(self._serve())
         return self
 
@@ -85,6 +86,9 @@ class WalFeed:
         tasks = [task for task in (self._serving, *self._fetching.values()) if task is not None]
         for task in tasks:
             task.cancel()
+        await to_the_end(self._ended(tasks))
+
+    async def _ended(self, tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, True)
 
@@ -128,16 +132,16 @@ class WalFeed:
             body = await self._persist(name)
         except NotFound:
             if asked:
-                await asyncio.to_thread(self._write, "none", name, b"")
+                await through(self._write, "none", name, b"")
         except RecoveryError as error:
             if asked:
                 self.failure = error
-                await asyncio.to_thread(self._write, ".", "failed", str(error).encode())
+                await through(self._write, ".", "failed", str(error).encode())
         except OSError as error:
             self.failure = NotFound(f"{name} could not be put into {self._folder}: {error}")
-            await asyncio.to_thread(self._write, ".", "failed", b"")
+            await through(self._write, ".", "failed", b"")
         else:
-            await asyncio.to_thread(self._write, "have", name, body)
+            await through(self._write, "have", name, body)
 
     def _look_ahead(self, name: str) -> None:
         """The segments that come after this one; those of a next timeline are asked for when it is their turn."""

@@ -39,7 +39,7 @@ from recovery.adapters.postgres.settings import (
 )
 from recovery.adapters.postgres.unpacking import Unpacking
 from recovery.adapters.process import clean_environment, closing, run
-from recovery.backup.bounded import in_own_thread, to_the_end
+from recovery.backup.bounded import in_own_thread, opened, through, to_the_end
 from recovery.domain.chains import POSTGRES_MANIFEST, bytes_to_restore
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.recovery_target import ReachedPoint
@@ -90,7 +90,7 @@ async def remove_restored(place: PostgresPlace, restore_id: str) -> bool:
         if await asyncio.to_thread(is_being_restored, folder):
             raise Contended(f"an attempt of restore {restore_id} is still at work in {folder}")
         await stop_server(folder)
-    return await asyncio.to_thread(remove_folder, folder, restore_id)
+    return await through(remove_folder, folder, restore_id)
 
 
 def plain_bytes_needed(reader: PointReader) -> int:
@@ -147,9 +147,9 @@ class PhysicalRestore:
         mark = RestoreMark(self._options.restore_id, self._manifest.point_id, created_directory=False)
         claimed = ClaimedFolder(self._folder, mark)
         try:
-            await asyncio.to_thread(claimed.claim)
+            await through(claimed.claim)
             for space in self._tablespace_folders().values():
-                await asyncio.to_thread(claimed.add_tablespace, space, self._host.user_for(self._place))
+                await through(claimed.add_tablespace, space, self._host.user_for(self._place))
             await self._unpack_and_prove()
             await self.configure()
             last_commit = await self._start() if self._options.start else None
@@ -158,7 +158,7 @@ class PhysicalRestore:
             mark.notes = self._notes
             reached = await asyncio.to_thread(self._reached, last_commit)
             mark.reached = reached.model_dump(mode="json") if reached is not None else None
-            await asyncio.to_thread(claimed.complete)
+            await through(claimed.complete)
         except Contended:
             raise
         except BaseException:
@@ -236,7 +236,7 @@ class PhysicalRestore:
     async def unpack(self) -> None:
         """All archives, then the manifest of PostgreSQL itself."""
         user = self._host.user_for(self._place)
-        await asyncio.to_thread(self._hand_over, self._folder, user)
+        await through(self._hand_over, self._folder, user)
         if self._reader.bases:
             await self._unpack_chain(user)
             return
@@ -245,22 +245,22 @@ class PhysicalRestore:
             tablespace = _TABLESPACE.fullmatch(artefact.name)
             if tablespace is not None:
                 target = spaces[tablespace[1]]
-                await asyncio.to_thread(make_tablespace, target, user)
+                await through(make_tablespace, target, user)
                 await self._untar(self._reader, artefact.name, target, user)
             elif artefact.name == "base.tar":
                 await self._untar(self._reader, artefact.name, self._folder, user)
-        await asyncio.to_thread(link_tablespaces, self._folder, spaces, user)
+        await through(link_tablespaces, self._folder, spaces, user)
         await self._store_manifest(self._reader, self._folder, user)
 
     async def _unpack_chain(self, user: str | None) -> None:
         """All members are read to their ends, and so checked, before the first of them is combined."""
         members: list[Path] = []
         for number, reader in enumerate((*self._reader.bases, self._reader)):
-            members.append(await asyncio.to_thread(make_member, self._folder, str(number), user))
+            members.append(await through(make_member, self._folder, str(number), user))
             await self._untar(reader, "base.tar", members[-1], user)
             await self._store_manifest(reader, members[-1], user)
         await combine(self._host.binaries, self._major, self._folder, members, user)
-        await asyncio.to_thread(take_over, self._folder)
+        await through(take_over, self._folder)
 
     def _hand_over(self, folder: Path, user: str | None) -> None:
         for path in (folder, folder / INCOMPLETE, folder / MARKER):
@@ -268,7 +268,7 @@ class PhysicalRestore:
                 give_to(path, user)
 
     async def _untar(self, reader: PointReader, artefact: str, folder: Path, user: str | None) -> None:
-        unpacking = await asyncio.to_thread(Unpacking, folder, artefact, user, _is_left_out)
+        unpacking = await opened(partial(Unpacking, folder, artefact, user, _is_left_out), Unpacking.close)
         try:
             async with closing(self._counted(reader, artefact)) as chunks:
                 async for chunk in chunks:
@@ -288,13 +288,13 @@ class PhysicalRestore:
     async def _store_manifest(self, reader: PointReader, folder: Path, user: str | None) -> None:
         path = folder / POSTGRES_MANIFEST
         with no_space(path):
-            file = await asyncio.to_thread(path.open, "wb")
+            file = await opened(lambda: path.open("wb"), lambda file: file.close())
             try:
                 async for chunk in self._counted(reader, POSTGRES_MANIFEST):
                     await asyncio.to_thread(file.write, chunk)
             finally:
                 await to_the_end(asyncio.to_thread(file.close))
-        await asyncio.to_thread(give_to, path, user)
+        await through(give_to, path, user)
 
     async def verify_files(self) -> None:
         """``pg_verifybackup``: every file there, of its size and checksum, and the WAL from start to stop readable.
@@ -338,7 +338,7 @@ class PhysicalRestore:
             return
         folders = [self._folder, *self._tablespace_folders().values()]
         unpacked = asyncio.Event()
-        with contextlib.closing(await asyncio.to_thread(FileSystems, folders)) as disks:
+        with contextlib.closing(await opened(partial(FileSystems, folders), lambda disks: disks.close())) as disks:
             proving = asyncio.create_task(self._unpack_and_verify(unpacked))
             keeping = asyncio.create_task(self._keep(disks, unpacked))
             try:
@@ -392,7 +392,7 @@ class PhysicalRestore:
         chosen = {**address, **self._options.settings}
         settings = settings_for(source, control, libraries, tls, chosen)
         with no_space(folder):
-            await asyncio.to_thread(write_configuration, folder, settings, read_only=self._options.read_only, user=user)
+            await through(write_configuration, folder, settings, read_only=self._options.read_only, user=user)
 
     async def _start(self) -> datetime | None:
         user, recovery = self._host.user_for(self._place), self._options.recovery
@@ -403,7 +403,7 @@ class PhysicalRestore:
         else:
             limit = self._options.start_timeout
             self._at_end_of_wal = await recover_from_archive(self._host, self._place, recovery, limit)
-        await asyncio.to_thread(end_recovery, self._folder, user)
+        await through(end_recovery, self._folder, user)
         return await asyncio.to_thread(last_replayed_commit, self._folder / LOG)
 
     def _reached(self, last_commit: datetime | None) -> ReachedPoint | None:
@@ -413,7 +413,7 @@ class PhysicalRestore:
 
     async def _clear(self, claimed: ClaimedFolder) -> None:
         await stop_server(self._folder, gentle=False)
-        await asyncio.to_thread(remove_folder, self._folder, claimed.mark.restore_id)
+        await through(remove_folder, self._folder, claimed.mark.restore_id)
 
 
 def last_replayed_commit(log: Path) -> datetime | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from typing import Any, cast
 import pytest
 
 from recovery.adapters.postgres import folder, restore
-from recovery.adapters.postgres.folder import FileSystems, is_being_restored
+from recovery.adapters.postgres.combining import CHAIN
+from recovery.adapters.postgres.folder import ClaimedFolder, FileSystems, is_being_restored
 from recovery.adapters.postgres.restore import PhysicalRestore
+from recovery.adapters.postgres.unpacking import Unpacking
 from recovery.adapters.process import Finished
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresPlace, RestoreOptions
@@ -248,6 +251,94 @@ async def test_the_folder_is_given_up_when_the_last_chunk_is_written_however_oft
     assert list(target.iterdir()) == []
     assert not is_being_restored(target)
     assert await asyncio.to_thread(_closed, opened[0])
+
+
+def chained(target: Path, monkeypatch: pytest.MonkeyPatch) -> PhysicalRestore:
+    """A restore of one incremental point, which ends when its files are in their places."""
+
+    async def stream(artefact: str) -> AsyncIterator[bytes]:
+        yield archive(CLUSTER) if artefact == "base.tar" else b"{}"
+
+    async def combine(binaries: object, major: int, folder: Path, members: list[Path], user: str | None) -> None:
+        for name in ("base", "global", "pg_wal"):
+            (folder / CHAIN / "whole" / name).mkdir(parents=True)
+            (folder / CHAIN / "whole" / name / "file").touch()
+
+    monkeypatch.setattr(restore, "combine", combine)
+    base = SimpleNamespace(manifest=manifest(), stream=stream)
+    reader = cast(PointReader, SimpleNamespace(manifest=manifest(), bases=[base], stream=stream))
+    options = RestoreOptions("r1", start=False)
+    return PhysicalRestore(Host(), reader, PostgresPlace("127.0.0.1", 1, target), options)
+
+
+def plain(target: Path, monkeypatch: pytest.MonkeyPatch) -> PhysicalRestore:
+    """A durable restore of a full point with a tablespace."""
+    unpack = PhysicalRestore.unpack
+
+    async def stream(artefact: str) -> AsyncIterator[bytes]:
+        yield archive([*CLUSTER, ("pg_tblspc", None, 0o700)]) if artefact == "base.tar" else b"{}"
+
+    run = durable(target, monkeypatch, Disks([]))
+    run._reader = cast(PointReader, SimpleNamespace(manifest=manifest(), bases=(), stream=stream))
+    monkeypatch.setattr(PhysicalRestore, "unpack", unpack)
+    monkeypatch.setattr(restore, "FileSystems", FileSystems)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("restoring", "owner", "name"),
+    [
+        (chained, Path, "rename"),
+        (chained, restore, "make_member"),
+        (plain, ClaimedFolder, "claim"),
+        (plain, ClaimedFolder, "add_tablespace"),
+        (plain, ClaimedFolder, "complete"),
+        (plain, restore, "link_tablespaces"),
+        (plain, Unpacking, "__init__"),
+        (plain, FileSystems, "__init__"),
+    ],
+)
+async def test_what_a_thread_still_makes_is_waited_for_and_given_up_when_a_restore_is_ended(
+    restoring: Callable[[Path, pytest.MonkeyPatch], PhysicalRestore],
+    owner: object,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it goes on beside the removal: the removal fails, or what comes behind it stays and is nobody's."""
+    begun, go_on, target = threading.Event(), threading.Event(), tmp_path / "data"
+    real = getattr(owner, name)
+
+    def held(*arguments: object, **options: object) -> object:
+        if name != "rename" or "whole" in str(arguments[0]):
+            begun.set()
+            assert go_on.wait(20)
+        return real(*arguments, **options)
+
+    task = asyncio.create_task(restoring(target, monkeypatch).run())
+    try:
+        with monkeypatch.context() as during:
+            during.setattr(owner, name, held)
+            assert await asyncio.to_thread(begun.wait, 10)
+            for _ in range(2):
+                task.cancel()
+                ended, _ = await asyncio.wait({task}, timeout=0.05)
+                assert not ended, "a thread works there"
+            go_on.set()
+            await asyncio.wait({task}, timeout=10)
+    finally:
+        go_on.set()
+    assert task.cancelled()
+    assert list(tmp_path.iterdir()) == []
+    assert not [link for link in _open_files() if link.startswith(str(tmp_path))]
+
+
+def _open_files() -> list[str]:
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return found
 
 
 async def test_where_syncfs_is_silent_every_file_is_synchronised_by_itself(
