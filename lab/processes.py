@@ -18,6 +18,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IPC_RMID = 0
+_STILL_SECONDS = 0.5  # one that waits for a disk may take longer: it is not waited for
 
 
 def become_subreaper() -> None:
@@ -85,6 +86,23 @@ def stop_all(find: Finder) -> list[psutil.Process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stopped[pid] = psutil.Process(pid)
                 stopped[pid].suspend()
+        _wait_until_still([stopped[pid] for pid in new if pid in stopped])
+
+
+def _wait_until_still(processes: list[psutil.Process]) -> None:
+    """A process that waits for its turn stops only when it gets it; one that is in the kernel ends its call first."""
+    until = time.monotonic() + _STILL_SECONDS
+    while time.monotonic() < until:
+        processes = [process for process in processes if not _is_still(process)]
+        if not processes:
+            return
+        time.sleep(0.002)
+
+
+def _is_still(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+    return True
 
 
 def resume_all(find: Finder) -> None:

@@ -100,4 +100,4 @@ def _explain_timeout(timeout: TimeoutError) -> str:
         return said
     if isinstance(timeout.cause, TimeoutError) and timeout.cause.type is TimeoutType.HEARTBEAT:
         return f"{said}; the worker of its last attempt went silent, and no other one took it"
-    return f"{said}, and no attempt came to an end: see whether a worker of its region runs"
+    return f"{said}, and of no attempt is it known how it ended: see whether a worker of its region runs, and its log"

@@ -92,10 +92,11 @@ async def test_a_dump_under_load_ends_at_one_moment(tmp_path: Path, diskless: st
         assert described.checked is not None and "1 expires" in described.checked
         await scratch.start()
         done = await dumps(scratch).restore(stored(data, described), RedisRestoreOptions("restore-1"), tmp_path)
-        written = done.keys[0] - KEYS
-        assert before - 1 <= written <= after + 1
         names = await scratch.ask("KEYS", "load:*")
-        assert {int(name.partition(":")[2]) for name in names} == set(range(written))
+        assert before - 1 <= len(names) <= after + 1
+        assert {int(name.partition(":")[2]) for name in names} == set(range(len(names)))
+        # A server that loads a dump as a replica keeps what has expired for a moment: "brief" may have been counted.
+        assert done.keys[0] - KEYS - len(names) in (0, 1)
 
 
 @pytest.mark.parametrize("way", ["replicate", "keys"])

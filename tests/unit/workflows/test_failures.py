@@ -38,7 +38,8 @@ def timed_out(kind: TimeoutType, cause: BaseException | None = None) -> TimeoutE
         ),
         (
             timed_out(USED_UP),
-            "its budget was used up, and no attempt came to an end: see whether a worker of its region runs",
+            "its budget was used up, and of no attempt is it known how it ended: see whether a worker of its region "
+            "runs, and its log",
         ),
         (timed_out(TimeoutType.SCHEDULE_TO_START), "no worker of its region took the step in time"),
     ],
