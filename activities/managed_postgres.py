@@ -145,18 +145,19 @@ class ManagedPostgresSteps:
         assert target.snapshot is not None, "a target that is restored has its snapshot"
         like = await self._model_for(database, context, target)
         closed = rule.fence_security_groups.get(target.region, [])
-        await database.restore(
-            RestoreManaged(
-                region=target.region,
-                instance=target.instance,
-                snapshot=target.snapshot,
-                instance_class=rule.instance_class,
-                mark=context.effect_id,
-                security_groups=closed or target.source_security_groups or (like.security_groups if like else []),
-                like=like,
-            )
+        order = RestoreManaged(
+            region=target.region,
+            instance=target.instance,
+            snapshot=target.snapshot,
+            instance_class=rule.instance_class,
+            mark=context.effect_id,
+            security_groups=closed or target.source_security_groups or (like.security_groups if like else []),
+            like=like,
+            engine_version=await self._version_of(database, target),
         )
-        warnings = [] if like else ["no instance of the group could be looked at: RDS takes its own default settings"]
+        await database.restore(order)
+        warnings = [order.left_out] if order.left_out else []
+        warnings += [] if like else ["no instance of the group could be looked at: RDS takes its own default settings"]
         return StepOutcome(summary=f"{target.instance} ({rule.instance_class}) is being made", warnings=warnings)
 
     @step("managed_postgres.remove_restored")
@@ -304,6 +305,12 @@ class ManagedPostgresSteps:
         """An instance of the group in that region, whose network and settings the new one takes."""
         name = rule_of(context).instances.get(target.region)
         return None if name is None else await database.instance(target.region, name)
+
+    @staticmethod
+    async def _version_of(database: ManagedPostgres, target: ManagedTarget) -> str | None:
+        """Of the snapshot that is restored: an upgraded instance's settings do not fit an older one."""
+        listed = await database.snapshots(target.region, target.source_instance)
+        return next((each.engine_version for each in listed if each.name == target.snapshot), None)
 
     async def _groups_to_open(
         self, database: ManagedPostgres, context: PlanContext, target: ManagedTarget

@@ -119,7 +119,12 @@ class ManagedPoints:
         return gone
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """See the port."""
         try:
@@ -127,6 +132,7 @@ class ManagedPoints:
                 group,
                 rule_of(group),
                 reader.manifest,
+                run_id,
                 await self.snapshots(group.name),
                 await self.databases(group.name),
                 self.reader,

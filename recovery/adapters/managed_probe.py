@@ -60,6 +60,12 @@ class SqlProbe:
         usual = group.logical_databases[0] if group.logical_databases else login.database
         return [await self._table(login, usual, name) for name in group.critical_tables]
 
+    async def log_in(self, group: GroupSnapshot, region: str, host: str, port: int) -> None:
+        """See the port."""
+        login = replace(await self.logins.backup(group.name, region), host=host, port=port)
+        async with connected(login, "log in", failure=RestoreFailed):
+            pass
+
     async def contents(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
         """See the port."""
         login = replace(await self.logins.backup(group.name, region), host=host, port=port)

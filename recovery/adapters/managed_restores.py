@@ -16,7 +16,7 @@ from recovery.adapters.managed_waiting import LOOK_EVERY, Patience, awaited_inst
 from recovery.adapters.rds_snapshots import demand_ours
 from recovery.backup.catalogue import Catalogue
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.managed import ManagedInstance, snapshot_tags
+from recovery.domain.managed import ManagedInstance, RestoreManaged, snapshot_tags
 from recovery.domain.plan import RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint
 from recovery.domain.words import listed
@@ -45,13 +45,14 @@ class ManagedRestores:
             CheckResult(name="recovery point", passed=True, detail=f"{point.point_id} at {', '.join(point.locations)}"),
             await self._check_snapshot(order, point),
             await self._check_name(order),
+            *await self._check_settings(order, point),
         ]
 
     async def restore(self, order: RestoreOrder, progress: Progress) -> RestoredServer:
         """See the port. What an earlier attempt began is waited for."""
         point, name = await self._point(order), instance_name(order)
-        database, rule, source = await self.databases(order.group.name), rule_of(order.group), point.manifest.snapshot
-        await database.restore(await restore_order(database, rule, order.region, name, source, order.restore_id))
+        database = await self.databases(order.group.name)
+        await database.restore(await self._as_ordered(database, order, point))
         made = await awaited_instance(
             database, order.region, name, order.restore_id, Patience.of(WITHIN_SECONDS, self.look_every),
             lambda words: progress(0, point.manifest.plain_bytes, words),
@@ -132,6 +133,18 @@ class ManagedRestores:
             return CheckResult(name="empty target", passed=True, detail=f"{name} in {order.region} is to be made")
         words = f"there is an instance {name} in {order.region} already: delete or rename it, or name another one"
         return CheckResult(name="empty target", passed=False, detail=words)
+
+    async def _check_settings(self, order: RestoreOrder, point: RecoveryPoint) -> list[CheckResult]:
+        """What is left out is said, and keeps nothing from being restored."""
+        try:
+            left_out = (await self._as_ordered(await self.databases(order.group.name), order, point)).left_out
+        except RecoveryError:  # the check of the name says it
+            return []
+        return [CheckResult(name="settings", passed=True, detail=left_out)] if left_out else []
+
+    async def _as_ordered(self, database: ManagedPostgres, order: RestoreOrder, point: RecoveryPoint) -> RestoreManaged:
+        rule, name = rule_of(order.group), instance_name(order)
+        return await restore_order(database, rule, order.region, name, point.manifest.postgres, order.restore_id)
 
     async def _made(self, group: GroupSnapshot, restored: RestoredServer) -> ManagedInstance:
         database: ManagedPostgres = await self.databases(group.name)

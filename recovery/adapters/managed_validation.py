@@ -1,11 +1,15 @@
 """Validation of a snapshot of RDS: it is looked at wherever it is, and restored into an instance that is deleted again.
 
-The instance is named after the recovery point, so that another attempt, whose worker is not the one that was lost, goes
-on with it; what nobody went on with is deleted by a later validation.
+The instance is named after the recovery point and the run: another run's validation of the same point has one of its
+own, and neither deletes what the other reads. Another attempt of the run, whose worker is not the one that was lost,
+goes on with it, and takes it from the one before by a tag: an attempt that was only held up deletes nothing when it
+wakes. What nobody went on with is deleted by a later validation.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +29,7 @@ from recovery.domain.managed import (
     SnapshotSource,
     snapshot_tags,
 )
-from recovery.domain.recovery_point import CheckResult, Manifest, VerdictState
+from recovery.domain.recovery_point import CheckResult, Manifest, PostgresSource, VerdictState
 from recovery.domain.words import moment
 from recovery.errors import Corrupt, NotFound, NotOurs, RecoveryError, RestoreFailed, Unreachable
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
@@ -50,12 +54,14 @@ class ManagedValidation:
     group: GroupSnapshot
     rule: ManagedRule
     manifest: Manifest
+    run_id: str
     api: ManagedSnapshots
     database: ManagedPostgres
     reader: ManagedReader
     look_every: float
     checks: list[CheckResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    attempt: str = field(default_factory=lambda: secrets.token_hex(8))
 
     async def run(self, progress: Callable[[int, int], None]) -> Outcome:
         """Verdict, its reason in a sentence, and the checks.
@@ -132,13 +138,16 @@ class ManagedValidation:
     # A restore of it.
 
     async def _restored(self, region: str, progress: Callable[[int, int], None]) -> str:
-        began, name, mark = time.monotonic(), validation_name(self.manifest.point_id), self._mark
-        order = await restore_order(self.database, self.rule, region, name, self.manifest.snapshot, mark)
+        began, mark = time.monotonic(), self._mark
+        name = validation_name(self.manifest.point_id, self.run_id)
+        order = await restore_order(self.database, self.rule, region, name, self.manifest.postgres, mark)
+        self.notes += [order.left_out] if order.left_out else []
         order = order.model_copy(update={"like": order.like and order.like.model_copy(update={"multi_az": False})})
         patience = Patience.of(WITHIN_SECONDS, self.look_every)
-        await await_absence(self.database, region, name, patience)  # of an earlier validation
+        await await_absence(self.database, region, name, patience)  # of an earlier attempt
         try:
             await self.database.restore(order)
+            await self._take_on(region, name)
             instance = await awaited_instance(
                 self.database, region, name, mark, patience,
                 lambda words: progress(0, self.manifest.plain_bytes),
@@ -156,22 +165,38 @@ class ManagedValidation:
     async def _read(self, instance: ManagedInstance) -> list[CheckResult]:
         """Its name need not be known to every resolver at once. Raises Unreachable, Refused, RestoreFailed."""
         assert instance.host is not None and instance.port is not None, "an awaited instance has an address"
-        patience = Patience.of(LOGIN_TRIES * self.look_every, self.look_every)
+        patience, let_in = Patience.of(LOGIN_TRIES * self.look_every, self.look_every), False
+        at = self.group, instance.region, instance.host, instance.port
         while True:
             try:
-                return await self.reader.contents(self.group, instance.region, instance.host, instance.port)
+                if not let_in:
+                    await self.reader.log_in(*at)
+                let_in = True
+                return await self.reader.contents(*at)
             except Unreachable as error:
                 why = (
                     f"RDS restored it, and nobody could log in to {instance.name} from here, so that nothing of its "
                     f"content was read ({error}): see rds.security_groups and rds.subnet_groups"
                 )
+                if let_in:
+                    why = f"RDS restored it, and the connection to {instance.name} was lost while it was read: {error}"
             try:
                 await patience.rest(instance.name)
             except Unreachable:
                 raise Unreachable(why) from None
 
+    async def _take_on(self, region: str, name: str) -> None:
+        instance = await self.database.instance(region, name)
+        if instance is not None and instance.mark == self._mark:  # else the wait for it says so
+            await self.api.take_on(instance, self.attempt)
+
     async def _remove(self, region: str, name: str) -> None:
+        """Unless a later attempt goes on with it: this one was held up, and is not the last any more."""
         try:
+            found = await self.database.instance(region, name)
+            if found is not None and found.taken_on not in (None, self.attempt):
+                log.info("left: another attempt goes on with it", instance=name, region=region)
+                return
             await self.database.remove(region, name, self._mark)
         except RecoveryError as error:
             self.notes.append(f"{name} in {region} is not deleted yet, which a later validation does: {error}")
@@ -180,7 +205,7 @@ class ManagedValidation:
     async def _sweep(self, region: str) -> None:
         """What validations of this group left whose worker was lost. It keeps none from going on."""
         try:
-            for left in await self.api.restored(region, validation_mark(self.group.name, "")):
+            for left in await self.api.restored(region, validations_of(self.group.name)):
                 young = left.created_at is None or datetime.now(UTC) - left.created_at < LEFT_AFTER
                 if young or left.mark == self._mark or left.mark is None:
                     continue
@@ -191,21 +216,28 @@ class ManagedValidation:
 
     @property
     def _mark(self) -> str:
-        return validation_mark(self.group.name, self.manifest.point_id)
+        return validation_mark(self.group.name, self.manifest.point_id, self.run_id)
 
 
-def validation_name(point_id: str) -> str:
-    return f"validation-{point_id.lower()}"
+def validation_name(point_id: str, run_id: str) -> str:
+    """RDS takes 63 letters, digits and hyphens: a run's id of any kind is hashed."""
+    return f"validation-{point_id.lower()}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
-def validation_mark(group: str, point_id: str) -> str:
-    return f"validation/{group}/{point_id}"
+def validation_mark(group: str, point_id: str, run_id: str) -> str:
+    return f"{validations_of(group)}{point_id}/{run_id}"
+
+
+def validations_of(group: str) -> str:
+    """How the marks of all of a group's begin."""
+    return f"validation/{group}/"
 
 
 async def restore_order(
-    database: ManagedPostgres, rule: ManagedRule, region: str, name: str, source: SnapshotSource, mark: str
+    database: ManagedPostgres, rule: ManagedRule, region: str, name: str, source: PostgresSource, mark: str
 ) -> RestoreManaged:
     """A new instance with the network and settings of the group's own one in that region, where there is one."""
+    assert source.snapshot is not None, "a point of RDS is a snapshot"
     like: ManagedInstance | None = None
     if region in rule.instances:
         try:
@@ -219,11 +251,12 @@ async def restore_order(
     return RestoreManaged(
         region=region,
         instance=name,
-        snapshot=source.name,
+        snapshot=source.snapshot.name,
         instance_class=rule.instance_class,
         mark=mark,
         security_groups=rule.security_groups.get(region) or (like.security_groups if like is not None else []),
         like=like,
+        engine_version=source.server_version,
     )
 
 

@@ -39,7 +39,7 @@ class PointJudge:
         return Catalogue(self.stores(group), self.keys.verifier)
 
     async def judge(
-        self, group: GroupSnapshot, point: RecoveryPoint, progress: Progress
+        self, group: GroupSnapshot, point: RecoveryPoint, run_id: str, progress: Progress
     ) -> tuple[VerdictState, str, list[CheckResult], str]:
         """State, reason, checks, and the location that was judged."""
         stores = self.catalogue(group).stores_of(point)
@@ -75,7 +75,7 @@ class PointJudge:
         except RecoveryError as error:
             return VerdictState.FAILED, str(error), checks, "none"
         checks += more
-        state, reason, more = await self._restored(group, point, intact[0], bases, progress)
+        state, reason, more = await self._restored(group, point, intact[0], bases, run_id, progress)
         return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
 
     async def _proven_bases(
@@ -121,6 +121,7 @@ class PointJudge:
         point: RecoveryPoint,
         store: ObjectStore,
         bases: Sequence[StoredPointReader],
+        run_id: str,
         progress: Progress,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         scratch_folder = self.scratch_folder(group.name)
@@ -130,4 +131,5 @@ class PointJudge:
             open_point(store, point.manifest, self.keys.opening(), bases=bases),
             scratch_folder,
             noting(progress, f"restoring from {store.name}"),
+            run_id,
         )

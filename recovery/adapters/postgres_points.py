@@ -109,7 +109,12 @@ class PostgresPoints:
         return replace(chosen, passed_over=passed_over | chosen.passed_over)
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """See the port."""
         engine = self.postgres(group.name, reader.manifest.source_region)

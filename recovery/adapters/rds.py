@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from recovery.adapters.aws import AwsAccess, AwsCalls, code_of, words_of
+from recovery.backup.bounded import to_the_end
 from recovery.domain.managed import ManagedEvent, ManagedInstance, ManagedSnapshot, RestoreManaged
 from recovery.errors import NotFound, NotOurs, Refused, Unreachable
 
@@ -24,8 +25,10 @@ else:
 
 MARK = "recovery-plans-run"  # the tag by which a run knows its own instance
 OPENED = "recovery-plans-opened"  # the tag of one that clients were let into
+ATTEMPT = "recovery-plans-attempt"  # the tag that names the attempt of a validation that goes on with it
 LONGEST_LOOK_BACK = timedelta(days=14)  # what RDS keeps of events
 ABSENT = ("DBInstanceNotFound", "DBInstanceNotFoundFault")
+FULL = ("InsufficientDBInstanceCapacity", "InsufficientDBInstanceCapacityFault")
 BUSY = ("InvalidDBInstanceState", "InvalidDBInstanceStateFault")
 
 
@@ -108,20 +111,28 @@ class RdsPostgres:
         }
         if order.security_groups:
             request["VpcSecurityGroupIds"] = order.security_groups
+        # RDS makes an instance public that is said nothing of, in a network that lets it.
+        request["PubliclyAccessible"] = order.like.public if order.like is not None else False
         if (like := order.like) is not None:
-            request |= {"MultiAZ": like.multi_az, "PubliclyAccessible": like.public}
+            request["MultiAZ"] = like.multi_az
             if like.subnet_group:
                 request["DBSubnetGroupName"] = like.subnet_group
-            if like.parameter_group:
-                request["DBParameterGroupName"] = like.parameter_group
+            if order.parameter_group:
+                request["DBParameterGroupName"] = order.parameter_group
+        call = self.of(order.region).run(
+            lambda client: client.restore_db_instance_from_db_snapshot(**request),
+            f"restore {order.instance} from snapshot {order.snapshot} in {order.region}",
+            repeat=False,
+            leave=["DBInstanceAlreadyExists", "DBSnapshotNotFound", "DBSnapshotNotFoundFault", *FULL],
+        )
         try:
-            await self.of(order.region).run(
-                lambda client: client.restore_db_instance_from_db_snapshot(**request),
-                f"restore {order.instance} from snapshot {order.snapshot} in {order.region}",
-                repeat=False,
-                leave=["DBInstanceAlreadyExists", "DBSnapshotNotFound", "DBSnapshotNotFoundFault"],
-            )
+            await to_the_end(call)  # else it could make the instance after an undo that found none
         except ClientError as error:
+            if code_of(error) in FULL:
+                raise Unreachable(
+                    f"RDS has no room for a {order.instance_class} in {order.region} now ({words_of(error)}): it is "
+                    "asked again; another rds.instance_class may be there at once"
+                ) from None
             if code_of(error) != "DBInstanceAlreadyExists":
                 raise NotFound(
                     f"there is no snapshot {order.snapshot} in {order.region}: copy it there, or name another one"
@@ -245,6 +256,7 @@ def instance_as(region: str, found: Any) -> ManagedInstance:
         multi_az=bool(found.get("MultiAZ")),
         public=bool(found.get("PubliclyAccessible")),
         mark=tags.get(MARK),
+        taken_on=tags.get(ATTEMPT),
         opened=tags.get(OPENED),
         arn=found.get("DBInstanceArn", ""),
         engine_version=found.get("EngineVersion", ""),

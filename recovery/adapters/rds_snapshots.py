@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from recovery.adapters.aws import code_of, words_of
-from recovery.adapters.rds import ABSENT, BUSY, OPENED, RdsPostgres, absent, instance_as, snapshot_as
+from recovery.adapters.rds import ABSENT, ATTEMPT, BUSY, OPENED, RdsPostgres, absent, instance_as, snapshot_as
 from recovery.domain.managed import ManagedInstance, ManagedSnapshot
 from recovery.errors import NotFound, NotOurs, Refused, Unreachable
 
@@ -124,6 +124,13 @@ class RdsSnapshots:
         found = await self._rds.of(region).run(every_page, f"list the instances in {region}")
         instances = [instance_as(region, each) for each in found]
         return [each for each in instances if each.mark is not None and each.mark.startswith(mark)]
+
+    async def take_on(self, instance: ManagedInstance, attempt: str) -> None:
+        """See the port."""
+        await self._rds.of(instance.region).run(
+            lambda client: client.add_tags_to_resource(ResourceName=instance.arn, Tags=_listed({ATTEMPT: attempt})),
+            f"note at {instance.name} in {instance.region} who goes on with it",
+        )
 
     async def note_opened(self, instance: ManagedInstance, mark: str) -> None:
         """See the port."""

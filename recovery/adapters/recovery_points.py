@@ -223,7 +223,7 @@ class StoredRecoveryPoints:
                 duration=datetime.now(UTC) - began,
                 run_id=run_id,
             )
-        state, reason, checks, location = await self._judge().judge(group, point, progress)
+        state, reason, checks, location = await self._judge().judge(group, point, run_id, progress)
         verdict = Verdict(
             point_id=point_id,
             group=group.name,

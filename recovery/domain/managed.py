@@ -57,6 +57,7 @@ class ManagedInstance(Model):
     multi_az: bool = False
     public: bool = False
     mark: str | None = None  # of the run that made it
+    taken_on: str | None = None  # the attempt of a validation that goes on with it
     opened: str | None = None  # the restore that let clients in: from then on it is theirs
     arn: str = ""
     engine_version: str = ""
@@ -167,6 +168,26 @@ class RestoreManaged(Model):
     mark: str
     security_groups: list[str] = Field(default_factory=list)
     like: ManagedInstance | None = None  # whose network and settings it takes
+    engine_version: str | None = None  # of the snapshot, where it is known
+
+    @property
+    def parameter_group(self) -> str | None:
+        """That of ``like``; RDS refuses one of another major version's family."""
+        return self.like.parameter_group if self.like is not None and not self.left_out else None
+
+    @property
+    def left_out(self) -> str:
+        """What the new instance does not take from ``like``, and why; empty: nothing."""
+        like = self.like
+        if like is None or like.parameter_group is None or not self.engine_version or not like.engine_version:
+            return ""
+        ours, theirs = (version.partition(".")[0] for version in (self.engine_version, like.engine_version))
+        if ours == theirs:
+            return ""
+        return (
+            f"{self.instance} gets RDS's default parameters: {like.parameter_group} of {like.name} is for PostgreSQL "
+            f"{theirs}, and the snapshot is of {ours}"
+        )
 
 
 def choose_way(

@@ -201,8 +201,11 @@ class PostgresSource(Recorded):
     def position(self) -> tuple[int, int] | None:
         """Where in the cluster's history the content ends; a later point has a greater one, whatever the clocks say.
 
-        A base backup is recovered to its stop, a dump is of the moment of its snapshot. Raises BadInput: no LSN.
+        A base backup is recovered to its stop, a dump is of the moment of its snapshot. RDS says no LSN of its own
+        snapshots, but when it took each: one clock, and no worker's. Raises BadInput: no LSN.
         """
+        if self.snapshot is not None:
+            return 0, int(self.snapshot.taken_at.timestamp() * 1000)
         lsn = self.stop_lsn or self.start_lsn
         return (self.timeline, lsn_order(lsn)) if lsn else None
 

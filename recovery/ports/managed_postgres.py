@@ -93,12 +93,20 @@ class ManagedSnapshots(Protocol):
         """Instances that were restored by us and whose mark begins so."""
         ...
 
+    async def take_on(self, instance: ManagedInstance, attempt: str) -> None:
+        """Has the instance say that this attempt goes on with it, and none that did before."""
+        ...
+
     async def note_opened(self, instance: ManagedInstance, mark: str) -> None:
         """Has the instance say that clients were let in by the restore with this mark."""
         ...
 
 
 class ManagedReader(Protocol):
+    async def log_in(self, group: GroupSnapshot, region: str, host: str, port: int) -> None:
+        """As the group's user for backups. Raises Unreachable: nobody answers. Refused: the user is not let in."""
+        ...
+
     async def contents(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
         """Reads every table of every database to its end, as the group's user for backups.
 

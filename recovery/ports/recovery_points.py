@@ -148,9 +148,17 @@ class StorePoints(Protocol):
         ...
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
-        """Restores into a scratch server, checks it and removes it. Raises nothing but cancellation and bugs."""
+        """Restores into a scratch server, checks it and removes it. Raises nothing but cancellation and bugs.
+
+        ``run_id``: an attempt goes on with what an earlier one of the same run made, and with no other run's.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ can be promoted; an instance with read replicas is never stopped; a restored one
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,6 +64,9 @@ class Front:
     refused: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # (action, region) -> code, words
     deleting: dict[Key, int] = field(default_factory=dict)  # looks until an instance that was deleted is gone
     delete_looks: int = 0
+    restores: list[dict[str, str]] = field(default_factory=list)  # what was asked for
+    families: dict[str, str] = field(default_factory=dict)  # of parameter groups and snapshots, where it matters
+    slow: asyncio.Event | None = None  # what the answer to a restore waits for
     lost: set[str] = field(default_factory=set)  # actions that are carried out, and whose answers get lost
 
     async def call(self, request: Request) -> Response:
@@ -79,6 +83,13 @@ class Front:
             return _error(400, "Throttling", "Rate exceeded")
         if (action, region) in self.refused:
             return _error(400, *self.refused[action, region])
+        if action.startswith("Restore"):
+            self.restores.append(asked)
+            if self.slow is not None:
+                await self.slow.wait()
+            family = self.families.get(asked.get("DBParameterGroupName", ""))
+            if family and family != self.families.get(asked["DBSnapshotIdentifier"]):
+                return _error(400, "InvalidParameterCombination", f"the parameter group is of {family}")
         key = (region, name)
         snapshot = (region, asked.get("TargetDBSnapshotIdentifier") or asked.get("DBSnapshotIdentifier", ""))
         if refusal := await self._refusal(request, action, key) or self._snapshot_refusal(action, snapshot, asked):

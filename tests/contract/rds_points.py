@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from recovery.backup.sealing import Opener, Sealer
 from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionPlan
 from recovery.domain.managed import ManagedRule, snapshot_name
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, Verdict
+from recovery.errors import Unreachable
 from recovery.ports.recovery_points import BackupOrder, RestoreOrder
 from tests.contract.rds_front import Front
 from tests.contract.rds_site import AWAY, HOME, REPLICA, SOURCE, Probe, adapter_of
@@ -41,11 +42,20 @@ class Reader:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
+        self.asked = 0
         self.read: list[tuple[str, str]] = []
+        self.reading: Callable[[str], Awaitable[None]] | None = None  # what reading waits for
         self.checks = [CheckResult(name="tables-readable", passed=True, detail="12 tables were read to the end")]
+
+    async def log_in(self, group: GroupSnapshot, region: str, host: str, port: int) -> None:
+        self.asked += 1
+        if isinstance(self.failure, Unreachable):
+            raise self.failure
 
     async def contents(self, group: GroupSnapshot, region: str, host: str, port: int) -> list[CheckResult]:
         self.read.append((region, host))
+        if self.reading is not None:
+            await self.reading(host)
         if self.failure is not None:
             raise self.failure
         return self.checks
@@ -109,8 +119,8 @@ class Managed:
     async def take(self, point_id: str = POINT) -> Manifest:
         return (await self.points.take(self.backup(point_id), nothing)).manifest
 
-    async def validate(self, point_id: str = POINT) -> Verdict:
-        return await self.points.validate(self.group, point_id, "run-2", nothing)
+    async def validate(self, point_id: str = POINT, run_id: str = "run-2") -> Verdict:
+        return await self.points.validate(self.group, point_id, run_id, nothing)
 
     def restore(self, region: str = AWAY, restore_id: str = "0123456789ab", **wanted: Any) -> RestoreOrder:
         return RestoreOrder(self.group, region, POINT, restore_id, **wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -12,16 +13,16 @@ from recovery.adapters import managed_validation
 from recovery.adapters.managed_validation import validation_mark, validation_name
 from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.backup.sealing import Opener, Sealer
-from recovery.domain.managed import RestoreManaged, snapshot_tags
+from recovery.domain.managed import ManagedInstance, RestoreManaged, snapshot_tags
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
-from recovery.errors import NotOurs, Refused, RestoreFailed, Unreachable
+from recovery.errors import BadInput, NotOurs, Refused, RestoreFailed, Unreachable
 from recovery.ports.recovery_points import Restores
 from tests.contract.rds_front import Front, rds
 from tests.contract.rds_points import NAME, POINT, Managed, managed, nothing
 from tests.contract.rds_site import AWAY, HOME, NOW, OPEN, REPLICA, SOURCE, reset
 
-TAGS = snapshot_tags("shop", POINT)
-COPY = validation_name(POINT)
+TAGS, RUN = snapshot_tags("shop", POINT), "run-2"
+COPY = validation_name(POINT, RUN)
 
 
 @pytest.fixture
@@ -69,12 +70,64 @@ async def test_without_a_login_nothing_is_called_valid(site: Managed) -> None:
     assert verdict.state is VerdictState.FAILED
     assert f"nobody could log in to {COPY} from here" in verdict.reason and "no answer at its address" in verdict.reason
     assert [check.passed for check in verdict.checks] == [True, True, True]  # what could be checked was
-    assert await site.instances(HOME) == [] and len(site.reader.read) > 1
+    assert await site.instances(HOME) == [] and site.reader.asked > 1
     site.reader.failure = Refused("grant it pg_read_all_data")
     assert (await site.validate()).state is VerdictState.FAILED
     site.reader.failure = RestoreFailed("database shop cannot be opened")
     assert (await site.validate()).state is VerdictState.RESTORE_FAILED
     assert await site.instances(HOME) == []
+
+
+async def test_two_runs_that_prove_one_point_at_a_time_do_not_end_each_others_instance(site: Managed) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def reading(host: str) -> None:
+        if COPY not in host:
+            return
+        begun.set()
+        await go_on.wait()
+        if COPY not in await site.instances(HOME):
+            raise Unreachable("terminating connection due to administrator command")
+
+    site.reader.reading = reading
+    second = asyncio.create_task(site.validate(run_id=RUN))
+    await begun.wait()
+    assert (await site.validate(run_id="run-1")).state is VerdictState.VALID
+    assert await site.instances(HOME) == [COPY]
+    go_on.set()
+    assert (await second).state is VerdictState.VALID
+    assert (await site.instances(HOME), site.asked("RestoreDBInstanceFromDBSnapshot")) == ([], 2)
+
+
+async def test_an_attempt_that_was_held_up_leaves_the_instance_to_the_one_that_goes_on(site: Managed) -> None:
+    reads, go_on = [asyncio.Event(), asyncio.Event()], asyncio.Event()
+
+    async def reading(host: str) -> None:
+        reads[len(site.reader.read) - 1].set()
+        await go_on.wait()
+
+    site.reader.reading = reading
+    attempts = []
+    for begun in reads:
+        attempts.append(asyncio.create_task(site.validate()))
+        await begun.wait()
+    attempts[0].cancel()
+    await asyncio.wait({attempts[0]})
+    assert await site.instances(HOME) == [COPY]
+    go_on.set()
+    assert (await attempts[1]).state is VerdictState.VALID
+    assert (await site.instances(HOME), site.asked("RestoreDBInstanceFromDBSnapshot")) == ([], 1)
+
+
+async def test_a_connection_that_is_lost_while_it_is_read_is_not_called_a_closed_door(site: Managed) -> None:
+    async def reading(host: str) -> None:
+        raise Unreachable("terminating connection due to administrator command")
+
+    site.reader.reading = reading
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.FAILED
+    assert f"the connection to {COPY} was lost while it was read: terminating" in verdict.reason
+    assert "security_groups" not in verdict.reason
 
 
 async def test_tables_that_cannot_be_read_are_a_failed_restore(site: Managed) -> None:
@@ -146,7 +199,7 @@ async def test_an_instance_that_is_still_being_deleted_is_waited_for(site: Manag
 async def test_an_instance_that_somebody_deletes_meanwhile_proves_nothing(site: Managed) -> None:
     site.front.coming[HOME, COPY] = ["creating"]
     site.front.status[HOME, COPY] = "deleting"
-    await site.database.restore(orders(COPY, validation_mark("shop", POINT)))
+    await site.database.restore(orders(COPY, validation_mark("shop", POINT, RUN)))
     site.front.coming[HOME, COPY] = ["creating", "creating"]
     verdict = await site.validate()
     assert verdict.state is VerdictState.FAILED
@@ -174,8 +227,8 @@ async def test_an_instance_that_is_not_deleted_is_named(site: Managed) -> None:
 async def test_what_lost_workers_left_is_deleted_by_its_mark_once_it_is_old(
     site: Managed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await site.database.restore(orders("left", validation_mark("shop", "another-point")))
-    await site.database.restore(orders("not-ours", validation_mark("billing", "a-point")))
+    await site.database.restore(orders("left", validation_mark("shop", "another-point", RUN)))
+    await site.database.restore(orders("not-ours", validation_mark("billing", "a-point", RUN)))
     await site.database.restore(orders("recovered", "0123456789ab"))
     site.front.coming.clear()
     await site.validate()
@@ -225,6 +278,69 @@ async def test_the_configured_network_goes_before_the_groups_own(site: Managed) 
     made = await site.database.instance(AWAY, restored.instance or "")
     assert made is not None and made.name == "shop-restored"
     assert (made.security_groups, made.instance_class) == (["sg-0123456789abcdef0"], "db.r6g.2xlarge")
+
+
+def upgraded(site: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group's instances are of a later major version than the snapshot, with a parameter group of theirs."""
+    look = site.database.instance
+
+    async def instance(region: str, name: str) -> ManagedInstance | None:
+        found = await look(region, name)
+        if found is None or name not in (SOURCE, REPLICA):
+            return found
+        return found.model_copy(update={"parameter_group": "shop-17", "engine_version": "17.2"})
+
+    monkeypatch.setattr(site.database, "instance", instance)
+    site.front.families = {"shop-17": "postgres17", NAME: "postgres13"}
+
+
+async def test_the_parameters_of_another_major_version_are_left_out_and_that_is_said(
+    site: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded(site, monkeypatch)
+    checks = {check.name: check for check in await site.restores.verify_infrastructure(site.restore())}
+    said = "gets RDS's default parameters: shop-17 of shop-replica is for PostgreSQL 17"
+    assert checks["settings"].passed and said in checks["settings"].detail
+    await site.restores.restore(site.restore(), nothing)
+    verdict = await site.validate()
+    assert verdict.state is VerdictState.VALID and "shop-17 of shop-production is for PostgreSQL 17" in verdict.reason
+    assert not any("DBParameterGroupName" in asked for asked in site.front.restores)
+
+
+async def test_the_parameters_of_the_same_major_version_are_taken(site: Managed) -> None:
+    order = orders("shop-back", "0123456789ab")
+    like = await site.database.instance(HOME, SOURCE)
+    assert like is not None
+    like = like.model_copy(update={"parameter_group": "shop-13"})
+    with pytest.raises(BadInput, match="shop-13 not found"):  # it was asked for, and RDS knows none
+        await site.database.restore(order.model_copy(update={"like": like, "engine_version": like.engine_version}))
+
+
+async def test_an_instance_that_resembles_no_other_is_not_public(site: Managed) -> None:
+    await site.database.restore(orders("shop-back", "0123456789ab"))
+    assert site.front.restores[-1]["PubliclyAccessible"] == "false"
+
+
+async def test_a_lack_of_room_at_rds_is_worth_another_attempt(site: Managed) -> None:
+    site.front.refused["RestoreDBInstanceFromDBSnapshot", AWAY] = ("InsufficientDBInstanceCapacity", "no db.r6g.xlarge")
+    with pytest.raises(Unreachable, match=rf"no room for a db\.r6g\.xlarge in {AWAY} now \(no db"):
+        await site.restores.restore(site.restore(), nothing)
+    site.front.refused.clear()
+    await site.restores.restore(site.restore(), nothing)
+
+
+async def test_a_restore_that_is_cancelled_ends_after_its_call(site: Managed) -> None:
+    site.front.slow = asyncio.Event()
+    restoring = asyncio.create_task(site.restores.restore(site.restore(), nothing))
+    while not site.front.restores:
+        await asyncio.sleep(0.01)
+    restoring.cancel()
+    await asyncio.wait({restoring}, timeout=0.2)
+    site.front.slow.set()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    assert await site.restores.remove(site.restore())  # nothing is made after the undo
+    assert await site.instances(AWAY) == []
 
 
 async def test_the_undo_deletes_what_this_restore_made_and_nothing_else(site: Managed) -> None:

@@ -56,7 +56,12 @@ class StreamPoints:
             yield source
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """See the port."""
         return await validate_streams(reader, scratch_folder, progress, self.find_program)

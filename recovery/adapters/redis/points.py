@@ -44,7 +44,12 @@ class RedisPoints:
             yield source
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """See the port."""
         dump = StoredDump(reader.stream(DUMP_NAME), reader.manifest.redis)

@@ -100,7 +100,12 @@ class SearchPoints:
                 return False
 
     async def validate(
-        self, group: GroupSnapshot, reader: PointReader, scratch_folder: Path, progress: Callable[[int, int], None]
+        self,
+        group: GroupSnapshot,
+        reader: PointReader,
+        scratch_folder: Path,
+        progress: Callable[[int, int], None],
+        run_id: str,
     ) -> tuple[VerdictState, str, list[CheckResult]]:
         """See the port."""
         manifest = reader.manifest
