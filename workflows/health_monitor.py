@@ -120,7 +120,8 @@ class HealthMonitor:
     @workflow.query
     def health(self) -> HealthView:
         """Vantage points, votes, streaks, policy, cooldown, open question, last run."""
-        return view_of(self.group, self.state, self._votes(), workflow.now())
+        state = self.state.model_copy(update={"snapshot": self._rules()})
+        return view_of(self.group, state, self._votes(), workflow.now())
 
     @workflow.update
     def approve(self, command: OperatorCommand) -> str:
@@ -164,6 +165,11 @@ class HealthMonitor:
     def _set(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
 
+    def _rules(self) -> GroupSnapshot | None:
+        """The configuration as this run goes by it."""
+        snapshot = self.state.snapshot
+        return snapshot if snapshot is None or self._minds_search else snapshot.model_copy(update={"search": None})
+
     def _votes(self) -> Votes:
         state = self.state
         configured = state.snapshot.failover.vantage_points if state.snapshot else []
@@ -179,10 +185,8 @@ class HealthMonitor:
         if self.state.outage is not None:
             await self._fences.known()
             self._judge()  # what was heard meanwhile counts: the region may be back
-        snapshot, now = self.state.snapshot, workflow.now()
+        snapshot, now = self._rules(), workflow.now()
         assert snapshot is not None
-        if not self._minds_search:
-            snapshot = snapshot.model_copy(update={"search": None})
         case = Case(
             group=snapshot,
             votes=self._votes(),

@@ -18,6 +18,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from tests.replay.commands import commands
 from workflows.definitions import WORKFLOWS
 from workflows.health_monitor import MONITORS
+from workflows.health_state import HealthView
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -72,6 +73,22 @@ async def test_its_stores_were_checked_beside_the_infrastructure(monkeypatch: py
     patch = "stores are checked after the approval"
     monkeypatch.setattr(workflow, "patched", lambda name: name == patch or patched(name))
     assert "nondeterminism" in str(await _replayed(name)).lower()
+
+
+async def test_it_shows_the_policy_by_which_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that leaves search engines out of account starts a failover by itself, and does not say that it asks."""
+    shown: list[HealthView] = []
+
+    def kept(view: HealthView) -> str:
+        shown.append(view)
+        return ""
+
+    monkeypatch.setattr("workflows.health_monitor.details", kept)
+    assert await _replayed("HealthMonitor beside a search engine") is None
+    assert shown[-1].run is not None and {(view.policy, view.policy_note) for view in shown} == {("automatic", "")}
+    shown.clear()
+    assert await _replayed("HealthMonitor silent about a search engine") is None
+    assert shown[-1].policy == "approve" and "search in region-a and region-b" in shown[-1].policy_note
 
 
 def test_the_monitor_did_not_ask_the_guards_how_strong_their_fences_are() -> None:
