@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from workflows.failures import explain
 from workflows.health_calls import limits
@@ -73,6 +73,8 @@ class Fences:
                 Monitoring.look_at_fences, self._group, **limits(s(6), s(10))
             )
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise asyncio.CancelledError from error  # the run hands over: it must not ask for anything more
             workflow.logger.warning(f"how the stores of {self._group} are fenced is not known: {explain(error)}")
             return FencesSeen(answered=[], unfenced=[])
         return found

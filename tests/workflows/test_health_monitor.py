@@ -231,3 +231,15 @@ async def test_a_group_that_nobody_watches_is_told_of_once(skipping: WorkflowEnv
         assert "nobody watches it since" in rig.titles()[0]
         await rig.hears(well(*POINTS), beat=1e7)
         assert len([title for title in rig.titles() if "nobody watches" in title]) <= 2
+
+
+async def test_a_run_goes_on_in_the_next_while_the_guards_are_asked(skipping: WorkflowEnvironment) -> None:
+    """Nothing else happens here, so that many a run ends at the very moment at which they are to be asked."""
+    async with rigged(skipping.client) as rig:
+        rig.most_events = 60
+        await rig.hears(well(*POINTS), beat=1e7)
+        runs: set[str | None] = set()
+        async with asyncio.timeout(30):
+            while len(runs) < 4:
+                runs.add((await rig.handle.describe()).run_id)
+                await asyncio.sleep(0.05)
