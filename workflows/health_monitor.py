@@ -18,7 +18,7 @@ from workflows.failures import explain
 from workflows.health_calls import limits
 from workflows.health_fences import Fences
 from workflows.health_state import HealthView, MonitorState, OwnRun, all_stale_at, view_of
-from workflows.health_words import details, ended_alert, lost_words
+from workflows.health_words import details, ended_alert, lost_words, unfenced_alert
 from workflows.steps import HEARTBEAT, PROBE, m, s
 from workflows.vantage_monitor import VantageMonitor
 
@@ -26,10 +26,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.monitoring import Monitoring, PlanEnd, Started, StartOrder
     from activities.notifications import Alert, Notifications
     from recovery.domain.group import FailoverRule, GroupSnapshot
-    from recovery.domain.guarding import Unfenced
+    from recovery.domain.guarding import Unfenced, left_behind
     from recovery.domain.health import Report
     from recovery.domain.words import duration, moment
-    from recovery.health.decision import Action, Answer, Case, Decision, Question, decide, no_fence
+    from recovery.health.decision import Action, Answer, Case, Decision, Question, decide
     from recovery.health.quorum import (
         REMEMBERED,
         Outage,
@@ -64,6 +64,7 @@ class HealthMonitor:
         self._following: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._minds_search = False  # not in a run that began under a version that left search engines out of account
+        self._tells_of_search = False  # nor in one under which people were told of them when a region was lost
         self._tells_of_each_plan = False  # not in a run that began under a version that asked people once an outage
         self._fences_overrule = True  # in a run that began under a version in which a fence that was back did so
         self._fences = Fences(self.group, lambda: self.state, self._fences_are)
@@ -73,6 +74,7 @@ class HealthMonitor:
         self._fences.asked = workflow.patched("strengths-at-run-time")
         self._fences.silence_vouches = not workflow.patched("silence vouches for no fence")
         self._minds_search = workflow.patched("a search engine is left behind")
+        self._tells_of_search = workflow.patched("people are told of a search engine that is left behind")
         self._tells_of_each_plan = workflow.patched("people are asked about each plan of an outage")
         self._fences_overrule = not workflow.patched("a question outlives the lack of a fence")
         watching = asyncio.create_task(self._notice_silence())
@@ -345,16 +347,16 @@ class HealthMonitor:
         self._set(unwatched_since=None)
 
     def _fences_are(self, unfenced: list[Unfenced]) -> None:
-        before = {(one.region, one.store) for one in self.state.unfenced}
-        self._dirty |= unfenced != self.state.unfenced or self.state.fences_seen_at is None
-        self._set(unfenced=unfenced, fences_seen_at=workflow.now())
-        if {(one.region, one.store) for one in unfenced} - before:
-            snapshot = self.state.snapshot
-            is_automatic = snapshot is None or snapshot.failover.policy == "automatic"
-            refused = "automatic failover is refused" if is_automatic else "only a person may start a failover"
-            title = f"{self.group}: {refused}"
-            words = f"{no_fence(unfenced)}. A loss is a question to people until then, whose silence is no answer."
-            self._tell("", Severity.WARNING, title, words)
+        """Tells people what nobody has told them of: an upgrade may bring it, too, or a new configuration."""
+        state, rules = self.state, self._rules()
+        beside = left_behind(rules) if rules is not None and self._tells_of_search else []
+        before = {(one.region, one.store) for one in [*state.unfenced, *state.left_behind]}
+        self._dirty |= unfenced != state.unfenced or state.fences_seen_at is None
+        self._set(unfenced=unfenced, left_behind=beside, fences_seen_at=workflow.now())
+        open_ones = [*unfenced, *beside]
+        if {(one.region, one.store) for one in open_ones} - before:
+            is_automatic = rules is None or rules.failover.policy == "automatic"
+            self._tell("", Severity.WARNING, *unfenced_alert(self.group, open_ones, is_automatic))
 
     # Telling people.
 

@@ -52,6 +52,7 @@ class MonitorState(Recorded):
     refusals: int = 0
     retry_at: datetime | None = None
     unfenced: list[Unfenced] = Field(default_factory=list)  # as each region's guard said last
+    left_behind: list[Unfenced] = Field(default_factory=list)  # as people were told of it
     fences_seen_at: datetime | None = None
     told: list[str] = Field(default_factory=list)
     unsent: list[Alert] = Field(default_factory=list)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.monitoring import PlanEnd
+    from recovery.domain.guarding import Unfenced
     from recovery.domain.words import clock, duration, listed, moment
+    from recovery.health.decision import no_fence
     from recovery.health.quorum import Ballot, Outage
     from recovery.ports.notify import Severity
 
@@ -35,6 +38,13 @@ def ended_alert(group: str, plan: str, reason: str, end: PlanEnd) -> tuple[str, 
         f"{duration(achieved.rpo)} (objective {duration(achieved.rpo_objective)}). Reason: {reason}."
     )
     return f"{group}: {plan} COMPLETED, {end.target or 'another region'} serves it", words, Severity.CRITICAL
+
+
+def unfenced_alert(group: str, unfenced: Sequence[Unfenced], is_automatic: bool) -> tuple[str, str]:
+    """Title and text of the message that a loss is a question to people, and why."""
+    refused = "automatic failover is refused" if is_automatic else "only a person may start a failover"
+    words = f"{no_fence(unfenced)}. A loss is a question to people while that is so, whose silence is no answer."
+    return f"{group}: {refused}", words
 
 
 def details(view: HealthView) -> str:

@@ -50,6 +50,7 @@ async def test_a_run_of_before_replays(name: str) -> None:
         ("HealthMonitor", "strengths-at-run-time"),
         ("HealthMonitor went by silence", "silence vouches for no fence"),
         ("HealthMonitor beside a search engine", "a search engine is left behind"),
+        ("HealthMonitor silent about a search engine", "people are told of a search engine that is left behind"),
         ("HealthMonitor asked once", "people are asked about each plan of an outage"),
         ("HealthMonitor declined in vain", "a question outlives the lack of a fence"),
         ("FullRecovery stopped in its pause", "a stop ends a pause"),

@@ -14,6 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from activities.monitoring import Monitoring, Started, StartOrder
 from recovery.domain.guarding import GuardStatus, StoreRole
 from recovery.domain.ownership import Strength
+from recovery.domain.search import SearchRule
 from recovery.ports.notify import Severity
 from tests.fakes.handover import state
 from tests.workflows.monitored import POINTS, Rig, another_run_than, lost, rigged, well
@@ -70,6 +71,22 @@ async def test_a_store_without_a_fence_makes_automatic_a_question(temporal: Clie
         await rig.handle.execute_update("approve", OperatorCommand(actor="ana", reason="redis is off"))
         await rig.until(lambda view: view.run is not None)
         assert await rig.started() == "Failover"
+
+
+async def test_people_are_told_of_a_search_engine_that_no_failover_moves(skipping: WorkflowEnvironment) -> None:
+    """Once, however often the guards are asked, and though the next run finds the same."""
+    async with rigged(skipping.client) as rig:
+        rig.most_events = 60
+        regions = [region.model_copy(update={"search": "https://a:9200"}) for region in rig.group.regions]
+        rig.group = rig.group.model_copy(update={"regions": regions, "search": SearchRule()})
+        await rig.hears(well(*POINTS), beat=1e7)
+        runs: set[str | None] = set()
+        async with asyncio.timeout(30):
+            while len(runs) < 3:
+                runs.add((await rig.handle.describe()).run_id)
+                await asyncio.sleep(0.05)
+        assert len(rig.titles()) == 1 and "automatic failover is refused" in rig.titles()[0]
+        assert "search in region-a and region-b (no failover moves or fences it" in rig.notifier.sent[0].body
 
 
 async def test_a_loss_that_comes_first_waits_for_the_first_look_at_the_fences(temporal: Client) -> None:
