@@ -11,11 +11,9 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from workflows.journal import Journal
-from workflows.steps import Silence
 
 with workflow.unsafe.imports_passed_through():
-    from recovery.domain.report import BY_SILENCE, RunState
-    from recovery.domain.words import duration
+    from recovery.domain.report import RunState
 
 
 LONGEST_ACTOR, LONGEST_REASON = 100, 1_000  # characters; they stand in every report of the run
@@ -46,11 +44,12 @@ class Consent(StrEnum):
 
 @dataclass
 class Hold:
-    """A question to the operator, open until ``answer`` is set."""
+    """A question to the operator, open until ``answer`` is set. ``note``: what the choices' names do not say."""
 
     step: str
     reason: str
     choices: tuple[Choice, ...]
+    note: str = ""
     answer: Choice | None = None
 
 
@@ -163,20 +162,8 @@ class Control:
         await workflow.wait_condition(lambda: not self.paused)
         self._journal.enter(self.state())
 
-    async def held(self, hold: Hold, patience: timedelta | None, silence: Silence) -> Choice:
-        """Waits for the operator's answer, however long it takes; where ``patience`` comes to its end before it, goes
-        by what ``silence`` means."""
-        answer = await self._answer_to(hold, patience)
-        if answer is None and silence is not Silence.ABORT and workflow.patched("silence undoes no recovery"):
-            # Patched: under an earlier version silence undid the run at every step.
-            answer = Choice.SKIP if silence is Silence.SKIP else await self._answer_to(hold, None)
-        answer = answer or Choice.ABORT
-        if hold.answer is None:
-            assert patience is not None
-            self._journal.act(answer, BY_SILENCE, f"nobody answered within {duration(patience)}", hold.step)
-        return answer
-
-    async def _answer_to(self, hold: Hold, patience: timedelta | None) -> Choice | None:
+    async def answered(self, hold: Hold, patience: timedelta | None) -> Choice | None:
+        """Waits for the operator's answer, however long it takes; None when ``patience`` came to its end."""
         self.holds[hold.step] = hold
         self._show_choices()
         self._journal.show()
@@ -208,7 +195,8 @@ class Control:
 
     def _show_choices(self) -> None:
         self._journal.hold_choices = [
-            f"{hold.step}: {hold.reason} Choose {', '.join(hold.choices)}." for hold in self.holds.values()
+            f"{hold.step}: {hold.reason} Choose {', '.join(hold.choices)}. {hold.note}".strip()
+            for hold in self.holds.values()
         ]
 
 

@@ -21,8 +21,8 @@ TARGET = ROOT / "docs" / "plans.md"
 EXAMPLE = ROOT / "recovery.example.yaml"
 RETRIES = {id(PROBE): "soon", id(PERSIST): "patiently", id(COPY): "seven times", id(ONCE): "never"}
 SILENCE = {
-    Silence.SKIP: "left out when `approvals.hold_timeout` is over",
-    Silence.WAIT: "`approvals.hold_timeout` does not end that",
+    Silence.SKIP: "undone and left out when `approvals.hold_timeout` is over",
+    Silence.WAIT: "`approvals.hold_timeout` does not end that, and people are told again",
 }
 UNITS = {"min": "minutes", "m": "minutes", "minute": "minutes", "h": "hours", "hour": "hours", "s": "seconds"}
 INTRODUCTION = """# Plans

@@ -17,9 +17,10 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.amendments import Amendable, told_to_stop
 from workflows.calls import Calls
-from workflows.control import Choice, Control, Hold, OperatorCommand
+from workflows.control import Choice, Control, OperatorCommand
 from workflows.failures import ERROR_TYPES, StepFailed, StoppedByOperator, attempts_of, explain, headline, kind_of
 from workflows.gates import Gates
+from workflows.holds import Holds
 from workflows.journal import Journal
 from workflows.steps import HOLD, WARN, Plan, Step
 
@@ -46,6 +47,7 @@ class Engine(Amendable):
         self._calls = Calls(plan, request, self.journal)
         self._gates = Gates(plan, self.journal, self.control, self._calls, self._alert)
         self._to_undo: list[Step] = []
+        self._holds = Holds(plan, self.journal, self.control, self._calls, self._alert, self._to_undo)
         self._forward: asyncio.Task[None] | None = None
         self._alerts: list[asyncio.Task[None]] = []
         self._stop_reason = ""
@@ -305,22 +307,7 @@ class Engine(Amendable):
         group = self.journal.facts.group
         can_undo = Choice.ABORT in choices and not self._pivot_started and not self.control.rolling_back
         patience = group.hold_timeout if group and can_undo else None
-        began, before = workflow.now(), self.journal.state_of(step)
-        self.journal.step_state(step, StepState.HELD)
-        self.journal.enter(RunState.HELD)
-        self._alert(
-            Severity.CRITICAL,
-            f"{self.plan.name} of {self.request.group} is held at {step.name}",
-            f"{reason} Choose {', '.join(choices)}: drctl {choices[0]} {self._calls.workflow_id}",
-        )
-        try:
-            choice = await self.control.held(Hold(step.name, reason, choices), patience, step.silence)
-        except asyncio.CancelledError:
-            self.journal.waited(step, before, workflow.now() - began)
-            raise
-        self.journal.waited(step, before, workflow.now() - began)
-        self.journal.enter(self.control.state())
-        return choice
+        return await self._holds.answered(step, reason, choices, patience)
 
     # Backwards.
 

@@ -118,10 +118,12 @@ class Journal:
     def skipped(self, step: Step, error: str) -> None:
         """After a failure: by whoever acted on the step last, an operator or everybody's silence."""
         last = next(action for action in reversed(self.actions) if action.step == step.name)
-        summary = "skipped by the operator"
+        summary, undone = "skipped by the operator", self.entries[step.name].record.undo_summary
         if last.actor == BY_SILENCE:
             summary = f"skipped: {last.reason}"
-            self.warn(f"{step.name}: {summary}. {error}")
+            self.warn(f"{step.name}: {summary}{f'; undone: {undone}' if undone else ''}. {error}")
+        elif step.undo is not None:
+            self.warn(f"{step.name}: {summary}: what it did before it failed stays in place. {error}")
         self.ended(step, StepState.SKIPPED, error=error, summary=summary)
 
     def warn(self, sentence: str) -> None:
@@ -171,6 +173,10 @@ class Journal:
             state=state, undo_ended_at=workflow.now(), undo_summary=summary, undo_error=error
         )
         self.show()
+
+    def taken_back(self, step: Step, began: datetime, summary: str) -> None:
+        """Undone by itself: the run goes on without it."""
+        self.entries[step.name].change(undo_started_at=began, undo_ended_at=workflow.now(), undo_summary=summary)
 
     def enter(self, state: RunState) -> None:
         self.state = state

@@ -71,8 +71,8 @@ class Silence(StrEnum):
     """What follows when nobody answers a hold within the time that the configuration gives it."""
 
     ABORT = "abort"  # everything is undone
-    SKIP = "skip"  # the plan goes on without the step
-    WAIT = "wait"  # it stays held: neither way is right unasked
+    SKIP = "skip"  # the step is undone, and the plan goes on without it; it stays held where that fails
+    WAIT = "wait"  # it stays held, and people are told again: neither way is right unasked
 
 
 CONTROL, SOURCE, TARGET = Where.CONTROL, Where.SOURCE, Where.TARGET

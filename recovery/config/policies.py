@@ -362,8 +362,9 @@ class Approvals(Section):
     hold_timeout: Duration | None = Field(
         None,
         description="How long a step that is held before the point of no return waits for the operator; without it for "
-        "ever. Then the plan rolls back; a full recovery goes on without a further store whose restore is held, and "
-        "waits on where the restored data of one failed their check.",
+        "ever. Then the plan rolls back; a full recovery removes what the held restore of a further store has written "
+        "and goes on without it, and waits on where the restored data of one failed their check. Where it waits on, "
+        "people are told again after the same time, once an hour at the most.",
         examples=["4h"],
     )
     second_person: Switch = Field(False, description="Whether a forced step needs a second person.", examples=[False])

@@ -16,7 +16,7 @@ class RecoveredStore(Recorded):
     """One store of the group. Its content is as it was at some moment between ``from_at`` and ``until_at``.
 
     ``rpo``: from the last moment whose writes it surely holds to the beginning of the outage. ``left``: why it was not
-    restored; it is as the target region had it.
+    restored; it is as the target region had it, but where a person skipped its restore: what that had written is there.
     """
 
     store: str
