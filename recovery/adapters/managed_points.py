@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,13 +29,17 @@ from recovery.domain.managed import (
     snapshot_tags,
 )
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
-from recovery.errors import BadInput, NotFound, NotOurs, RecoveryError, Refused, SourceFailed
+from recovery.errors import BadInput, NotFound, NotOurs, RecoveryError, Refused, SourceFailed, Transient, Unreachable
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
 from recovery.ports.postgres import ArtefactStream, BackupSource, PointReader
 from recovery.ports.recovery_points import BackupOrder, Progress
 
 WITHIN_SECONDS = 4 * 3600.0 - 300.0
-"""Of one attempt, whose step has four hours. RDS goes on, and the next attempt joins it."""
+"""Of one attempt, whose step has four hours. RDS goes on with a snapshot, and the next attempt joins it; a copy that is
+being made then is left to RDS, and the point completed without it."""
+SILENCE_SECONDS = 900.0
+"""Of a copy's region, before the point is completed without its copy: a region that is lost must not hold up every
+backup for as long as an attempt may take."""
 RUN_TAG = "recovery-plans-run"
 GIB = 1024**3
 
@@ -72,6 +77,7 @@ class ManagedPoints:
     reader: ManagedReader
     look_every: float = LOOK_EVERY
     within_seconds: float = WITHIN_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
     at_once: int = 1
 
     async def check_source(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
@@ -94,8 +100,8 @@ class ManagedPoints:
         """See the port. The snapshot and its copies are made here. What an earlier attempt began is waited for; a
         copy that fails is left out, with its reason."""
         rule, instance = rule_of(order.group), await self._instance(order.group, order.region)
-        patience = Patience.of(self.within_seconds, self.look_every)
-        taking = _Taking(await self.snapshots(order.group.name), order, rule, patience, progress)
+        patience, api = Patience.of(self.within_seconds, self.look_every), await self.snapshots(order.group.name)
+        taking = _Taking(api, order, rule, patience, self.silence_seconds, progress)
         yield TakenSnapshot(await taking.run(instance))
 
     async def discard(self, group: GroupSnapshot, region: str, point_id: str, manifest: Manifest | None) -> bool:
@@ -162,6 +168,7 @@ class _Taking:
     order: BackupOrder
     rule: ManagedRule
     patience: Patience
+    silence_seconds: float
     progress: Progress
 
     async def run(self, instance: ManagedInstance) -> PostgresSource:
@@ -195,18 +202,33 @@ class _Taking:
             raise SourceFailed(f"{error}{await self._delete(region)}") from error
 
     async def _copied(self, taken: ManagedSnapshot, region: str) -> ManagedSnapshot | str:
-        """The copy, or why there is none: the point is worth keeping without it."""
-        try:
-            if await self.api.snapshot(region, self._name) is None:
-                if lacking := _lacking_key(self.rule, region, encrypted=taken.encrypted):
-                    return lacking
-                await self.api.copy(taken, region, self._tags, self.rule.kms_keys.get(region))
-            tell = self._tell(f"copy to {region}")
-            return await awaited_snapshot(self.api, region, self._name, self._own, self.patience, tell)
-        except SourceFailed as error:
-            return f"{error}{await self._delete(region)}"
-        except RecoveryError as error:
-            return str(error)
+        """The copy, or why there is none: the point is worth keeping without it. What passes is waited for."""
+        heard, telling = time.monotonic(), self._tell(f"copy to {region}")
+
+        def tell(now: ManagedSnapshot) -> None:
+            nonlocal heard
+            heard = time.monotonic()
+            telling(now)
+
+        while True:
+            try:
+                if await self.api.snapshot(region, self._name) is None:
+                    if lacking := _lacking_key(self.rule, region, encrypted=taken.encrypted):
+                        return lacking
+                    await self.api.copy(taken, region, self._tags, self.rule.kms_keys.get(region))
+                return await awaited_snapshot(self.api, region, self._name, self._own, self.patience, tell)
+            except SourceFailed as error:
+                return f"{error}{await self._delete(region)}"
+            except Transient as error:
+                said = str(error)
+            except RecoveryError as error:
+                return str(error)
+            try:
+                if time.monotonic() - heard > self.silence_seconds:
+                    return said
+                await self.patience.rest(f"the copy to {region}")
+            except Unreachable:
+                return f"it was not completed in the time of the backup, and a validation looks for it again: {said}"
 
     async def _delete(self, region: str) -> str:
         """So that it can be made again; what to add to the error where it stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -122,17 +123,39 @@ async def test_an_attempt_goes_on_with_what_an_earlier_one_began(site: Managed) 
     site.front.lost = {"CreateDBSnapshot"}
     with pytest.raises(Unreachable, match=f"could not take snapshot {NAME} of {SOURCE}"):
         await site.take()
-    site.front.lost = {"CopyDBSnapshot"}
-    assert (await site.take()).snapshot.lacking.keys() == {AWAY}  # nobody knows what became of it
-    for store in site.stores:
-        await store.delete([manifest_key("shop", POINT)])
-    site.front.lost = set()
+    site.front.lost = {"CopyDBSnapshot"}  # it is looked whether there is one now
     assert list((await site.take()).snapshot.copies) == [HOME, AWAY]
     assert (site.asked("CreateDBSnapshot"), site.asked("CopyDBSnapshot")) == (1, 1)
 
 
-async def test_a_copy_that_fails_is_a_warning_and_the_point_is_kept(site: Managed) -> None:
+async def test_a_copys_region_that_is_silent_for_a_while_is_asked_again(site: Managed) -> None:
+    async def answers_again() -> None:
+        while site.asked("DescribeDBSnapshots", AWAY) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)  # longer than one call is tried
+        site.front.silent = set()
+
     site.front.silent = {AWAY}
+    answering = asyncio.create_task(answers_again())
+    assert list((await site.take()).snapshot.copies) == [HOME, AWAY]
+    await answering
+
+
+async def test_a_copy_that_takes_longer_than_the_backup_is_found_by_a_validation(site: Managed) -> None:
+    site.front.making[AWAY, NAME] = [("creating", 40)] * 100_000
+    site.part.within_seconds = 1.0
+    manifest = await site.take()
+    assert "not completed in the time of the backup" in manifest.snapshot.lacking[AWAY]
+    assert f"there is no copy in {AWAY} yet: it is creating" in (await site.validate()).reason
+    site.front.making.clear()
+    verdict = await site.validate()
+    assert f"snapshot in {AWAY}" in [check.name for check in verdict.checks]
+    site.front.silent = {HOME}
+    assert (await site.validate()).reason.startswith(f"restored at RDS in {AWAY}")
+
+
+async def test_a_copy_that_fails_is_a_warning_and_the_point_is_kept(site: Managed) -> None:
+    site.front.silent, site.part.silence_seconds = {AWAY}, 0.5
     manifest = await site.take()
     assert list(manifest.snapshot.copies) == [HOME] and not manifest.snapshot.is_complete
     assert f"could not look at snapshot {NAME} in {AWAY}" in manifest.snapshot.lacking[AWAY]
