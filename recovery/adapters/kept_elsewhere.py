@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import structlog
 
-from recovery.backup.catalogue import REQUEST_SECONDS
+from recovery.backup.catalogue import REQUEST_SECONDS, Survey
 from recovery.backup.leftovers import existing_manifest
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import RecoveryPoint
@@ -44,3 +45,20 @@ async def discard_expired(kept: KeptElsewhere, group: GroupSnapshot, point: Reco
         await kept.discard(group, point.manifest.source_region, point.point_id, point.manifest)
     except NotOurs as error:
         log.warning("what was kept elsewhere is another's by now", point=point.point_id, reason=str(error))
+
+
+async def discard_orphans(
+    kept: Iterable[KeptElsewhere], group: GroupSnapshot, survey: Survey, before: datetime
+) -> tuple[int, list[str]]:
+    """What backups that ended early left, made before then: how much was deleted, and what stays for which reason.
+
+    Args:
+        survey: every location answered it.
+    """
+    named = {point.point_id for point in survey.points} | {entry.point_id for entry in survey.rejected}
+    removed, left = 0, []
+    for each in kept:
+        more, words = await each.discard_orphans(group, survey.points, named, before)
+        removed += more
+        left += words
+    return removed, left

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ import structlog
 
 from recovery.adapters.managed_validation import ManagedValidation
 from recovery.adapters.managed_waiting import LOOK_EVERY, Patience, awaited_snapshot
+from recovery.adapters.rds_snapshots import demand_account, point_of
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.managed import (
     ManagedInstance,
@@ -28,7 +29,14 @@ from recovery.domain.managed import (
     snapshot_name,
     snapshot_tags,
 )
-from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, PostgresSource, VerdictState
+from recovery.domain.recovery_point import (
+    BackupKind,
+    CheckResult,
+    Manifest,
+    PostgresSource,
+    RecoveryPoint,
+    VerdictState,
+)
 from recovery.errors import BadInput, NotFound, NotOurs, RecoveryError, Refused, SourceFailed, Transient, Unreachable
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
 from recovery.ports.postgres import ArtefactStream, BackupSource, PointReader
@@ -110,19 +118,55 @@ class ManagedPoints:
         if manifest is not None:
             made = {*manifest.snapshot.copies, *manifest.snapshot.lacking}
         tags, gone = snapshot_tags(group.name, point_id), False
-        others: list[NotOurs] = []
+        failed: list[RecoveryError] = []
         for each in sorted(made):
             try:
-                gone = await api.delete(each, snapshot_name(point_id), tags) or gone
-            except NotOurs as error:
-                others.append(error)
-            except Refused:
-                if manifest is not None:
-                    raise
-                log.warning("left: these credentials may not delete", snapshot=snapshot_name(point_id), region=each)
-        if others:  # what is ours is gone from the other regions
-            raise others[0]
+                there = await api.delete(each, snapshot_name(point_id), tags)
+                if not there and manifest is not None and each in manifest.snapshot.copies:
+                    regions = dict.fromkeys([each, *rule_of(group).instances, *manifest.snapshot.copies])
+                    await demand_account(api, list(regions), manifest.snapshot.copies[each].arn)
+                gone = there or gone
+            except Refused as error:
+                if manifest is not None or isinstance(error, NotOurs):
+                    failed.append(error)
+                else:
+                    log.warning("left: these credentials may not delete", snapshot=snapshot_name(point_id), region=each)
+            except RecoveryError as error:  # one that is being made, say: it is not deleted yet
+                failed.append(error)
+        if failed:  # what is ours is gone from the other regions; another's counts only where nothing else is left
+            raise min(failed, key=lambda error: isinstance(error, NotOurs))
         return gone
+
+    async def discard_orphans(
+        self, group: GroupSnapshot, points: Sequence[RecoveryPoint], named: Collection[str], before: datetime
+    ) -> tuple[int, list[str]]:
+        """See the port. A snapshot that is older than all points at the locations may be of a location that is not
+        configured any more: it is named, and stays."""
+        if group.managed is None:
+            return 0, []
+        api, rule = await self.snapshots(group.name), group.managed
+        known = [each.manifest.snapshot.taken_at for each in points if each.manifest.kind is BackupKind.SNAPSHOT]
+        removed, left = 0, []
+        for region in sorted({*rule.instances, *rule.snapshot_copies}):
+            try:
+                found = await api.of_points(region, group.name)
+            except RecoveryError as error:
+                left.append(f"snapshots of no point were not looked for in {region}: {error}")
+                continue
+            for each in found:
+                if point_of(each) in named or each.taken_at >= before:
+                    continue
+                if not known or each.taken_at < min(known):
+                    left.append(
+                        f"snapshot {each.name} in {region} is of no point that the locations hold, and older than all "
+                        "of them: delete it, unless a location that is not configured any more holds its point"
+                    )
+                    continue
+                try:
+                    removed += await api.delete(region, each.name, snapshot_tags(group.name, point_of(each)))
+                except RecoveryError as error:
+                    left.append(f"snapshot {each.name} in {region} is of no point, and was not deleted: {error}")
+        return removed, left
 
     async def validate(
         self,

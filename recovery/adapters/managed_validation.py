@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from recovery.adapters.managed_waiting import Patience, await_absence, awaited_instance
-from recovery.adapters.rds_snapshots import demand_ours
+from recovery.adapters.rds_snapshots import account_of, demand_account, demand_ours
 from recovery.backup.bounded import finish_within
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.managed import (
@@ -31,7 +31,7 @@ from recovery.domain.managed import (
 )
 from recovery.domain.recovery_point import CheckResult, Manifest, PostgresSource, VerdictState
 from recovery.domain.words import moment
-from recovery.errors import Corrupt, NotFound, NotOurs, RecoveryError, RestoreFailed, Unreachable
+from recovery.errors import Corrupt, NotFound, NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
 
 WITHIN_SECONDS = 5 * 3600.0
@@ -98,6 +98,9 @@ class ManagedValidation:
             except RecoveryError as error:
                 self.notes.append(f"not looked at in {region}: {error}")
                 continue
+            if seen is None:
+                regions = dict.fromkeys([region, *self.rule.instances, *source.copies])
+                await demand_account(self.api, list(regions), source.copies[region].arn)
             self._demand_same(region, source, seen)
             words = f"{source.name} is available: {source.engine} {self.manifest.postgres.server_version}, " + (
                 "encrypted" if source.encrypted else "not encrypted"
@@ -132,6 +135,9 @@ class ManagedValidation:
     def _demand_same(self, region: str, source: SnapshotSource, seen: ManagedSnapshot | None) -> None:
         if seen is None:
             raise Corrupt(f"{region} has no snapshot {source.name} any more")
+        recorded = source.copies[region].arn if region in source.copies else ""
+        if recorded and account_of(seen.arn) != account_of(recorded):
+            raise Refused(f"{source.name} in {region} is {seen.arn}, and the point's is {recorded}: another account's")
         try:
             demand_ours(seen, snapshot_tags(self.group.name, self.manifest.point_id))
         except NotOurs as error:
@@ -144,6 +150,7 @@ class ManagedValidation:
                 ("engine version", seen.engine_version, self.manifest.postgres.server_version),
                 ("size", f"{seen.gigabytes} GiB", f"{source.gigabytes} GiB"),
                 ("instance", seen.instance, source.instance),
+                ("ARN", seen.arn, recorded or seen.arn),
             )
             if there != taken
         ]

@@ -8,15 +8,16 @@ only while it is available or has failed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from recovery.adapters.aws import code_of, words_of
 from recovery.adapters.rds import ABSENT, ATTEMPT, BUSY, OPENED, RdsPostgres, absent, instance_as, snapshot_as
-from recovery.domain.managed import ManagedInstance, ManagedSnapshot
+from recovery.domain.managed import ManagedInstance, ManagedSnapshot, snapshot_name, snapshot_tags
 from recovery.errors import NotFound, NotOurs, Refused, Unreachable
+from recovery.ports.managed_postgres import ManagedSnapshots
 
 _GONE = ("DBSnapshotNotFound", "DBSnapshotNotFoundFault")
 _THERE = ("DBSnapshotAlreadyExists", "DBSnapshotAlreadyExistsFault")
@@ -114,6 +115,29 @@ class RdsSnapshots:
             return False
         return True
 
+    async def of_points(self, region: str, group: str) -> list[ManagedSnapshot]:
+        """See the port."""
+
+        def every_page(client: Any) -> list[Any]:
+            pages = client.get_paginator("describe_db_snapshots").paginate(SnapshotType="manual")
+            return [each for page in pages for each in page["DBSnapshots"]]
+
+        listed = await self._rds.of(region).run(every_page, f"list the snapshots in {region}")
+        found = [snapshot_as(region, each) for each in listed]
+        return [each for each in found if (point := point_of(each)) and demanded(each, snapshot_tags(group, point))]
+
+    async def account(self, region: str) -> str | None:
+        """See the port."""
+
+        def some(client: Any) -> list[str]:
+            arns = [each["DBSnapshotArn"] for each in client.describe_db_snapshots(MaxRecords=20)["DBSnapshots"]]
+            if not arns:
+                arns = [each["DBInstanceArn"] for each in client.describe_db_instances(MaxRecords=20)["DBInstances"]]
+            return arns
+
+        arns = await self._rds.of(region).run(some, f"ask whose account {region} shows")
+        return account_of(arns[0]) if arns else None
+
     async def restored(self, region: str, mark: str) -> list[ManagedInstance]:
         """See the port."""
 
@@ -142,11 +166,44 @@ class RdsSnapshots:
 
 def demand_ours(found: ManagedSnapshot, tags: Mapping[str, str]) -> None:
     """Raises NotOurs: others made what is called so."""
-    if any(found.tags.get(key) != value for key, value in tags.items()):
+    if not demanded(found, tags):
         said = ", ".join(f"{key} {found.tags.get(key) or 'absent'}" for key in tags)
         raise NotOurs(
             f"there is a snapshot {found.name} in {found.region} that is not of this recovery point ({said}): it was "
             "not touched"
+        )
+
+
+def demanded(found: ManagedSnapshot, tags: Mapping[str, str]) -> bool:
+    return all(found.tags.get(key) == value for key, value in tags.items())
+
+
+def point_of(found: ManagedSnapshot) -> str:
+    """The recovery point that the snapshot is, by its tag and its name; empty: it is none."""
+    point = found.tags.get("recovery-plans-point", "")
+    return point if point and found.name == snapshot_name(point) else ""
+
+
+def account_of(arn: str) -> str:
+    """Empty where that is no ARN."""
+    parts = arn.split(":")
+    return parts[4] if len(parts) > 5 else ""
+
+
+async def demand_account(api: ManagedSnapshots, regions: Sequence[str], arn: str) -> None:
+    """Before that something is not there counts for anything. ``regions``: where to look, the most telling first.
+
+    Raises:
+        Refused: the credentials at hand are of another account than what was recorded as ``arn``, or none can be told.
+    """
+    wanted, here = account_of(arn), None
+    for region in regions:
+        here = here or await api.account(region)
+    if wanted and here != wanted:
+        shown = f"show account {here}" if here else "show neither a snapshot nor an instance"
+        raise Refused(
+            f"{arn} is of account {wanted}, and the credentials of this machine {shown}: that it is not there proves "
+            "nothing. Give this machine a role, or rds.access_key, of that account"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from recovery.adapters.kept_elsewhere import discard_expired, discard_unfinished
+from recovery.adapters.kept_elsewhere import discard_expired, discard_orphans, discard_unfinished
 from recovery.adapters.key_ring import KeyRing
 from recovery.adapters.point_judge import PointJudge
 from recovery.backup.bounded import for_each
@@ -265,8 +265,12 @@ class StoredRecoveryPoints:
         staying = await self._remove(group, [points[point_id] for point_id in plan.remove])
         # By the locations' clocks, too: by one that runs ahead a running backup's objects would be old.
         seen = [*stored.values(), *(orphan.youngest for orphan in await catalogue.orphans(group.name))]
-        orphans, failed = await catalogue.remove_orphans(group.name, min([now, max(seen, default=now)]) - ORPHAN_AGE)
+        before = min([now, max(seen, default=now)]) - ORPHAN_AGE
+        orphans, failed = await catalogue.remove_orphans(group.name, before)
+        removed_elsewhere, warnings = 0, list(plan.warnings)
         if not survey.unreachable:  # else a set's points may all be at the location that did not tell
+            removed_elsewhere, left = await discard_orphans(self.elsewhere.values(), group, survey, before)
+            warnings += left
             there = {*plan.keep, *staying, *(entry.point_id for entry in survey.rejected)}
             for found in sets:
                 if there.isdisjoint(member.point_id for member in found.members):
@@ -274,7 +278,7 @@ class StoredRecoveryPoints:
         failed |= staying
         if failed:
             raise Unreachable("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-        return Expired(removed, kept, sum(orphan.objects for orphan in orphans), plan.warnings)
+        return Expired(removed, kept, sum(orphan.objects for orphan in orphans) + removed_elsewhere, warnings)
 
     async def write_set(
         self, group: GroupSnapshot, point_ids: Sequence[str], *, set_id: str, run_id: str, missing: Sequence[str] = ()

@@ -89,6 +89,14 @@ class ManagedSnapshots(Protocol):
         being made."""
         ...
 
+    async def of_points(self, region: str, group: str) -> list[ManagedSnapshot]:
+        """All snapshots that are recovery points of the group by their name and tags."""
+        ...
+
+    async def account(self, region: str) -> str | None:
+        """Whose snapshots and instances the region shows; None: it shows none at all."""
+        ...
+
     async def restored(self, region: str, mark: str) -> list[ManagedInstance]:
         """Instances that were restored by us and whose mark begins so."""
         ...

@@ -176,6 +176,20 @@ class KeptElsewhere(Protocol):
         """
         ...
 
+    async def discard_orphans(
+        self, group: GroupSnapshot, points: Sequence[RecoveryPoint], named: Collection[str], before: datetime
+    ) -> tuple[int, list[str]]:
+        """Deletes what was made before then for points of which no location holds a manifest: those of backups that
+        ended early. Call it only where every location answered.
+
+        Args:
+            named: ids of all points that any manifest names, also one that is not believed.
+
+        Returns:
+            How many were deleted, and what was left, with the reason.
+        """
+        ...
+
 
 class RecoveryPoints(Protocol):
     """Raises NotFound, Unreachable, SourceFailed, Refused, WrongKey as the library's errors say."""

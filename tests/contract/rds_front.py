@@ -67,6 +67,7 @@ class Front:
     restores: list[dict[str, str]] = field(default_factory=list)  # what was asked for
     families: dict[str, str] = field(default_factory=dict)  # of parameter groups and snapshots, where it matters
     slow: asyncio.Event | None = None  # what the answer to a restore waits for
+    accounts: dict[str, str] = field(default_factory=dict)  # region -> another account than moto's
     lost: set[str] = field(default_factory=set)  # actions that are carried out, and whose answers get lost
 
     async def call(self, request: Request) -> Response:
@@ -108,6 +109,11 @@ class Front:
                 self.making.setdefault(snapshot, list(MAKING))
             if action in self.lost:
                 return _error(503, "ServiceUnavailable", "the answer was lost")
+        if region in self.accounts:
+            answer = httpx.Response(
+                answer.status_code,
+                content=answer.content.replace(b":123456789012:", f":{self.accounts[region]}:".encode()),
+            )
         if action == "DescribeDBSnapshots" and answer.status_code == 200:
             return Response(self._snapshots_seen(region, answer.content), media_type="text/xml")
         if action == "DescribeDBInstances" and answer.status_code == 200:

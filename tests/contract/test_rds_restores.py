@@ -178,6 +178,23 @@ async def test_a_snapshot_that_is_not_what_was_taken_is_corrupt(
     assert site.asked("RestoreDBInstanceFromDBSnapshot") == 0
 
 
+async def test_another_account_proves_nothing_and_deletes_nothing(site: Managed) -> None:
+    site.front.accounts = dict.fromkeys((HOME, AWAY), "210987654321")
+    verdict = await site.validate()
+    assert (verdict.state, "another account's" in verdict.reason) == (VerdictState.FAILED, True), verdict.reason
+    await gone(site)
+    assert await site.api.delete(HOME, NAME, TAGS)
+    verdict = await site.validate()
+    said = "is of account 123456789012, and the credentials of this machine show account 210987654321"
+    assert (verdict.state, said in verdict.reason) == (VerdictState.FAILED, True), verdict.reason
+    manifest = (await site.points.point(site.group, POINT)).manifest
+    with pytest.raises(Refused, match=said):
+        await site.part.discard(site.group, HOME, POINT, manifest)
+    site.front.accounts = {}
+    assert (await site.validate()).state is VerdictState.CORRUPT
+    assert not await site.part.discard(site.group, HOME, POINT, manifest)
+
+
 async def test_a_copy_proves_the_point_while_its_region_is_lost(site: Managed) -> None:
     site.front.silent = {HOME}
     verdict = await site.validate()

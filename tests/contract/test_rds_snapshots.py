@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from unittest.mock import AsyncMock
 
 import pytest
 from temporalio.testing import ActivityEnvironment
@@ -284,6 +286,56 @@ async def test_a_snapshot_without_the_points_tags_outlives_it(site: Managed) -> 
     await site.points.expire(group, NOW + timedelta(days=1), dry_run=False)
     assert [point.point_id for point in await site.points.points(group)] == [second]
     assert (await site.there(HOME, first), await site.there(AWAY, first)) == (True, False)
+
+
+def made_at(site: Managed, point_id: str, moment: str) -> None:
+    for region in (HOME, AWAY):
+        site.front.snapshot_changes[region, snapshot_name(point_id)] = {"OriginalSnapshotCreateTime": moment}
+
+
+async def left_by_an_aborted_backup(site: Managed, moment: str) -> str:
+    point_id = "20261101T101500Z-snapshot-0a0b0c0d"
+    made_at(site, point_id, moment)
+    await site.api.take(HOME, SOURCE, snapshot_name(point_id), snapshot_tags("shop", point_id))
+    with pytest.raises(Unreachable, match="it is creating"):
+        await site.points.remove_unfinished(site.group, point_id, HOME)
+    site.front.making.clear()
+    return point_id
+
+
+async def test_what_an_aborted_backup_left_is_deleted_by_a_later_retention(
+    site: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_at(site, POINT, "2026-10-01T10:00:00Z")
+    await site.take()
+    left = await left_by_an_aborted_backup(site, "2026-11-01T10:00:00Z")
+    await site.api.take(HOME, SOURCE, "recovery-by-hand", {"recovery-plans-group": "shop"})
+    with monkeypatch.context() as change:
+        change.setattr(site.stores[1], "folders", AsyncMock(side_effect=Unreachable("b does not answer")))
+        with contextlib.suppress(Unreachable):
+            await site.points.expire(site.group, NOW, dry_run=False)
+    assert await site.there(HOME, left)  # the location that is silent may hold its manifest
+    done = await site.points.expire(site.group, NOW, dry_run=False)
+    assert (done.orphans, done.warnings) == (1, [])
+    assert not await site.there(HOME, left)
+    assert await site.there(HOME) and await site.api.snapshot(HOME, "recovery-by-hand") is not None
+
+
+async def test_a_snapshot_older_than_all_points_is_named_and_stays(site: Managed) -> None:
+    await site.take()
+    left = await left_by_an_aborted_backup(site, "2026-11-01T10:00:00Z")
+    done = await site.points.expire(site.group, NOW, dry_run=False)
+    assert len(done.warnings) == 1 and f"snapshot {snapshot_name(left)} in {HOME} is of no point" in done.warnings[0]
+    assert await site.there(HOME, left)
+
+
+async def test_one_snapshot_that_cannot_be_deleted_does_not_keep_the_others(site: Managed) -> None:
+    manifest = await site.take()
+    site.front.making[HOME, NAME] = [("creating", 40)] * 1000
+    site.front.making.pop((AWAY, NAME), None)
+    with pytest.raises(Unreachable, match=f"does not delete snapshot {NAME} in {HOME} now"):
+        await site.part.discard(site.group, HOME, POINT, manifest)
+    assert not await site.there(AWAY)
 
 
 # For people.

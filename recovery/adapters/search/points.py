@@ -6,14 +6,15 @@ A point is its signed manifest at the locations; it names the repository, the sn
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.search.validation import validate_snapshot
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Manifest, VerdictState
+from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Manifest, RecoveryPoint, VerdictState
 from recovery.domain.search import SearchRule, SearchSource
 from recovery.errors import BadInput, NotFound, RecoveryError, SourceFailed
 from recovery.ports.postgres import ArtefactStream, BackupSource, PointReader
@@ -98,6 +99,12 @@ class SearchPoints:
                 if manifest is not None:  # the repository is not registered any more, and the snapshot may be in it
                     raise
                 return False
+
+    async def discard_orphans(
+        self, group: GroupSnapshot, points: Sequence[RecoveryPoint], named: Collection[str], before: datetime
+    ) -> tuple[int, list[str]]:
+        """See the port. None: an undo deletes a search engine's snapshot while it is made."""
+        return 0, []
 
     async def validate(
         self,
