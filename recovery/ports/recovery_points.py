@@ -75,7 +75,7 @@ class Repaired:
 class Expired:
     """What retention did: ids of points removed, with reasons, and how many orphaned objects.
 
-    ``warnings``: clocks by which nothing was removed, since they cannot be right.
+    ``warnings``: clocks by which nothing was removed, since they cannot be right; what was left elsewhere, with why.
     """
 
     removed: dict[str, str]
