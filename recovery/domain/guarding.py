@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from recovery.domain.base import Model, Recorded
+from recovery.domain.base import Asked, Model, Recorded
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import OwnershipRecord, Strength
@@ -97,7 +97,7 @@ class GuardStatus(Model):
     groups: list[GroupState] = Field(default_factory=list)
 
 
-class GuardOrder(Model):
+class GuardOrder(Asked):
     """What a step asks of a guard. ``run`` must hold the group's lock; the guard reads the record itself.
 
     ``epoch`` is the epoch that the run found when it took the lock: an order that comes late finds another one in the

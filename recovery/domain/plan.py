@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from recovery.domain.base import Model
+from recovery.domain.base import Asked, Model
 from recovery.domain.candidates import Candidate
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import Promotion
@@ -26,14 +26,14 @@ MONITOR = "monitor"
 """Who asks for the runs that a group's health monitor starts: it has told people that they begin."""
 
 
-class PlanRequest(Model):
+class PlanRequest(Asked):
     """How a run is started. ``{"group": "shop"}`` is enough for every plan.
 
     Unknown fields are kept, so that the first step can refuse them in a sentence: an input that cannot be decoded
     would leave the run hanging without a word.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     group: str = ""
     region: str | None = None  # where to: the target of a recovery or restore, the source of a backup
@@ -67,16 +67,6 @@ class PlanRequest(Model):
     incident_id: str | None = None  # of whoever noticed the outage; else the run mints one
     second_person: str = ""  # who else consents to accept_data_loss or force, where the group asks for two
     unreadable: str = ""  # set by the workflow when its input is no request: what the first step refuses it with
-
-    @model_serializer(mode="wrap")
-    def _what_was_said(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what has its default: so a worker of an earlier version takes every request that asks nothing new."""
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        return {
-            name: value
-            for name, value in whole(self).items()
-            if name not in defaults or getattr(self, name) != defaults[name]
-        }
 
 
 def wanted_kinds(request: PlanRequest, group: GroupSnapshot) -> list[BackupKind]:
@@ -221,6 +211,11 @@ class Facts(Model):
         """What this run's backups wrote, by kind."""
         found = {kind: getattr(self, f"{kind}_point") for kind in BackupKind}
         return {kind: point for kind, point in found.items() if point is not None}
+
+    @model_serializer(mode="wrap")
+    def _what_is_known(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Versions before 0.2 refuse facts that they do not know, also those that nobody has learned."""
+        return {name: value for name, value in whole(self).items() if value is not None}
 
     def merged(self, newer: Facts) -> Facts:
         """This, with every field that ``newer`` knows (is not None) put over it."""

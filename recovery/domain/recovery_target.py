@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from recovery.domain.base import Model
+from recovery.domain.base import Asked, Model
 from recovery.domain.timelines import History, lsn_order, lsn_text
 from recovery.domain.wal_archive import Branch, Stretch, WalRange, contiguous_end
 from recovery.errors import BadInput, NotFound, Refused, SeveralTimelines
@@ -15,15 +15,13 @@ from recovery.errors import BadInput, NotFound, Refused, SeveralTimelines
 MOST_NAMED = 6  # windows in a sentence
 
 
-class RecoveryTarget(Model):
+class RecoveryTarget(Asked):
     """Exactly one of ``time``, ``lsn``, ``xid``, ``name`` and ``latest``.
 
     ``time`` (with an offset): every commit until then. ``lsn``: all WAL before this position. ``xid``: up to the commit
     of this transaction; ``name``: up to a restore point that ``pg_create_restore_point`` made. ``timeline``: by its
     number, where several were promoted from one, or an older one is wanted.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     time: datetime | None = None
     lsn: str | None = None

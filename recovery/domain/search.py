@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from recovery.domain.base import Model, Recorded
+from recovery.domain.base import Asked, Model, Recorded
 
 
 class SearchProduct(StrEnum):
@@ -216,7 +216,7 @@ class SearchRule(Model):
     derived: bool = False  # it can be made anew from the other stores: a group may move without it
 
 
-class SearchChoice(Model):
+class SearchChoice(Asked):
     """What is restored of a search engine's point, and how: see ``recovery.ports.search.SearchRestoreOptions``."""
 
     indices: tuple[str, ...] = ("*",)

@@ -22,6 +22,7 @@ def raw(data: bytes, encoding: bytes = b"json/plain") -> RawValue:
 BAD = [
     pytest.param((), "names no group", id="no input"),
     pytest.param(({},), "names no group", id="empty"),
+    pytest.param(({"group": "shop", "target": {"latest": True, "tiem": 1}},), "target.tiem: ", id="misspelt within"),
     pytest.param(({"group": ""},), "names no group", id="empty group"),
     pytest.param(({"grup": "shop"},), "unknown fields: grup", id="misspelt"),
     pytest.param(({"group": "nope"},), "known is shop", id="unknown group"),
