@@ -211,8 +211,10 @@ class HealthMonitor:
             return self.state.retry_at
         if decision.action is Action.ASK:
             assert decision.until is not None
-            needed = not case.starts_unanswered
-            self._set(question=Question(asked_at=now, deadline=decision.until, needs_answer=needed))
+            needed, plan = not case.starts_unanswered, "" if self._fences_overrule else decision.plan
+            if self.state.question is not None:
+                self._forget_messages_of_the_plan()
+            self._set(question=Question(asked_at=now, deadline=decision.until, needs_answer=needed, plan=plan))
         if decision.action in (Action.ASK, Action.TELL):
             self._tell(decision.key, decision.severity, decision.title, f"{decision.why}. {self._words()}")
         return decision.until
@@ -317,7 +319,7 @@ class HealthMonitor:
         now = workflow.now()
         self._set(run=run.model_copy(update={"end": end, "ended_at": now}), question=None)
         if self._tells_of_each_plan:
-            self._set(told=[key for key in self.state.told if key not in OF_ONE_PLAN])
+            self._forget_messages_of_the_plan()
         if end.owner is not None and end.epoch > self.state.epoch:
             self._set(owner=end.owner, epoch=end.epoch)  # what was seen of the old owner counts no more
         if not end.completed and run.plan == "Failover" and end.step == "choose-target":
@@ -326,6 +328,9 @@ class HealthMonitor:
             title, body, severity = ended_alert(self.group, run.plan, run.reason, end)
             self._tell(f"ended {run.incident}", severity, title, f"{body} Incident {run.incident}.")
         self._following, self._dirty = None, True
+
+    def _forget_messages_of_the_plan(self) -> None:
+        self._set(told=[key for key in self.state.told if key not in OF_ONE_PLAN])
 
     async def _notice_silence(self) -> None:
         """A group that nobody watches any more would never be lost: that is said once."""

@@ -31,6 +31,7 @@ class Question(Recorded):
     asked_at: datetime
     deadline: datetime
     needs_answer: bool = False  # it was sent with the words that nothing starts without one
+    plan: str = ""  # that it asks for; unknown in a monitor's run of an earlier version
     answer: Answer | None = None
     actor: str = ""
     reason: str = ""
@@ -169,7 +170,7 @@ def _automatic(case: Case, plan: str, now: datetime) -> Decision:
 
 def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
     question = case.question
-    if question is None:
+    if question is None or _asks_for_less(question, plan):
         wait = duration(case.group.failover.approve_timeout)
         return Decision(
             action=Action.ASK,
@@ -197,6 +198,11 @@ def _asked(case: Case, plan: str, now: datetime, because: str) -> Decision:
         (f"Only a person may start it: {because}. " if because else "")
         + f"It can still be approved: drctl health --group {case.group.name} --approve --reason ...",
     )
+
+
+def _asks_for_less(question: Question, plan: str) -> bool:
+    """Nobody was asked about a restore yet: the standby that the question was about is gone since. A no stays a no."""
+    return (question.plan, plan) == (FAILOVER, FULL_RECOVERY) and question.answer is not Answer.DECLINED
 
 
 def _lost(case: Case) -> str:

@@ -189,6 +189,24 @@ def test_a_question_is_kept_to_when_the_fence_is_back(policy: str) -> None:
     assert decide(promised, late).action is Action.START, "its words were that it starts"
 
 
+@pytest.mark.parametrize("answer", [None, Answer.APPROVED, Answer.DECLINED])
+def test_a_yes_to_a_failover_is_none_to_a_restore(answer: Answer | None) -> None:
+    """The standby that the question was about is gone: a restore costs more, and nobody was asked about it."""
+    rules = group(policy="approve").model_copy(update={"approval_default": "approve"})
+    question = Question(
+        asked_at=NOW, deadline=NOW + timedelta(minutes=15), plan="Failover", answer=answer, actor="ana", reason="x"
+    )
+    for now in (NOW, NOW + timedelta(minutes=16)):
+        found = decide(lost_case(rules, question=question, refusals=2), now)
+        if answer is Answer.DECLINED:
+            assert found.action is Action.NOTHING
+            continue
+        assert found.action is Action.ASK and "may FullRecovery start?" in found.title
+        asked = question.model_copy(update={"plan": found.plan})
+        assert decide(lost_case(rules, question=asked, refusals=2), NOW).action is not Action.ASK
+        assert decide(lost_case(rules, question=asked), NOW).action is not Action.ASK, "a failover costs less"
+
+
 _ANSWERS = (Answer.DECLINED, Answer.APPROVED)
 
 
