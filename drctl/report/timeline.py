@@ -207,7 +207,7 @@ def _label(step: StepRecord, kind: BarKind, now: datetime, waits: list[Span], re
     if step.attempts > 1:
         parts.append(f"{step.attempts} attempts")
     if step.state is StepState.SKIPPED:
-        parts.append("skipped by the operator")
+        parts.append("skipped")
     elif step.state is StepState.HELD:
         parts.append("held")
     elif kind != "done":
