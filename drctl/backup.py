@@ -30,8 +30,8 @@ from recovery.domain.search import SearchIndex, SearchSource
 from recovery.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
-    from recovery.backup.catalogue import Survey
     from recovery.backup.copies import Copies
+    from recovery.backup.survey import Survey
     from recovery.config import Config
     from recovery.domain.copies import Copy
     from recovery.ports.recovery_points import ListedSets
@@ -156,7 +156,7 @@ def list_points(
         return
     # In a pipe an id must stay on one line, for whoever searches for it.
     out = console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    out.print(points_table(survey.points, copies=copies))
+    out.print(points_table(survey.points, copies=copies, lacking=survey.lacking))
     for entry in [*survey.rejected, *survey.foreign]:
         note(f"not believed: {entry.key} at {entry.location}: {entry.reason}", output, "red")
     for location, reason in survey.unreachable.items():

@@ -211,7 +211,10 @@ def _group_document(found: GroupInventory, outlook: Prospects, now: datetime) ->
     sets = sets_document(found.group, found.sets, outlook.states)["sets"]
     return {
         "group": found.group,
-        "points": [point_document(point, found.copies.get(point.point_id, {})) for point in found.survey.points],
+        "points": [
+            point_document(point, found.copies.get(point.point_id, {}), found.survey.lacking.get(point.point_id, []))
+            for point in found.survey.points
+        ],
         "sets": [{**each, "by_hand": outlook.by_hand[each["set_id"]]} for each in sets],
         "wal": locations_document(found.wal.locations, now),
         "windows": [window.model_dump(mode="json") for window in found.wal.windows],
@@ -248,7 +251,7 @@ def _show(places: Places, found: Inventory, outlook: dict[str, Prospects]) -> No
 
 def _show_group(out: Console, found: GroupInventory, outlook: Prospects) -> None:
     out.print(Text(f"Group {found.group}", "bold"))
-    out.print(points_table(found.survey.points, copies=found.copies))
+    out.print(points_table(found.survey.points, copies=found.copies, lacking=found.survey.lacking))
     if found.sets.sets:
         out.print(sets_table(found.sets.sets, outlook.states))
     if any(location.servers or location.error for location in found.wal.locations):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recovery.domain.chains import bases_of
@@ -11,15 +11,18 @@ from recovery.domain.recovery_point import RecoveryPoint
 from recovery.domain.recovery_set import SetState
 
 if TYPE_CHECKING:
-    from recovery.backup.catalogue import Survey
     from recovery.backup.copies import Copies
+    from recovery.backup.survey import Survey
     from recovery.ports.recovery_points import ListedSets
 
 
 def survey_document(group: str, survey: Survey, copies: Copies) -> dict[str, Any]:
     return {
         "group": group,
-        "points": [point_document(point, copies.get(point.point_id, {})) for point in survey.points],
+        "points": [
+            point_document(point, copies.get(point.point_id, {}), survey.lacking.get(point.point_id, []))
+            for point in survey.points
+        ],
         "unfinished": survey.unfinished,
         "rejected": [
             {"point_id": e.point_id, "location": e.location, "key": e.key, "reason": e.reason} for e in survey.rejected
@@ -28,8 +31,13 @@ def survey_document(group: str, survey: Survey, copies: Copies) -> dict[str, Any
     }
 
 
-def point_document(point: RecoveryPoint, copies: Mapping[str, Copy]) -> dict[str, Any]:
-    """The point without the list of its objects, which ``backup show`` gives. ``copies``: by location."""
+def point_document(point: RecoveryPoint, copies: Mapping[str, Copy], lacking: Sequence[str] = ()) -> dict[str, Any]:
+    """The point without the list of its objects, which ``backup show`` gives.
+
+    Args:
+        copies: by location.
+        lacking: ids of what it builds on and cannot be had now: it cannot be restored then, whatever its verdict.
+    """
     manifest = point.manifest
     return {
         "point_id": point.point_id,
@@ -43,6 +51,8 @@ def point_document(point: RecoveryPoint, copies: Mapping[str, Copy]) -> dict[str
         "builds_on": bases_of(point),
         "locations": point.locations,
         "copies": copies_document(copies),
+        "lacking": list(lacking),
+        "recoverable": point.is_valid and not lacking,
         "valid": point.is_valid,
         "verdict": point.verdict.model_dump(mode="json", exclude={"checks"}) if point.verdict else None,
     }

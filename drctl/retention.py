@@ -18,7 +18,7 @@ from drctl.tables import console
 from recovery.domain.plan import PlanRequest
 
 if TYPE_CHECKING:
-    from recovery.backup.catalogue import Orphan
+    from recovery.backup.survey import Orphan
     from recovery.config import Config
     from recovery.domain.retention import RetentionPlan
 

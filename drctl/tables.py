@@ -7,7 +7,7 @@ Colour is never the only sign. Rich drops colours by itself for ``NO_COLOR`` and
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TextIO, TypedDict
 
@@ -153,6 +153,7 @@ def points_table(
     points: Iterable[RecoveryPoint],
     *,
     copies: Mapping[str, Mapping[str, Copy]] | None = None,
+    lacking: Mapping[str, Sequence[str]] | None = None,
     now: datetime | None = None,
     unicode: bool | None = None,
     width: int = _PIPE_WIDTH,
@@ -160,7 +161,11 @@ def points_table(
     """Recovery points, in the order given: kind, when, size, where, verdict with its age.
 
     Incremental base backups stand below the full one that they build on, where the first of them would. Below 100
-    columns without the stored size. ``copies``: by point, by location; else only the locations that have it.
+    columns without the stored size.
+
+    Args:
+        copies: by point, by location; else only the locations that have it are shown.
+        lacking: by point, what it builds on and cannot be had now.
     """
     unicode = words.is_unicode() if unicode is None else unicode
     narrow = width < NARROW
@@ -187,7 +192,7 @@ def points_table(
             words.size(manifest.plain_bytes),
             *stored,
             words.plain(_locations(point, (copies or {}).get(point.point_id, {})), unicode) or "none complete",
-            _verdict(point, now, unicode),
+            _verdict(point, (lacking or {}).get(point.point_id, ()), now, unicode),
         )
     if not table.rows:
         table.caption = "no recovery points"
@@ -370,8 +375,10 @@ def copy_words(copy: Copy, *, briefly: bool = True) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _verdict(point: RecoveryPoint, now: datetime, unicode: bool) -> Text:
+def _verdict(point: RecoveryPoint, lacking: Sequence[str], now: datetime, unicode: bool) -> Text:
     verdict = point.verdict
+    if lacking:
+        return Text(f"cannot be restored without {', '.join(lacking)}", "red")
     if verdict is None:
         return Text("not yet validated", "yellow")
     age = words.duration(max(now - verdict.validated_at, timedelta()))

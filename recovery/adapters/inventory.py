@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from recovery.adapters.wal_status import ArchivedWal, archived_wal
 from recovery.backup.bounded import for_each
-from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue, Survey
+from recovery.backup.catalogue import REQUEST_SECONDS, Catalogue
 from recovery.backup.copies import Copies, copies_of
 from recovery.backup.layout import is_safe
 from recovery.backup.sets import SETS
 from recovery.backup.signing import Verifier
+from recovery.backup.survey import Survey
 from recovery.backup.wal.layout import STORE as WAL
 from recovery.domain.recovery_point import DataStore
 from recovery.errors import NotFound, RecoveryError, Refused, Unreachable

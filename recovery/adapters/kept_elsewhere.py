@@ -8,8 +8,9 @@ from datetime import datetime
 
 import structlog
 
-from recovery.backup.catalogue import REQUEST_SECONDS, Survey
+from recovery.backup.catalogue import REQUEST_SECONDS
 from recovery.backup.leftovers import existing_manifest
+from recovery.backup.survey import Survey
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import RecoveryPoint
 from recovery.errors import NotOurs, Unreachable

@@ -23,8 +23,9 @@ from recovery.adapters.wal_listing import (
     with_wal,
 )
 from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations
-from recovery.backup.catalogue import Catalogue, Survey
+from recovery.backup.catalogue import Catalogue
 from recovery.backup.layout import manifest_key
+from recovery.backup.survey import Survey
 from recovery.backup.wal.archiver import ArchiveBudget, WalArchiver
 from recovery.backup.wal.expiry import expire_branch
 from recovery.backup.wal.handing import WalIntake

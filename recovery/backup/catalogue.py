@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -28,7 +28,8 @@ from recovery.backup.leftovers import delete_prefix, existing_manifest, remove_l
 from recovery.backup.once import put_once
 from recovery.backup.sets import list_sets, remove_set
 from recovery.backup.signing import Signer, Verifier
-from recovery.domain.chains import is_recoverable, judged_as_chains, standing
+from recovery.backup.survey import Orphan, Rejected, Survey
+from recovery.domain.chains import is_recoverable, judged_as_chains, missing_bases, standing
 from recovery.domain.point_order import newest_first
 from recovery.domain.recovery_point import BackupKind, DataStore, RecoveryPoint, Verdict, VerdictState, store_of
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, Unreachable, WrongKey
@@ -37,43 +38,6 @@ from recovery.ports.recovery_points import ListedSets
 
 PARALLEL_READS = 8
 REQUEST_SECONDS = 10.0  # for one small request
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """What is there and not believed: a manifest, a verdict, or (among ``foreign`` ones) a folder."""
-
-    point_id: str
-    location: str
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Survey:
-    """All that could be learned. ``unreachable``: locations that did not answer, with the reason.
-
-    ``unfinished``: by point id, the locations that hold something of it and no manifest: it is being written or filled
-    there, or an attempt ended early. ``foreign``: folders among those of the points whose names no point has.
-    """
-
-    points: list[RecoveryPoint] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    unreachable: dict[str, str] = field(default_factory=dict)
-    unfinished: dict[str, list[str]] = field(default_factory=dict)
-    foreign: list[Rejected] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Orphan:
-    """A folder of an unfinished attempt at one location: number and bytes of its objects, time of the youngest."""
-
-    point_id: str
-    location: str
-    folder: str
-    objects: int
-    size: int
-    youngest: datetime
 
 
 @dataclass(frozen=True)
@@ -115,8 +79,10 @@ class Catalogue:
         question = partial(self._points_at, group, unfinished, foreign)
         found, rejected, unreachable = await self._ask_locations(question)
         points = judged_as_chains(_merge(found, rejected))
+        known = {point.point_id for point in points}
+        lacking = {point.point_id: missing for point in points if (missing := missing_bases(point, known))}
         points = [point for point in points if since is None or point.manifest.finished_at >= since]
-        return Survey(newest_first(points), rejected, unreachable, unfinished, foreign)
+        return Survey(newest_first(points), rejected, unreachable, unfinished, foreign, lacking)
 
     async def points(self, group: str, since: datetime | None = None) -> list[RecoveryPoint]:
         """Only the points of ``survey``."""

@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from recovery.backup.bounded import for_each
-from recovery.backup.catalogue import REQUEST_SECONDS, Survey
+from recovery.backup.catalogue import REQUEST_SECONDS
 from recovery.backup.layout import manifest_key, point_prefix
+from recovery.backup.survey import Survey
 from recovery.domain.copies import Copy, CopyState, Replication
 from recovery.domain.recovery_point import RecoveryPoint
 from recovery.domain.words import plural

@@ -53,7 +53,7 @@ def next_base(
         why = "it may have gone on from other data"
         return None, f"the server has no canary of {physical[0].point_id}, nor of an earlier one: {why}"
     newest = followed[0]
-    if missing := _missing(newest, known):
+    if missing := missing_bases(newest, known):
         return None, f"{newest.point_id} needs {missing[0]}, which is missing"
     chain = [*(known[point_id] for point_id in bases_of(newest)), newest]
     reason = _unfit(chain, timeline, incrementals, locations)
@@ -78,17 +78,18 @@ def _unfit(chain: Sequence[RecoveryPoint], timeline: int, incrementals: int, loc
 
 def is_recoverable(point: RecoveryPoint, known: Collection[str]) -> bool:
     """Whether it is VALID, and all that it builds on is among ``known``, the ids of what can be had now."""
-    return point.is_valid and not _missing(point, known)
+    return point.is_valid and not missing_bases(point, known)
 
 
 def standing(point: RecoveryPoint, known: Collection[str]) -> str:
     """Its newest verdict, and what it needs and cannot be had."""
     said = point.verdict.state.value if point.verdict else "not validated"
-    missing = _missing(point, known)
+    missing = missing_bases(point, known)
     return f"{said}, without {', '.join(missing)}" if missing else said
 
 
-def _missing(point: RecoveryPoint, known: Collection[str]) -> list[str]:
+def missing_bases(point: RecoveryPoint, known: Collection[str]) -> list[str]:
+    """Ids of what it builds on and is not among ``known``: without them it cannot be restored, whatever its verdict."""
     return [point_id for point_id in bases_of(point) if point_id not in known]
 
 

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recovery.backup.catalogue import Catalogue, Survey
+from recovery.backup.catalogue import Catalogue
 from recovery.backup.documents import sign_verdict
 from recovery.backup.layout import verdict_key
 from recovery.backup.pipeline import write_point
 from recovery.backup.reader import check_key, open_point
 from recovery.backup.sealing import Opener, Sealer, generate_age_key
 from recovery.backup.signing import Signer, Verifier, generate_signing_key
+from recovery.backup.survey import Survey
 from recovery.backup.upload import WriteBudget
 from recovery.domain.group import RetentionRule
 from recovery.domain.recovery_point import RecoveryPoint

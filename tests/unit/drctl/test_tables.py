@@ -239,6 +239,14 @@ def test_incremental_base_backups_stand_below_what_they_build_on() -> None:
     assert f"`- {last.point_id}" in row(ascii_only, last.point_id)
 
 
+def test_a_point_whose_base_is_gone_is_not_shown_as_valid() -> None:
+    last = point(3, VerdictState.VALID, ["primary"])
+    whole = shown(tables.points_table([last], now=samples.START, unicode=True), width=200)
+    text = shown(tables.points_table([last], lacking={last.point_id: ["the-base"]}, now=samples.START), width=200)
+    assert "VALID" in row(whole, last.point_id) and "VALID" not in row(text, last.point_id)
+    assert "cannot be restored without the-base" in row(text, last.point_id)
+
+
 def test_no_points_is_said() -> None:
     assert "no recovery points" in shown(tables.points_table([], unicode=True))
 

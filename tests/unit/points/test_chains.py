@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import zstandard
 
+from drctl.documents import survey_document
 from recovery.adapters.postgres_chains import PostgresChains
 from recovery.adapters.recovery_points import StoredRecoveryPoints
 from recovery.backup.chains import bases_in, open_chain
@@ -147,6 +148,20 @@ async def test_a_point_whose_base_cannot_be_had_is_not_recovered_from(rig: Rig, 
         await rig.points.newest_validated(rig.group)
     await rig.validate()
     assert (await rig.points.newest_validated(rig.group)).point_id == rig.point_id
+
+
+async def test_a_survey_names_what_a_point_lacks_and_not_what_was_only_left_out(
+    rig: Rig, chain: list[Manifest]
+) -> None:
+    full, _, last = (manifest.point_id for manifest in chain)
+    catalogue = rig.points.catalogue(rig.group)
+    recent = await catalogue.survey("shop", since=chain[2].finished_at)
+    assert ([point.point_id for point in recent.points], recent.lacking) == ([last], {})
+    await catalogue.delete_point("shop", full)
+    found = await catalogue.survey("shop")
+    assert found.lacking == {manifest.point_id: [full] for manifest in chain[1:]}
+    (newest, *_) = survey_document("shop", found, {})["points"]
+    assert (newest["point_id"], newest["lacking"], newest["recoverable"]) == (last, [full], False)
 
 
 async def test_a_bases_manifest_that_is_not_believed_at_one_location_is_found_and_mended(
