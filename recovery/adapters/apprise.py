@@ -98,19 +98,24 @@ class AppriseNotifier:
         return taken
 
     async def _deliver(self, channel: Channel, severity: Severity, title: str, body: str) -> str:
-        """Tries until the budget is used up; returns the last reason of failure, empty after success."""
+        """Tries until the budget is used up; returns the last reason of failure, empty after success.
+
+        A try that the budget cuts short only tells that: it replaces no reason of an earlier one.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._budget
         pause = self._first_pause
-        attempts = 0
+        attempts, last = 0, ""
         while True:
             attempts += 1
             within = min(self._timeout, deadline - loop.time())
             reason = await self._attempt(channel, severity, title, body, within)
             if not reason:
                 return ""
+            if not last or within >= self._timeout or reason != _no_answer(within):
+                last = reason
             if loop.time() + pause >= deadline or attempts == self._most_attempts:
-                return f"{reason} ({attempts} attempt{'s' if attempts > 1 else ''})"
+                return f"{last} ({attempts} attempt{'s' if attempts > 1 else ''})"
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._timeout)
 

@@ -225,7 +225,7 @@ def _went_on_without(case: Case, step: Step, played: Played) -> bool:
     if record.state is not StepState.WARNED or step.on_failure is not WARN:
         return False
     if any(fault.kind == "freeze" for fault in case.faults) and step.retry.maximum_attempts == 1:
-        return True
+        return step.name not in played.world.present  # told or not, and nobody heard which
     killed = any(fault.kind == "kill" and (fault.at, fault.side) == (step.name, "before") for fault in case.faults)
     return killed and step.start_within is not None and "took the step in time" in record.error
 

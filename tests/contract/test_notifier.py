@@ -300,7 +300,25 @@ async def test_a_plugin_that_prints_its_address_is_masked_and_kept_out_of_the_lo
 async def test_refused_by_the_server_gives_its_status(webhook: Webhook) -> None:
     webhook.answers = [403] * 50
     with pytest.raises(Unreachable, match="403"):
-        await notifier(Channel("ops", webhook.url(), EVERY), budget=0.2).send(Severity.INFO, "t", "b")
+        await notifier(Channel("ops", webhook.url(), EVERY), budget=1).send(Severity.INFO, "t", "b")
+
+
+async def test_a_try_that_the_budget_cuts_short_hides_no_reason(webhook: Webhook) -> None:
+    webhook.answers = [403] * 50
+    ours = notifier(Channel("ops", webhook.url(), EVERY), budget=1)
+    post, tries = ours._post, 0
+
+    def slower(*message: Any) -> str:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            time.sleep(1)
+        return post(*message)
+
+    ours._post = slower  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="403"):
+        await ours.send(Severity.INFO, "t", "b")
+    assert tries > 1
 
 
 async def test_overlong_texts_are_cut(webhook: Webhook) -> None:
