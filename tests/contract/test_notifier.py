@@ -303,7 +303,9 @@ async def test_refused_by_the_server_gives_its_status(webhook: Webhook) -> None:
         await notifier(Channel("ops", webhook.url(), EVERY), budget=1).send(Severity.INFO, "t", "b")
 
 
-async def test_a_try_that_the_budget_cuts_short_hides_no_reason(webhook: Webhook) -> None:
+async def test_a_try_that_the_budget_cuts_short_hides_no_reason(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     webhook.answers = [403] * 50
     ours = notifier(Channel("ops", webhook.url(), EVERY), budget=1)
     post, tries = ours._post, 0
@@ -315,7 +317,7 @@ async def test_a_try_that_the_budget_cuts_short_hides_no_reason(webhook: Webhook
             time.sleep(1)
         return post(*message)
 
-    ours._post = slower  # type: ignore[method-assign]
+    monkeypatch.setattr(ours, "_post", slower)
     with pytest.raises(Unreachable, match="403"):
         await ours.send(Severity.INFO, "t", "b")
     assert tries > 1

@@ -34,3 +34,19 @@ def test_who_backs_up_deletes_nothing_and_who_removes_deletes_snapshots_of_point
     (only,) = deleting
     assert _actions(only) == {"rds:DeleteDBSnapshot"}
     assert only["Condition"] == {"Null": {"aws:ResourceTag/recovery-plans-point": "false"}}
+
+
+def test_every_worker_may_what_it_does() -> None:
+    allowed = {
+        name: {each for found in _statements(name, "Allow") for each in _actions(found)}
+        for name in ("backup-writer", "validation-and-restore", "retention")
+    }
+    assert {"rds:CreateDBSnapshot", "rds:CopyDBSnapshot", "rds:AddTagsToResource"} <= allowed["backup-writer"]
+    assert not [each for each in allowed["backup-writer"] if "Restore" in each or "Modify" in each]
+    # The group's instance says whose account it is that knows no snapshot.
+    assert allowed["retention"] == {"rds:DescribeDBSnapshots", "rds:DescribeDBInstances", "rds:DeleteDBSnapshot"}
+    assert "rds:DeleteDBSnapshot" not in allowed["validation-and-restore"]
+    (deletes,) = [
+        each for each in _statements("validation-and-restore", "Allow") if "rds:DeleteDBInstance" in _actions(each)
+    ]
+    assert deletes["Condition"] == {"Null": {"aws:ResourceTag/recovery-plans-run": "false"}}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,27 +53,3 @@ def test_what_is_wrong_is_said(
     spoiled: Spoil, mistakes_of: Callable[[str], list[Mistake]], rds: str, said: str
 ) -> None:
     assert any(said in mistake.text for mistake in mistakes_of(at_rds(spoiled, rds)))
-
-
-# The policies.
-
-
-def actions(name: str) -> dict[str, Any]:
-    """What a policy permits, with the condition."""
-    policy = json.loads((ROOT / "deploy" / "rds" / f"{name}.json").read_text())
-    found: dict[str, Any] = {}
-    for statement in policy["Statement"]:
-        named = statement["Action"]
-        found |= dict.fromkeys([named] if isinstance(named, str) else named, statement.get("Condition"))
-    return found
-
-
-def test_only_retention_deletes_snapshots_and_only_with_a_tag_of_ours() -> None:
-    backup, validation, retention = (actions(each) for each in ("backup-writer", "validation-and-restore", "retention"))
-    assert not [each for each in backup if "Delete" in each or "Restore" in each or "Modify" in each]
-    assert {"rds:CreateDBSnapshot", "rds:CopyDBSnapshot", "rds:AddTagsToResource"} <= set(backup)
-    looks = {"rds:DescribeDBSnapshots", "rds:DescribeDBInstances"}  # the instance's name says whose account it is
-    assert set(retention) == looks | {"rds:DeleteDBSnapshot"}
-    assert retention["rds:DeleteDBSnapshot"] == {"Null": {"aws:ResourceTag/recovery-plans-point": "false"}}
-    assert "rds:DeleteDBSnapshot" not in validation
-    assert validation["rds:DeleteDBInstance"] == {"Null": {"aws:ResourceTag/recovery-plans-run": "false"}}
