@@ -8,7 +8,7 @@ import structlog
 
 from activities.boundary import step, told_as
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
-from recovery.domain.recovery_point import CheckResult, RecoveryPoint, Verdict, VerdictState
+from recovery.domain.recovery_point import NO_LOCATION, CheckResult, RecoveryPoint, Verdict, VerdictState
 from recovery.domain.words import duration
 from recovery.errors import Corrupt, NotFound, RecoveryError, RestoreFailed
 from recovery.ports.measurements import Measurements
@@ -67,8 +67,8 @@ class ValidationSteps:
         warnings: list[str] = []
         written = 0
         for verdict in context.facts.verdicts or []:
-            if verdict.state is not VerdictState.CORRUPT:
-                continue
+            if verdict.state is not VerdictState.CORRUPT or verdict.location == NO_LOCATION:
+                continue  # what another service lost cannot be written anew from a location
             try:
                 done = await self._points.repair(context.group, verdict.point_id, told_as("repairing"))
             except RecoveryError as error:

@@ -18,7 +18,7 @@ from recovery.backup.leftovers import existing_manifest
 from recovery.backup.progress import noting
 from recovery.backup.reader import StoredPointReader, check_key, open_point, verify_objects
 from recovery.domain.group import GroupSnapshot
-from recovery.domain.recovery_point import BackupKind, CheckResult, RecoveryPoint, VerdictState
+from recovery.domain.recovery_point import NO_LOCATION, BackupKind, CheckResult, RecoveryPoint, VerdictState
 from recovery.errors import Corrupt, RecoveryError, Refused, Unreachable, WrongKey
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.recovery_points import Progress, StorePoints
@@ -41,12 +41,12 @@ class PointJudge:
     async def judge(
         self, group: GroupSnapshot, point: RecoveryPoint, run_id: str, progress: Progress
     ) -> tuple[VerdictState, str, list[CheckResult], str]:
-        """State, reason, checks, and the location that was judged."""
+        """State, reason, checks, and the location that was judged, or ``NO_LOCATION``."""
         stores = self.catalogue(group).stores_of(point)
         try:  # before the objects are downloaded in bulk
             await check_key(point.manifest, self.keys.opening(), stores)
         except WrongKey as error:
-            return VerdictState.FAILED, str(error), [], "none"
+            return VerdictState.FAILED, str(error), [], NO_LOCATION
         except (Corrupt, Unreachable, Refused):
             log.info("the smallest object cannot be read: the check of all objects says why", point=point.point_id)
         bad_manifests, silent = await self._manifests_elsewhere(group, point)
@@ -67,16 +67,18 @@ class PointJudge:
                 return VerdictState.CORRUPT, f"at {store.name}: {'; '.join(bad)}", checks, store.name
             intact.append(store)
         if not intact:
-            return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, "none"
+            return VerdictState.FAILED, "; ".join(silent) or "no location holds it", checks, NO_LOCATION
         try:
             bases, more = await self._proven_bases(group, point, silent, progress)
         except Corrupt as error:
             return VerdictState.CORRUPT, str(error), checks, intact[0].name
         except RecoveryError as error:
-            return VerdictState.FAILED, str(error), checks, "none"
+            return VerdictState.FAILED, str(error), checks, NO_LOCATION
         checks += more
         state, reason, more = await self._restored(group, point, intact[0], bases, run_id, progress)
-        return state, "; ".join([reason, *silent] if reason else silent), checks + more, intact[0].name
+        lost_elsewhere = state is VerdictState.CORRUPT and point.manifest.kind is BackupKind.SNAPSHOT
+        location = NO_LOCATION if lost_elsewhere else intact[0].name  # the locations hold a snapshot's manifest only
+        return state, "; ".join([reason, *silent] if reason else silent), checks + more, location
 
     async def _proven_bases(
         self, group: GroupSnapshot, point: RecoveryPoint, silent: list[str], progress: Progress

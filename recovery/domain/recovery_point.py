@@ -323,8 +323,14 @@ class CheckResult(Recorded):
     warning: str = ""
 
 
+NO_LOCATION = "none"
+
+
 class Verdict(Recorded):
-    """What a validation found out about one recovery point at one location. Signed, stored beside the manifest."""
+    """What a validation found out about one recovery point at one location. Signed, stored beside the manifest.
+
+    ``location`` is ``NO_LOCATION`` where no location's bytes were judged: none could be, or another service keeps them.
+    """
 
     point_id: str
     group: str

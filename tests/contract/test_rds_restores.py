@@ -8,18 +8,22 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities.validations import ValidationSteps
 from recovery.adapters import managed_validation
 from recovery.adapters.managed_validation import validation_mark, validation_name
 from recovery.adapters.restores_by_store import RestoresByStore
 from recovery.backup.sealing import Opener, Sealer
 from recovery.domain.managed import ManagedInstance, RestoreManaged, snapshot_tags
+from recovery.domain.plan import Facts, PlanContext, PlanRequest
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
 from recovery.errors import BadInput, NotOurs, Refused, RestoreFailed, Unreachable
-from recovery.ports.recovery_points import Restores
+from recovery.ports.recovery_points import RecoveryPoints, Restores
 from tests.contract.rds_front import Front, rds
 from tests.contract.rds_points import NAME, POINT, Managed, managed, nothing
 from tests.contract.rds_site import AWAY, HOME, NOW, OPEN, REPLICA, SOURCE, reset
+from tests.fakes.measurements import FakeMeasurements
 
 TAGS, RUN = snapshot_tags("shop", POINT), "run-2"
 COPY = validation_name(POINT, RUN)
@@ -137,6 +141,27 @@ async def test_tables_that_cannot_be_read_are_a_failed_restore(site: Managed) ->
         VerdictState.RESTORE_FAILED,
         "check tables-readable: orders (invalid page)",
     )
+
+
+async def test_a_lost_snapshot_is_no_damage_of_a_location_and_nothing_that_a_repair_could_mend(site: Managed) -> None:
+    for region in (HOME, AWAY):
+        assert await site.api.delete(region, NAME, TAGS)
+    verdict = await site.validate()
+    point = await site.points.point(site.group, POINT)
+    assert (verdict.state, point.damaged_at) == (VerdictState.CORRUPT, [])
+    about = PlanContext(
+        plan="BackupValidation",
+        run_id="run-2",
+        workflow_id="validate",
+        step="points.repair",
+        request=PlanRequest(group="shop"),
+        facts=Facts(group=site.group, verdicts=[verdict]),
+        started_at=NOW,
+    )
+    steps = ValidationSteps(cast(RecoveryPoints, site.points), FakeMeasurements())
+    outcome = await ActivityEnvironment().run(steps.repair, about)
+    assert (outcome.facts.points_repaired, outcome.warnings) == ([], [])
+    assert "0 points" in outcome.summary
 
 
 async def gone(site: Managed) -> None:
