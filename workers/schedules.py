@@ -26,6 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.recovery_points import GROUP_MEMO
 from recovery.config import Config
+from recovery.errors import WrongKey
 
 PREFIX = "recovery/"
 HASH = "recovery-plans.spec"
@@ -158,9 +159,12 @@ async def _digest(client: Client, schedule_id: str) -> str | None:
 
 
 async def _text(client: Client, value: object) -> str:
-    """A memo's value, which a description gives as it is stored."""
+    """A memo's value, which a description gives as it is stored; "" where another ``temporal.payload_key`` hides it."""
     if isinstance(value, Payload):
-        value = (await client.data_converter.decode([value]))[0]
+        try:
+            value = (await client.data_converter.decode([value]))[0]
+        except (WrongKey, KeyError):  # KeyError: none is configured any more, and the encoding is unknown
+            return ""
     return str(value or "")
 
 
