@@ -37,8 +37,13 @@ _END = re.compile(rb"--- ([A-Za-z0-9+/]{43})\n")
 
 
 def public_key(recipient: str) -> X25519PublicKey:
-    """Of a recipient (``age1...``) that was parsed before."""
-    return X25519PublicKey.from_public_bytes(_bech32_data(recipient))
+    """Of a recipient (``age1...``) that was parsed before.
+
+    Raises ValueError for one of small order, which is nobody's public key: no exchange with it succeeds.
+    """
+    key = X25519PublicKey.from_public_bytes(_bech32_data(recipient))
+    X25519PrivateKey.generate().exchange(key)
+    return key
 
 
 def private_key(identity: str) -> X25519PrivateKey:
@@ -55,10 +60,7 @@ def _bech32_data(text: str) -> bytes:
 
 
 def seal(plain: bytes, recipients: Sequence[X25519PublicKey]) -> bytes:
-    """A complete file that each of ``recipients`` opens alone.
-
-    Raises ValueError for a recipient of small order, which is nobody's public key.
-    """
+    """A complete file that each of ``recipients`` opens alone. They are :func:`public_key`'s."""
     file_key, nonce = os.urandom(FILE_KEY_BYTES), os.urandom(NONCE_BYTES)
     header = VERSION_LINE + b"".join(_stanza(file_key, recipient) for recipient in recipients) + b"---"
     start = header + b" " + _base64(_header_mac(file_key, header)) + b"\n" + nonce

@@ -90,7 +90,12 @@ class Sealer(_Threads):
         self.recipients = [_recipient(text) for text in recipients]
         if not self.recipients:
             raise BadInput("no age recipient is configured: give at least one public key, e.g. age1qx...")
-        self._keys = [age.public_key(text) for text in self.recipients]
+        try:
+            self._keys = [age.public_key(text) for text in self.recipients]
+        except ValueError as error:
+            raise BadInput(
+                "a recipient is nobody's public key (a point of small order): take what age-keygen printed"
+            ) from error
         super().__init__(threads)
 
     async def seal(self, chunk: bytes, level: int = 1) -> SealedChunk:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pyrage
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
+from recovery.backup import age
 from recovery.config.values import expected, withheld
 from recovery.domain.group import ALL_STREAMS
 
@@ -113,18 +114,25 @@ def _store(value: str) -> str:
 
 
 def _recipient(value: str) -> str:
-    """An age public key (X25519, or an SSH key as age takes them)."""
+    """An age public key, X25519."""
     text = value.strip()
     if "PRIVATE" in text.upper() or "SECRET-KEY" in text.upper():
         raise withheld(
             "a public key (age1...), and this is a private one: put it behind keys.identities as a reference, "
             "and make a new one, since this one was written down here"
         )
+    if text.startswith("ssh-"):
+        raise expected(
+            "an age public key (age1...), the only kind that recovery points are sealed for, and this is an SSH key: "
+            "make a key pair with age-keygen"
+        )
     try:
-        if text.startswith("age1"):
-            pyrage.x25519.Recipient.from_str(text)
-        else:
-            pyrage.ssh.Recipient.from_str(text)
+        age.public_key(str(pyrage.x25519.Recipient.from_str(text)))
+    except ValueError:
+        raise expected(
+            "an age public key that somebody has the private half of, and this one is nobody's (a point of small "
+            "order): take what age-keygen printed"
+        ) from None
     except pyrage.RecipientError:
         raise expected(
             "an age public key, for example age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p "

@@ -149,6 +149,11 @@ def test_a_bad_recipient_is_said_at_once(texts: list[str]) -> None:
         Sealer(texts)
 
 
+def test_a_recipient_that_is_nobodys_key_is_said_before_the_first_backup() -> None:
+    with pytest.raises(BadInput, match="nobody's public key"):
+        Sealer([AGE.public, "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z"])  # the point 0
+
+
 def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
     damaged = AGE.secret[:-1] + ("Q" if AGE.secret[-1] != "Q" else "P")
     for make in (lambda: Sealer([AGE.secret]), lambda: Opener([damaged])):

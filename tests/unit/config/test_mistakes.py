@@ -13,6 +13,9 @@ from recovery.errors import BadInput
 Spoil = Callable[..., str]
 Find = Callable[[str], list[Mistake]]
 
+SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB7tFYkuHL3PPL6OhaIEhiZZW7v6oJZHgSNrF3jt9Zo6"
+NOBODYS = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z"  # the point 0
+
 # What is replaced, by what, the key of the mistake, and what its sentence says.
 KINDS = [
     pytest.param(
@@ -52,6 +55,16 @@ KINDS = [
     pytest.param(
         "locations: [store-a, store-b]", "locations: [store-a, elsewhere]", "groups.shop.backup.locations[1]",
         "expected a location that exists; known: store-a, store-b; got 'elsewhere'", id="unknown location",
+    ),
+    pytest.param(
+        "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", SSH, "keys.recipients[0]",
+        "expected an age public key (age1...), the only kind that recovery points are sealed for, and this is an SSH "
+        f"key: make a key pair with age-keygen; got '{SSH[:59]}...", id="an SSH recipient",
+    ),
+    pytest.param(
+        "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", NOBODYS, "keys.recipients[0]",
+        "expected an age public key that somebody has the private half of, and this one is nobody's (a point of small "
+        f"order): take what age-keygen printed; got '{NOBODYS[:59]}...", id="nobody's recipient",
     ),
     pytest.param(
         "provider: rfc2136", "provider: rfc2316", "groups.shop.dns.provider",

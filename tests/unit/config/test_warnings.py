@@ -12,7 +12,8 @@ from recovery.config.warnings import EXAMPLE_RECIPIENTS
 
 Spoil = Callable[..., str]
 KEY = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
-OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB7tFYkuHL3PPL6OhaIEhiZZW7v6oJZHgSNrF3jt9Zo6"
+OTHER = "age10873tnrr3v6udeajj25cknyrspjkue8dqrry47389hurcdk7p38qxdqljx"
+ESCROW = "age17pa4tygjnqp5dz8fuqyl6y52n42xturm596wzjfk57e6wrajqpcsw7qecs"
 
 
 def _warned(text: str, key: str) -> list[str]:
@@ -164,7 +165,7 @@ def test_the_plans_own_budgets_count_where_they_are_known(minimal: str) -> None:
 def test_a_careful_configuration_is_not_warned_of(spoiled: Spoil) -> None:
     assert KEY in EXAMPLE_RECIPIENTS
     text = spoiled(
-        (f"[{KEY}]", f'["{OTHER}", "{OTHER} escrow"]'),
+        (f"[{KEY}]", f'["{OTHER}", "{ESCROW}"]'),
         ("tier: critical", "tier: critical\n    replication: {mode: streaming}"),
     )
     assert Config.parse(text).warnings() == []
