@@ -163,15 +163,22 @@ async def _stores(host: str, port: int, place: S3Place) -> None:
 
 
 def _bucket(place: S3Place) -> None:
-    """The bucket exists, takes an object and keeps versions."""
+    """The bucket exists, keeps versions, takes an object and gives it back.
+
+    Asked after each start: SeaweedFS's gateway knows buckets and names before its volumes, and answers InternalError
+    to whoever reads an object until these are there.
+    """
     client = s3_client(place)
     known = (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists)
     with contextlib.suppress(*known):  # after a restart
         client.create_bucket(Bucket=place.bucket)
     if client.get_bucket_versioning(Bucket=place.bucket).get("Status") != "Enabled":
-        client.put_object(Bucket=place.bucket, Key=".ready", Body=b"ready")
-        client.delete_object(Bucket=place.bucket, Key=".ready")
         client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = client.put_object(Bucket=place.bucket, Key=".ready", Body=b"ready")["VersionId"]
+    try:
+        client.get_object(Bucket=place.bucket, Key=".ready", VersionId=version)["Body"].read()
+    finally:
+        client.delete_object(Bucket=place.bucket, Key=".ready", VersionId=version)
 
 
 async def _temporal(state: LabState) -> None:

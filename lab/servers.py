@@ -136,6 +136,7 @@ def s3(site: Site, place: S3Place) -> Planned:
         "volume.max": 200,
         "volume.preStopSeconds": 0,
         "master.telemetry": "false",
+        "master.electionTimeout": "1s",  # its only member waits it out at each start: ten seconds unless told
         **{f"{name.replace('-grpc', '')}.port{'.grpc' if name.endswith('grpc') else ''}": own[name] for name in own},
     }
     launch = Launch(

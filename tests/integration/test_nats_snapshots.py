@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.errors import ServiceUnavailableError
 
 from recovery.adapters.nats.connection import NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import Position, positions
@@ -80,10 +81,18 @@ async def _fill(
         for number in (messages - 50, messages - 20, messages):
             await api(client, f"STREAM.MSG.DELETE.{name}", {"seq": number}, 10.0)
         worker = await client.jetstream().pull_subscribe(f"{name}.>", durable="worker")
-        for number, message in enumerate(await worker.fetch(100, timeout=10)):
-            if number < 60:
-                await message.ack_sync(timeout=10)
+        fetched: list[Any] = []
+        await until(lambda: _fetched(worker, fetched))
+        for message in fetched[:60]:
+            await message.ack_sync(timeout=10)
         await client.jetstream().pull_subscribe(f"{name}.1", durable="fresh")
+
+
+async def _fetched(consumer: Any, messages: list[Any]) -> bool:
+    """A cluster's new consumer has nobody to answer for a moment: its subscription has not reached each server yet."""
+    with contextlib.suppress(ServiceUnavailableError):
+        messages += await consumer.fetch(100, timeout=10)
+    return bool(messages)
 
 
 async def _has(client: Any, name: str, messages: int) -> bool:
