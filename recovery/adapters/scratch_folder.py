@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from recovery.backup.bounded import opened, through
+
 PREFIX = "scratch-"
 _LOCK = "lock"
 
@@ -23,11 +25,11 @@ async def scratch_folder(parent: Path) -> AsyncIterator[Path]:
         OSError: it cannot be made.
     """
     await sweep(parent)
-    folder, lock = await asyncio.to_thread(locked_folder, parent)
+    folder, lock = await opened(lambda: locked_folder(parent), lambda made: discard(*made))
     try:
         yield folder
     finally:
-        await asyncio.shield(asyncio.to_thread(discard, folder, lock))
+        await through(discard, folder, lock)
 
 
 async def sweep(parent: Path) -> list[Path]:
@@ -96,3 +98,8 @@ def _try_lock(folder: Path, flags: int = 0) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def remove_tree(folder: Path) -> None:
+    """What is left of it is of no use to anybody: an error is none. Blocking."""
+    shutil.rmtree(folder, ignore_errors=True)

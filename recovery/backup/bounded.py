@@ -55,6 +55,20 @@ async def to_the_end(work: Awaitable[Result]) -> Result:
     return result
 
 
+async def unless(refusal: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``work``, which is ended by the error that ``refusal`` raises beside it; then that is raised."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(refusal)
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            watching.result()
+        return await working
+    finally:
+        working.cancel()
+        watching.cancel()
+        await to_the_end(asyncio.gather(working, watching, return_exceptions=True))
+
+
 async def through(work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
     """``work`` in a thread that is never left behind: for what changes something.
 

@@ -7,16 +7,16 @@ manifest is written last and only where there is none yet: what has no manifest 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from recovery import __version__
-from recovery.backup.bounded import finish_within
+from recovery.backup.bounded import finish_within, unless
 from recovery.backup.chunking import fixed_chunks
 from recovery.backup.documents import SignedManifest, sign_manifest
 from recovery.backup.layout import PointIdentity, manifest_key, object_key, point_prefix
@@ -26,7 +26,7 @@ from recovery.backup.sealing import Sealer
 from recovery.backup.signing import Signer
 from recovery.backup.upload import LocationUpload, PaceKeeper, WriteBudget
 from recovery.domain.recovery_point import Artefact, Manifest, StoredObject
-from recovery.errors import Contended, RecoveryError, Unreachable
+from recovery.errors import Contended, RecoveryError, Transient, Unreachable
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import ArtefactStream, BackupSource
 
@@ -88,7 +88,8 @@ async def write_point(
         readable: names of artefacts that are compressed only, for later backups to read without a private key.
         progress: called about once per object, from the event loop; must not block.
         check: called before the manifest is written; raises when the point must not come into being, for example
-            because the group's epoch changed.
+            because the group's epoch changed. Also called every ``budget.check_seconds`` meanwhile: then only what is
+            permanent ends the backup.
 
     Raises:
         Unreachable: no location is left; the reasons are named.
@@ -147,7 +148,7 @@ class _Write:
     async def run(self, check: Check | None) -> WrittenPoint:
         await self._refuse_existing()
         async with _running(PaceKeeper(self._uploads, self.budget).watch()):
-            artefacts = await self._write_artefacts()
+            artefacts = await unless(self._refusal_of(check), self._write_artefacts())
         manifest = await self._describe(artefacts)
         if check is not None:
             await check()
@@ -156,6 +157,14 @@ class _Write:
         for upload in self._uploads:
             await upload.settle(0)
         return WrittenPoint(manifest, self._signed.digest, complete, dropped)
+
+    async def _refusal_of(self, check: Check | None) -> None:
+        """Never returns. Hours of a base backup are not spent on what will be refused at its end."""
+        while True:
+            await asyncio.sleep(self.budget.check_seconds)
+            with contextlib.suppress(Transient):  # who cannot be asked now is asked again, and before the manifest
+                if check is not None:
+                    await check()
 
     async def _refuse_existing(self) -> None:
         """A point that an earlier attempt completed is not written a second time, however late this attempt starts."""
@@ -354,7 +363,7 @@ def _raise_failed(tasks: set[asyncio.Task[None]]) -> None:
         task.result()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _running(work: Any) -> AsyncIterator[None]:
     """Runs a coroutine beside the block and ends it with the block."""
     task = asyncio.ensure_future(work)
@@ -365,7 +374,7 @@ async def _running(work: Any) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _closing(stream: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
     """Closes an asynchronous generator when the block is left early; other iterators have nothing to close."""
     try:

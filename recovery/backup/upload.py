@@ -28,6 +28,7 @@ class WriteBudget:
         patience_seconds, patience_share: a location that keeps the others waiting is dropped when it did so for
             longer than ``patience_seconds`` plus this share of the elapsed time, in all.
         cleanup_seconds: for removing what a failed attempt wrote.
+        check_seconds: between two looks whether the point may still come into being.
     """
 
     chunk_bytes: int = 8 << 20
@@ -39,6 +40,7 @@ class WriteBudget:
     patience_seconds: float = 20.0
     patience_share: float = 0.25
     cleanup_seconds: float = 30.0
+    check_seconds: float = 10.0
 
 
 class LocationUpload:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from recovery.adapters import scratch_folder as scratch_folder_module
 from recovery.adapters.postgres import scratch
 from recovery.adapters.scratch_folder import locked_folder, scratch_folder, sweep
 from recovery.errors import Refused
@@ -18,6 +22,38 @@ async def test_a_folder_goes_with_its_block_and_only_its_own(tmp_path: Path) -> 
     async with scratch_folder(tmp_path) as one, scratch_folder(tmp_path) as other:
         assert one != other
         assert await sweep(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["locked_folder", "discard"])
+async def test_who_is_cancelled_again_and_again_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Neither while it is made nor while it is removed: the next attempt would find it locked, or lose its own."""
+    begun, ended = threading.Event(), threading.Event()
+    work = getattr(scratch_folder_module, at)
+
+    def late(*arguments: object) -> object:
+        begun.set()
+        time.sleep(0.1)  # several cancellations fall into it
+        try:
+            return work(*arguments)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(scratch_folder_module, at, late)
+
+    async def use() -> None:
+        async with scratch_folder(tmp_path):
+            pass
+
+    task = asyncio.create_task(use())
+    assert await asyncio.to_thread(begun.wait, 10)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0.01)
+    assert task.cancelled()
+    assert ended.is_set()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,6 +37,7 @@ from recovery.adapters.nats.snapshots import (
     translated,
 )
 from recovery.adapters.nats.stream_state import check_server, consumer_differences, may_expire, state_differences
+from recovery.backup.bounded import to_the_end
 from recovery.domain.jetstream import StreamPart
 from recovery.domain.restore_marks import restore_of
 from recovery.errors import Corrupt, NotOurs, RecoveryError, Refused, RestoreFailed, Unreachable
@@ -248,7 +249,7 @@ class _Restore:
             if not options.keep_mark:
                 await complete(self._client, self._stream, options.mark, options.consumers_seconds)
         except BaseException:
-            await asyncio.shield(self._undo(upload, owner))
+            await to_the_end(self._undo(upload, owner))
             raise
         return RestoredStream(
             stream=self._stream,

@@ -25,6 +25,7 @@ from recovery.adapters.nats.connection import LOST, NOT_FOUND, ApiError, NatsSer
 from recovery.adapters.nats.consumers import Position, positions
 from recovery.adapters.nats.receiving import ChunkReceiver, SnapshotLimits
 from recovery.adapters.nats.stream_state import check_snapshot_state, positions_between, surely_kept, version_of
+from recovery.backup.bounded import to_the_end
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import BackupKind
 from recovery.errors import Corrupt, NotFound, SourceFailed, Unreachable
@@ -179,7 +180,7 @@ class SnapshotSource:
                             check.feed(chunk)
                         yield chunk
             finally:
-                await asyncio.shield(receiver.end())
+                await to_the_end(receiver.end())
             taken = await self._conclude(client, stream, version, before, standing, answer, check, began_at)
         self._taken[stream].set_result(taken)
 

@@ -5,7 +5,6 @@ Everything but ``claimed`` blocks: call it in a thread.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
@@ -20,6 +19,7 @@ from typing import Literal
 from recovery.adapters.postgres import standby_files as files
 from recovery.adapters.postgres.folder import give_to, no_space
 from recovery.adapters.postgres.host import INCOMPLETE
+from recovery.backup.bounded import opened
 from recovery.errors import Contended, Refused
 
 DONE_MARK = "recovery-plans.rejoined.json"
@@ -60,7 +60,7 @@ def _work_file(folder: Path) -> Path:
 @contextlib.asynccontextmanager
 async def claimed(folder: Path) -> AsyncIterator[None]:
     """One process at a time; the lock ends with it."""
-    descriptor = await asyncio.to_thread(_lock, folder)
+    descriptor = await opened(lambda: _lock(folder), os.close)
     try:
         yield
     finally:

@@ -25,11 +25,13 @@ from recovery.adapters.postgres.connection import (
 from recovery.adapters.postgres.globals import LARGEST_BYTES, apply_globals
 from recovery.adapters.postgres.logical import GLOBALS_NAME, dump_name
 from recovery.adapters.process import Child, clean_environment, closing, password_file
+from recovery.backup.bounded import to_the_end
 from recovery.domain.recovery_point import BackupKind, DatabaseProperties
 from recovery.errors import BadInput, Contended, Corrupt, NoSpace, NotOurs, Refused, RestoreFailed
 from recovery.ports.postgres import PointReader, PostgresLogin, Progress, RestoredDatabase, RestoreOptions
 
 _MARK = re.compile(r"recovery-plans restore (\S+) (incomplete|complete)\b")
+_DROP_SECONDS = 60.0
 _LIST_SETTINGS = {
     "search_path",
     "temp_tablespaces",
@@ -103,7 +105,7 @@ async def restore_logical(
             await _fill(binaries, reader, target, major, source_database, progress)
             await _finish(keeper, target, properties, options)
         except BaseException:
-            await asyncio.shield(_drop_after_failure(target, options.restore_id))
+            await to_the_end(_drop_after_failure(target, options.restore_id))
             raise
     return RestoredDatabase(target.database, target.done, applied.skipped_roles, target.notes)
 
@@ -311,13 +313,21 @@ async def _grant(keeper: Connection, target: _Target, privileges: list[str]) -> 
 
 
 async def _drop_after_failure(target: _Target, restore_id: str) -> None:
-    """With a session of its own: the keeper's may have died with what failed. The first failure is what is reported."""
+    """With a session of its own: the keeper's may have died with what failed. The first failure is what is reported.
+
+    Bounded: what cannot be dropped now is found by its comment at the next attempt.
+    """
     with contextlib.suppress(TimeoutError, asyncpg.PostgresError, *DRIVER_FAILURES):
-        session = await open_connection(target.keeper)
-        try:
-            found = await _mark_of(session, target.database)
-            if found is not None and found[0] == restore_id:
-                await session.execute("SET default_transaction_read_only = off")
-                await session.execute(f"DROP DATABASE IF EXISTS {quoted(target.database)} WITH (FORCE)")
-        finally:
-            await close_connection(session)
+        async with asyncio.timeout(_DROP_SECONDS):
+            await _drop(target, restore_id)
+
+
+async def _drop(target: _Target, restore_id: str) -> None:
+    session = await open_connection(target.keeper)
+    try:
+        found = await _mark_of(session, target.database)
+        if found is not None and found[0] == restore_id:
+            await session.execute("SET default_transaction_read_only = off")
+            await session.execute(f"DROP DATABASE IF EXISTS {quoted(target.database)} WITH (FORCE)")
+    finally:
+        await close_connection(session)

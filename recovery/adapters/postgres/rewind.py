@@ -43,6 +43,7 @@ from recovery.adapters.postgres.local_server import LocalServer
 from recovery.adapters.postgres.upstream import identify_upstream
 from recovery.adapters.postgres.wal import Control
 from recovery.adapters.process import Child, clean_environment, password_file
+from recovery.backup.bounded import through
 from recovery.domain.timelines import History
 from recovery.errors import NoSpace, Refused, RestoreFailed, Unreachable
 from recovery.ports.postgres import PostgresLogin, Progress
@@ -92,7 +93,7 @@ class _Rejoin:
         self._wal_is_gone = ""
 
     async def run(self, work: folders.Work | None) -> Rejoined:
-        if work is not None and work.phase == "rewinding" and await asyncio.to_thread(folders.not_begun, self._folder):
+        if work is not None and work.phase == "rewinding" and await through(folders.not_begun, self._folder):
             work = None
         if work is None:
             why = await self._why_not_follow()
@@ -143,7 +144,7 @@ class _Rejoin:
 
     async def _follow(self) -> None:
         streaming = self._options.streaming
-        await asyncio.to_thread(files.write_signal, self._folder)
+        await through(files.write_signal, self._folder)
         if not self._options.start and not await self._server.runs():
             await prepare(self._server, streaming.host, streaming.port, streaming)
             return
@@ -152,7 +153,7 @@ class _Rejoin:
     async def _end(self) -> None:
         if not await asyncio.to_thread(self._folder.exists):
             return
-        left = await asyncio.to_thread(kill_tree, self._folder, 5.0)
+        left = await through(kill_tree, self._folder, 5.0)
         if left:
             raise Unreachable(f"processes {left} of the PostgreSQL in {self._folder} do not die: is its disk hanging?")
 
@@ -209,7 +210,7 @@ class _Rejoin:
         replication = await self._source()
         await identify_upstream(replication.login, passfile=replication.passfile, slot=replication.slot)
         await self._server.host.forget_dead_postmaster(self._server.place)
-        await asyncio.to_thread(folders.begin_rewind, folder, aside, self._options.effect_id)
+        await through(folders.begin_rewind, folder, aside, self._options.effect_id)
         login = self._upstream
         source = (
             f"host={login.host} port={login.port} user={login.user} dbname={login.database} sslmode={login.sslmode}"
@@ -217,36 +218,36 @@ class _Rejoin:
         code, words = await self._run([tool, "-D", aside, "--source-server", source, "--progress"], user, login)
         if code != 0:
             self._notes.append(f"pg_rewind failed: {words}")
-            await asyncio.to_thread(
+            await through(
                 folders.write_work,
                 folder,
                 folders.Work(self._options.effect_id, "cloning", f"pg_rewind failed: {words}"),
             )
             return False
         settings = settings_of(replication)
-        await asyncio.to_thread(folders.complete, folder, aside, settings, self._options.effect_id, "rewind")
-        await asyncio.to_thread(folders.write_work, folder, folders.Work(self._options.effect_id, "rewound"))
+        await through(folders.complete, folder, aside, settings, self._options.effect_id, "rewind")
+        await through(folders.write_work, folder, folders.Work(self._options.effect_id, "rewound"))
         await self._swap_rewound()
         return True
 
     async def _swap_rewound(self) -> None:
         aside = files.work_folder(self._folder)
         if await asyncio.to_thread(aside.exists):
-            await asyncio.to_thread(folders.rename, aside, self._folder)
+            await through(folders.rename, aside, self._folder)
 
     # Clone.
 
     async def _clone(self, why_not: str) -> None:
         folder, new = self._folder, folders.beside(self._folder, "clone")
         old = await asyncio.to_thread(folders.whatever_is_there, folder)
-        await asyncio.to_thread(folders.keep_configuration, folder, old)
-        await asyncio.to_thread(folders.write_work, folder, folders.Work(self._options.effect_id, "cloning", why_not))
-        await asyncio.to_thread(folders.remove_tree, new)
+        await through(folders.keep_configuration, folder, old)
+        await through(folders.write_work, folder, folders.Work(self._options.effect_id, "cloning", why_not))
+        await through(folders.remove_tree, new)
         source = await self._source()
         await identify_upstream(source.login, passfile=source.passfile, slot=source.slot)
         tablespaces = await self._check_room(folder)
         major = await _major_of(self._upstream)
-        await asyncio.to_thread(folders.make_folder, new, self._server.user)
+        await through(folders.make_folder, new, self._server.user)
         tool = await self._server.host.binaries.tool(major, "pg_basebackup")
         login = source.login
         arguments: list[str | Path] = [
@@ -260,11 +261,11 @@ class _Rejoin:
         passfile = {"PGPASSFILE": source.passfile} if source.passfile else {}
         code, words = await self._run(arguments, self._server.user, login, passfile)
         if code != 0:
-            await asyncio.to_thread(folders.remove_tree, new)
+            await through(folders.remove_tree, new)
             raise RestoreFailed(f"pg_basebackup from {login.address} failed: {words}")
         settings = settings_of(source)
-        await asyncio.to_thread(folders.complete, folder, new, settings, self._options.effect_id, "clone")
-        await asyncio.to_thread(folders.write_work, folder, folders.Work(self._options.effect_id, "cloned", why_not))
+        await through(folders.complete, folder, new, settings, self._options.effect_id, "clone")
+        await through(folders.write_work, folder, folders.Work(self._options.effect_id, "cloned", why_not))
 
     async def _check_room(self, folder: Path) -> list[str]:
         """Folders of the upstream's tablespaces. Raises NoSpace."""
@@ -285,7 +286,7 @@ class _Rejoin:
         folder, new, old = self._folder, folders.beside(self._folder, "clone"), folders.beside(self._folder, "old")
         if await asyncio.to_thread(new.exists):
             await self._end()
-            await asyncio.to_thread(folders.swap, folder, new, old)
+            await through(folders.swap, folder, new, old)
 
     # Together.
 
@@ -294,9 +295,9 @@ class _Rejoin:
         return await source_of(self._server, streaming, streaming.host, streaming.port, "", "")
 
     async def _finish(self, method: Literal["follow", "rewind", "clone"], why_not: str) -> Rejoined:
-        await asyncio.to_thread(folders.write_done, self._folder, self._options.effect_id, method)
+        await through(folders.write_done, self._folder, self._options.effect_id, method)
         streaming, position = await _streams(self._server, self._options)
-        kept = await asyncio.to_thread(folders.tidy, self._folder, keep=self._options.keep_old, streams=streaming)
+        kept = await through(folders.tidy, self._folder, keep=self._options.keep_old, streams=streaming)
         if kept is not None:
             self._notes.append(f"the replaced data are kept in {kept}")
         return Rejoined(
@@ -349,7 +350,7 @@ async def _streams(server: LocalServer, options: RejoinOptions) -> tuple[bool, s
     if not options.start:
         return False, None
     if not await server.runs():
-        await asyncio.to_thread(files.write_signal, server.folder)
+        await through(files.write_signal, server.folder)
         await server.launch(options.start_timeout)
     streaming = options.streaming
     state = await wait_until_it_streams(server, streaming.host, streaming.port, _STREAM_SECONDS)

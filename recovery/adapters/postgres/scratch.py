@@ -14,6 +14,7 @@ from recovery.adapters.postgres.folder import give_to, no_space
 from recovery.adapters.postgres.host import LocalPostgresHost, stop_server, tail, wait_until_ready
 from recovery.adapters.process import Child, clean_environment
 from recovery.adapters.scratch_folder import discard, locked_folder, sweep
+from recovery.backup.bounded import opened, to_the_end
 from recovery.errors import RestoreFailed
 from recovery.ports.postgres import PostgresLogin, PostgresPlace
 
@@ -79,11 +80,11 @@ async def scratch_space(host: LocalPostgresHost, parent: Path) -> AsyncIterator[
     """
     user = host.user_for(PostgresPlace("", PORT, parent))
     await sweep(parent)
-    space, lock = await asyncio.to_thread(_make, parent, user)
+    space, lock = await opened(lambda: _make(parent, user), lambda made: _remove(*made))
     try:
         yield space
     finally:
-        await asyncio.shield(_discard(space, lock))
+        await to_the_end(_discard(space, lock))
 
 
 def _make(parent: Path, user: str | None) -> tuple[ScratchSpace, int]:
@@ -125,8 +126,12 @@ def _check_reachable(folder: Path, user: str | None) -> None:
 
 async def _discard(space: ScratchSpace, lock: int) -> None:
     await stop_server(space.data, gentle=False)
-    await asyncio.to_thread(shutil.rmtree, space.sockets, True)
-    await asyncio.to_thread(discard, space.folder, lock)
+    await asyncio.to_thread(_remove, space, lock)
+
+
+def _remove(space: ScratchSpace, lock: int) -> None:
+    shutil.rmtree(space.sockets, ignore_errors=True)
+    discard(space.folder, lock)
 
 
 @contextlib.asynccontextmanager
@@ -162,4 +167,4 @@ async def running_server(
             finally:
                 waiting.cancel()
                 ending.cancel()
-                await asyncio.shield(stop_server(space.data, gentle=False))
+                await to_the_end(stop_server(space.data, gentle=False))

@@ -20,6 +20,7 @@ from recovery.adapters.postgres.folder import no_space
 from recovery.adapters.process import closing
 from recovery.adapters.redis.programs import RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, check_readable, head_of
+from recovery.backup.bounded import through
 from recovery.domain.redis import RedisSource
 from recovery.errors import Corrupt, NoSpace, NotOurs, Refused
 from recovery.ports.redis import DumpPlace, PlacedDump, StoredDump
@@ -41,11 +42,11 @@ async def place_dump(dump: StoredDump, place: DumpPlace, restore_id: str, progra
                 head = check.finish()
                 if program is not None:
                     check_readable(head, program.product, program.version)
-                await asyncio.to_thread(_put, part, target, place.folder, restore_id)
+                await through(_put, part, target, place.folder, restore_id)
             except Corrupt as error:
                 raise Corrupt(f"The dump is damaged: {error}.") from error
             finally:
-                await asyncio.shield(asyncio.to_thread(part.unlink, missing_ok=True))
+                await through(part.unlink, missing_ok=True)
     return PlacedDump(target, head.rdb_version, check.bytes)
 
 
@@ -67,7 +68,7 @@ async def is_placed(place: DumpPlace, restore_id: str) -> bool:
 
 async def remove_placed(place: DumpPlace, restore_id: str) -> bool:
     """See the port."""
-    return await asyncio.to_thread(_remove, place, restore_id)
+    return await through(_remove, place, restore_id)
 
 
 def _target(place: DumpPlace) -> Path:

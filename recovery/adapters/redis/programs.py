@@ -19,6 +19,8 @@ from pathlib import Path
 
 from recovery.adapters.process import Child, clean_environment, run
 from recovery.adapters.redis.rdb import DumpHead
+from recovery.adapters.scratch_folder import remove_tree
+from recovery.backup.bounded import opened, through, to_the_end
 from recovery.domain.redis import Product, rdb_version_of, reads, server_name
 from recovery.errors import Corrupt, NotFound, Unreachable
 
@@ -161,7 +163,7 @@ class DumpChecker:
 async def dump_checker(program: RedisProgram) -> AsyncIterator[DumpChecker]:
     """Running; ended with the context."""
     name = "redis-check-rdb" if program.product == "redis" else "valkey-check-rdb"
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="recovery-plans-"))
+    folder = await opened(lambda: Path(tempfile.mkdtemp(prefix="recovery-plans-")), remove_tree)
     try:
         link = folder / name
         link.symlink_to(program.path.resolve())
@@ -170,6 +172,6 @@ async def dump_checker(program: RedisProgram) -> AsyncIterator[DumpChecker]:
             try:
                 yield checker
             finally:
-                await asyncio.shield(checker.end())
+                await to_the_end(checker.end())
     finally:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, True))
+        await through(remove_tree, folder)

@@ -23,6 +23,7 @@ from recovery.adapters.redis.synchronising import SILENCE_SECONDS
 from recovery.adapters.redis.target import ANSWER_SECONDS, DELETE_SECONDS, ReplicaMark, Target
 from recovery.adapters.redis.target_checks import check_scratch, target_checks
 from recovery.adapters.redis.validation import validate_stored
+from recovery.backup.bounded import to_the_end
 from recovery.domain.recovery_point import CheckResult, VerdictState
 from recovery.domain.redis import RedisSource, Way
 from recovery.domain.restore_marks import restore_of
@@ -164,7 +165,7 @@ class RedisDumps:
                         " somebody empty it meanwhile?"
                     )
             except BaseException:
-                await asyncio.shield(self._clean_up(options.mark))
+                await to_the_end(self._clean_up(options.mark))
                 raise
             return found
 

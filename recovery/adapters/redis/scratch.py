@@ -23,7 +23,8 @@ from recovery.adapters.process import Child, clean_environment, closing
 from recovery.adapters.redis.connection import LOST, RedisLogin, RedisServer, ServerSaid, connected
 from recovery.adapters.redis.programs import RedisProgram, check_judged
 from recovery.adapters.redis.rdb import DumpCheck, DumpHead
-from recovery.adapters.scratch_folder import scratch_folder
+from recovery.adapters.scratch_folder import remove_tree, scratch_folder
+from recovery.backup.bounded import opened, through
 from recovery.errors import Corrupt, NoSpace, RestoreFailed
 from recovery.ports.postgres import Progress
 from recovery.ports.redis import DUMP_NAME, StoredDump
@@ -132,7 +133,7 @@ async def running(
         RestoreFailed: it does not load it, or not within ``load_seconds``; with the end of its log.
         Unreachable: this machine ended it, or has too little memory for it.
     """
-    sockets = await asyncio.to_thread(_socket_folder, space.folder)
+    sockets = await opened(lambda: _socket_folder(space.folder), remove_tree)
     try:
         async with contextlib.AsyncExitStack() as stack:
             for attempt in range(PORT_ATTEMPTS):
@@ -153,7 +154,7 @@ async def running(
                         raise RestoreFailed(f"The scratch server's port {port} is taken: {error}") from error
             yield ScratchServer(server, port)
     finally:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, sockets, True))
+        await through(remove_tree, sockets)
 
 
 class _PortTaken(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -78,6 +79,20 @@ async def test_a_check_that_raises_prevents_the_point(sealer: Sealer) -> None:
     with pytest.raises(Refused, match="epoch"):
         await write(source, [store], sealer, check=epoch_changed)
     assert store.objects == {}
+
+
+async def test_a_backup_ends_soon_after_it_is_refused(sealer: Sealer) -> None:
+    """Not after hours, at its manifest. A witness that does not answer meanwhile ends nothing."""
+    store, source = MemoryStore("a"), source_of(stall=asyncio.Event())
+    answers = iter([Unreachable("the witness does not answer"), Refused("the epoch of shop is 4 now")])
+
+    async def asked() -> None:
+        raise next(answers)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(Refused, match="epoch"):
+            await write(source, [store], sealer, check=asked, budget=replace(QUICK, check_seconds=0.05))
+    assert not source.finished and store.objects == {}
 
 
 async def test_the_sources_own_words_reach_the_caller_and_nothing_stays(sealer: Sealer) -> None:
