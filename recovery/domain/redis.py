@@ -103,7 +103,7 @@ class RedisSource(Recorded):
     crc64: str
     checked: str | None = None  # what redis-check-rdb said; None where it was not at hand
     keys: dict[str, KeyCount] = Field(default_factory=dict)  # by number of the database
-    quiet: bool = False  # nothing was written between both counts: they are the dump's
+    quiet: bool = False  # nothing was written beside it: the second count is the dump's
     functions: dict[str, list[str]] | None = None  # libraries and their functions; None: 6.2, or we may not ask
     began_at: datetime
     finished_at: datetime

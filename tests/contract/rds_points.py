@@ -137,8 +137,10 @@ class Managed:
 
 
 @asynccontextmanager
-async def managed(front: Front, sealer: Sealer, opener: Opener) -> AsyncIterator[Managed]:
-    database = adapter_of(front, patience=timedelta(seconds=0.9))
+async def managed(
+    front: Front, sealer: Sealer, opener: Opener, patience: timedelta = timedelta(seconds=0.9)
+) -> AsyncIterator[Managed]:
+    database = adapter_of(front, patience=patience)
     try:
         yield Managed(front, database, sealer, opener)
     finally:

@@ -61,11 +61,12 @@ async def test_a_snapshot_is_begun_once_and_looked_at_until_it_is_there(site: Ma
     assert (seen[-1].instance, seen[-1].gigabytes, seen[-1].encrypted) == (SOURCE, 20, False)
 
 
-async def test_throttling_is_waited_for(site: Managed) -> None:
-    site.front.faults = ["throttle", "throttle"]
-    await site.api.take(HOME, SOURCE, NAME, TAGS)
-    site.front.faults = ["throttle"]
-    assert await site.there(HOME)
+async def test_throttling_is_waited_for(front: Front, sealer: Sealer, opener: Opener) -> None:
+    async with managed(front, sealer, opener, patience=timedelta(seconds=30)) as site:
+        site.front.faults = ["throttle", "throttle"]
+        await site.api.take(HOME, SOURCE, NAME, TAGS)
+        site.front.faults = ["throttle"]
+        assert await site.there(HOME)
 
 
 async def test_what_rds_refuses_is_said_in_a_sentence(site: Managed) -> None:

@@ -114,7 +114,10 @@ def _counted(keys: dict[int, int], said: str) -> CheckResult:
 
 
 def _keys(keys: dict[int, int], source: RedisSource) -> CheckResult:
-    """Against what stood in the source: exactly where it was quiet; else what had keys all the time has some."""
+    """Against what stood in the source: exactly where it was quiet; else what had keys all the time has some.
+
+    A count comes before the position that is told with it, so between two equal positions the second one is the dump's.
+    """
     name = "keys of the source"
     if not source.keys and not keys:
         return CheckResult(name=name, passed=True, detail="none, then and now")
@@ -122,9 +125,10 @@ def _keys(keys: dict[int, int], source: RedisSource) -> CheckResult:
     for number in sorted({*source.keys, *map(str, keys)}, key=int):
         loaded, then = keys.get(int(number), 0), source.keys.get(number)
         before, after = (then.before, then.after) if then else (0, 0)
-        exact = source.quiet and loaded != before
-        if exact or (min(before, after) > 0 and loaded == 0):
-            wrong.append(f"database {number} has {loaded} and had {before}" + ("" if exact else f" to {after}"))
+        if source.quiet and loaded != after:
+            wrong.append(f"database {number} has {loaded} and had {after}")
+        elif min(before, after) > 0 and loaded == 0:
+            wrong.append(f"database {number} has {loaded} and had {before} to {after}")
     how = "as many in each database as then" if source.quiet else "in every database that had keys before and after"
     return CheckResult(name=name, passed=not wrong, detail="; ".join(wrong) or how)
 

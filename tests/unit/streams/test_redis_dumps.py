@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.adapters.redis import dumps
+from recovery.adapters.redis import dumps, validation
 from recovery.adapters.redis.dumps import RedisDumpSource
 from recovery.adapters.redis.programs import DumpChecker, RedisProgram
 from recovery.adapters.redis.rdb import DumpCheck, check_readable
@@ -18,9 +18,27 @@ from recovery.adapters.redis.target import ReplicaMark
 from recovery.domain.redis import KeyCount, RedisSource, rdb_version_of, reads, written_by
 from recovery.errors import Corrupt, NotFound, RecoveryError, Refused, SourceFailed, Unreachable
 from tests.fakes.child import FakeChild
-from tests.fakes.redis import MARK, REPLID, FakeRedis, Send, a_dump, diskless, from_disk, preparing, saying
+from tests.fakes.redis import (
+    MARK,
+    REPLID,
+    FakeRedis,
+    Send,
+    a_dump,
+    diskless,
+    from_disk,
+    preparing,
+    redis_source,
+    saying,
+)
 
 LARGE = a_dump(bytes(range(255)) * 1000)
+
+
+@pytest.mark.parametrize(("loaded", "passed"), [(1223, True), (1222, False), (1224, False)])
+def test_of_two_counts_at_one_position_the_second_is_the_dumps(loaded: int, passed: bool) -> None:
+    """A write may come between the first count and the position that is told with it: a sound dump was refused."""
+    source = redis_source().model_copy(update={"keys": {"0": KeyCount(before=1222, after=1223)}, "quiet": True})
+    assert validation._keys({0: loaded}, source).passed is passed
 
 
 @pytest.fixture(autouse=True)
