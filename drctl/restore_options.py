@@ -25,6 +25,14 @@ TargetDatabase = Annotated[str | None, typer.Option("--target-database", help="L
 TargetInstance = Annotated[
     str | None, typer.Option("--target-instance", help="Snapshot: the name of the new RDS instance.")
 ]
+FromFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-folder",
+        metavar="FOLDER",
+        help="JetStream: a backup that the nats command made of a stream or an account, on this machine.",
+    ),
+]
 Streams = Annotated[
     list[str] | None, typer.Option("--stream", help="JetStream: only this stream; may be given several times.")
 ]

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import typer
 
+from drctl.from_folder import restore_folder
 from drctl.moments import Latest, Timeline, ToLsn, ToName, ToTime, ToXid, target_of
 from drctl.options import Actor, OfStore, PointOption, Reason, Wait
 from drctl.output import ConfigFile, Confirmed, Form, GroupName, Output, confirm_group, examples
 from drctl.restore_options import (
     Aliases,
     AppendOnly,
+    FromFolder,
     GlobalState,
     Index,
     RenamePattern,
@@ -70,6 +72,7 @@ _OPTIONS: Mapping[str, tuple[DataStore, ...]] = {
         "drctl restore --point 20261122T101500Z-logical-1a2b3c4d --target-database shop_copy",
         "drctl restore --group shop --target-directory /var/lib/postgresql/copy --target-port 5440",
         "drctl restore --store nats --stream orders --replace",
+        "drctl restore --from-folder /backup/orders --to-region region-b",
         "drctl restore --store redis --target-directory /var/lib/redis --append-only",
         "drctl restore --store search --index 'orders-*' --rename-pattern '^' --rename-replacement back-",
     )
@@ -83,6 +86,7 @@ def restore(
     target_port: TargetPort = None,
     target_database: TargetDatabase = None,
     target_instance: TargetInstance = None,
+    from_folder: FromFolder = None,
     stream: Streams = None,
     target_stream: TargetStream = None,
     replicas: Replicas = None,
@@ -114,11 +118,14 @@ def restore(
     are put into the region's own NATS, Redis or search engine, where clients see them at once; aliases move at the end.
     Without --point the newest validated point of the kind that fits the target is taken, or the one that leads to the
     moment that was asked for.
+
+    With --from-folder streams come from files of the nats command on this machine instead of a recovery point: at once,
+    without Temporal and a run's report, into the NATS of --to-region.
     """
     moment = target_of(to_time, to_lsn, to_xid, to_name, latest, timeline)
     _demand_one_target(target_directory, target_port, target_database, beyond=moment is not None)
     _demand_instance_alone(target_instance, target_directory, target_port, target_database)
-    of = _of_store(store, point)
+    of = _of_store(store, point) if from_folder is None else _of_folder(store, point, wait=wait)
     _demand_fitting(
         of,
         {
@@ -146,6 +153,20 @@ def restore(
     _demand_one_redis(of, target_directory, running=bool(way or replace), append_only=append_only)
     loaded = load_config(config)
     name = chosen_group(loaded, group)
+    if from_folder is not None:
+        restore_folder(
+            loaded,
+            name,
+            from_folder,
+            streams=stream or [],
+            region=to_region,
+            target_stream=target_stream,
+            replicas=replicas,
+            replace=replace,
+            yes=yes,
+            output=output,
+        )
+        return
     request = PlanRequest(
         group=name,
         region=to_region,
@@ -219,6 +240,17 @@ def _of_store(store: DataStore | None, point: str | None) -> DataStore | None:
     if store not in (None, its):
         raise BadInput(f"recovery point {point} is of {its}, and not of {store}: leave out --store")
     return its
+
+
+def _of_folder(store: DataStore | None, point: str | None, *, wait: bool) -> DataStore:
+    """Raises BadInput: what else was said is of a recovery point, or of a run."""
+    if point is not None:
+        raise BadInput("--from-folder takes the place of a recovery point: leave out --point")
+    if store not in (None, DataStore.NATS):
+        raise BadInput(f"--from-folder is for JetStream: leave out --store {store}")
+    if not wait:
+        raise BadInput("--from-folder restores from this machine, which has to stay: leave out --no-wait")
+    return DataStore.NATS
 
 
 def _demand_fitting(store: DataStore | None, given: Mapping[str, object]) -> None:
