@@ -69,11 +69,12 @@ class ChoosingSteps:
 
     @step("choosing.precheck")
     async def precheck(self, context: PlanContext) -> StepOutcome:
-        """Database connectivity, replication, Redis, NATS and the application's endpoints in the target."""
+        """Database connectivity, replication, Redis, NATS, the application's endpoints and capacity in the target."""
         group, region = context.group, target_of(context)
         asked = [self._look.handover.precheck(group, region, primary=False), self._standby_checks(context, region)]
         answers = [check for found in await asyncio.gather(*asked) for check in found]
-        endpoints = await self._look.endpoints(group, region)
+        asked = [self._look.endpoints(group, region), self._look.capacity(group, region)]
+        endpoints = [check for found in await asyncio.gather(*asked) for check in found]
         failed = [check for check in answers if not check.passed]
         planned = context.plan == "Switchover"
         blocking = [check for check in failed if planned or check.name.startswith(leading_store(group))]

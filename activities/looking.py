@@ -86,6 +86,14 @@ class Look:
         )
         return list(await asyncio.gather(*questions))
 
+    async def capacity(self, group: GroupSnapshot, region: str) -> list[CheckResult]:
+        """Whether the application there could take the group's clients, where it says so."""
+        url = group.region(region).capacity_url
+        if url is None or group.capacity is None:
+            return []
+        found = await self.probe.check(url, expected=group.capacity, timeout=min(group.health_timeout, _SHORT))
+        return [found.model_copy(update={"name": f"capacity at {url}"})]
+
     async def lineage(self, group: GroupSnapshot) -> str | None:
         found = await self.ownership.read(group.name)
         return found[0].lineage if found else None

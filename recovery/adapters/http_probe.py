@@ -9,7 +9,7 @@ from datetime import timedelta
 import httpx
 
 from recovery.adapters.probes.http import read_answer
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import Expected
 from recovery.domain.recovery_point import CheckResult
 
 
@@ -19,7 +19,7 @@ class HttpProbe:
     def __init__(self) -> None:
         self._client = httpx.AsyncClient(timeout=None, follow_redirects=False)  # each question has a limit of its own
 
-    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
+    async def check(self, url: str, *, expected: Expected, timeout: timedelta) -> CheckResult:
         """See the port."""
         began = time.monotonic()
         try:

@@ -119,6 +119,19 @@ class GroupRegion(Section):
     )
 
 
+class Capacity(Section):
+    """Whether the application in a region could take the group's clients."""
+
+    path: WebPath = Field(
+        description="Path below the region's http address that answers with JSON.", examples=["/api/v1/capacity"]
+    )
+    field: Annotated[str, Field(min_length=1)] = Field(
+        description="Number in the answer, or a list whose entries count; names within names are joined by dots.",
+        examples=["workers.ready"],
+    )
+    at_least: Annotated[float, Field(ge=0)] = Field(description="Least that is enough.", examples=[3])
+
+
 class EndpointChecks(Section):
     """What the application answers when it works."""
 
@@ -139,6 +152,10 @@ class EndpointChecks(Section):
         None,
         description="Time above which an answer counts as a failure; without it only the timeout does.",
         examples=["2s"],
+    )
+    capacity: Capacity | None = Field(
+        None,
+        description="Asked of the target before a failover or a switchover; what is wanting is a warning of the run.",
     )
 
 

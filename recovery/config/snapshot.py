@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from recovery.config.endpoints import capacity_rule, capacity_url, health_urls
 from recovery.config.group import Group, GroupRegion
 from recovery.config.installation import Region
 from recovery.config.managers import Rds
@@ -76,6 +77,7 @@ def snapshot_of(config: Config, name: str) -> GroupSnapshot:
         health_timeout=group.checks.timeout,
         health_body=group.checks.body,
         health_latency=group.checks.latency,
+        capacity=capacity_rule(group.checks),
         prometheus=config.monitoring.prometheus_url,
         validate_after_backup=group.backup.validation.enabled and group.backup.validation.after_backup,
         require_approval=group.approvals.require,
@@ -136,6 +138,7 @@ def _region_plan(config: Config, group: Group, name: str) -> RegionPlan:
         redis=_with_port(own.redis or shared.endpoints.redis, REDIS_PORT) if group.redis else None,
         search=(own.elasticsearch or shared.endpoints.elasticsearch) if group.elasticsearch else None,
         health_urls=health_urls(group, own, shared),
+        capacity_url=capacity_url(group, own, shared),
         guard=shared.guard if config.guards.token else None,
         dns_value=own.dns_value,
         dns_ipv6=own.dns_ipv6,
@@ -270,25 +273,6 @@ def postgres_at(group: Group, own: GroupRegion, shared: Region) -> PostgresAt | 
         data_directory=own.postgres.data_directory,
         run_as=own.postgres.run_as,
     )
-
-
-def health_urls(group: Group, own: GroupRegion, shared: Region) -> list[str]:
-    """The group's own, else its check paths below the region's http address, else the region's."""
-    if own.health_urls is not None:
-        return own.health_urls
-    base = own.http or shared.endpoints.http
-    if not base or not group.checks.paths:
-        return shared.health_urls
-    base = base.rstrip("/")
-    scheme, _, rest = base.partition("://")
-    if group.checks.port is not None and split_port(rest) is None:
-        authority, slash, path = rest.partition("/")
-        base = f"{scheme}://{authority}:{group.checks.port}{slash}{path}"
-    return [f"{base}{path}" for path in group.checks.paths]
-
-
-def split_port(rest: str) -> int | None:
-    return split_address(rest.partition("/")[0])[1]
 
 
 def _with_port(address: str | None, usual: int) -> str | None:

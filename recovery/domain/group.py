@@ -7,7 +7,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from recovery.domain.base import Model
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import ExpectedAnswer, ExpectedCapacity
 from recovery.domain.managed import ManagedRule
 from recovery.domain.search import SearchRule
 
@@ -54,6 +54,7 @@ class RegionPlan(Model):
     redis: str | None = None  # host:port
     search: str | None = None  # https://host:port of Elasticsearch or OpenSearch
     health_urls: list[str] = Field(default_factory=list)
+    capacity_url: str | None = None  # where the application says how much it can serve
     guard: str | None = None  # address of the region's guard
     dns_value: str | None = None  # what the group's records hold while this region is active
     dns_ipv6: str | None = None  # the same for AAAA records
@@ -179,6 +180,7 @@ class GroupSnapshot(Model):
     health_timeout: timedelta = timedelta(seconds=5)
     health_body: str | None = None  # words that the answer must contain
     health_latency: timedelta | None = None  # above which an answer counts as a failure
+    capacity: ExpectedCapacity | None = None
     prometheus: str | None = None  # address of the Prometheus that is to go on measuring after a recovery
     validate_after_backup: bool = True
     require_approval: bool = False

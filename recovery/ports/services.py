@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import Expected
 from recovery.domain.recovery_point import CheckResult
 
 
 class HealthProbe(Protocol):
-    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
+    async def check(self, url: str, *, expected: Expected, timeout: timedelta) -> CheckResult:
         """One HTTP question; a failure is a result with its reason, never an exception.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Literal
 from recovery.domain.group import GroupSnapshot, Objectives, PostgresAt, RegionPlan
 from recovery.domain.guarding import GroupState, GuardOrder, GuardStatus, Promotion, StoreRole, StoreState
 from recovery.domain.handover import StoreDivergence
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import Expected
 from recovery.domain.ownership import FenceProof, OwnershipRecord, Strength
 from recovery.domain.positions import position_number
 from recovery.domain.recovery_point import CheckResult
@@ -168,8 +168,12 @@ class FakeHandover:
         return "rewound"
 
 
+@dataclass
 class FakeProbe:
-    """``recovery.ports.services.HealthProbe``: everything is well."""
+    """``recovery.ports.services.HealthProbe``: what has no ``answers`` by its address is well."""
 
-    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
-        return CheckResult(name=url, passed=True)
+    answers: dict[str, bytes] = field(default_factory=dict)
+
+    async def check(self, url: str, *, expected: Expected, timeout: timedelta) -> CheckResult:
+        wrong = expected.wrong(200, self.answers[url], 0.0) if url in self.answers else ""
+        return CheckResult(name=url, passed=not wrong, detail=wrong)

@@ -54,8 +54,8 @@ class Site:
         self.ownership.records["shop"] = (self.record, "1")
         self.guards = FakeGuards(self.ownership)
         self.guards.states = {"a": [state(PRIMARY)], "b": [state(STANDBY)], "c": [state(STANDBY, "0/3FFFFFF")]}
-        self.handover = FakeHandover()
-        look = Look(self.guards, self.handover, self.ownership, FakeProbe())
+        self.handover, self.probe = FakeHandover(), FakeProbe()
+        look = Look(self.guards, self.handover, self.ownership, self.probe)
         self.measurements = FakeMeasurements()
         self.choosing, self.reprotecting = ChoosingSteps(look), ReprotectSteps(look)
         self.serving = StandbySteps(look, self.measurements)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recovery.domain.guarding import StoreRole
+from recovery.domain.health_answer import ExpectedCapacity
 from recovery.domain.ownership import Strength
 from recovery.domain.search import SearchRule
 from tests.fakes.handover import NOW, state
@@ -123,6 +124,43 @@ async def test_a_switchover_needs_a_target_that_is_ready_and_a_failover_only_its
     assert "postgres connectivity" in (await site.refused(site.choosing.precheck)).message
     forced = await site.run(site.choosing.precheck, force=True, reason="known")
     assert "postgres connectivity: broken" in forced.warnings
+
+
+async def test_a_target_whose_application_is_too_small_is_said_and_taken_all_the_same(site: Site) -> None:
+    site.guards.states["b"] = [state(STANDBY)]
+    roomy = ExpectedCapacity(field="workers.ready", at_least=3)
+    site.group = site.group.model_copy(
+        update={
+            "capacity": roomy,
+            "regions": [
+                region.model_copy(update={"capacity_url": f"http://{region.name}/capacity"})
+                for region in site.group.regions
+            ],
+        }
+    )
+    site.probe.answers["http://b/capacity"] = b'{"workers": {"ready": 2}}'
+    outcome = await site.run(site.choosing.precheck)
+    assert outcome.warnings == ["capacity at http://b/capacity: workers.ready is 2, and 3 is the least"]
+    site.probe.answers["http://b/capacity"] = b'{"workers": {"ready": ["one", "two", "three"]}}'
+    outcome = await site.run(site.choosing.precheck)
+    assert outcome.warnings == [] and outcome.checks[-1].name == "capacity at http://b/capacity"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "wrong"),
+    [
+        (200, b'{"ready": 3}', ""),
+        (200, b'{"ready": 2.5}', "ready is 2.5, and 3 is the least"),
+        (200, b'{"ready": true}', "the answer has no number 'ready'"),
+        (200, b'{"other": 3}', "the answer has no number 'ready'"),
+        (200, b"[]", "the answer has no number 'ready'"),
+        (200, b"<html>", "the answer is no JSON"),
+        (200, b"\xff", "the answer is no JSON"),
+        (503, b'{"ready": 3}', "HTTP 503, expected 200"),
+    ],
+)
+def test_what_an_application_says_of_its_capacity(status: int, body: bytes, wrong: str) -> None:
+    assert ExpectedCapacity(field="ready", at_least=3).wrong(status, body, 0.1) == wrong
 
 
 # Positions.

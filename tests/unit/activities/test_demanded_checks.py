@@ -11,7 +11,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.restores import RestoreSteps
 from activities.services import ServiceSteps
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import Expected
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, RestoredServer
 from recovery.domain.recovery_point import BackupKind, CheckResult
 from recovery.ports.recovery_points import Restores
@@ -71,7 +71,7 @@ async def test_one_check_that_failed_ends_the_step(name: str, error: str, words:
 
 async def test_one_endpoint_that_is_not_well_is_asked_again_until_it_is() -> None:
     class Probe:
-        async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
+        async def check(self, url: str, *, expected: Expected, timeout: timedelta) -> CheckResult:
             return CheckResult(name=url, passed=url == "http://one", detail="503")
 
     steps, words = ServiceSteps(Probe(), FakeMeasurements()), "1 of 2 health endpoints of region-b are not well"

@@ -9,7 +9,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.services import ServiceSteps
-from recovery.domain.health_answer import ExpectedAnswer
+from recovery.domain.health_answer import Expected
 from recovery.domain.recovery_point import CheckResult
 from tests.fakes.handover import group_of
 from tests.fakes.measurements import FakeMeasurements
@@ -22,7 +22,7 @@ class Answers:
     def __init__(self, broken: set[str]) -> None:
         self.broken = broken
 
-    async def check(self, url: str, *, expected: ExpectedAnswer, timeout: timedelta) -> CheckResult:
+    async def check(self, url: str, *, expected: Expected, timeout: timedelta) -> CheckResult:
         return CheckResult(name=url, passed=url not in self.broken, detail=f"{expected} within {timeout}")
 
 

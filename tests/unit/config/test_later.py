@@ -17,7 +17,7 @@ def _keys() -> list[str]:
 
 
 def _code() -> str:
-    names = ("config.py", "snapshot.py", "installation.py", "locations.py", "warnings.py")
+    names = ("config.py", "snapshot.py", "installation.py", "locations.py", "warnings.py", "endpoints.py")
     files = [ROOT / "recovery" / "config" / name for name in names]
     files.append(ROOT / "recovery" / "telemetry" / "alert_rules.py")
     for folder in ("workers", "drctl"):
