@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from recovery.backup.by_hand import by_hand
 from recovery.domain.jetstream import JetStreamSource, StreamPart
@@ -102,7 +103,7 @@ def test_every_member_has_its_commands() -> None:
     assert "mkdir -p '/srv/fast disk' && open_all" in page
     assert "pg_verifybackup" not in page, "it knows nothing of tablespaces that were put elsewhere"
     assert f"open_all {LOGICAL.point_id}/attempt-1-0a1b2c3d/shop.dump | pg_restore --create -d postgres\n" in page
-    assert "nats stream restore ./orders\n" in page
+    assert "nats stream restore ./streams/orders\n" in page
     assert f"open_all {RDB.point_id}/attempt-1-0a1b2c3d/dump.rdb > dump.rdb\nredis-check-rdb dump.rdb\n" in page
     assert "restore-db-instance-from-db-snapshot --region eu-west-1 --db-snapshot-identifier recovery-20261122t" in page
     assert page.count("- `age1") == 2
@@ -153,6 +154,74 @@ def test_objects_are_opened_whether_or_not_they_are_encrypted(tmp_path: Path) ->
     assert done.stdout.splitlines() == [
         "opened base.tar.000000.zst.age", "opened base.tar.000001.zst.age", "own.000000.zst",
     ]  # fmt: skip
+
+
+def test_an_object_that_cannot_be_opened_ends_its_line(tmp_path: Path) -> None:
+    """And of two databases, one of which is called like the other's dump, none gets the other's objects."""
+    page = _page(LOGICAL)
+    definition = page[page.index("set -o pipefail") : page.index("# are they whole")]
+    names = (
+        "shop.dump.000000.zst",
+        "shop.dump.000001.zst.age",
+        "shop.dump.000002.zst",
+        "shop.dump.old.dump.000000.zst",
+    )
+    for name in names:
+        (tmp_path / name).write_text(f"{name}\n")
+
+    def opened(age: str) -> subprocess.CompletedProcess[str]:
+        programs = f"age() {{ {age}; }}; zstd() {{ cat; }}\n"
+        command = f"{programs}{definition}\nopen_all shop.dump | cat"
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    whole, damaged = opened('cat "${@: -1}"'), opened("return 1")
+    assert (whole.returncode, whole.stdout.split()) == (0, list(names[:3]))
+    assert (damaged.returncode, damaged.stdout.split()) == (1, [names[0]]), "nothing follows what is missing"
+
+
+def test_names_are_only_names_to_the_shell(tmp_path: Path) -> None:
+    """Of streams, databases and folders, which their owners choose."""
+    odd = "-p 'a' \"b\" $(touch bad) `touch bad`;touch bad&"
+    part = PART.model_copy(update={"stream": odd.replace(" ", "_")})
+    streams = _point(
+        BackupKind.STREAMS, [quote(f"{part.stream}/{name}", safe="") for name in ("backup.json", "stream.tar.s2")],
+        source=JetStreamSource(server_version="2.12.0", api_level=1, streams=[part]),
+    )  # fmt: skip
+    logical = _point(
+        BackupKind.LOGICAL, ["globals.sql", quote(f"{odd}.dump", safe="")], source=pg_source(databases=[odd])
+    )
+    physical = _point(
+        BackupKind.PHYSICAL, ["base.tar", "16401.tar", "backup_manifest"],
+        source=pg_source(tablespaces={"16401": f"{tmp_path}/{odd}"}),
+    )  # fmt: skip
+    points = [physical, logical, _named(streams, part), _named(logical, None, odd)]
+    page = _page(points[0], points[3], points[2])
+    commands = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    programs = "aws() { :; }; sha256sum() { :; }; python3() { :; }; open_all() { :; }; tar() { :; }; psql() { cat; }\n"
+    programs += 'pg_restore() { cat; }; pg_verifybackup() { :; }; nats() { echo "$3"; }\n'
+    commands = re.sub(r"open_all\(\) \{.*?done; \}\n", "", commands, flags=re.DOTALL)
+    commands = re.sub(r"check\(\) \{.*?--quiet; \}\n", "check() { :; }\n", commands, flags=re.DOTALL)
+    done = subprocess.run(
+        ["bash", "-e", "-c", programs + commands], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"./streams/{part.stream}\n"
+    assert not list(tmp_path.rglob("bad"))
+    assert (tmp_path / odd).is_dir() and (tmp_path / "streams" / part.stream / "backup.json").exists()
+
+
+def _named(point: RecoveryPoint, part: StreamPart | None, database: str = "") -> RecoveryPoint:
+    """With artefacts that are called as their stream or database is: only their keys are quoted."""
+    own = (
+        [f"{part.stream}/backup.json", f"{part.stream}/stream.tar.s2"] if part else ["globals.sql", f"{database}.dump"]
+    )
+    pairs = zip(point.manifest.artefacts, own, strict=True)
+    artefacts = [artefact.model_copy(update={"name": name}) for artefact, name in pairs]
+    return replace_manifest(point, artefacts)
+
+
+def replace_manifest(point: RecoveryPoint, artefacts: list[Artefact]) -> RecoveryPoint:
+    return point.model_copy(update={"manifest": point.manifest.model_copy(update={"artefacts": artefacts})})
 
 
 def test_a_snapshot_is_restored_by_the_engines_own_api(tmp_path: Path) -> None:
