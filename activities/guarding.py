@@ -305,8 +305,8 @@ def _weaknesses(proof: FenceProof) -> list[str]:
     if proof.how == "lease-broken" and not proof.zero_loss:
         return [
             f"no guard of {proof.region} confirmed its end: what it acknowledged before its lease ended (at the latest "
-            f"at {proof.at:%H:%M:%S} UTC) to clients that still reached it is not in the loss as it is known now. "
-            f"drctl reprotect lists it when {proof.region} is back"
+            f"at {proof.last_write_by:%H:%M:%S} UTC) to clients that still reached it is not in the loss as it is "
+            f"known now. drctl reprotect lists it when {proof.region} is back"
         ]
     return []
 

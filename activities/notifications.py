@@ -13,7 +13,7 @@ from recovery.domain.objectives import achieved
 from recovery.domain.plan import MONITOR, PlanContext, StepOutcome
 from recovery.domain.recovered_set import recovered_set
 from recovery.domain.recovery_point import VerdictState
-from recovery.domain.report_text import store_sentences
+from recovery.domain.report_text import figure_words, store_sentences
 from recovery.domain.words import duration
 from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
@@ -66,16 +66,13 @@ class Notifications:
         facts = context.facts
         began = facts.outage_began_at or context.started_at
         took = "not measured" if facts.service_restored_at is None else duration(facts.service_restored_at - began)
-        lost = (
-            "not measured"
-            if facts.last_recovered_commit_at is None
-            else duration(max(began - facts.last_recovered_commit_at, began - began))
-        )
+        reached = achieved(facts, context.started_at)
+        lost = "not measured" if reached.rpo is None else figure_words(reached.rpo, reached.rpo_least)
         if facts.losses and all(loss.proven_zero for loss in facts.losses):
             lost = "nothing was lost"
         goals = context.group.objectives
         title = _completed(context)
-        stores = recovered_set(facts, context.started_at, achieved(facts, context.started_at).rpo)
+        stores = recovered_set(facts, context.started_at, reached.rpo)
         incident = _incident(
             context,
             status=IncidentStatus.MONITORING,

@@ -24,7 +24,7 @@ from recovery.domain.recovered_set import RecoveredSet
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import RecoverySet, SetState
 from recovery.domain.report import RunReport, StepRecord, StepState
-from recovery.domain.report_text import as_of, budget_left, elapsed, is_finished, remaining
+from recovery.domain.report_text import as_of, budget_left, elapsed, figure_words, is_finished, missed_words, remaining
 
 
 class _Look(TypedDict):
@@ -109,16 +109,16 @@ def objectives_table(report: RunReport, *, unicode: bool | None = None) -> Table
         Column("Verdict", overflow="fold"),
         **_look(unicode),
     )
-    for name, value, goal, met in (
-        ("RTO", achieved.rto, achieved.rto_objective, achieved.rto_met),
-        ("RPO", achieved.rpo, achieved.rpo_objective, achieved.rpo_met),
+    for name, value, goal, least in (
+        ("RTO", achieved.rto, achieved.rto_objective, None),
+        ("RPO", achieved.rpo, achieved.rpo_objective, achieved.rpo_least),
     ):
         table.add_row(
             name,
-            words.plain(words.duration(value), unicode),
+            words.plain(figure_words(value, least), unicode),
             words.plain(words.duration(goal), unicode),
             _gauge(value, goal, unicode),
-            _judged(value, goal, met, unicode),
+            _judged(value, goal, least, unicode),
         )
     lost = achieved.lost_transactions
     if lost is not None:
@@ -349,14 +349,14 @@ def _gauge(value: timedelta | None, goal: timedelta | None, unicode: bool, cells
     return Text(full * used + empty * (cells - used) + " ", "green")
 
 
-def _judged(value: timedelta | None, goal: timedelta | None, met: bool | None, unicode: bool) -> Text:
+def _judged(value: timedelta | None, goal: timedelta | None, least: timedelta | None, unicode: bool) -> Text:
     if value is None:
         return Text("not measured", "dim")
-    if goal is None or met is None:
+    if goal is None:
         return Text("no objective set", "dim")
-    if met:
+    if value <= goal:
         return Text(words.plain(f"✓ met, {words.duration(goal - value)} to spare", unicode), "green")
-    return Text(words.plain(f"✗ missed by {words.duration(value - goal)}", unicode), "bold red")
+    return Text(words.plain(f"✗ {missed_words(value, goal, least)}", unicode), "bold red")
 
 
 def _locations(point: RecoveryPoint, copies: Mapping[str, Copy]) -> str:

@@ -10,6 +10,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.monitoring import PlanEnd
     from recovery.domain.guarding import Unfenced
+    from recovery.domain.report_text import figure_words
     from recovery.domain.words import clock, duration, listed, moment
     from recovery.health.decision import no_fence
     from recovery.health.quorum import Ballot, Outage
@@ -35,7 +36,8 @@ def ended_alert(group: str, plan: str, reason: str, end: PlanEnd) -> tuple[str, 
     words = (
         f"{way.capitalize()} in {duration(end.took)}. New primary: {end.target or 'unknown'}. Achieved RTO "
         f"{duration(achieved.rto)} (objective {duration(achieved.rto_objective)}), achieved RPO "
-        f"{duration(achieved.rpo)} (objective {duration(achieved.rpo_objective)}). Reason: {reason}."
+        f"{figure_words(achieved.rpo, achieved.rpo_least)} (objective {duration(achieved.rpo_objective)}). "
+        f"Reason: {reason}."
     )
     return f"{group}: {plan} COMPLETED, {end.target or 'another region'} serves it", words, Severity.CRITICAL
 

@@ -15,7 +15,7 @@ from drctl.report.timeline import as_of, forward_kind, forward_symbol, timeline_
 from drctl.report.verdict import verdict_of
 from recovery.domain import words
 from recovery.domain.report import RunReport, StepRecord, StepState
-from recovery.domain.report_text import SYMBOLS, is_finished, state_words
+from recovery.domain.report_text import SYMBOLS, figure_words, is_finished, missed_words, state_words
 from recovery.domain.report_text import as_of as as_of_words
 
 LEGEND = {
@@ -140,30 +140,36 @@ def _route(report: RunReport) -> str:
 def _tiles(report: RunReport) -> list[Tile]:
     achieved, finished = report.achieved, is_finished(report)
     tiles = []
-    for name, figure, objective in (
-        ("Achieved RTO", achieved.rto, achieved.rto_objective),
-        ("Achieved RPO", achieved.rpo, achieved.rpo_objective),
+    for name, figure, objective, least in (
+        ("Achieved RTO", achieved.rto, achieved.rto_objective, None),
+        ("Achieved RPO", achieved.rpo, achieved.rpo_objective, achieved.rpo_least),
     ):
         if figure is not None or objective is not None:
-            tiles.append(_objective(name, figure, objective, finished))
+            tiles.append(_objective(name, figure, objective, finished, least))
     if tiles or achieved.lost_transactions is not None:
         tiles.append(_lost(achieved.lost_transactions, achieved.rpo_met))
     return [*tiles, _duration_tile(report)]
 
 
-def _objective(name: str, achieved: timedelta | None, objective: timedelta | None, finished: bool) -> Tile:
+def _objective(
+    name: str,
+    achieved: timedelta | None,
+    objective: timedelta | None,
+    finished: bool,
+    least: timedelta | None = None,
+) -> Tile:
     of = f"of {words.duration(objective)}" if objective is not None else "no objective set"
     if achieved is None:
         return Tile(name, words.NOTHING, of, "not measured in this run" if finished else "not measured yet", "plain")
+    figure = figure_words(achieved, least)
     if objective is None:
-        return Tile(name, words.duration(achieved), of, "", "plain")
+        return Tile(name, figure, of, "", "plain")
     longest = max(achieved, objective) or timedelta(seconds=1)
     fill, goal = achieved / longest * 100, objective / longest * 100
     if achieved <= objective:
         spare = words.duration(objective - achieved)
-        return Tile(name, words.duration(achieved), of, f"✓ met, {spare} to spare", "good", fill, goal)
-    over = words.duration(achieved - objective)
-    return Tile(name, words.duration(achieved), of, f"✗ missed by {over}", "bad", fill, goal)
+        return Tile(name, figure, of, f"✓ met, {spare} to spare", "good", fill, goal)
+    return Tile(name, figure, of, f"✗ {missed_words(achieved, objective, least)}", "bad", fill, goal)
 
 
 def _lost(count: int | None, rpo_met: bool | None) -> Tile:

@@ -56,11 +56,17 @@ def _ended_words(report: RunReport, plain: str, after_cancel: str) -> str:
 
 def _completed(report: RunReport) -> VerdictText:
     achieved = report.achieved
-    missed = [word for word, met in (("RTO", achieved.rto_met), ("RPO", achieved.rpo_met)) if met is False]
+    missed = [
+        word
+        for word, met in (("RTO", achieved.rto_met), ("RPO", None if achieved.rpo_is_open else achieved.rpo_met))
+        if met is False
+    ]
     failed_checks = [check.name for check in report.checks if not check.passed]
     sentences = [_where(report)]
     if missed:
         sentences.append(f"The objective for {words.listed(missed)} was missed.")
+    if achieved.rpo_is_open:
+        sentences.append("Whether the objective for RPO was met is not known: the old side may have served on unseen.")
     if failed_checks:
         sentences.append(f"{words.plural(len(failed_checks), 'check')} failed: {words.listed(failed_checks)}.")
     warned = [step.name for step in report.steps if step.state is StepState.WARNED]
@@ -70,6 +76,8 @@ def _completed(report: RunReport) -> VerdictText:
         sentences.append(f"It left {words.plural(len(report.warnings), 'warning')}.")
     if missed:
         return VerdictText("warn", f"Completed, {words.listed(missed)} missed", sentences)
+    if achieved.rpo_is_open:
+        return VerdictText("warn", "Completed, RPO perhaps missed", sentences)
     if failed_checks:
         return VerdictText("warn", "Completed, checks failed", sentences)
     if report.warnings or warned:

@@ -14,8 +14,9 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
     """Measured against the group's objectives.
 
     RTO runs from the moment the outage began (the run's start where nobody knows better) to the moment the service
-    answered again; RPO, which is the database's, from the last commit that was recovered to the moment the outage
-    began. None where the run restored no service.
+    answered again. RPO is the database's: from the last commit that was recovered to the last write that the old side
+    can have acknowledged, which the fence's proof bounds; at least it reaches to the moment the outage began, for until
+    then clients were seen to be served. None where the run restored no service.
     """
     if facts.group is None:
         return Achieved()
@@ -27,9 +28,20 @@ def achieved(facts: Facts, started_at: datetime) -> Achieved:
         facts.losses and all(loss.proven_zero for loss in facts.losses)
     ):
         # The acknowledging set proves it, or both sides' final positions were equal: nothing acknowledged is missing.
-        recovered = outage
-    rpo = None if recovered is None or rto is None else _not_negative(outage - recovered)
-    return Achieved(rto=rto, rpo=rpo, rto_objective=goals.rto, rpo_objective=goals.rpo)
+        return Achieved(
+            rto=rto, rpo=None if rto is None else timedelta(), rto_objective=goals.rto, rpo_objective=goals.rpo
+        )
+    least = most = None
+    if recovered is not None and rto is not None:
+        least = _not_negative(outage - recovered)
+        most = _not_negative(facts.served_until(outage) - recovered)
+    return Achieved(
+        rto=rto,
+        rpo=most,
+        rpo_least=least if least != most else None,
+        rto_objective=goals.rto,
+        rpo_objective=goals.rpo,
+    )
 
 
 def rto_end(facts: Facts, started_at: datetime) -> datetime | None:

@@ -77,11 +77,17 @@ class FenceProof(Recorded):
     at: datetime
     run: str
     watched_for: float | None = None  # seconds that the lease did not change, by the watcher's clock
+    served_until: datetime | None = None  # the old primary acknowledged nothing later; None: nothing later than ``at``
     strengths: dict[str, Strength] = Field(default_factory=dict)  # of the fenced stores; a missing one is not known
     zero_loss: bool = False  # the acknowledging set proves it
     stopped: dict[str, str] = Field(default_factory=dict)  # member that receives nothing more -> what it has (LSN)
     positions: dict[str, str] = Field(default_factory=dict)
     reason: str = ""
+
+    @property
+    def last_write_by(self) -> datetime:
+        """When the old primary can have acknowledged its last write, at the latest."""
+        return self.at if self.served_until is None else min(self.served_until, self.at)
 
 
 class OwnershipRecord(Recorded):

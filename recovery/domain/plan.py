@@ -190,6 +190,13 @@ class Facts(Model):
         """The region that serves when the run is over."""
         return self.source_region if self.returned else self.target_region
 
+    def served_until(self, outage: datetime) -> datetime:
+        """When the old side can have acknowledged its last write, at the latest: whoever is cut off from all that
+        watch it serves on to those whom it still reaches. The beginning of the outage where nobody was fenced."""
+        if self.fence is None or self.fence.how == "never-served":
+            return outage
+        return max(outage, self.fence.last_write_by)
+
     @property
     def restored_beside(self) -> dict[DataStore, RestoredServer]:
         """What was restored beside PostgreSQL, by store."""

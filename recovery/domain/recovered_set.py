@@ -15,8 +15,9 @@ from recovery.domain.recovery_set import SetPart
 class RecoveredStore(Recorded):
     """One store of the group. Its content is as it was at some moment between ``from_at`` and ``until_at``.
 
-    ``rpo``: from the last moment whose writes it surely holds to the beginning of the outage. ``left``: why it was not
-    restored; it is as the target region had it, but where a person skipped its restore: what that had written is there.
+    ``rpo``: from the last moment whose writes it surely holds to the last write that the lost side can have
+    acknowledged (see ``Facts.served_until``). ``left``: why it was not restored; it is as the target region had
+    it, but where a person skipped its restore: what that had written is there.
     """
 
     store: str
@@ -47,7 +48,8 @@ def recovered_set(facts: Facts, started_at: datetime, database_rpo: timedelta | 
     if facts.chosen_set is None:
         return None
     outage = facts.outage_began_at or started_at
-    stores = [_recovered(facts, part, outage, database_rpo) for part in facts.chosen_set.parts]
+    lost = facts.served_until(outage)
+    stores = [_recovered(facts, part, lost, database_rpo) for part in facts.chosen_set.parts]
     spans = [
         (each.from_at, each.until_at)
         for each in stores
@@ -57,7 +59,7 @@ def recovered_set(facts: Facts, started_at: datetime, database_rpo: timedelta | 
     return RecoveredSet(set_id=facts.chosen_set.set_id, stores=stores, skew=skew)
 
 
-def _recovered(facts: Facts, part: SetPart, outage: datetime, database_rpo: timedelta | None) -> RecoveredStore:
+def _recovered(facts: Facts, part: SetPart, lost: datetime, database_rpo: timedelta | None) -> RecoveredStore:
     is_database = part.store is DataStore.POSTGRES
     server = facts.restored if is_database else facts.restored_beside.get(part.store)
     since, until = _stands_at(facts, part)
@@ -66,7 +68,7 @@ def _recovered(facts: Facts, part: SetPart, outage: datetime, database_rpo: time
     if is_database:
         rpo = database_rpo
     elif is_back and server is not None and server.last_commit_at is not None:
-        rpo = max(outage - server.last_commit_at, timedelta())
+        rpo = max(lost - server.last_commit_at, timedelta())
     left = part.left
     if is_back and server is None and not left:
         left = f"the step that restores it did not complete: see there. Its point is {part.point_id}"

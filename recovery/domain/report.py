@@ -87,7 +87,8 @@ class Achieved(Recorded):
 
     rto: timedelta | None = None
     rto_objective: timedelta | None = None
-    rpo: timedelta | None = None
+    rpo: timedelta | None = None  # no acknowledged write that is missing lies further apart
+    rpo_least: timedelta | None = None  # where the old side may have served on unseen; None: ``rpo`` is exact
     rpo_objective: timedelta | None = None
     lost_transactions: int | None = None  # known only where somebody counts them
 
@@ -102,6 +103,13 @@ class Achieved(Recorded):
         if self.rpo is None or self.rpo_objective is None:
             return None
         return self.rpo <= self.rpo_objective
+
+    @property
+    def rpo_is_open(self) -> bool:
+        """The objective lies between the bounds: nobody knows whether it was met, and it counts as missed."""
+        if self.rpo_met is not False or self.rpo_least is None or self.rpo_objective is None:
+            return False
+        return self.rpo_least <= self.rpo_objective
 
 
 class RunReport(Recorded):

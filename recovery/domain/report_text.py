@@ -88,21 +88,35 @@ def remaining(step: StepRecord, now: datetime | None) -> timedelta | None:
     return max(step.expected - (elapsed(step, now) or timedelta()), timedelta())
 
 
-def objective_sentence(word: str, achieved: timedelta | None, objective: timedelta | None) -> str:
+def objective_sentence(
+    word: str, achieved: timedelta | None, objective: timedelta | None, least: timedelta | None = None
+) -> str:
     """``RTO 42 s of 15 min, met`` and its other forms; empty when there is neither figure."""
     if achieved is None:
         return f"{word} not measured, objective {words.duration(objective)}" if objective is not None else ""
+    figure = figure_words(achieved, least)
     if objective is None:
-        return f"{word} {words.duration(achieved)}, no objective set"
-    verdict = "met" if achieved <= objective else f"missed by {words.duration(achieved - objective)}"
-    return f"{word} {words.duration(achieved)} of {words.duration(objective)}, {verdict}"
+        return f"{word} {figure}, no objective set"
+    verdict = "met" if achieved <= objective else missed_words(achieved, objective, least)
+    return f"{word} {figure} of {words.duration(objective)}, {verdict}"
+
+
+def figure_words(most: timedelta | None, least: timedelta | None = None) -> str:
+    """``6.2 s``, or ``0.4 s to 6.2 s`` where only bounds are known."""
+    return words.duration(most) if least is None else f"{words.duration(least)} to {words.duration(most)}"
+
+
+def missed_words(achieved: timedelta, objective: timedelta, least: timedelta | None = None) -> str:
+    """``missed by 3 s``; where the objective lies between the bounds, that it may have been met."""
+    over = words.duration(achieved - objective)
+    return f"not surely met, over by up to {over}" if least is not None and least <= objective else f"missed by {over}"
 
 
 def objective_sentences(achieved: Achieved) -> list[str]:
     """Achieved against objective, one sentence each, and the lost transactions where somebody counted them."""
     sentences = [
         objective_sentence("RTO", achieved.rto, achieved.rto_objective),
-        objective_sentence("RPO", achieved.rpo, achieved.rpo_objective),
+        objective_sentence("RPO", achieved.rpo, achieved.rpo_objective, achieved.rpo_least),
     ]
     if achieved.lost_transactions is not None:
         sentences.append(f"{words.plural(achieved.lost_transactions, 'lost transaction')}")

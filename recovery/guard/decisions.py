@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from recovery.domain.guarding import GuardOrder
@@ -245,7 +245,14 @@ def fence_step(
     if watched.over() and (watched.began >= fencing_seen or _holder(watched) == record.guard):
         if (seconds := given.binds_proof(record.group, now)) > 0:
             return Wait(f"the guard of {record.region} was promised that {record.group} stays there", seconds)
-        return _proven(record, order, evidence, "lease-broken", watched=watched)
+        return _proven(
+            record,
+            order,
+            evidence,
+            "lease-broken",
+            watched=watched,
+            silent_for=max(0.0, now - max(watched.ended_by(margin), given.bound_until(record.group))),
+        )
     if watched.may_break(now, margin):
         if (seconds := given.binds_lease(_holder(watched), now)) > 0:
             return Wait(f"the guard of {record.region} was promised to keep its lease", seconds)
@@ -378,8 +385,13 @@ def _proven(
     *,
     demoted: Demotion | None = None,
     watched: Watched | None = None,
+    silent_for: float = 0.0,
 ) -> Write:
-    """The strengths are the fenced side's: as its guard confirmed them, or wrote them into the record before."""
+    """The strengths are the fenced side's: as its guard confirmed them, or wrote them into the record before.
+
+    ``silent_for``: seconds for which the fenced side can have acknowledged nothing any more.
+    """
+    served_until = demoted.at if demoted else evidence.at - timedelta(seconds=silent_for) if watched else None
     proof = FenceProof.model_validate(
         {
             "epoch": record.epoch,
@@ -389,6 +401,7 @@ def _proven(
             "at": evidence.at,
             "run": order.run,
             "watched_for": round(watched.stood_for, 3) if watched else None,
+            "served_until": served_until,
             "strengths": (demoted.strengths if demoted else {}) or record.strengths,
             "zero_loss": evidence.zero_loss,
             "positions": dict(demoted.positions) if demoted else {},

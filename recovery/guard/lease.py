@@ -237,7 +237,9 @@ class Watched:
         renewed = Renewed.after(self.renewed, lease, began=began, returned=returned)
         if version == self.version:
             return replace(self, began=began, renewed=renewed)
-        stood_for = began - self.since if lease.broken_by is not None and self.lease is not None else 0.0
+        # Another watcher may have broken a later renewal than the one that was seen here.
+        known = self.lease is not None and (self.lease.instance, self.lease.serial) == (lease.instance, lease.serial)
+        stood_for = began - self.since if lease.broken_by is not None and known else 0.0
         return Watched(
             self.region,
             lease,
@@ -259,6 +261,14 @@ class Watched:
     def over(self) -> bool:
         """The holder's lease has ended for good: broken, or given back. No time needs to pass any more."""
         return self.lease is not None and (self.lease.broken_by is not None or self.lease.released)
+
+    def ended_by(self, margin: float) -> float:
+        """When the holder of a lease that was broken, or given back, had ended every write, at the latest.
+
+        The watcher saw the lease's last renewal ``stood_for`` before it saw the end.
+        """
+        ttl = self.lease.ttl if self.lease else 0.0
+        return self.since - self.stood_for + ttl + max(margin, least_margin(ttl))
 
     def may_break(self, now: float, margin: float) -> bool:
         """Whether the holder's deadline is past for certain, if the version is still this one when the write arrives.

@@ -39,7 +39,8 @@ class Given:
         if ttl > self.longest:
             raise ValueError(f"a promise for {ttl:g} s is longer than the {self.longest:g} s that this guard allows")
         until = now + ttl + max(self.margin, least_margin(ttl))
-        others = tuple(one for one in self.promised if one[:2] != (group, holder) and one[2] > now)
+        # The last end of each group is kept: ``bound_until`` tells of it.
+        others = tuple(one for one in self.promised if one[:2] != (group, holder) and (one[2] > now or one[0] != group))
         former = max((one[2] for one in self.promised if one[:2] == (group, holder)), default=until)
         return replace(self, promised=(*others, (group, holder, max(until, former))))
 
@@ -58,6 +59,11 @@ class Given:
     def binds_primary(self, group: str, now: float) -> float:
         """Seconds for which nothing of ``group`` may become primary here; 0.0: it may."""
         return self._left(now, [until for what, _, until in self.promised if what == group])
+
+    def bound_until(self, group: str) -> float:
+        """Until when a promise, also one that was forgotten in a restart, may have kept ``group`` where it was."""
+        forgotten = self.started + self.longest + max(self.margin, least_margin(self.longest))
+        return max([forgotten, *(until for what, _, until in self.promised if what == group)])
 
     @staticmethod
     def _left(now: float, ends: Sequence[float]) -> float:

@@ -100,7 +100,8 @@ class RecoveryMetrics:
         self._store_rpo = meter.create_gauge(
             "dr_recovery_store_rpo_seconds",
             "s",
-            "From the last moment that this store was recovered to until the outage, in the last recovery of several",
+            "From the last moment that this store was recovered to until the lost side can have taken no more writes, "
+            "in the last recovery of several",
         )
         self._skew = meter.create_gauge(
             "dr_recovery_skew_seconds",

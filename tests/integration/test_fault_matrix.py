@@ -16,7 +16,7 @@ from recovery.domain.recovery_point import BackupKind
 from recovery.domain.report import RunState
 from tests.integration.armed_site import Arms
 from tests.integration.guarded_site import GuardedSite
-from tests.integration.guarded_verdicts import accounted, survived, unharmed
+from tests.integration.guarded_verdicts import PROBE, accounted, survived, unharmed
 from tests.integration.store_writers import store_writers
 
 TTLS = (0.5, 1.0, 2.0, 5.0)
@@ -41,6 +41,9 @@ async def test_a_killed_region_is_replaced_by_itself_and_only_once(guarded: Guar
     assert (report.source_region, report.target_region) == (source, target)
     print(f"service back after {back - killed:.1f} s; reported RTO {report.achieved.rto}, RPO {report.achieved.rpo}")
     await survived(guarded, report, killed)
+    assert report.fence is not None
+    renewed = guarded.times.ttl + guarded.times.margin  # and how often its lease is looked at
+    assert report.fence.last_write_by.timestamp() - killed <= renewed + PROBE, "the bound is no further than the lease"
     (pause,) = [pause for pause in guarded.pauses() if pause.begin <= killed <= pause.end]
     assert pause.before != pause.after, "the client went to the other region through the name"
     before = await guarded.record()

@@ -19,6 +19,7 @@ from recovery.domain.report import RunState, StepState
 from recovery.ports.notify import Severity
 from tests.fakes.handover import group_of
 from tests.fakes.notifier import FakeNotifier, Sent
+from tests.unit.activities.moved import PROOF
 from tests.unit.report import samples
 
 BEGAN = datetime.now(UTC) - timedelta(seconds=42)
@@ -57,6 +58,15 @@ async def test_the_end_has_everything_that_is_asked_of_it(requested_by: str) -> 
     ):  # fmt: skip
         assert wanted in message.body, message.body
     assert message.severity is Severity.CRITICAL, "whoever was woken by the beginning hears of the end"
+
+
+async def test_the_end_says_between_which_bounds_the_loss_lies() -> None:
+    proof = PROOF.model_copy(update={"how": "lease-broken", "at": BEGAN + timedelta(seconds=5)})
+    (message,) = await sent(
+        "announce_end", outage_began_at=BEGAN, service_restored_at=BEGAN + timedelta(seconds=9),
+        last_recovered_commit_at=BEGAN - timedelta(seconds=2), fence=proof,
+    )  # fmt: skip
+    assert "achieved RPO 2 s to 7 s (objective" in message.body
 
 
 async def test_the_end_names_the_stores_that_were_left() -> None:

@@ -12,9 +12,11 @@ from recovery.domain.objectives import achieved, rto_end, rto_outlook
 from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import Facts
 from recovery.domain.report import Achieved, RunReport, RunState, StepRecord, StepState
+from recovery.domain.report_text import objective_sentences
 
 BEGAN = datetime(2026, 11, 22, 10, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+MINUTE = 60 * SECOND
 GROUP = GroupSnapshot(
     name="shop",
     objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
@@ -36,6 +38,35 @@ def test_times_run_from_the_moment_at_which_the_outage_began() -> None:
 
 
 @pytest.mark.parametrize(
+    ("how", "at", "served_until", "figures"),
+    [
+        ("lease-broken", BEGAN + 7 * SECOND, BEGAN + 6 * SECOND, (7 * SECOND, SECOND)),
+        ("lease-broken", BEGAN + 7 * SECOND, None, (8 * SECOND, SECOND)),  # of an earlier version
+        ("demotion-confirmed", BEGAN + 7 * SECOND, BEGAN + 2 * SECOND, (3 * SECOND, SECOND)),
+        ("person", BEGAN + 600 * SECOND, None, (601 * SECOND, SECOND)),
+        ("never-served", BEGAN + 7 * SECOND, None, (SECOND, None)),
+        ("lease-broken", BEGAN, BEGAN - 5 * SECOND, (SECOND, None)),  # it was seen to be served after that
+    ],
+)
+def test_a_region_that_is_cut_off_may_have_served_until_its_fence(
+    how: str, at: datetime, served_until: datetime | None, figures: tuple[timedelta, timedelta | None]
+) -> None:
+    """Whoever lost sight of it cannot know what it acknowledged to others: the loss lies between two bounds."""
+    proof = PROOF.model_copy(update={"how": how, "at": at, "served_until": served_until})
+    result = achieved(MEASURED.model_copy(update={"fence": proof}), BEGAN)
+    assert (result.rpo, result.rpo_least) == figures
+
+
+def test_the_objective_is_met_by_the_greater_bound_only() -> None:
+    late = PROOF.model_copy(update={"at": BEGAN + 5 * MINUTE})
+    result = achieved(MEASURED.model_copy(update={"fence": late}), BEGAN)
+    assert result.rpo_met is False
+    assert objective_sentences(result)[1] == "RPO 1 s to 5 m 1 s of 5 min, not surely met, over by up to 1 s"
+    later = result.model_copy(update={"rpo_least": 6 * MINUTE, "rpo": 7 * MINUTE})
+    assert objective_sentences(later)[1] == "RPO 6 min to 7 min of 5 min, missed by 2 min"
+
+
+@pytest.mark.parametrize(
     ("facts", "rpo"),
     [
         ({"fence": PROOF}, SECOND),
@@ -49,7 +80,6 @@ def test_a_loss_is_zero_where_it_is_proven(facts: dict[str, object], rpo: timede
     assert achieved(MEASURED.model_copy(update=facts), BEGAN).rpo == rpo
 
 
-MINUTE = 60 * SECOND
 ENDS = BEGAN + 15 * MINUTE
 UNCONFIRMED = "it is not confirmed yet that the service answers; its RTO ended at 10:15:00 UTC"
 STARTED = BEGAN + 4 * MINUTE  # somebody had to notice

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recovery.domain.group import GroupSnapshot, Objectives
+from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import Facts, RestoredServer
 from recovery.domain.recovered_set import RecoveredSet, RecoveredStore, recovered_set
 from recovery.domain.recovery_point import BackupKind, DataStore
@@ -74,6 +75,11 @@ def test_each_store_has_its_own_loss_and_the_window_bounds_how_far_apart_they_st
     assert found.skew == 3 * MINUTE  # 62 to 59 minutes before the outage
     assert [name for name, store in by_store(found).items() if store.restored] == ["postgres", "nats", "redis"]
     assert by_store(found)["search"].left == "recovery set set-1 has no point of it"
+
+
+def test_a_store_loses_what_the_old_side_can_have_taken_until_its_fence() -> None:
+    proof = FenceProof(epoch=1, region="a", how="lease-broken", by="b/1", at=OUTAGE + 0.1 * MINUTE, run="r1")
+    assert by_store(recovered(fence=proof))["nats"].rpo == 61.1 * MINUTE
 
 
 def test_a_store_that_was_left_counts_for_nothing() -> None:

@@ -20,7 +20,7 @@ from recovery.domain.recovery_point import (
     Verdict,
     VerdictState,
 )
-from recovery.domain.report import RunReport, StepState
+from recovery.domain.report import Achieved, RunReport, StepState
 from tests.unit.report import samples
 
 NOW = samples.START + timedelta(seconds=20)
@@ -172,6 +172,11 @@ def test_objectives_met_and_missed() -> None:
     assert "✗ missed by 7 h 46 m" in rto
     assert "✓ met, 3 m 23 s to spare" in rpo
     assert "none is missing" in lost
+    bounds = Achieved(rpo=timedelta(seconds=7), rpo_least=timedelta(seconds=2), rpo_objective=timedelta(seconds=5))
+    unsure = samples.completed().model_copy(update={"achieved": bounds})
+    assert "not surely met, over by up to 2 s" in row(
+        shown(tables.objectives_table(unsure, unicode=True)), "2 s to 7 s"
+    )
 
 
 def point(number: int, verdict: VerdictState | None, locations: list[str]) -> RecoveryPoint:

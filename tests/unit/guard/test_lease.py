@@ -209,6 +209,34 @@ def test_a_fence_goes_from_the_request_to_a_proof_and_a_late_attempt_changes_not
     )
 
 
+def test_a_broken_lease_proves_until_when_its_holder_can_have_served() -> None:
+    """An operator may come hours later: what counts is when the lease was renewed last, or a promise bound."""
+    lease = RegionLease(region="A", instance="A/1", serial=4, ttl=5.0, changed_at=AT)
+    seen = Watched("A").read((lease, "v4"), began=9.9, returned=10.0)
+    broken, written = seen.breaking("B/1", AT)
+    broken = broken.read((written, "v5"), began=3609.9, returned=3610.0)
+    asked = record(fencing=FenceRequest(epoch=3, target="B", run=order().run, planned=False, at=AT))
+
+    def served_until(watched: Watched, given: Given) -> float:
+        step = decisions.fence_step(
+            asked, order(), "B", watched=watched, fencing_seen=1.0, given=given, now=3611.0, margin=2.0,
+            evidence=Evidence("B/1", AT),
+        )  # fmt: skip
+        assert isinstance(step, Write) and step.record.fence is not None
+        return 3611.0 - (AT - step.record.fence.last_write_by).total_seconds()
+
+    assert served_until(broken, NEVER) == pytest.approx(10.1 + 5.0 + 2.0), "ttl and margin after the last renewal"
+    first_seen = Watched("A").read((written, "v5"), began=3609.9, returned=3610.0)
+    assert served_until(first_seen, NEVER) == pytest.approx(3611.0), "it was never seen alive: nothing earlier is known"
+    unseen = seen.read((written.model_copy(update={"serial": 90}), "v91"), began=3609.9, returned=3610.0)
+    assert served_until(unseen, NEVER) == pytest.approx(3611.0), "it was renewed while this guard did not see it"
+    promised = NEVER.give("shop", "A/1", 5.0, 100.0).give("other", "A/1", 5.0, 3000.0)
+    assert served_until(broken, promised) == pytest.approx(106.1, abs=0.1), "the witness was away, and it went on"
+    assert served_until(broken, Given(3600.0, 5.0, 2.0)) == pytest.approx(3607.0, abs=0.2), (
+        "it may have promised before"
+    )
+
+
 def fenced_record() -> OwnershipRecord:
     asked = FenceRequest(epoch=3, target="B", run=order().run, planned=False, at=AT)
     proof = FenceProof(epoch=3, region="A", how="lease-broken", by="B/1", at=AT, run=order().run)

@@ -148,6 +148,16 @@ def test_record_can_be_read_back() -> None:
             ["16 min of 15 min", "✗ missed by 1 min", "Completed, RTO missed"],
             ["tile bad"],
         ),
+        (
+            Achieved(rpo=timedelta(seconds=7), rpo_least=timedelta(seconds=2), rpo_objective=timedelta(minutes=5)),
+            ["2 s to 7 s of 5 min", "✓ met, 4 m 53 s to spare"],
+            ["tile good"],
+        ),
+        (
+            Achieved(rpo=timedelta(seconds=7), rpo_least=timedelta(seconds=2), rpo_objective=timedelta(seconds=5)),
+            ["2 s to 7 s of 5 s", "✗ not surely met, over by up to 2 s", "Completed, RPO perhaps missed"],
+            ["tile bad"],
+        ),
         (Achieved(rpo_objective=timedelta(minutes=5)), ["– of 5 min", "not measured in this run"], ["tile plain"]),
         (Achieved(lost_transactions=0), ["every acknowledged commit is there"], ["tile good"]),
         (Achieved(lost_transactions=3), ["acknowledged commits that are gone"], ["tile bad"]),
