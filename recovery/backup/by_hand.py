@@ -15,6 +15,7 @@ from recovery.domain.recovery_set import RecoverySet
 from recovery.domain.search import SearchSource
 
 _TEMPLATE = Path(__file__).with_name("restore-by-hand.md.j2")
+_WAL = Path(__file__).with_name("wal_by_hand.py")  # printed, for a machine that has nothing of ours
 
 
 def by_hand(found: RecoverySet, manifests: Sequence[Manifest]) -> str:
@@ -40,8 +41,9 @@ def by_hand(found: RecoverySet, manifests: Sequence[Manifest]) -> str:
     recipients = list(dict.fromkeys(key for manifest in known.values() for key in manifest.recipients))
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        found=found, group=found.group, manifests=members, recipients=recipients, attempt=_artefact_file, chain=chain
-    )
+        found=found, group=found.group, manifests=members, recipients=recipients, attempt=_artefact_file, chain=chain,
+        wal_by_hand=_WAL.read_text(encoding="utf-8"),
+    )  # fmt: skip
 
 
 def _artefact_file(manifest: Manifest, name: str) -> str:

@@ -21,6 +21,7 @@ from recovery.backup.upload import WriteBudget
 from recovery.domain.group import BaseBackupRule, GroupSnapshot, Objectives, PostgresAt, RegionPlan, RetentionRule
 from recovery.domain.recovery_point import BackupKind, DataStore, Manifest, VerdictState
 from recovery.errors import Corrupt
+from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin, PostgresPlace, RestoreOptions
 from recovery.ports.recovery_points import BackupOrder
 from tests.fakes.object_store import MemoryStore
@@ -54,7 +55,7 @@ GROUP = GroupSnapshot(
 def nothing(*state: object) -> None: ...
 
 
-def points_of(source: Server, store: MemoryStore, sealer: Sealer, opener: Opener, folder: Path) -> StoredRecoveryPoints:
+def points_of(source: Server, store: ObjectStore, sealer: Sealer, opener: Opener, folder: Path) -> StoredRecoveryPoints:
     keys = KeyRing(sealer, verifier(), signer(), opener)
 
     def catalogue(group: GroupSnapshot) -> Catalogue:

@@ -24,6 +24,7 @@ from recovery.ports.postgres import PostgresPlace
 from tests.integration.installation import CACHE, HOME, Site, installed_site, value_of
 from tests.integration.redis_dumps import redis_of
 from tests.ports import free_port
+from tests.system.by_hand import DOWNLOAD, Page
 
 pytestmark = pytest.mark.system
 PAGE = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
@@ -107,8 +108,8 @@ async def test_a_physical_point_opens_with_age_zstd_and_tar(site: Site, tmp_path
         await host.stop(server)
 
 
-async def test_the_page_beside_a_set_restores_its_points(site: Site, tmp_path: Path) -> None:
-    """Its commands as they stand, in one shell; only the download is a copy from a folder."""
+async def test_the_page_beside_a_set_opens_its_points(site: Site, tmp_path: Path) -> None:
+    """In one shell, up to where servers come in: ``test_page_by_hand.py`` goes on to them."""
     points = [await site.point(kind) for kind in (BackupKind.PHYSICAL, BackupKind.LOGICAL)]
     catalogue = await site.catalogue()
     members = [await catalogue.point("shop", point_id) for point_id in points]
@@ -122,9 +123,10 @@ async def test_the_page_beside_a_set_restores_its_points(site: Site, tmp_path: P
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((await store.get(info.key))[0])
     shutil.copy(site.installation.folder / "secrets" / "operator.agekey", tmp_path / "key.txt")
-    page = sorted((location / "shop" / "sets").glob("*.RESTORE-BY-HAND.md"))[-1].read_text()
-    commands = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
-    commands = commands.replace("aws s3 cp --recursive", "cp -r").replace("psql postgres", "cat > globals.sql")
+    page = Page(sorted((location / "shop" / "sets").glob("*.RESTORE-BY-HAND.md"))[-1].read_text())
+    definitions, *physical = page.blocks("physical")
+    opened = [definitions, *physical[:2], *page.blocks("logical")[1:]]
+    commands = DOWNLOAD + "\n".join(opened).replace("psql postgres", "cat > globals.sql")
     commands = commands.replace("pg_restore --create -d postgres", "pg_restore -f dump.sql")
     path = f"{site.lab.postgres(HOME).bin_directory}:{os.environ['PATH']}"
     said = await shell(commands, tmp_path, PATH=path, LOCATION=str(location))

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+from recovery.backup import wal_by_hand
 from recovery.backup.by_hand import by_hand
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.managed import SnapshotCopy, SnapshotSource
@@ -42,7 +43,7 @@ def _point(kind: BackupKind, names: list[str], **fields: object) -> RecoveryPoin
 PHYSICAL = _point(
     BackupKind.PHYSICAL,
     ["base.tar", "16401.tar", "backup_manifest"],
-    source=pg_source(tablespaces={"16401": "/srv/fast disk"}),
+    source=pg_source(start_lsn="0/2000028", tablespaces={"16401": "/srv/fast disk"}),
 )
 LOGICAL = _point(BackupKind.LOGICAL, ["globals.sql", "shop.dump"], source=pg_source(databases=["shop"]))
 PART = StreamPart(
@@ -111,7 +112,7 @@ def test_every_member_has_its_commands() -> None:
 
 def test_what_is_shell_is_valid_shell() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", _page(*EVERY), re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 14
     checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), text=True, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
@@ -119,6 +120,25 @@ def test_what_is_shell_is_valid_shell() -> None:
 def test_a_point_without_tablespaces_is_verified() -> None:
     page = _page(_point(BackupKind.PHYSICAL, ["base.tar", "backup_manifest"], source=pg_source()))
     assert "pg_verifybackup data\n" in page
+    assert "wal.py" not in page, "where it began is not known"
+
+
+def test_a_copy_is_kept_apart_from_the_old_servers_and_may_go_on_with_their_wal() -> None:
+    page = _page(PHYSICAL)
+    apart = page[page.index("rm -f data/standby.signal") : page.index("pg_ctl -D data")]
+    assert "archive_mode = off\nprimary_conninfo = ''\nsynchronous_standby_names = ''\n" in apart
+    assert '"$LOCATION/shop/postgres-wal/7300000000000000001" wal-archive\n' in apart
+    assert 'python3 wal.py wal-archive wal 1 0/2000028 0/3000100 ${UNTIL:+--until "$UNTIL"}' in apart
+    printed = apart.partition("cat > wal.py <<'END'\n")[2].partition("\nEND\n")[0]
+    assert printed + "\n" == Path(wal_by_hand.__file__).read_text()
+    (settings,) = re.findall(r"^cat >> data/postgresql.auto.conf <<END\n.*?\nEND\n", page, re.DOTALL | re.MULTILINE)
+    for moment in ("2026-11-22 10:14:30+00", ""):
+        said = subprocess.run(
+            ["bash", "-ec", settings.replace(">> data/postgresql.auto.conf ", "")],
+            env={"PATH": "/usr/bin:/bin", "TIME": moment}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert said.endswith(f"recovery_target_time = '{moment}'\n" if moment else "'promote'\n\n")
+        assert """cp "../wal/%f" "%p" || exit 126'""" in said
 
 
 def test_an_incremental_backup_is_combined_with_all_that_it_builds_on() -> None:
@@ -198,7 +218,7 @@ def test_names_are_only_names_to_the_shell(tmp_path: Path) -> None:
     page = _page(points[0], points[3], points[2])
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
     programs = "aws() { :; }; sha256sum() { :; }; python3() { :; }; open_all() { :; }; tar() { :; }; psql() { cat; }\n"
-    programs += 'pg_restore() { cat; }; pg_verifybackup() { :; }; nats() { echo "$3"; }\n'
+    programs += 'pg_restore() { cat; }; pg_verifybackup() { :; }; pg_ctl() { :; }; nats() { echo "$3"; }\n'
     commands = re.sub(r"open_all\(\) \{.*?done; \}\n", "", commands, flags=re.DOTALL)
     commands = re.sub(r"check\(\) \{.*?--quiet; \}\n", "check() { :; }\n", commands, flags=re.DOTALL)
     done = subprocess.run(
