@@ -11,7 +11,7 @@ import pytest
 
 RUN = Path(__file__).parents[1] / "system" / "run"
 SYSTEM = "tests/system/"
-TOOLS = ("age", "zstd", "promtool", "named", "pgbouncer", "ip", "nft", "redis-server", "java")
+TOOLS = ("age", "zstd", "promtool", "named", "pgbouncer", "ip", "nft", "redis-server", "java", "nats")
 NOTED = 'echo "$*" >> asked.txt; case "$*" in *"$FAILS"*) exit 1 ;; esac'
 
 
@@ -98,6 +98,15 @@ def test_search_engines_that_were_not_fetched_are_named(machine: Machine) -> Non
     assert done.returncode == 2
     assert "holds no opensearch: tests/system/get_search_servers" in done.stderr
     assert f"--ignore={SYSTEM}test_search.py" in machine.asked[0]
+
+
+def test_the_nats_command_which_no_package_has_is_named(machine: Machine) -> None:
+    machine.lacks("nats")
+    done = machine.run()
+    assert done.returncode == 2
+    assert "no nats on the PATH" in done.stderr and "apt-get install nats" not in done.stderr
+    assert f"--ignore={SYSTEM}test_streams_by_hand.py" in machine.asked[0]
+    assert f"--ignore={SYSTEM}test_page_by_hand.py" not in machine.asked[0]
 
 
 def test_without_root_nothing_runs(machine: Machine) -> None:
