@@ -1,4 +1,4 @@
-"""A server's WAL in memory: written to, promoted, and forgotten by a test."""
+"""A server's WAL in memory: written to, promoted, and forgotten by a test. The contract suite holds it true."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from recovery.errors import NotFound, RecoveryError, SourceFailed
+from recovery.errors import NotFound, RecoveryError, SourceFailed, Unreachable
 from recovery.ports.wal import WalBytes, WalEnd, WalEvent, WalIdle, WalServer
 
 SEGMENT = 1 << 20
@@ -27,6 +27,7 @@ class FakeServer:
         self.removed = FIRST
         self.restart = FIRST
         self.acknowledged: list[int] = []
+        self.holder: FakeWal | None = None
         self._choice = random.Random(seed)
         self.changed = asyncio.Event()
 
@@ -76,6 +77,10 @@ class FakeWal:
         return "".join(f"{number}\t0/{left:X}\tpromoted\n" for number, left in forks)
 
     async def take_slot(self) -> int:
+        if (former := self._server.holder) is not None and former is not self:
+            former.failure = Unreachable("terminating connection due to administrator command")
+            self._server.changed.set()
+        self._server.holder = self
         return self._server.restart
 
     async def start(self, timeline: int, position: int) -> None:
@@ -106,6 +111,9 @@ class FakeWal:
 
     def acknowledge(self, position: int) -> None:
         self._server.acknowledged.append(position)
+        self._server.restart = max(self._server.restart, position)
 
     async def close(self) -> None:
         self.closed = True
+        if self._server.holder is self:
+            self._server.holder = None

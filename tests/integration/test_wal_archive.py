@@ -203,6 +203,34 @@ async def test_killed_receivers_leave_no_gap_and_recoveries_find_exactly_what_wa
             ledger.expect(await recovered(server, point, reader, position), position)
 
 
+async def test_wal_that_was_removed_unarchived_is_told_as_a_gap_and_the_archive_goes_on(
+    server: Server, archive: Archive
+) -> None:
+    """The slot was dropped while nobody archived: a server agrees to stream what it has no more, and fails then."""
+    identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
+    ledger = Ledger(server.connect)
+    receiver = await Receiver.start(archive, SECRET, server)
+    try:
+        async with writing(ledger):
+            await receiver.next_state()
+        await receiver.until(lsn_order(await server.value("SELECT pg_current_wal_flush_lsn()::text")))
+        last = (await receiver.kill())[-1]
+        await server.execute("SELECT pg_drop_replication_slot('wal_archive')")
+        for statement in ("ALTER SYSTEM SET wal_keep_size = 0", "SELECT pg_reload_conf()"):
+            await server.execute(statement)
+        for statement in ["SELECT pg_switch_wal()", "CHECKPOINT"] * 2:
+            await server.execute("INSERT INTO commits SELECT -1 - count(*), 'unarchived' FROM commits")
+            await server.execute(statement)
+        receiver = await Receiver.start(archive, SECRET, server)
+        state = await receiver.until(lsn_order(await server.value("SELECT pg_current_wal_flush_lsn()::text")))
+        assert state["gap"] is not None and state["gap"].startswith(f"{last['archived']} to ")
+    finally:
+        await receiver.kill()
+    async with Opener([archive.age.secret], threads=1) as opener:
+        (status,) = await archive.reader(identifier, opener).status()
+        assert [begin for begin, _ in status.gaps] == [last["archived"]] == [status.last_contiguous]
+
+
 async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(server: Server, archive: Archive) -> None:
     identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
     ledger = Ledger(server.connect)

@@ -81,9 +81,11 @@ class WalStream(ReplicationSession):
         self._lock = threading.Lock()
         self._events: deque[WalEvent] = deque()
         self._buffered = 0
+        self._position = 0  # the server's, when it said who it is
         self._received = 0
         self._acknowledged = 0
         self._reported = 0
+        self._first: tuple[int, memoryview] | None = None  # what `start` has read of the stream
         self._news = asyncio.Event()
         self._pump: asyncio.Future[None] | None = None
 
@@ -91,10 +93,11 @@ class WalStream(ReplicationSession):
         await self.open()
         identity = (await self.query("IDENTIFY_SYSTEM"))[0]
         size = (await self.query("SHOW wal_segment_size"))[0][0] or ""
+        self._position = lsn_order(str(identity[2]))
         return WalServer(
             system_identifier=str(identity[0]),
             timeline=int(identity[1] or 0),
-            position=lsn_order(str(identity[2])),
+            position=self._position,
             segment_bytes=_bytes_of(size),
         )
 
@@ -130,7 +133,7 @@ class WalStream(ReplicationSession):
 
     async def start(self, timeline: int, position: int) -> None:
         command = f"START_REPLICATION SLOT {self._slot} PHYSICAL {lsn_text(position)} TIMELINE {int(timeline)}"
-        await self._in_thread(lambda: self._start(command))
+        await self._in_thread(lambda: self._start(command, position))
         self._received = position
         self._acknowledged = self._reported = 0  # zero: no news, the slot stays where it is
         self._news.clear()
@@ -171,19 +174,38 @@ class WalStream(ReplicationSession):
             return SourceFailed(f"{where} does not have it: {said}")
         return Unreachable(f"{where} ended the {self.purpose}: {said}")
 
-    def _start(self, command: str) -> None:
+    def _start(self, command: str, position: int) -> None:
         self._send(command)
         while self._pgconn.is_busy():
             self._wait_readable()
         result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
-            return
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise self._not_started(result)
+        # The server agrees first, and finds out that it has the WAL no more when it reads it.
+        self._first = self._first_wal() if position < self._position else None
+
+    def _first_wal(self) -> tuple[int, memoryview]:
+        """The first message with WAL, or the end of the stream."""
+        while True:
+            length, message = super()._copy_data()
+            if length == 0:
+                self._wait_readable()
+            elif length < 0:
+                result = self._pgconn.get_result()
+                if result is None or result.status != pq.ExecStatus.COPY_IN:
+                    raise self._not_started(result)
+                return length, message
+            elif bytes(message[:1]) == b"w":
+                return length, message
+
+    def _copy_data(self) -> tuple[int, memoryview]:
+        first, self._first = self._first, None
+        return super()._copy_data() if first is None else first
+
+    def _not_started(self, result: pq.abc.PGresult | None) -> NotFound | Unreachable | SourceFailed:
         words = "" if result is None else " ".join(result.get_error_message().split())
         while self._pgconn.get_result() is not None:
             continue
-        raise self._not_started(words)
-
-    def _not_started(self, words: str) -> NotFound | Unreachable | SourceFailed:
         where = f"PostgreSQL at {self._login.address}"
         if "has already been removed" in words:
             return NotFound(f"{where} has removed that WAL: {words}")
@@ -284,7 +306,8 @@ class WalStream(ReplicationSession):
         self._reported = safe
 
     def _stream_end(self) -> WalEnd:
-        """The timeline was left, or the server shuts down."""
+        """The timeline was left, or the server shuts down. Raises what the server said where it failed."""
+        self._result()
         try:
             self._pgconn.put_copy_end()
             while self._pgconn.flush():

@@ -193,6 +193,7 @@ async def test_an_end_that_is_not_the_target_is_found_out(rig: Rig) -> None:
     rig.server.wal[at - FIRST : at - FIRST + 24] = (96).to_bytes(4, "little") + bytes(20)
     for store in rig.stores:
         await store.delete(list(store.objects))
+    rig.server.restart = FIRST
     await rig.archive()
     point = await rig.point("two", FIRST + 40, FIRST + 300)
     recovery = await rig.recovery(RecoveryTarget(lsn=lsn_text(FIRST + 5000)), point)
