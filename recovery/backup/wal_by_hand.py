@@ -62,8 +62,11 @@ def opened(archive: Path, record: Path) -> bytes:
     place = archive / said["object"].split("/", 3)[3]
     body: bytes = place.read_bytes()
     if hashlib.sha256(body).hexdigest() == said["sha256"]:
-        for command in (["age", "-d", "-i", "key.txt"], ["zstd", "-dc"]):
-            body = subprocess.run(command, input=body, stdout=subprocess.PIPE, check=True).stdout
+        try:
+            for command in (["age", "-d", "-i", "key.txt"], ["zstd", "-dc"]):
+                body = subprocess.run(command, input=body, stdout=subprocess.PIPE, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"{place} is whole and cannot be opened: {error}")
         if hashlib.sha256(body).hexdigest() == said["plain_sha256"]:
             return body
     sys.exit(f"{place} is damaged: copy it from another location")
@@ -134,7 +137,7 @@ def main() -> None:
         if reached < needed:
             sys.exit(f"the WAL from {given.start} on is archived up to {text(reached)} only: {text(needed)} is needed")
         part.rename(files)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
         sys.exit(f"{error}: copy the archive again, or from another location")
     print(f"the WAL from {given.start} to {text(reached)} of timeline {lineage[-1][0].timeline} is in {files}")
     behind = [

@@ -29,8 +29,8 @@ from tests.ports import free_port
 
 SET = "20261122T101500Z-set-1a2b3c4d"
 CHUNK = 2 << 20  # so that an artefact is several objects
-DOWNLOAD = 'aws() { cp -r "$4" "$5"; }\n'
-"""The page says it: from a folder, ``cp -r`` in place of ``aws s3 cp --recursive``."""
+DOWNLOAD = 'aws() { cp -rT "$4" "$5"; }\n'
+"""The page says it: from a folder, ``cp -rT`` in place of ``aws s3 cp --recursive``."""
 
 
 @dataclass(frozen=True)

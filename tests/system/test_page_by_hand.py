@@ -1,6 +1,6 @@
 """RESTORE-BY-HAND.md, which lies beside each recovery set: its commands as they stand bring each store back.
 
-Only what the page leaves to its reader is added: ``cp -r`` for a download from a folder, and free addresses.
+Only what the page leaves to its reader is added: ``cp -rT`` for a download from a folder, and free addresses.
 """
 
 from __future__ import annotations

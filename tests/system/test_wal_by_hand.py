@@ -170,3 +170,11 @@ async def test_without_all_of_the_wal_that_was_asked_for_no_server_starts(lost: 
     assert code != 0
     assert 'FATAL:  could not restore file "00000002.history" from archive' in (folder / "server.log").read_text()
     assert not (copy.place.data_directory / "postmaster.pid").exists()
+    # With what there is it does, by the same commands once more.
+    try:
+        await lost.hand.done([with_wal, start], folder, copy.user, path=copy.binaries)
+        await eventually(lambda: copy.server.value("SELECT NOT pg_is_in_recovery()"))
+        lost.ledger.expect(await ids(copy.server), max(lost.told))
+    finally:
+        await copy.stop()
+    assert not list((folder / "wal-archive").glob("*/*/history.json")), "the second copy stands in the first's place"

@@ -161,6 +161,19 @@ def digest_in(record: Path) -> str:
     return record.read_text().split('"plain_sha256":"')[1][:64]
 
 
+async def test_another_key_is_not_said_to_be_damage(hand: Hand) -> None:
+    await grown(hand.rig, 2 * SEGMENT)
+    hand.fetch()
+
+    def refuse(command: list[str], **_: Any) -> None:
+        raise subprocess.CalledProcessError(1, command)
+
+    hand.patch.setattr(sys.modules[__name__], "run", refuse)
+    said = hand.words()
+    assert min(path.name for path in hand.copy.glob("*/objects/*/*")) in said
+    assert "is whole and cannot be opened: Command '['age'" in said and "another location" not in said
+
+
 async def test_of_several_timelines_somebody_chooses(hand: Hand, opener: Opener) -> None:
     """Two regions went on from one moment, and one of them again."""
     server = hand.rig.server
