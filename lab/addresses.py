@@ -13,12 +13,20 @@ import socket
 from collections.abc import Sequence
 
 from lab.errors import LabError
-from lab.state import ALL, CLIENTS, CONTROL, GUARD, OUTSIDE, WITNESS
+from lab.state import ALL, CLIENTS, CONTROL, GUARD, OUTSIDE, SEARCH, WITNESS
 
 # Below Linux's range of ports for outgoing connections (32768 and up).
 _LOWEST, _HIGHEST = 10_000, 32_000
 PORTS_OF_ONE_STORE = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
-_PLAIN_PORTS = (*sorted(ALL - {WITNESS}), "nats-monitor", "nats-leaf", "temporal-ui", GUARD)
+_PLAIN_PORTS = (
+    *sorted(ALL - {WITNESS}),
+    "nats-monitor",
+    "nats-leaf",
+    "temporal-ui",
+    GUARD,
+    SEARCH,
+    f"{SEARCH}-transport",
+)
 _WITNESS_HOST, _CONTROL_HOST, _FIRST_LINK_HOST = 90, 100, 120
 MOST_REGIONS = 8
 LOCALHOST = "127.0.0.1"

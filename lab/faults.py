@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab import channel, postgres
+from lab import channel, postgres, search
 from lab.control import Supervised
 from lab.errors import LabError
 from lab.readiness import s3_client, wait_ready
@@ -18,6 +18,7 @@ from lab.state import (
     CONTROL,
     OUTSIDE,
     PROXY_SOCKET,
+    SEARCH,
     WITNESS,
     Delay,
     LabState,
@@ -64,6 +65,8 @@ async def restart(supervised: Supervised, state: LabState, region: str, service:
                 raise LabError(f"{server.name} has no data any more (or not yet): restore it first.")
         elif server.data_directory is not None:
             server.data_directory.mkdir(parents=True, exist_ok=True)
+            if server.service == SEARCH:
+                search.give([server.data_directory])
         if server.service == "nats" and region in state.jetstream:
             state.jetstream[region].fence_anew()
     await supervised.kill([server.name for server in servers], with_disks=False)

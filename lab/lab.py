@@ -18,6 +18,7 @@ from lab.processes import family, postmaster_pid, tree
 from lab.state import (
     ALL,
     COMPANION,
+    SEARCH,
     STATE_FILE,
     WITNESS,
     Delay,
@@ -26,6 +27,7 @@ from lab.state import (
     NatsPlace,
     PostgresPlace,
     S3Place,
+    SearchPlace,
     StandbyMode,
     TemporalPlace,
     WebhookPlace,
@@ -64,7 +66,8 @@ class Lab:
 
         `folder`: where (default: a new temporary folder). `standby="none"`: the regions after the first have a place
         for PostgreSQL and no server yet. `guarded`: Redis and NATS refuse writes until a guard makes them primaries,
-        and so does PostgreSQL from `hand_over` on. `progress` is called with one line per server that is ready.
+        and so does PostgreSQL from `hand_over` on. "search" (OpenSearch) runs only where `services` names it. `progress`
+        is called with one line per server that is ready.
         Raises LabError naming the server that failed, with the end of its log; nothing is left running then.
         """
         check_platform()
@@ -151,6 +154,10 @@ class Lab:
     def s3(self, region: str) -> S3Place:
         """The region's S3 store."""
         return _of_region(self._read().s3, region, "s3")
+
+    def search(self, region: str) -> SearchPlace:
+        """The region's OpenSearch, in a lab that was started with the service "search"."""
+        return _of_region(self._read().search, region, SEARCH)
 
     def witness(self) -> S3Place:
         """The S3 store outside both regions."""

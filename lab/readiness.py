@@ -15,7 +15,7 @@ import dns.asyncquery
 import dns.message
 
 from lab.errors import LabError, LabUnreachableError
-from lab.state import STATE_FILE, LabState, PostgresPlace, S3Place, Server
+from lab.state import SEARCH, STATE_FILE, LabState, PostgresPlace, S3Place, Server
 from recovery.adapters.aws import make_client
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[], Awaitable[None]]
 READY_TIMEOUT = 60.0
+SEARCH_READY_TIMEOUT = 150.0
 
 
 def check_of(state: LabState, server: Server) -> Check:
@@ -46,6 +47,8 @@ def check_of(state: LabState, server: Server) -> Check:
             return lambda: _http(host, port, "/api/v1/status")
         case "webhook":
             return lambda: _http(host, port, "/healthz")
+        case "search":
+            return lambda: _http(host, port, "/_cluster/health")
         case "temporal":
             return lambda: _temporal(state)
         case "dns":
@@ -54,9 +57,10 @@ def check_of(state: LabState, server: Server) -> Check:
             return lambda: _connects(host, port)
 
 
-async def wait_ready(folder: Path, state: LabState, server: Server, timeout: float = READY_TIMEOUT) -> None:
+async def wait_ready(folder: Path, state: LabState, server: Server, timeout: float | None = None) -> None:
     """Wait until a started server answers. Raises LabError with the end of its log when it ends or stays silent."""
     ask = check_of(state, server)
+    timeout = timeout or (SEARCH_READY_TIMEOUT if server.service == SEARCH else READY_TIMEOUT)
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         try:

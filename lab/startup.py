@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lab import addresses, guarded, packages, postgres, servers
+from lab import addresses, guarded, packages, postgres, search, servers
 from lab.control import Owned, Supervised
 from lab.errors import LabError
 from lab.readiness import wait_ready
@@ -21,18 +21,21 @@ from lab.state import (
     CLIENTS,
     CONTROL,
     GUARD,
+    OPTIONAL,
     OUTSIDE,
+    SEARCH,
     WITNESS,
     DnsPlace,
     LabState,
     Link,
     PostgresPlace,
+    SearchPlace,
     StandbyMode,
     TemporalPlace,
     WebhookPlace,
 )
 
-_REGIONAL = ("postgres", "nats", "redis", "s3", "app")
+_REGIONAL = ("postgres", "nats", "redis", "s3", "app", SEARCH)
 _LINKED_CONTROL = ("temporal", "dns")
 _LEAF = "nats-leaf"
 _FALLBACK_PARENTS = (Path("/var/tmp"), Path("/tmp"))
@@ -50,20 +53,23 @@ class Wanted:
 
     def check(self) -> None:
         """Raise LabError for a lab that cannot be."""
-        reserved = {WITNESS, CONTROL, OUTSIDE, *ALL}
+        known = ALL | OPTIONAL
+        reserved = {WITNESS, CONTROL, OUTSIDE, *known}
         for region in self.regions:
             if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", region) or region in reserved:
                 raise LabError(f"{region!r} cannot name a region: use lower-case letters, digits and '-' (region-a).")
         if not 1 <= len(self.regions) <= addresses.MOST_REGIONS or len(set(self.regions)) != len(self.regions):
             raise LabError(f"Name 1 to {addresses.MOST_REGIONS} different regions, not {', '.join(self.regions)}.")
-        if unknown := self.services - ALL:
-            raise LabError(f"Unknown services {', '.join(sorted(unknown))}. Known: {', '.join(sorted(ALL))}.")
+        if unknown := self.services - known:
+            raise LabError(f"Unknown services {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}.")
         if self.standby not in ("streaming", "none"):
             raise LabError(f"standby is 'streaming' or 'none', not {self.standby!r}.")
         if self.guarded and (self.standby != "streaming" or len(self.regions) < 2):
             raise LabError("A guarded lab has two regions or more and streaming standbys.")
         if "postgres" in self.services:
             packages.postgres_package(self.postgres)
+        if SEARCH in self.services and (lacking := search.lacking()) is not None:
+            raise LabError(f"A lab with a search engine needs {lacking}.")
 
     def linked(self) -> list[tuple[str, str]]:
         """Return (place, service) of everything that is seen through the proxy."""
@@ -120,8 +126,12 @@ async def bring_up(supervised: Supervised, owned: Owned, wanted: Wanted, progres
     build = _Build(supervised, wanted, state, owned.ports, owned.folder)
     for place in wanted.regions:
         (owned.folder / place).mkdir()
+    if wanted.services & {"postgres", SEARCH}:
+        await _find_home(build)
     if "postgres" in wanted.services:
         await _plan_postgres(build)
+    if SEARCH in wanted.services:
+        await asyncio.to_thread(_plan_search, build)
     _plan_links(build)
     _plan_regions(build)
     _plan_control(build)
@@ -133,7 +143,8 @@ async def bring_up(supervised: Supervised, owned: Owned, wanted: Wanted, progres
     await _start_all(build, progress)
 
 
-async def _plan_postgres(build: _Build) -> None:
+async def _find_home(build: _Build) -> None:
+    """Where servers that refuse to run as root have their data."""
     user = packages.system_user()
     folder = build.state.folder
     if not await asyncio.to_thread(packages.can_enter, folder, user):
@@ -143,6 +154,10 @@ async def _plan_postgres(build: _Build) -> None:
                 break
         else:
             raise LabError(f"User {user} can enter neither {folder} nor /var/tmp: PostgreSQL cannot run as root there.")
+
+
+async def _plan_postgres(build: _Build) -> None:
+    user = packages.system_user()
     binaries = await asyncio.to_thread(packages.postgres_binaries, build.wanted.postgres, user, build.home)
     for region in build.wanted.regions:
         site = build.site(region)
@@ -166,6 +181,14 @@ async def _plan_postgres(build: _Build) -> None:
             place = place.model_copy(update=passwords)
         build.state.postgres[region] = place
         build.add(postgres.planned(site, place))
+
+
+def _plan_search(build: _Build) -> None:
+    for region in build.wanted.regions:
+        site = build.site(region)
+        place = SearchPlace(url=f"http://{site.host}:{site.ports[SEARCH]}", repository=build.home / "snapshots")
+        build.state.search[region] = place
+        build.add(search.planned(site, place, build.home / region / SEARCH))
 
 
 def _plan_links(build: _Build) -> None:

@@ -20,6 +20,9 @@ StandbyMode = Literal["streaming", "none"]
 ALL: frozenset[str] = frozenset(
     {"postgres", "nats", "redis", "s3", "app", "witness", "temporal", "dns", "webhook"},
 )
+# What else it can run, when it is asked for by name: not every machine has it.
+SEARCH = "search"
+OPTIONAL = frozenset({SEARCH})
 # Servers that belong to no region live in these two places.
 WITNESS = "witness"
 CONTROL = "control"
@@ -89,6 +92,13 @@ class S3Place(_Model):
     secret_key: str
     bucket: str
     region: str = "us-east-1"
+
+
+class SearchPlace(_Model):
+    """A region's OpenSearch, and the folder for snapshots that is outside all regions."""
+
+    url: str
+    repository: Path
 
 
 class TemporalPlace(_Model):
@@ -230,6 +240,7 @@ class LabState(_Model):
     redis: dict[str, str] = {}
     s3: dict[str, S3Place] = {}
     app: dict[str, str] = {}
+    search: dict[str, SearchPlace] = {}
     temporal: TemporalPlace | None = None
     dns: DnsPlace | None = None
     webhook: WebhookPlace | None = None

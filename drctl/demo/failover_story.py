@@ -19,6 +19,7 @@ from recovery.domain.report import RunReport, RunState
 from recovery.domain.words import duration
 from recovery.errors import RecoveryError
 
+NAME = "A region is lost while a standby lives: it takes over by itself, and everything moves home again"
 MEGABYTES = 20
 TRANSACTIONS_PER_SECOND = 50.0
 MESSAGES = 1000
@@ -30,15 +31,15 @@ async def start_lab(screen: Screen) -> Lab:
 
 
 async def tell(
-    lab: Lab, folder: Path, screen: Screen, report_file: Path, keep: Callable[[Path], Awaitable[None]]
+    lab: Lab, folder: Path, screen: Screen, report_file: Path, end: Callable[[Path, Outcome], Awaitable[None]]
 ) -> Outcome:
-    """All scenes. ``keep`` is awaited with everything still up."""
+    """All scenes. ``end`` is awaited with everything still up."""
     async with set_guarded_stage(
         lab, folder, megabytes=MEGABYTES, transactions_per_second=TRANSACTIONS_PER_SECOND, say=screen.note
     ) as stage:
         well = await _tell(stage, screen, report_file)
         found = outcome(well=well, verdict=stage.writers.verdict(stage.since))
-        await keep(stage.installation.config_file)
+        await end(stage.installation.config_file, found)
         return found
 
 

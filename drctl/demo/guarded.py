@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drctl.demo.installation import GROUP, Keys, Secrets, View, base_document, dump, group_document, without_identities
+from drctl.demo.installation import (
+    GROUP,
+    Keys,
+    Secrets,
+    View,
+    add_stores,
+    base_document,
+    dump,
+    group_document,
+    without_identities,
+)
 from lab import Lab
-from lab.guarded import STREAMS, lend_fence
+from lab.guarded import lend_fence
 from lab.state import ATTENDANTS, CLIENTS, GUARD, MONITOR, OUTSIDE, WORKER
 
 READY = {GUARD: "is ready", WORKER: "is ready", MONITOR: "looks at"}
@@ -155,28 +165,10 @@ class _Builder:
             ],
         }
         group["failover"] = self.times.document([*view.regions, OUTSIDE])
-        self._stores(view, group)
-        return group
-
-    def _stores(self, view: View, group: dict[str, Any]) -> None:
-        services = self.lab.describe().services
-        first = view.regions[0]
-        if "nats" in services:
-            place = self.lab.jetstream(first)
-            group["nats"] = {
-                "streams": list(STREAMS),
-                "user": place.user,
-                "password": self.secrets.write("nats.password", place.password),
-            }
-        if "redis" in services:
-            password = self.lab.redis(first).split("://:", 1)[1].split("@")[0]
-            group["redis"] = {"password": self.secrets.write("redis.password", password)}
+        add_stores(view, self.secrets, group)
         for region, section in group["regions"].items():
             section["dns_value"] = self.lab.seen_from(CLIENTS, region, "postgres")[0]
-            for store in ("nats", "redis"):
-                if store in services:
-                    host, port = view.at(region, store)
-                    section[store] = f"{host}:{port}"
+        return group
 
 
 def install_guarded(

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from ruamel.yaml import YAML
 
 from lab import Lab
-from lab.state import CONTROL, WITNESS, S3Place
+from lab.guarded import STREAMS
+from lab.state import CONTROL, SEARCH, WITNESS, S3Place
 from recovery.backup.sealing import generate_age_key
 from recovery.backup.signing import generate_signing_key
+from recovery.domain.recovery_point import BackupKind
 
 GROUP = "shop"
 RECORD = "db.shop.test"
@@ -23,13 +25,19 @@ CRITICAL_TABLES = ["customers", "orders", "payments", "events"]
 BUDGETS = {
     "choose-recovery-point": "30s",
     "verify-infrastructure": "30s",
+    "check-stores": "30s",
     "restore-database": "3m",
+    "restore-streams": "3m",
+    "restore-redis": "3m",
+    "restore-search": "3m",
     "verify-data": "1m",
+    "verify-stores": "1m",
     "verify-services": "10s",
     "remember-records": "20s",
     "switch-dns": "30s",
     "open-writes": "30s",
     "confirm-service": "30s",
+    "open-stores": "30s",
 }
 
 
@@ -42,12 +50,19 @@ class Installation:
     backup_config_file: Path
 
 
-def install(lab: Lab, folder: Path, *, tier: str = "critical") -> Installation:
-    """Writes keys, secrets (mode 600) and configuration for the lab into ``folder``."""
+def install(lab: Lab, folder: Path, *, tier: str = "critical", all_stores: bool = False) -> Installation:
+    """Writes keys, secrets (mode 600) and configuration for the lab into ``folder``.
+
+    ``all_stores``: the group has every store of the lab, and not PostgreSQL alone.
+    """
     writer = Secrets.below(folder)
     keys = Keys.write(writer)
     view = View(lab)
-    document = base_document(view, writer, keys, {GROUP: group_document(view, writer, folder, tier)})
+    group = group_document(view, writer, folder, tier)
+    if all_stores:
+        add_stores(view, writer, group)
+        group["backup"]["kinds"] = [kind.value for kind in BackupKind if kind is not BackupKind.SNAPSHOT]
+    document = base_document(view, writer, keys, {GROUP: group})
     config_file, backup_config_file = folder / "recovery.yaml", folder / "backup-worker.yaml"
     dump(document, config_file)
     dump(without_identities(document), backup_config_file)
@@ -223,6 +238,33 @@ def group_document(view: View, secrets: Secrets, folder: Path, tier: str) -> dic
             "validation": {"scratch_folder": str(folder / "scratch")},
         },
     }
+
+
+def add_stores(view: View, secrets: Secrets, group: dict[str, Any]) -> None:
+    """The shop's streams, its Redis and its search engine, as far as the lab has them."""
+    state = view.lab.describe()
+    first = view.regions[0]
+    if "nats" in state.services:
+        group["nats"] = {"streams": list(STREAMS)}
+        if (place := state.jetstream.get(first)) is not None:
+            password = secrets.write("nats.password", place.password)
+            group["nats"] |= {"user": place.user, "password": password}
+    if "redis" in state.services:
+        password = urlsplit(view.lab.redis(first)).password or ""
+        group["redis"] = {"password": secrets.write("redis.password", password)}
+    if SEARCH in state.services:
+        place_of = {region: view.of(view.lab.search(region).url, region, SEARCH) for region in view.regions}
+        group["elasticsearch"] = {
+            "storage": {"type": "fs", "location": str(view.lab.search(first).repository)},
+            "scratch": {"address": place_of[view.regions[-1]]},
+        }
+        for region, section in group["regions"].items():
+            section["elasticsearch"] = place_of[region]
+    for region, section in group["regions"].items():
+        for store in ("nats", "redis"):
+            if store in state.services:
+                host, port = view.at(region, store)
+                section[store] = f"{host}:{port}"
 
 
 def _region(view: View, region: str) -> dict[str, Any]:

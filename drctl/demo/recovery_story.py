@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from drctl.demo import contents
+from drctl.demo.contents import Count
 from drctl.demo.outcome import Outcome, outcome
 from drctl.demo.screen import Screen
 from drctl.demo.stage import GROUP, REGION_A, REGION_B, Stage, set_stage
 from drctl.report import render_report
-from lab import Lab
+from lab import Lab, search
+from lab.state import ALL, SEARCH
 from lab.workload import LossReport, longest_gap, lost_commits
 from recovery.domain.plan import PlanRequest
 from recovery.domain.report import RunReport, RunState
@@ -22,21 +25,25 @@ from workers.schedules import apply_schedules
 MEGABYTES = 60
 TRANSACTIONS_PER_SECOND = 50.0
 SERVICE_BACK_SECONDS = 20.0
+NAME = "A region is lost with its disks, and all stores come back from backups"
 
 
 async def start_lab(screen: Screen) -> Lab:
-    return await Lab.start(standby="none", progress=screen.starting)
+    lacking = search.lacking()
+    screen.aside(f"no search engine: {lacking} is not installed" if lacking else "and OpenSearch, which is installed")
+    services = ALL if lacking else ALL | {SEARCH}
+    return await Lab.start(standby="none", services=services, progress=screen.starting)
 
 
 async def tell(
-    lab: Lab, folder: Path, screen: Screen, report_file: Path, keep: Callable[[Path], Awaitable[None]]
+    lab: Lab, folder: Path, screen: Screen, report_file: Path, end: Callable[[Path, Outcome], Awaitable[None]]
 ) -> Outcome:
-    """All scenes. ``keep`` is awaited with everything still up."""
+    """All scenes. ``end`` is awaited with everything still up."""
     async with set_stage(
         lab, folder, megabytes=MEGABYTES, transactions_per_second=TRANSACTIONS_PER_SECOND, say=screen.note
     ) as stage:
         found = outcome(well=await _tell(stage, screen, report_file))
-        await keep(stage.installation.config_file)
+        await end(stage.installation.config_file, found)
         return found
 
 
@@ -49,9 +56,10 @@ async def _tell(stage: Stage, screen: Screen, report_file: Path) -> bool:
     validations = await _validate(stage, screen, backup)
     if any(report.state is not RunState.COMPLETED for report in validations):
         return False
+    before = await contents.count(stage.lab, REGION_A)
     recovery = await _lose_and_recover(stage, screen)
     await asyncio.to_thread(report_file.write_text, render_report(recovery), encoding="utf-8")
-    if recovery.state is not RunState.COMPLETED:
+    if recovery.state is not RunState.COMPLETED or not await _all_came_back(stage, screen, before):
         return False
     failing = await _fail_and_undo(stage, screen)
     return failing.state is RunState.ROLLED_BACK
@@ -69,8 +77,8 @@ async def _schedule(stage: Stage, screen: Screen) -> None:
 async def _back_up(stage: Stage, screen: Screen) -> RunReport:
     screen.scene(
         "Backup",
-        "A physical and a logical recovery point are streamed to two stores at once, under load: compressed, "
-        "encrypted, signed, and without a byte on the local disk.",
+        "Recovery points of all stores are taken at the same time, under load, and streamed to two object stores: "
+        "compressed, encrypted, and without a byte on the local disk. Their signed list is one recovery set.",
     )
     return await _run(stage, screen, "Backup")
 
@@ -81,15 +89,15 @@ async def _validate(stage: Stage, screen: Screen, backup: RunReport) -> list[Run
     for point_id in backup.point_ids:
         handle = await operations.find(stage.client, f"validate/{GROUP}/{point_id}")
         reports.append(await screen.follow(handle))
-    screen.checks([check for report in reports for check in report.checks])
+        screen.checks(reports[-1].checks)
     return reports
 
 
 async def _lose_and_recover(stage: Stage, screen: Screen) -> RunReport:
     screen.scene(
         "Region A is lost",
-        f"Servers, disks, object store and worker of {REGION_A} are killed. {REGION_B} recovers the shop from the "
-        "newest recovery point that was restored and found valid.",
+        f"Servers, disks, object store and worker of {REGION_A} are killed. {REGION_B} recovers all stores of the shop, "
+        "at the same time, from the newest recovery set whose points were restored and found valid.",
     )
     lost_at = datetime.now(UTC)
     await stage.lose_region(REGION_A)
@@ -107,20 +115,29 @@ async def _lose_and_recover(stage: Stage, screen: Screen) -> RunReport:
     loss, span, silence = await _count_loss(stage)
     report = report.model_copy(update={"achieved": report.achieved.model_copy(update={"lost_transactions": loss.lost})})
     screen.objectives(report)
+    screen.stores(report)
     screen.told(await asyncio.to_thread(_notifications, stage))
     screen.loss(loss, span, silence)
     return report
 
 
+async def _all_came_back(stage: Stage, screen: Screen, before: list[Count]) -> bool:
+    """Whether what was counted before the loss is there again, beside the database."""
+    comparisons = contents.compared(before, await contents.count(stage.lab, REGION_B))
+    screen.contents(comparisons)
+    return all(each.is_equal for each in comparisons)
+
+
 async def _fail_and_undo(stage: Stage, screen: Screen) -> RunReport:
     screen.scene(
         "The same plan, and a step that fails",
-        f"Now {REGION_B} loses its database as well, and its application does not come up. The plan must not leave "
-        "half a recovery behind.",
+        f"Now {REGION_B} loses its data as well, and its application does not come up. The plan must not leave half a "
+        "recovery behind.",
     )
     await stage.lab.kill(REGION_B, "app")
     await stage.lab.kill(REGION_B, "postgres", with_disks=True)
-    screen.alarm(f"the database and the application of {REGION_B} were killed")
+    await contents.lose(stage.lab, REGION_B)
+    screen.alarm(f"the data of {REGION_B} are gone, and its application was killed")
     report = await _run(stage, screen, "FullRecovery", region=REGION_B, reason="rehearsal of a failing recovery")
     screen.undo(report)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,14 +11,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from drctl.demo.contents import Comparison
 from drctl.following import follow_run
 from drctl.regions import region_table
-from drctl.tables import checks_table, objectives_table, points_table
+from drctl.tables import checks_table, objectives_table, points_table, stores_table
 from lab.two_writers import Verdict
 from lab.workload import LossReport
 from recovery.domain.recovery_point import CheckResult, RecoveryPoint
 from recovery.domain.report import RunReport
-from recovery.domain.words import duration
+from recovery.domain.words import duration, plural
 from workers.operations import Handle
 from workers.regions import RegionLine
 
@@ -39,11 +41,19 @@ class Screen:
         self.console.rule(Text(f"{self._scenes}. {name}", style="bold cyan"), align="left", characters="─")
         self.console.print(Padding(words, (0, 0, 1, 3), expand=False))
 
+    def story(self, words: str) -> None:
+        """The headline of a story, where more than one is told."""
+        self.console.print()
+        self.console.rule(Text(words, style="bold"), align="left", characters="═")
+
     def starting(self, line: str) -> None:
         self.console.print(Text(f"   {line}", style="dim"))
 
     def note(self, line: str) -> None:
         self.console.print(Text.assemble(("   ✓ ", "green"), line))
+
+    def aside(self, line: str) -> None:
+        self.console.print(Text(f"   {line}", style="dim"))
 
     def alarm(self, line: str) -> None:
         self.console.print(Text.assemble(("   ✗ ", "bold red"), (line, "bold")))
@@ -58,10 +68,33 @@ class Screen:
         self._table(points_table(points))
 
     def checks(self, checks: list[CheckResult]) -> None:
-        self._table(checks_table(checks))
+        self._table(checks_table(briefly(checks)))
 
     def objectives(self, report: RunReport) -> None:
         self._table(objectives_table(report))
+
+    def stores(self, report: RunReport) -> None:
+        """What each store of a recovered group lost, and how far apart they stand."""
+        if report.recovered_set is not None:
+            self._table(stores_table(report.recovered_set))
+
+    def contents(self, comparisons: list[Comparison]) -> None:
+        """What was counted in the stores before the loss, beside what is there now."""
+        table = Table(title="Counted in the stores beside the database", title_justify="left")
+        table.add_column("store", no_wrap=True)
+        table.add_column("what")
+        table.add_column("before the loss", justify="right")
+        table.add_column("recovered", justify="right")
+        for each in comparisons:
+            style = "" if each.is_equal else "bold red"
+            after = "missing" if each.after is None else each.after
+            table.add_row(each.count.store, each.count.what, each.count.value, Text(after, style))
+        self._table(table)
+        differing = [each for each in comparisons if not each.is_equal]
+        if differing:
+            self.alarm(f"{len(differing)} of {len(comparisons)} figures are not what they were")
+        else:
+            self.note(f"all {len(comparisons)} figures are what they were before the loss")
 
     def told(self, titles: list[str]) -> None:
         """What people were told meanwhile, as their channel received it."""
@@ -120,11 +153,15 @@ class Screen:
             table.add_row(str(number), name, step.undo_error or step.undo_summary)
         self._table(table)
 
-    def end(self, report_file: Path, took: timedelta) -> None:
+    def end(self, report_files: list[Path], took: timedelta) -> None:
         self.console.print()
         self.console.rule(Text("The end", style="bold cyan"), align="left", characters="─")
-        self.console.print(f"   The story took {duration(took)}. The report of the recovery, as a page:")
-        self.console.print(Text(f"   {report_file}", style="bold"), soft_wrap=True)
+        one = len(report_files) == 1
+        told = "story took" if one else f"{len(report_files)} stories took"
+        what = "report of the recovery, as a page" if one else "reports of the recoveries, as pages"
+        self.console.print(f"   The {told} {duration(took)}. The {what}:")
+        for file in report_files:
+            self.console.print(Text(f"   {file}", style="bold"), soft_wrap=True)
 
     def keep(self, ui_address: str, config_file: Path) -> None:
         self.console.print()
@@ -133,3 +170,25 @@ class Screen:
 
     def _table(self, table: Table) -> None:
         self.console.print(Padding(table, (1, 0, 0, 3), expand=False))
+
+
+def briefly(checks: Iterable[CheckResult]) -> list[CheckResult]:
+    """Of a location's sound objects one line, where each file has one of its own."""
+    brief: list[CheckResult] = []
+    files: dict[str, list[CheckResult]] = {}
+    for check in checks:
+        location, found, _ = check.name.partition(": objects ")
+        if not found or not check.passed:
+            brief.append(check)
+            continue
+        if location not in files:
+            brief.append(check.model_copy(update={"name": f"{location}: objects"}))
+        files.setdefault(location, []).append(check)
+    return [_of_all(files.get(check.name.removesuffix(": objects"), []), check) for check in brief]
+
+
+def _of_all(files: list[CheckResult], line: CheckResult) -> CheckResult:
+    if not files:
+        return line
+    said = f"{plural(len(files), 'file')}: sizes and SHA-256 are those of the manifest"
+    return line.model_copy(update={"detail": said, "seconds": sum(file.seconds for file in files)})

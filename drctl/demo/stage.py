@@ -13,6 +13,7 @@ from pathlib import Path
 
 from temporalio.client import Client
 
+from drctl.demo import contents
 from drctl.demo.installation import GROUP, RECORD, Installation, install
 from lab import Lab
 from lab.shop import load_shop
@@ -73,10 +74,11 @@ async def set_stage(
     lab: Lab, folder: Path, *, megabytes: int, transactions_per_second: float, say: Callable[[str], None]
 ) -> AsyncIterator[Stage]:
     """Loads the shop, starts the workload and a worker in each region; all of it ends with the block."""
-    installation = await asyncio.to_thread(install, lab, folder)
+    installation = await asyncio.to_thread(install, lab, folder, all_stores=True)
     config = await asyncio.to_thread(Config.load, installation.config_file)
-    await load_shop(lab.postgres(REGION_A).dsn(), megabytes)
+    await asyncio.gather(load_shop(lab.postgres(REGION_A).dsn(), megabytes), contents.fill(lab, REGION_A))
     say(f"the shop's database is loaded: {megabytes} MB of customers, orders, payments and events")
+    say(f"beside it: {contents.described(lab)}")
     async with contextlib.AsyncExitStack() as stack:
         workload = await stack.enter_async_context(
             Workload(lab, name=RECORD, transactions_per_second=transactions_per_second)

@@ -1,8 +1,4 @@
-"""Real OpenSearch and Elasticsearch servers for a test: official archives, one node each, small heaps, loopback only.
-
-The archives are the products' own `integ-test-zip` distributions from Maven Central (complete servers, without plugins
-and without a Java of their own); `tests/system/get_search_servers` fetches and unpacks them.
-"""
+"""Real OpenSearch and Elasticsearch servers for a test: official archives, one small node each, loopback only."""
 
 from __future__ import annotations
 
@@ -23,22 +19,11 @@ import httpx
 
 from lab.packages import system_user
 from lab.processes import die_with
+from lab.search import Node, give, java_home
 from recovery.domain.search import SearchProduct
 from tests.ports import free_port
 
-HEAP = "320m"
 READY_SECONDS = 150.0
-
-
-def servers_folder() -> Path:
-    """Where the archives are unpacked."""
-    return Path(os.environ.get("RECOVERY_SEARCH_SERVERS", "/var/cache/recovery-plans/search"))
-
-
-def installed() -> dict[SearchProduct, Path]:
-    """The unpacked server of each product that is there."""
-    found = {product: sorted(servers_folder().glob(f"{product}-*/bin/{product}")) for product in SearchProduct}
-    return {product: programs[-1].parent.parent for product, programs in found.items() if programs}
 
 
 @contextlib.contextmanager
@@ -57,12 +42,15 @@ class OwnSearch:
     """One node that is a cluster by itself; ``repository`` is the folder that it may write snapshots to."""
 
     product: SearchProduct
-    program: Path
     folder: Path
     name: str
     repository: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    node: Node = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.node = Node(self.product, self.folder, self.name, "127.0.0.1", self.port, free_port(), self.repository)
 
     @property
     def address(self) -> str:
@@ -70,31 +58,13 @@ class OwnSearch:
 
     def begin(self) -> None:
         """Starts the process; ``ready`` waits for it."""
-        config = self.folder / "config"
-        if not config.exists():
-            shutil.copytree(self.program / "config", config)
-            (config / f"{self.product}.yml").write_text(self._settings())
-            # A heap this small has its own collector, and no log of it in the program's folder.
-            java = config / "jvm.options"
-            kept = [line for line in java.read_text().splitlines() if "GC" not in line and "-Xlog" not in line]
-            java.write_text("\n".join([*kept, ""]))
-            for made in ("data", "logs", "tmp"):
-                (self.folder / made).mkdir()
-            _give(self.folder)
-        prefix = "ES" if self.product is SearchProduct.ELASTICSEARCH else "OPENSEARCH"
-        environment = {
-            **os.environ,
-            f"{prefix}_PATH_CONF": str(config),
-            f"{prefix}_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-            f"{prefix}_TMPDIR": str(self.folder / "tmp"),
-            f"{prefix}_JAVA_HOME": _java_home(),
-            "HOME": str(self.folder),
-        }
+        assert java_home() is not None, "make test-system needs the Debian package openjdk-17-jre-headless"
+        self.node.prepare()
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
-                [str(self.program / "bin" / self.product)],
+                self.node.command,
                 cwd=self.folder,
-                env=environment,
+                env={**os.environ, **self.node.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -102,22 +72,6 @@ class OwnSearch:
                 start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
             )
-
-    def _settings(self) -> str:
-        settings = {
-            "cluster.name": self.name,
-            "node.name": f"{self.name}-1",
-            "network.host": "127.0.0.1",
-            "http.port": self.port,
-            "transport.port": free_port(),
-            "discovery.type": "single-node",
-            "path.data": self.folder / "data",
-            "path.logs": self.folder / "logs",
-            "path.repo": self.repository,
-        }
-        if self.product is SearchProduct.ELASTICSEARCH:
-            settings |= {"xpack.security.enabled": "false"}
-        return "".join(f"{name}: {value}\n" for name, value in settings.items())
 
     async def ready(self) -> None:
         until = time.monotonic() + READY_SECONDS
@@ -153,28 +107,14 @@ class OwnSearch:
             return answer.json()
 
 
-def _java_home() -> str:
-    java = shutil.which("java")
-    assert java is not None, "make test-system needs the Debian package openjdk-17-jre-headless"
-    return str(Path(java).resolve().parent.parent)
-
-
-def _give(folder: Path) -> None:
-    """The servers refuse to run as root."""
-    user = system_user()
-    if user is not None:
-        for path in (folder, *folder.rglob("*")):
-            shutil.chown(path, user)
-
-
 @contextlib.asynccontextmanager
-async def two_clusters(product: SearchProduct, program: Path) -> AsyncIterator[tuple[OwnSearch, OwnSearch]]:
+async def two_clusters(product: SearchProduct) -> AsyncIterator[tuple[OwnSearch, OwnSearch]]:
     """Two clusters that share a repository's folder, started at the same time."""
     with servers_home() as home:
         repository = home / "repository"
         repository.mkdir()
-        _give(repository)
-        east, west = (OwnSearch(product, program, home / name, name, repository) for name in ("east", "west"))
+        give([repository])
+        east, west = (OwnSearch(product, home / name, name, repository) for name in ("east", "west"))
         try:
             for server in (east, west):
                 server.folder.mkdir()

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from lab.search import installed
 from recovery.adapters.search.connection import SearchLimits
 from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.backup.by_hand import by_hand
@@ -36,7 +37,7 @@ from tests.contract.search_contract import (
 from tests.contract.search_restore_contract import DataStreams, SearchRestores
 from tests.contract.search_site import FakeSite
 from tests.fakes.points import AGE
-from tests.system.search_servers import OwnSearch, installed, two_clusters
+from tests.system.search_servers import OwnSearch, two_clusters
 from tests.unit.points.rig import make_rig
 from tests.unit.points.search_rig import POINT, Searches, nothing
 
@@ -161,9 +162,8 @@ _NUMBERS = iter(range(1 << 30))
 
 async def _site(product: SearchProduct) -> AsyncIterator[RealSite]:
     """One pair of servers for all tests of a product; each test's site is emptied after it."""
-    programs = installed()
-    assert product in programs, f"{product.proper_name} is not installed: tests/system/get_search_servers"
-    async with two_clusters(product, programs[product]) as (east, west):
+    assert product in installed(), f"{product.proper_name} is not installed: tests/system/get_search_servers"
+    async with two_clusters(product) as (east, west):
         servers = {"east": east, "west": west}
         async with (
             SearchSnapshots(east.address, limits=LIMITS) as of_east,
