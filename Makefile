@@ -10,7 +10,7 @@ REAP := $(PY) -m lab.reap --
 
 .PHONY: demo test lint check format test-chaos test-system bench bench-engine bench-memory bench-failover docs clean setup
 
-demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up; ARGS="--story recovery")
+demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up; ARGS="--story failover" tells one story)
 	@$(PY) -m drctl demo $(ARGS)
 
 test: setup  ## all tests but the whole fault matrix

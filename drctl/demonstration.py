@@ -41,8 +41,9 @@ def demo(
 ) -> None:
     """Show the main job on real servers: prove backups, lose a region, go on in the other one, come home again.
 
-    --story recovery: the region is lost with its disks, and all stores are recovered from backups; then a plan fails and
-    is undone. --story failover: a standby takes over by itself, and everything moves home again; then the network is cut.
+    --story recovery: the region is lost with its disks, and all stores are recovered from backups; then a plan fails
+    and is undone. --story failover: a standby takes over by itself, and everything moves home again; then the network
+    is cut.
 
     Everything runs on this machine, on free ports and in a temporary folder, and is gone at the end.
     Exit code 1: a scene did not end as it should; 4: a region accepted writes that was not to.

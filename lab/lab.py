@@ -66,8 +66,8 @@ class Lab:
 
         `folder`: where (default: a new temporary folder). `standby="none"`: the regions after the first have a place
         for PostgreSQL and no server yet. `guarded`: Redis and NATS refuse writes until a guard makes them primaries,
-        and so does PostgreSQL from `hand_over` on. "search" (OpenSearch) runs only where `services` names it. `progress`
-        is called with one line per server that is ready.
+        and so does PostgreSQL from `hand_over` on. "search" (OpenSearch) runs only where `services` names it.
+        `progress` is called with one line per server that is ready.
         Raises LabError naming the server that failed, with the end of its log; nothing is left running then.
         """
         check_platform()

@@ -30,7 +30,14 @@ def servers_folder() -> Path:
 
 def installed() -> dict[SearchProduct, Path]:
     """The unpacked server of each product that is there."""
-    found = {product: sorted(servers_folder().glob(f"{product}-*/bin/{product}")) for product in SearchProduct}
+    found = {
+        product: [
+            program
+            for program in sorted(servers_folder().glob(f"{product}-*/bin/{product}"))
+            if os.access(program, os.X_OK)
+        ]
+        for product in SearchProduct
+    }
     return {product: programs[-1].parent.parent for product, programs in found.items() if programs}
 
 

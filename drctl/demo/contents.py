@@ -178,7 +178,8 @@ async def _fill_carts(url: str) -> None:
 async def _count_keys(url: str) -> list[Count]:
     async with redis.asyncio.from_url(url, decode_responses=True) as client:
         # For some hours a restored server also holds a note of the restore that was completed there.
-        keys = sorted([key async for key in client.scan_iter(count=1000) if key not in (MARK_KEY, RESTORED_KEY)])
+        notes = (MARK_KEY, RESTORED_KEY)
+        keys: list[str] = sorted([key async for key in client.scan_iter(count=1000) if key not in notes])
         values = await client.mget(keys) if keys else []
         async with client.pipeline(transaction=False) as pipeline:
             for key in keys:
@@ -186,7 +187,9 @@ async def _count_keys(url: str) -> list[Count]:
             expiring = sum(left >= 0 for left in await pipeline.execute())
     return [
         Count("Redis", "keys", f"{len(keys):,}"),
-        Count("Redis", "SHA-256 of all", _checksum(f"{key} {value}" for key, value in zip(keys, values, strict=True))),
+        Count(
+            "Redis", "SHA-256 of all", _checksum(f"{key} {value!r}" for key, value in zip(keys, values, strict=True))
+        ),
         Count("Redis", "keys that expire", f"{expiring:,}"),
     ]
 

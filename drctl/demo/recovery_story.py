@@ -96,8 +96,8 @@ async def _validate(stage: Stage, screen: Screen, backup: RunReport) -> list[Run
 async def _lose_and_recover(stage: Stage, screen: Screen) -> RunReport:
     screen.scene(
         "Region A is lost",
-        f"Servers, disks, object store and worker of {REGION_A} are killed. {REGION_B} recovers all stores of the shop, "
-        "at the same time, from the newest recovery set whose points were restored and found valid.",
+        f"Servers, disks, object store and worker of {REGION_A} are killed. {REGION_B} recovers all stores of the "
+        "shop, at the same time, from the newest recovery set whose points were restored and found valid.",
     )
     lost_at = datetime.now(UTC)
     await stage.lose_region(REGION_A)
