@@ -19,7 +19,7 @@ from recovery.adapters.search.recovery import SearchSnapshots
 from recovery.backup.by_hand import by_hand
 from recovery.backup.sealing import Opener, Sealer
 from recovery.domain.group import RetentionRule
-from recovery.domain.recovery_point import VerdictState
+from recovery.domain.recovery_point import BackupKind, DataStore, Manifest, RecoveryPoint, VerdictState
 from recovery.domain.recovery_set import set_of
 from recovery.domain.search import SearchProduct, snapshot_name
 from recovery.errors import Unreachable
@@ -213,7 +213,24 @@ class Killed:
         assert await site.settings("west", MARK) == completed(chosen, "orders")
 
 
-class TestOpenSearch(SearchContract, SearchRestores, DataStreams, Killed):
+class ByHand:
+    async def test_the_requests_of_the_printed_page_put_it_back(self, site: RealSite) -> None:
+        """With curl, into a cluster that knows nothing of ours."""
+        await site.make("east", "orders-1", 40, shards=2, aliases={"orders": {}})
+        source = await site.point()
+        site.registered_names.add("by-hand")
+        manifest = Manifest(
+            point_id=POINT, group="shop", store=DataStore.SEARCH, kind=BackupKind.SEARCH, source=source,
+            source_region="region-a", started_at=source.began_at, finished_at=source.finished_at, artefacts=[],
+            recipients=[AGE.public], run_id="run",
+        )  # fmt: skip
+        point = RecoveryPoint(manifest=manifest, locations=["a"], manifest_sha256="digest")
+        said = await _put_back_by_hand(site.servers["west"].address, point)
+        assert (await site.docs("west"))["orders-1"] == 40, said
+        assert await site.aliases("west") == {"orders-1": {"orders": {}}}
+
+
+class TestOpenSearch(SearchContract, SearchRestores, DataStreams, Killed, ByHand):
     @pytest.fixture
     async def site(self, opensearch: RealSite) -> AsyncIterator[RealSite]:
         opensearch.number = next(_NUMBERS)
@@ -221,7 +238,7 @@ class TestOpenSearch(SearchContract, SearchRestores, DataStreams, Killed):
         await opensearch.clean()
 
 
-class TestElasticsearch(SearchContract, SearchRestores, Killed):
+class TestElasticsearch(SearchContract, SearchRestores, Killed, ByHand):
     """The archive has no module for data streams."""
 
     @pytest.fixture
@@ -277,11 +294,15 @@ async def _taken_and_put_back(site: RealSite, searches: Searches) -> None:
         await site.delete("west", name)
     await site.servers["west"].ask("DELETE", "/_data_stream/logs-shop")
     point = await searches.points.point(searches.rig.group, second)
-    page = by_hand(set_of([point], set_id="set", run_id="run"), [point.manifest])
-    (block,) = re.findall(r"```sh\n(SEARCH=.*?)```", page, re.DOTALL)
-    said = await asyncio.to_thread(_run, block.replace("https://localhost:9200", searches.addresses["west"]))
+    said = await _put_back_by_hand(searches.addresses["west"], point)
     assert sum((await site.docs("west")).values()) == 442, said
     assert await site.aliases("west") == {"orders-1": {"orders": {}}}
+
+
+async def _put_back_by_hand(address: str, point: RecoveryPoint) -> str:
+    page = by_hand(set_of([point], set_id="set", run_id="run"), [point.manifest])
+    (block,) = re.findall(r"```sh\n(SEARCH=.*?)```", page, re.DOTALL)
+    return await asyncio.to_thread(_run, block.replace("https://localhost:9200", address))
 
 
 def _run(script: str) -> str:
