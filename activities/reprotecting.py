@@ -31,7 +31,10 @@ class ReprotectSteps:
         found = await asyncio.gather(*(self._look.seen(group, region) for region in regions))
         answers = dict(zip(regions, found, strict=True))
         silent = [f"{region}: {seen.unreachable}" for region, seen in answers.items() if seen.unreachable]
-        waiting = [region for region, seen in answers.items() if not seen.unreachable and _needs_reprotect(seen)]
+        answering = {region: seen for region, seen in answers.items() if not seen.unreachable}
+        waiting = [region for region, seen in answering.items() if _needs_reprotect(seen)]
+        # A standby that has more than the owner follows nobody, and is none of those that ended as a primary.
+        waiting = waiting or [region for region, seen in answering.items() if _is_left_behind(seen)]
         chosen = waiting or [region for region in regions if not answers[region].unreachable and context.request.region]
         if not chosen:
             raise Refused(
@@ -86,3 +89,7 @@ class ReprotectSteps:
 
 def _needs_reprotect(seen: Seen) -> bool:
     return any(state.role in (StoreRole.STALE, StoreRole.STOPPED) for state in seen.states)
+
+
+def _is_left_behind(seen: Seen) -> bool:
+    return any(state.role is StoreRole.STANDBY and state.receives is False for state in seen.states)

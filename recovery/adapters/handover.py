@@ -88,6 +88,7 @@ class PostgresHandover:
                 history=str(history),
                 lag_seconds=state.lag_seconds,
                 heard_seconds_ago=state.heard_seconds_ago,
+                receives=state.receiving if state.in_recovery else None,
             )
         ]
 

@@ -35,6 +35,7 @@ class StoreState(Model):
     history: str | None = None  # PostgreSQL: see recovery.domain.timelines.History
     lag_seconds: float | None = None  # behind its primary, as last known; None while unknown
     heard_seconds_ago: float | None = None  # since the primary's last message: so long ago lag_seconds was known
+    receives: bool | None = None  # of a standby: whether its upstream sends; None where this was not learned
     detail: str = ""
     primary_of: int | None = None  # the epoch in which it was made primary last, unless it followed somebody since
     divergence: StoreDivergence | None = None  # ``follow``: what it held alone as a primary, and where that was saved

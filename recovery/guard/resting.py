@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from recovery.domain.guarding import StoreRole
 from recovery.domain.ownership import OwnershipRecord
-from recovery.errors import Unreachable
+from recovery.errors import RecoveryError, Refused, Unreachable
 from recovery.guard import decisions
 from recovery.guard.acknowledging import Acknowledged
 from recovery.guard.clock import utc
 from recovery.guard.decisions import Refusal, Settled, Write
 from recovery.guard.serving import Serving
 from recovery.guard.standing import Standing
+from recovery.ports.guard import Forgettable, Upstream
 
 log = structlog.get_logger("recovery.guard")
 
 IN_ORDER = 8.0
 """Seconds that a planned end may take before it counts as failed."""
+LEFT_BEHIND = 2.0
+"""Seconds for which a standby has to receive nothing before another upstream is named to it: a link may break."""
+REPOINTING = 20.0
+AGAIN, AGAIN_WHERE_REFUSED = 2.0, 30.0
+"""Seconds between two tries."""
 
 
 class Resting:
@@ -29,6 +36,8 @@ class Resting:
         self._here = here
         self._serving = serving
         self._end = end
+        self._left_since: dict[str, float] = {}  # store -> when it was first seen to be left behind
+        self._next_try: dict[str, float] = {}
 
     async def rest(self) -> None:
         """Once: the next step towards what the record says."""
@@ -107,26 +116,54 @@ class Resting:
         here.stores.served.clear()
         if here.record.record is not None and here.record.record.run is None:
             await here.stores.start_at_rest()
-        await self._resume()
+        for name, store in here.stores.all.items():
+            upstream = here.upstream_of(name)
+            if here.stores.states[name].role is not StoreRole.STANDBY or upstream is None:
+                continue
+            if isinstance(store, Acknowledged) and await store.is_detached():
+                await self._resume(name, store, upstream)
+            elif isinstance(store, Forgettable):
+                await self._repoint(name, store, upstream)
 
-    async def _resume(self) -> None:
+    async def _resume(self, name: str, store: Acknowledged, upstream: Upstream) -> None:
         """A standby that was told to receive nothing more follows again when no fence is asked for any more.
 
         Else a fence that was taken back would leave the owner's commits waiting for it.
         """
         here = self._here
-        for name, store in here.stores.all.items():
-            state, upstream = here.stores.states[name], here.upstream_of(name)
-            if not isinstance(store, Acknowledged) or state.role is not StoreRole.STANDBY or upstream is None:
-                continue
-            if not await store.is_detached():
-                continue
-            async with here.stores.receiving[name]:
-                record = await here.record.read()
-                if record is None or record.region != upstream.region or record.fencing is not None:
-                    continue
-                log.warning("a standby follows again", group=here.name, store=name, region=upstream.region)
-                await store.follow(upstream)
+        async with here.stores.receiving[name]:
+            record = await here.record.read()
+            if record is None or record.region != upstream.region or record.fencing is not None:
+                return
+            log.warning("a standby follows again", group=here.name, store=name, region=upstream.region)
+            await store.follow(upstream)
+
+    async def _repoint(self, name: str, store: Forgettable, upstream: Upstream) -> None:
+        """A standby that its group's move passed by (its guard was off, or cut off) follows the new owner.
+
+        Never beside a run, which says itself who follows whom. What received more than the new owner has is refused,
+        and waits for people.
+        """
+        here, now = self._here, self._here.shared.clock()
+        if not store.is_left_behind(upstream):
+            self._left_since.pop(name, None)
+            here.warnings.pop(_behind(name), None)
+            return
+        since = self._left_since.setdefault(name, now)
+        if now - since < LEFT_BEHIND or now < self._next_try.get(name, now):
+            return
+        async with here.stores.receiving[name]:
+            record = await here.record.read()
+            if record is None or record.region != upstream.region or (record.fencing or record.run) is not None:
+                return
+            try:
+                async with asyncio.timeout(REPOINTING):
+                    await store.follow(upstream)
+            except (RecoveryError, TimeoutError) as error:
+                self._next_try[name] = now + (AGAIN_WHERE_REFUSED if isinstance(error, Refused) else AGAIN)
+                here.warn(_behind(name), f"{name} does not follow {upstream.region}: {error or 'no answer in time'}")
+                return
+        log.warning("a standby that was left behind follows", group=here.name, store=name, region=upstream.region)
 
     async def _confirm(self, record: OwnershipRecord) -> None:
         """A fence is asked for: ends what is left, and says so. Only the holder of the region's lease may say it."""
@@ -156,3 +193,8 @@ class Resting:
             )
 
         await here.record.decide(confirm)
+
+
+def _behind(store: str) -> str:
+    """Key of a warning."""
+    return f"{store} left behind"

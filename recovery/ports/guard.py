@@ -150,6 +150,21 @@ class Catching(Protocol):
 
 
 @runtime_checkable
+class Forgettable(Protocol):
+    """A guarded store that goes on following whom it was told to follow last, and can tell whether that is past."""
+
+    def is_left_behind(self, upstream: Upstream) -> bool:
+        """Whether it is a standby that receives nothing and is set to follow another server than this, by the last
+        ``observe``: the group changed its owner while nobody could tell it.
+        """
+        ...
+
+    async def follow(self, upstream: Upstream) -> StoreState:
+        """See ``GuardedStore``."""
+        ...
+
+
+@runtime_checkable
 class BoundPromotion(Protocol):
     """A store that binds its promotion to the very server process that ran when permission was given.
 
@@ -213,6 +228,7 @@ __all__ = [
     "Catching",
     "Demotion",
     "Emergency",
+    "Forgettable",
     "GuardedGroup",
     "GuardedStore",
     "Guards",

@@ -246,12 +246,13 @@ class FakeStore:
 class FakeStandby(FakeStore):
     """A PostgreSQL that acknowledges commits under the name ``member``. ``has``: bytes of WAL on its disk.
 
-    ``sources``: region -> what whoever is there has, for when it is followed.
+    ``sources``: region -> what whoever is there has, for when it is followed. ``follows``: whom; empty: never mind.
     """
 
     member: str | None = "standby_b"
     has: int = 0x300
     receives: bool = True
+    follows: str = ""
     sources: dict[str, FakeStandby] = field(default_factory=dict)
 
     async def observe_acknowledging(self) -> Observed:
@@ -268,9 +269,12 @@ class FakeStandby(FakeStore):
     async def is_detached(self) -> bool:
         return not self.receives
 
+    def is_left_behind(self, upstream: Upstream) -> bool:
+        return self.follows not in ("", upstream.region)
+
     async def follow(self, upstream: Upstream) -> StoreState:
         state = await super().follow(upstream)
-        self.receives = True
+        self.receives, self.follows = True, upstream.region if self.follows else ""
         return state
 
     async def catch_up(self, upstream: Upstream, position: str, seconds: float) -> None:

@@ -135,6 +135,42 @@ async def test_nothing_diverged_after_a_planned_end(pair: tuple[Node, Node], tmp
     assert again.nothing, "a standby that follows already is asked while another store of its region waits"
 
 
+@pytest.mark.parametrize("running", [True, pytest.param(False, marks=pytest.mark.chaos)])
+async def test_what_a_standby_has_of_a_later_timeline_is_listed_too(
+    tmp_path: Path, sealer: Sealer, running: bool
+) -> None:
+    """It followed a promotion, and no checkpoint has told its control file of it yet. Then one is promoted that has
+    less than it."""
+    with public_folder() as folder:
+        async with cluster(folder, "a", "b", "c") as (a, b, c):
+            await replayed(b, a)
+            await replayed(c, a)
+            await a.guarded.demote()
+            await b.guarded.promote(2)
+            for node in (a, c):
+                await node.guarded.follow(b.upstream)
+                await replayed(node, b)
+            await a.guarded.stop_receiving()
+            for number in (501, 502, 503):
+                await b.execute(f"INSERT INTO marks VALUES ({number}, 'not in a')")
+            await replayed(c, b)
+            await b.guarded.demote()
+            await a.guarded.promote(3)
+            if not running:
+                stop(c.processes(), signal.SIGKILL)
+                await eventually(lambda: ended(c))
+            found = await standbys(c).save_divergence(
+                c.place, a.login, SealedFolder(tmp_path / "diverged", sealer), effect_id="save-1"
+            )
+            assert found.count == 3 and found.files, found
+            back = await standbys(c).rejoin(c.place, a.login, options(a))
+            assert back.streaming and await rows(c) == await rows(a)
+
+
+async def ended(node: Node) -> bool:
+    return not node.processes()
+
+
 async def test_missing_wal_stops_the_wiping(pair: tuple[Node, Node], tmp_path: Path, sealer: Sealer) -> None:
     a, b = pair
     await replayed(b, a)

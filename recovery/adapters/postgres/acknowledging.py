@@ -11,6 +11,7 @@ from recovery.adapters.postgres.local_server import LocalServer
 from recovery.adapters.postgres.synchronous import observe_acknowledging
 from recovery.domain.ownership import AcknowledgingSet
 from recovery.guard.synchronous import Observed
+from recovery.ports.guard import Upstream
 from recovery.ports.standby import Streaming
 
 
@@ -21,6 +22,7 @@ class Acknowledging:
         self.server = server
         self._replication = replication
         self._upstream_seen: str | None = None  # primary_conninfo of the standby, when it was looked at last
+        self._received_seen = True  # whether its upstream sent, then
 
     @property
     def member(self) -> str | None:
@@ -64,3 +66,8 @@ class Acknowledging:
             return False
         conninfo, _ = await asyncio.to_thread(files.read_last_source, self.server.folder)
         return bool(conninfo)
+
+    def is_left_behind(self, upstream: Upstream) -> bool:
+        """See ``recovery.ports.guard.Forgettable``. One that somebody else took from its upstream is left as it is."""
+        seen = self._upstream_seen or ""
+        return bool(seen) and not self._received_seen and not files.same_server(seen, upstream.host, upstream.port)

@@ -129,11 +129,12 @@ class GuardedPostgres(Acknowledging):
         if not state.in_recovery:
             self._seen_primary = state
             return self._state(StoreRole.PRIMARY, state.position, order, state.timeline, history, detail=detail)
-        self._upstream_seen = state.conninfo
+        self._upstream_seen, self._received_seen = state.conninfo, state.streams
         self._remember_lag(state)
         if not state.streams:
             detail = f"it receives nothing. {detail}".strip()
-        return self._state(StoreRole.STANDBY, state.position, order, state.timeline, history, detail=detail)
+        found = self._state(StoreRole.STANDBY, state.position, order, state.timeline, history, detail=detail)
+        return found.model_copy(update={"receives": state.streams})
 
     def _remember_lag(self, state: Running) -> None:
         if state.lag_seconds is not None:

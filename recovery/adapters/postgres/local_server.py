@@ -223,7 +223,25 @@ class LocalServer:
         start = latest(control.redo, control.minimum_recovery) or control.redo
         if control.was_primary:
             await asyncio.to_thread(check_wal_is_whole, self.folder, control.timeline, start, control.segment_bytes)
+        else:
+            later = await self._end_on_a_later_timeline(control, start, seconds)
+            if later is not None:
+                return later
         return latest(start, await self.end_of_wal(control.timeline, start, control.segment_bytes, seconds))
+
+    async def _end_on_a_later_timeline(self, control: Control, start: str, seconds: float) -> str | None:
+        """Of a standby: its control file names the timeline of its last checkpoint, or of the last page that it wrote,
+        and it may have followed a promotion since. None where it has no WAL of a later one.
+        """
+        history = await self.stopped_history(control)
+        for before, each in reversed(list(itertools.pairwise(history.timelines))):
+            if each.number <= control.timeline:
+                break
+            begin = latest(start, before.left_at) or start
+            end = await self.end_of_wal(each.number, begin, control.segment_bytes, seconds)
+            if end is not None and lsn_order(end) > lsn_order(begin):
+                return end
+        return None
 
     async def end_of_wal(self, timeline: int, start: str, segment_bytes: int, seconds: float) -> str | None:
         """See ``wal.end_of_wal``."""

@@ -22,6 +22,14 @@ async def test_the_region_that_does_not_follow_is_reprotected(site: Site) -> Non
     assert "a owns shop" in owner.message
 
 
+async def test_a_standby_that_receives_nothing_waits_too_where_no_former_primary_does(site: Site) -> None:
+    """It has more than the owner, which it must not follow so."""
+    site.guards.states |= {"b": [state(STANDBY, receives=True)], "c": [state(STANDBY, receives=False)]}
+    assert (await site.run(site.reprotecting.find_returned, "Reprotect")).facts.target_region == "c"
+    site.guards.states["b"] = [state(STALE)]
+    assert (await site.run(site.reprotecting.find_returned, "Reprotect")).facts.target_region == "b"
+
+
 async def test_what_only_the_returned_side_has_is_said_aloud(site: Site) -> None:
     site.handover.divergences = [
         StoreDivergence(
