@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.integration.mutation import Mutation, row
+from tests.integration.mutation_rows import REDIS_ROWS, WATCHING
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -38,21 +41,6 @@ WAL_FILES = "tests/unit/wal/test_files.py"
 WAL_ARCHIVE = "tests/unit/backup/test_wal_archive.py"
 IN_THE_WAY = f"{STREAMS}::test_what_stands_in_the_way_is_said_before_anything_changes"
 BROKEN = f"{CHECKS}::test_a_broken_promise_fails_its_own_check"
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """``old`` in the source of ``module`` becomes ``new``; ``test`` must fail then."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    test: str
-
-
-def row(name: str, module: str, old: str, new: str, test: str) -> Mutation:
-    return Mutation(name, module, old, new, test)
 
 
 def check(name: str, expression: str, test: str = BROKEN) -> Mutation:
@@ -266,6 +254,8 @@ MUTATIONS = [
         "passed=wrong is None,", "passed=True,", f"{WAL}::test_an_end_that_is_not_the_target_is_found_out"),
 ]  # fmt: skip
 FURTHER = [
+    *WATCHING,
+    *REDIS_ROWS,
     # Plans.
     row("past the pivot nothing is cut off", "workflows.engine",
         "if self._forward is not None and not self._pivot_started:", "if self._forward is not None:",

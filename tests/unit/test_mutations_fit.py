@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_mutations import FURTHER, MUTATIONS, Mutation
+from tests.integration.mutation import Mutation
+from tests.integration.test_mutations import FURTHER, MUTATIONS
 
 ROOT = Path(__file__).parents[2]
 

@@ -177,6 +177,22 @@ def test_time_without_a_word_is_lag_only_as_far_as_the_owner_still_worked() -> N
     assert chosen({"a": LOST, "b": b, "c": LOST}, Wish(outage_age=590)).target == "b"
 
 
+def test_without_a_word_from_an_owner_that_works_is_lag_all_of_it() -> None:
+    """A switchover: nothing was lost, so there is no outage in which a standby could have heard nothing."""
+    late = standby(heard_seconds_ago=600.0)
+    assert "10 min behind" in reasons(chosen({"a": primary(), "b": late, "c": standby()}))["b"]
+    assert chosen({"a": primary(), "b": late, "c": LOST}).target is None
+    assert chosen({"a": LOST, "b": late, "c": LOST}).target == "b"
+
+
+@pytest.mark.parametrize("unknown", [{"history": None}, {"position": None}])
+def test_a_standby_whose_history_nobody_knows_may_be_another_clusters(unknown: dict[str, None]) -> None:
+    seen = standby()
+    doubtful = Seen(states=[seen.states[0].model_copy(update=unknown)], holds_lease=True)
+    choice = chosen({"a": LOST, "b": doubtful, "c": standby()})
+    assert choice.target == "c" and "may be another cluster's" in reasons(choice)["b"]
+
+
 def test_another_cluster_with_equal_numbers_is_no_standby() -> None:
     stranger = standby("0/9000000", history="7301000000000000002: 1")
     choice = chosen({"a": LOST, "b": stranger, "c": standby()})

@@ -110,6 +110,10 @@ def test_a_vote_counts_under_the_epoch_in_which_it_was_seen() -> None:
     of = heard(report("outside", Verdict.LOST, epoch=1), report("region-b", Verdict.LOST, epoch=2))
     votes = count(of, POINTS, "region-a", 2, NOW)
     assert [ballot.vantage for ballot in votes.lost] == ["region-b"]
+    assert votes.ballots[2].why == "has not heard of the present owner yet"
+    unknown = count(of, POINTS, None, 0, NOW)
+    assert {ballot.vote for ballot in unknown.ballots} == {Vote.NONE}
+    assert unknown.ballots[2].why == "who owns the group is not known yet"
 
 
 def test_an_older_report_never_replaces_a_newer_one() -> None:
@@ -264,6 +268,20 @@ def test_the_first_two_losses_are_followed_at_once_and_later_ones_have_to_last()
     assert decide(case, NOW).action is Action.NOTHING
     assert decide(case, NOW).until == NOW + timedelta(seconds=30)
     assert decide(case, NOW + timedelta(seconds=31)).action is Action.START
+
+
+def test_an_owner_that_is_not_lost_is_left_where_it_is() -> None:
+    found = decide(lost_case(outage=None), NOW)
+    assert found.action is Action.NOTHING and found.why == "the owner is not lost"
+
+
+def test_without_any_healthy_region_nothing_is_started_and_somebody_hears_of_it() -> None:
+    dead = RegionReport(verdict=Verdict.LOST, failing_since=NOW)
+    told = ("region-a", "outside")  # a region whose own vantage point still tells is there to recover to
+    reports = [report(name, Verdict.LOST, regions={"region-a": dead, "region-b": dead}) for name in told]
+    votes = count(heard(*reports), POINTS, "region-a", 1, NOW)
+    found = decide(lost_case(votes=votes, outage=outage_of(votes, NOW)), NOW)
+    assert found.action is Action.TELL and "no healthy region to go to" in found.title
 
 
 def test_automatic_starts_a_failover() -> None:

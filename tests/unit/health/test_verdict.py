@@ -36,6 +36,10 @@ def test_the_third_failure_in_a_row_is_a_loss_since_the_first() -> None:
     assert streak.failing_since == START + timedelta(seconds=1)
 
 
+def test_a_probe_that_takes_long_is_one_failure_however_long() -> None:
+    assert fed(Streak(SECOND), (True, 0), (False, 1), (False, 9))[-1] is Verdict.HEALTHY
+
+
 def test_a_success_between_failures_starts_the_count_anew() -> None:
     assert Verdict.LOST not in fed(
         Streak(SECOND), (False, 0), (False, 1), (True, 2), (False, 3), (False, 4), (True, 5), (False, 6)
