@@ -28,6 +28,7 @@ from temporalio import activity
 
 import recovery.errors
 from recovery.adapters import point_judge, recovery_points
+from recovery.adapters.nats.restores import StreamRestores
 from recovery.adapters.nats.restoring import Upload
 from recovery.adapters.postgres import LocalPostgres, LocalPostgresHost, validation
 from recovery.adapters.postgres.restore import PhysicalRestore
@@ -48,7 +49,8 @@ from workers.zones import ConfiguredZones
 
 CALLS: dict[type, tuple[str, ...]] = {
     StoredRecoveryPoints: ("take", "fill", "validate", "repair", "expire", "remove_unfinished"),
-    RedisRestores: ("verify",),
+    RedisRestores: ("restore", "verify", "remove"),
+    StreamRestores: ("restore", "verify", "remove"),
     SearchRestores: ("verify",),
     PostgresRestores: ("restore", "verify", "open_writes", "remove", "write_probe"),
     LocalPostgres: ("validate", "restore_physical", "restore_logical", "remove_restored", "remove_restored_database"),
