@@ -6,29 +6,18 @@ fault; a cancelled run leaves no stream and no object.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from recovery.adapters.nats.connection import api, connected
 from recovery.backup.reader import verify_objects
-from recovery.domain.report import RunReport, RunState
+from recovery.domain.report import RunState
 from tests.integration.installation import AWAY, HOME, STREAMS, Site
-from tests.integration.test_faults_worker_loss import FAULT, at, attempts, both, cases
+from tests.integration.test_faults_worker_loss import FAULT, at, attempts, both, cases, run_with_a_loss
 from tests.integration.test_plans_streams import catalogue, everything, filled, server, taken
 from workers import operations
 
 __all__ = ["filled"]
 TAKE, VALIDATE, RESTORE = "take-streams-backup", "validate-points", "restore-database"
-
-
-async def run_with_a_loss(site: Site, fault: FAULT, plan: str, **request: Any) -> RunReport:
-    """The plan, of which one worker is killed on the way and replaced."""
-    site.arm(**fault)
-    handle = await site.start(plan, group=STREAMS, **request)
-    assert await site.fallen() == [], "children of the killed worker live on"
-    site.crew.hire()
-    return await site.ended(handle)
 
 
 async def streams_of(site: Site, region: str) -> list[str]:
@@ -61,7 +50,7 @@ async def nothing_is_left(site: Site) -> None:
 )
 async def test_a_backup_of_streams_survives_its_worker(filled: Site, fault: FAULT) -> None:
     expected = await everything(filled, HOME)
-    report = await run_with_a_loss(filled, {**fault, "step": TAKE}, "Backup", store="nats")
+    report = await run_with_a_loss(filled, {**fault, "step": TAKE}, "Backup", group=STREAMS, store="nats")
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, TAKE) == 2
     (point_id,) = report.point_ids
@@ -82,7 +71,7 @@ async def test_a_backup_of_streams_survives_its_worker(filled: Site, fault: FAUL
 async def test_a_validation_of_streams_survives_its_worker(filled: Site, fault: FAULT) -> None:
     (point,) = await taken(filled, store="nats")
     fault = {**fault, "step": VALIDATE}
-    report = await run_with_a_loss(filled, fault, "BackupValidation", point_id=point.point_id)
+    report = await run_with_a_loss(filled, fault, "BackupValidation", group=STREAMS, point_id=point.point_id)
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, VALIDATE) == 2
     judged = await (await catalogue(filled)).point(STREAMS, point.point_id)
@@ -103,7 +92,7 @@ async def test_a_validation_of_streams_survives_its_worker(filled: Site, fault: 
 async def test_a_restore_of_streams_survives_its_worker(filled: Site, fault: FAULT) -> None:
     (point,) = await taken(filled, store="nats")
     expected = await everything(filled, HOME)
-    request = {"point_id": point.point_id, "region": AWAY}
+    request = {"group": STREAMS, "point_id": point.point_id, "region": AWAY}
     report = await run_with_a_loss(filled, {**fault, "step": RESTORE}, "Restore", **request)
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, RESTORE) == 2
