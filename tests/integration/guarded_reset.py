@@ -31,8 +31,9 @@ async def reset(site: GuardedSite) -> None:
     await restart_what_ended(site)
     await _end_plans(site)
     await site.became_active(await site.owner())
-    if not await site.follows():
-        await _reprotect(site)
+    for region in site.others:
+        if not await site.follows(region):
+            await _reprotect(site, region)
     await _steady(site)
 
 
@@ -71,13 +72,13 @@ async def wait_for_roles(site: GuardedSite, region: str) -> None:
     await site.eventually(answers, 60, f"the guard of {region} did not say what stands there")
 
 
-async def _reprotect(site: GuardedSite) -> None:
+async def _reprotect(site: GuardedSite, region: str) -> None:
     """Stores that are clean follow by themselves; what was a primary waits for a plan."""
-    await wait_for_roles(site, site.other)
-    if await site.follows():
+    await wait_for_roles(site, region)
+    if await site.follows(region):
         return
     await site.no_plans()
-    report = await site.run("Reprotect", region=site.other)
+    report = await site.run("Reprotect", region=region)
     assert report.state is RunState.COMPLETED, f"{report.error}\n{site.logs()}"
 
 
@@ -95,7 +96,8 @@ async def _wanting(site: GuardedSite) -> str:
     without = [region for region, status in statuses.items() if status is None or not status.holds_lease]
     if without:
         return f"no lease is held in {without}"
-    return "" if await site.follows() else f"{site.other} does not follow: {statuses[site.other]}"
+    idle = [region for region in site.others if not await site.follows(region)]
+    return f"{idle} do not follow: {[statuses[region] for region in idle]}" if idle else ""
 
 
 async def _steady(site: GuardedSite) -> None:

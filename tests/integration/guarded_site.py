@@ -55,6 +55,9 @@ from workflows.health_state import HealthView
 
 WITNESS_SECONDS = 40.0
 PLAN_SECONDS = 150.0
+FOLLOWED = """
+SELECT status = 'streaming' AND sender_host = $1 AND sender_port = $2::int FROM pg_stat_wal_receiver
+"""
 LOG_NAMES = ("guard", "worker", "monitor")
 
 
@@ -80,8 +83,13 @@ class GuardedSite:
 
     @property
     def other(self) -> str:
-        """The region that is not active, as of the last ``reset`` or ``became_active``."""
-        return next(region for region in self.installation.regions if region != self.active)
+        """The first region that is not active, as of the last ``reset`` or ``became_active``."""
+        return self.others[0]
+
+    @property
+    def others(self) -> list[str]:
+        """As ``other``: all of them, in the order of their priority."""
+        return [region for region in self.installation.regions if region != self.active]
 
     # -- what is so -------------------------------------------------------------------------------------------------
 
@@ -123,18 +131,19 @@ class GuardedSite:
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return "off"
 
-    async def follows(self) -> bool:
-        """Whether every store of the other region follows the active one's."""
-        status = await self.status(self.other)
+    async def follows(self, region: str) -> bool:
+        """Whether every store of a region follows the active one's."""
+        status = await self.status(region)
         states = [store for group in status.groups for store in group.stores] if status else []
-        return bool(states) and all(store.role is StoreRole.STANDBY for store in states) and await self.streams()
+        return bool(states) and all(store.role is StoreRole.STANDBY for store in states) and await self.streams(region)
 
-    async def streams(self) -> bool:
-        """Whether the other region's PostgreSQL follows the active one's."""
+    async def streams(self, region: str) -> bool:
+        """Whether a region's PostgreSQL follows the active one's."""
+        upstream = self.lab.seen_from(region, self.active, "postgres")
         try:
-            connection = await asyncpg.connect(self.lab.postgres(self.other).dsn(), timeout=2)
+            connection = await asyncpg.connect(self.lab.postgres(region).dsn(), timeout=2)
             try:
-                followed = await connection.fetchval("SELECT status = 'streaming' FROM pg_stat_wal_receiver", timeout=2)
+                followed = await connection.fetchval(FOLLOWED, *upstream, timeout=2)
             finally:
                 connection.terminate()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

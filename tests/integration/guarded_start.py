@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from workers.client import connect
 from workers.wiring import Wiring
 
 SERVICES = {"postgres", "nats", "redis", "app", "witness", "temporal", "dns", "webhook"}
+REGIONS = ("region-a", "region-b")
 GUARDS_ALONE = {"nats", "redis"}
 """What is a primary by a guard alone."""
 SHOP_MEGABYTES = 10
@@ -44,21 +45,25 @@ async def guarded_site(
     amend: Callable[[dict[str, Any]], None] | None = None,
     prepare: Callable[[Lab, ArmedInstallation], Awaitable[None]] | None = None,
     guards: bool = True,
+    regions: Sequence[str] = REGIONS,
+    sites: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
 ) -> AsyncIterator[GuardedSite]:
     """Starts everything, and ends everything.
 
     ``amend`` changes the group's configuration; ``prepare`` does what else has to be done before guards start. Without
     ``guards`` there are none, and no store that only a guard would make a primary: no Redis, no JetStream. Such a site
-    cannot be ``reset``.
+    cannot be ``reset``. ``sites``: of regions that are lost together with another one. ``without``: stores.
     """
     folder = await asyncio.to_thread(_made_folder)
     try:
         async with contextlib.AsyncExitStack() as stack:
-            lab = await Lab.start(guarded=True, services=SERVICES if guards else SERVICES - GUARDS_ALONE)
+            services = SERVICES.difference(without, () if guards else GUARDS_ALONE)
+            lab = await Lab.start(guarded=True, services=services, regions=regions)
             stack.push_async_callback(lab.stop)
             home = lab.describe().regions[0]
             await load_shop(lab.postgres(home).dsn(), SHOP_MEGABYTES)
-            installed = await asyncio.to_thread(_installed, lab, folder, times, amend, guards)
+            installed = await asyncio.to_thread(_installed, lab, folder, times, amend, guards, sites or {})
             installation = ArmedInstallation.of(installed)
             if prepare is not None:
                 await prepare(lab, installation)
@@ -83,7 +88,12 @@ async def guarded_site(
 
 
 def _installed(
-    lab: Lab, folder: Path, times: FailoverTimes, amend: Callable[[dict[str, Any]], None] | None, guards: bool
+    lab: Lab,
+    folder: Path,
+    times: FailoverTimes,
+    amend: Callable[[dict[str, Any]], None] | None,
+    guards: bool,
+    sites: Mapping[str, str],
 ) -> GuardedInstallation:
     installed, yaml = install_guarded(lab, folder, times), YAML()
     for file in installed.files.values():
@@ -94,6 +104,8 @@ def _installed(
             del document["guards"]
             for region in document["regions"].values():
                 del region["guard"]
+        for name, place in sites.items():
+            document["regions"][name]["site"] = place
         yaml.dump(document, file)
     return installed
 

@@ -119,7 +119,7 @@ async def test_a_reprotect_survives_its_worker(guarded: GuardedSite, name: str, 
     report = await _with_a_loss(guarded, "Reprotect", name, side, region=former)
     assert report.state is RunState.COMPLETED, report.error
     assert "postgres" in {each.store for each in report.divergences}, "what only it held is saved"
-    await guarded.eventually(guarded.follows, 60, f"{former} does not follow")
+    await guarded.eventually(lambda: guarded.follows(former), 60, f"{former} does not follow")
     guarded.never_two_writers()
 
 

@@ -77,3 +77,46 @@ async def test_a_lost_site_is_left(guards: GuardedLab) -> None:
     assert outcome.facts.target_region == B
     reasons = {each.region: each.rejected for each in outcome.facts.candidates or []}
     assert "does not answer" in reasons[NEAR]
+
+
+async def taken_over(guards: GuardedLab, region: str) -> None:
+    """A whole run of a failover from A, which is lost, as far as guards are asked."""
+    order = await guards.claim("run-1", region)
+    await guards.client.fence(order)
+    await guards.client.promote(order)
+    await guards.free()
+
+
+async def test_a_standby_that_could_not_be_told_follows_the_new_owner_by_itself(guards: GuardedLab) -> None:
+    """Its guard was dead while the other one took over. One that received what the new owner never had does not."""
+    assert await guards.writes(A, "before")
+    await guards.until("B has it", lambda: has(guards, B, {"before"}))
+    await guards.end_guard(B)
+    await lost(guards, A)
+    await taken_over(guards, NEAR)
+    assert await guards.writes(NEAR, "after")
+    await guards.start_guard(B)
+    await guards.until("B follows the new owner", lambda: has(guards, B, {"before", "after"}))
+
+
+@pytest.mark.chaos  # tests/unit/guard/test_left_behind.py has what its guard does
+async def test_a_standby_that_is_ahead_of_the_new_owner_waits_for_people(guards: GuardedLab) -> None:
+    await guards.lab.partition(A, NEAR)
+    assert await guards.writes(A, "ahead")
+    await guards.until("B has it", lambda: has(guards, B, {"ahead"}))
+    await guards.end_guard(B)
+    await lost(guards, A)
+    await taken_over(guards, NEAR)
+    assert await guards.writes(NEAR, "after")
+    await guards.start_guard(B)
+
+    async def warned() -> bool:
+        found = (await guards.status(B)).groups[0].warnings
+        return any("drctl reprotect" in words for words in found)
+
+    await guards.until("B's guard says that its data diverged", warned)
+    assert await guards.values(B) == {"ahead"}
+
+
+async def has(guards: GuardedLab, region: str, values: set[str]) -> bool:
+    return await guards.values(region) == values
