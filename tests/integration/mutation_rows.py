@@ -11,6 +11,12 @@ LOOP = "tests/unit/health/test_loop.py"
 REDIS = "tests/unit/points/test_redis.py"
 REDIS_DUMPS = "tests/unit/streams/test_redis_dumps.py"
 REDIS_RESTORES = "tests/unit/streams/test_redis_restores.py"
+REDIS_VERDICTS = "tests/unit/streams/test_redis_verdicts.py"
+SEARCH = "tests/contract/test_search.py"
+SEARCH_POINTS = "tests/unit/points/test_search.py"
+SEARCH_RESTORES = "tests/unit/points/test_search_restores.py"
+SNAPSHOTS = "tests/unit/streams/test_snapshots.py"
+STREAM_RESTORES = "tests/unit/streams/test_stream_restores.py"
 
 WATCHING = [
     # Who takes over.
@@ -86,6 +92,31 @@ WATCHING = [
 ]  # fmt: skip
 
 REDIS_ROWS = [
+    row("size of a dump", "recovery.adapters.redis.validation",
+        "    if size != source.rdb_bytes:\n", "    if False:\n",
+        f"{REDIS_VERDICTS}::test_a_dump_ends_where_it_was_taken"),
+    row("position of a dump", "recovery.adapters.redis.validation",
+        'name="position", passed=not wrong', 'name="position", passed=True',
+        f"{REDIS_VERDICTS}::test_a_dump_ends_where_it_was_taken"),
+    row("keys that were loaded", "recovery.adapters.redis.validation",
+        'name="keys", passed=not wrong', 'name="keys", passed=True',
+        f"{REDIS_VERDICTS}::test_as_many_keys_are_loaded_as_were_read"),
+    row("keys of the source", "recovery.adapters.redis.validation",
+        "name=name, passed=not wrong", "name=name, passed=True",
+        f"{REDIS_DUMPS}::test_of_two_counts_at_one_position_the_second_is_the_dumps"),
+    row("functions of the source", "recovery.adapters.redis.validation",
+        'name="functions", passed=not wrong', 'name="functions", passed=True',
+        f"{REDIS_VERDICTS}::test_functions_are_those_of_the_source"),
+    row("a placed dump is its restore's", "recovery.adapters.redis.placing",
+        '    if mark is None or mark.get("restore_id") != restore_id:\n', "    if False:\n",
+        f"{REDIS_VERDICTS}::test_a_placed_dump_is_taken_back_by_its_own_restore_only"),
+    row("what a server wrote since", "recovery.adapters.redis.placing",
+        "    if moved or (target.exists() and (not _is_ours(place, restore_id) or _servers_in(place.folder))):\n",
+        "    if False:\n",
+        f"{REDIS_VERDICTS}::test_what_a_server_wrote_since_is_not_taken_back"),
+    row("room for a dump", "recovery.adapters.redis.placing",
+        "    if free < needed:\n", "    if False:\n",
+        f"{REDIS_VERDICTS}::test_a_disk_without_room_is_said"),
     row("a Redis that others completed", "recovery.adapters.redis.target",
         "state.completed_by == options.restore_id", "False",
         f"{REDIS_RESTORES}::test_a_late_attempt_does_not_start_over_on_what_is_the_clients_by_then"),
@@ -118,4 +149,51 @@ REDIS_ROWS = [
     row("a stale attempt at a replication", "recovery.adapters.redis.by_replication",
         "(found.mark, found.completed_by) != (standing.mark, standing.completed_by)", "False",
         f"{REDIS_RESTORES}::test_an_attempt_that_was_held_up_replicates_nothing_over_it"),
+]  # fmt: skip
+
+SEARCH_ROWS = [
+    row("indices that clients use", "recovery.adapters.search.marks",
+        "    if live:\n", "    if False:\n",
+        f"{SEARCH_RESTORES}::test_indices_that_clients_use_are_not_taken_back"),
+    row("one cluster writes to a repository", "recovery.adapters.search.repositories",
+        'to_write and settings.get("readonly", "false") == "true"', "False",
+        f"{SEARCH}::TestSearch::test_one_cluster_writes_to_a_repository"),
+    row("another repository of that name", "recovery.adapters.search.repositories",
+        "        if not replace:\n", "        if False:\n",
+        f"{SEARCH}::TestSearch::test_another_repository_of_that_name_stays_until_somebody_says_so"),
+    row("another snapshot of that name", "recovery.adapters.search.snapshots",
+        "if snapshot.uuid != source.snapshot_uuid:", "if False:",
+        f"{SEARCH_POINTS}::test_a_snapshot_that_is_not_what_was_taken_is_corrupt"),
+    row("files of a snapshot", "recovery.adapters.search.snapshots",
+        "if there != (source.shards, 0, source.bytes):", "if False:",
+        f"{SEARCH_POINTS}::test_a_snapshot_that_is_not_what_was_taken_is_corrupt"),
+    row("room for indices", "recovery.adapters.search.restoring",
+        "if free < self._source.bytes:", "if False:",
+        f"{SEARCH}::test_too_little_room_is_seen_before_anything_is_restored"),
+    row("documents of a restored index", "recovery.adapters.search.restoring",
+        "if found.differences:", "if False:",
+        f"{SEARCH}::TestSearch::test_what_differs_from_the_snapshot_fails_the_restore"),
+    row("internal indices", "recovery.adapters.search.restoring",
+        "        if internal:\n", "        if False:\n",
+        f"{SEARCH}::TestSearch::test_internal_indices_are_restored_by_name_only_and_never_replaced"),
+]  # fmt: skip
+
+STREAM_ROWS = [
+    row("order of a snapshot's chunks", "recovery.adapters.nats.receiving",
+        "index != str(self._full)", "False", f"{SNAPSHOTS}::test_an_incomplete_snapshot_is_refused"),
+    row("length of a snapshot's chunks", "recovery.adapters.nats.receiving",
+        "length != str(len(message.data))", "False", f"{SNAPSHOTS}::test_an_incomplete_snapshot_is_refused"),
+    row("end of a snapshot", "recovery.adapters.nats.receiving",
+        "self._full and self._version >= STATUS_SINCE", "False",
+        f"{SNAPSHOTS}::test_an_incomplete_snapshot_is_refused"),
+    row("end of an archive of streams", "recovery.adapters.nats.archive",
+        "not tail.endswith(_SENTINEL)", "False", f"{SNAPSHOTS}::test_what_is_no_whole_archive"),
+    row("what another restore of streams left", "recovery.adapters.nats.restoring",
+        "ours not in (mark, restore_of(mark))", "False",
+        f"{STREAM_RESTORES}::test_what_another_restore_left_is_not_touched"),
+    row("state of a restored stream", "recovery.adapters.nats.recovery",
+        "    if differences + missing:\n", "    if False:\n",
+        f"{STREAM_RESTORES}::test_a_failed_restore_leaves_no_stream"),
+    row("a folder with two archives", "recovery.adapters.nats.folder",
+        "len(found) > 1", "False", f"{STREAM_RESTORES}::test_what_is_no_folder_of_the_nats_command"),
 ]  # fmt: skip

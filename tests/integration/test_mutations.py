@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.integration.mutation import Mutation, row
-from tests.integration.mutation_rows import REDIS_ROWS, WATCHING
+from tests.integration.mutation_rows import REDIS_ROWS, SEARCH_ROWS, STREAM_ROWS, WATCHING
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -256,6 +256,8 @@ MUTATIONS = [
 FURTHER = [
     *WATCHING,
     *REDIS_ROWS,
+    *SEARCH_ROWS,
+    *STREAM_ROWS,
     # Plans.
     row("past the pivot nothing is cut off", "workflows.engine",
         "if self._forward is not None and not self._pivot_started:", "if self._forward is not None:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,4 +18,7 @@ def test_what_is_switched_off_stands_in_the_source_once(mutation: Mutation) -> N
     source = (ROOT / f"{mutation.module.replace('.', '/')}.py").read_text()
     assert source.count(mutation.old) == 1, f"{mutation.module}: {mutation.old!r}"
     module, _, function = mutation.test.partition("::")
-    assert f"def {function.split('::')[-1].partition('[')[0]}(" in (ROOT / module).read_text(), mutation.test
+    tests = (ROOT / module).read_text()
+    for name in re.findall(r"^from (tests\.\S+) import", tests, re.MULTILINE):  # where its class may have it from
+        tests += (ROOT / f"{name.replace('.', '/')}.py").read_text()
+    assert f"def {function.split('::')[-1].partition('[')[0]}(" in tests, mutation.test
