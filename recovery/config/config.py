@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from recovery.config.base import Section
+from recovery.config.completeness import incomplete
 from recovery.config.group import Group
 from recovery.config.installation import Guards, Keys, Region, Targets, Temporal, Tier
 from recovery.config.later import set_for_later
@@ -20,7 +21,7 @@ from recovery.config.operations import Monitoring, Notifications
 from recovery.config.plain import plain
 from recovery.config.policies import Inheritable
 from recovery.config.references import check_references, mapping
-from recovery.config.snapshot import incomplete, snapshot_of
+from recovery.config.snapshot import snapshot_of
 from recovery.config.warnings import CriticalPaths, warnings_of
 from recovery.config.yaml_source import Document, read_document
 from recovery.domain.group import GroupSnapshot

@@ -160,7 +160,10 @@ class _Seen:
 
 @dataclass
 class FakeStore:
-    """A GuardedStore that does as it is told. ``hang``: names of methods that never come back."""
+    """A GuardedStore that does as it is told; the contract suite holds it true.
+
+    ``hang``: names of methods that never come back.
+    """
 
     store: str = "postgres"
     strength: Strength = Strength.GUARD
@@ -211,11 +214,12 @@ class FakeStore:
         if self.role is StoreRole.STALE and not owner and epoch != self.primary_of:
             raise Refused(f"it was the primary of epoch {self.primary_of} and followed nobody since")
         self.primary_of = epoch
-        if self.role is not StoreRole.PRIMARY:
+        already = self.role is StoreRole.PRIMARY
+        if not already:
             await self._call("promote", 0.1)
             self.secured = False
             self._become(StoreRole.PRIMARY)
-        return Promotion(store=self.store, epoch=epoch, at=NOW, position="0/200")
+        return Promotion(store=self.store, epoch=epoch, at=NOW, position="0/200", already=already)
 
     async def demote(self) -> str | None:
         await self._call("demote", 0.05)

@@ -49,6 +49,7 @@ def _streams_group(lab: Lab, shop: dict[str, Any]) -> dict[str, Any]:
     for region in REGIONS:
         own["regions"][region]["nats"] = lab.nats(region).removeprefix("nats://")
     own["backup"]["kinds"] = ["physical", "streams"]
+    own["backup"].pop("wal", None)  # the shop archives that server's
     return {**own, "nats": {"streams": STREAM_NAMES}}
 
 

@@ -44,3 +44,20 @@ def test_one_location_must_have_the_wal(minimal: str, spoiled: Spoil, mistakes_o
     names = ", ".join(Config.parse(minimal).snapshot("shop").locations)
     text = spoiled(("backup:\n", f"backup:\n      wal: {{enabled: true, optional_locations: [{names}]}}\n"))
     assert any("expected a location that is not optional" in mistake.text for mistake in mistakes_of(text))
+
+
+def test_two_groups_do_not_archive_one_server_through_one_slot(minimal: str, mistakes_of: Find) -> None:
+    """Each archiver would end the other one's session for ever, and neither would get on."""
+    before, shop = minimal.split("  shop:\n")
+    shop, _, after = shop.partition("\n\n")
+    archived = shop.replace("backup:\n", "backup:\n      wal: {enabled: true}\n")
+
+    def both(second: str) -> str:
+        return f"{before}  shop:\n{archived}\n  copy:\n{second}\n\n{after}"
+
+    (found,) = mistakes_of(both(archived))
+    said = found.sentence("recovery.yaml")
+    assert "groups.copy.backup.wal.slot" in said and "group shop archives WAL of the same server" in said
+    Config.parse(both(archived.replace("enabled: true", "enabled: true, slot: of_the_copy")))
+    Config.parse(both(shop))
+    Config.parse(both(archived.replace("127.0.0.1", "127.0.0.9")))
