@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from recovery.adapters.postgres.connection import connected
-from recovery.adapters.postgres.fingerprint import Checksum, read_content, read_tables
+from recovery.adapters.postgres.fingerprint import Checksum, count_versions, read_content, read_horizon, read_tables
 from recovery.adapters.postgres.physical import PhysicalSource
+from recovery.adapters.postgres.unchanged import holds
 from recovery.domain.recovery_point import PostgresSource
 from recovery.errors import BadInput, DamagedPages, Refused, SourceFailed, Unreachable
 from recovery.ports.postgres import BackupSource, PostgresLogin
@@ -112,6 +113,40 @@ async def test_a_column_that_was_added_without_touching_a_row_is_a_change(source
     compared = {entry.table for entry in found.tables}
     assert "shop.public.customers" in compared
     assert "shop.public.widened" not in compared
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ("SELECT 1", True),
+        ("VACUUM FREEZE versioned", True),
+        ("UPDATE versioned SET i = 11 WHERE i = 10", False),
+        ("DELETE FROM versioned WHERE i = 10; INSERT INTO versioned VALUES (11)", False),
+        ("DELETE FROM versioned WHERE i = 10", False),
+        ("INSERT INTO versioned VALUES (10)", False),
+    ],
+)
+@pytest.mark.parametrize("meanwhile", ["nobody", "an older transaction"])
+async def test_row_versions_alone_tell_what_changed(source: Server, change: str, held: bool, meanwhile: str) -> None:
+    """Counters of changes arrive late: what was read is compared by its rows. With a transaction that runs since before
+    all of it every row may be younger than what was read, and its values are read again."""
+    async with connected(source.login, "write") as older, connected(source.login, "w") as writer:
+        if meanwhile != "nobody":
+            await older.execute("BEGIN; SELECT pg_current_xact_id()")
+        await writer.execute("CREATE TABLE versioned AS SELECT i FROM generate_series(1, 10) i")
+        try:
+            async with connected(source.login, "read", stable_text=True) as reader:
+                async with reader.transaction(isolation="repeatable_read", readonly=True):
+                    (table,) = [one for one in await read_tables(reader, "shop") if one.name == "versioned"]
+                    content, horizon = await read_content(reader, table, Checksum.VALUES), await read_horizon(reader)
+                for statement in change.split("; "):
+                    await writer.execute(statement)
+                assert await holds(reader, table, content, horizon) is held
+                rows, later = await count_versions(reader, table, horizon)
+                if held:
+                    assert (rows, later) == (10, 0 if meanwhile == "nobody" else 10)
+        finally:
+            await writer.execute("DROP TABLE versioned")
 
 
 # Values that differ as text; of most of these types PostgreSQL calls them equal, and hashes them alike.

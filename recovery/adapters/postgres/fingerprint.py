@@ -21,7 +21,6 @@ def _sum(columns: str, seed: int) -> str:
     return f"sum(hash_record_extended(ROW(int8send({row})), {seed}))::text"
 
 
-_VERSIONS = _sum("x.ctid, x.xmin", 1)
 _HASHED = ("bool", "bytea", "date", "int2", "int4", "name", "oid", "text", "uuid", "varchar")
 """Types whose hash is one of all that is stored, and not of what counts as equal."""
 _SENT = {
@@ -78,13 +77,11 @@ class Checksum(Enum):
 
 @dataclass(frozen=True)
 class Content:
-    """``checksum`` (of text), ``values`` are None when they were not asked for, or when a row is too long for them;
-    ``versions`` sums the rows' ctid and xmin."""
+    """``checksum`` (of text), ``values`` are None when they were not asked for, or when a row is too long for them."""
 
     rows: int
     checksum: str | None
     values: str | None = None
-    versions: str = ""
 
     def fingerprint(self, table: Table) -> TableFingerprint:
         return TableFingerprint(table=table.key, rows=self.rows, checksum=self.checksum, hashes=self.values)
@@ -146,10 +143,9 @@ async def read_content(connection: Connection, table: Table, checksum: Checksum)
     Call it in a session with ``STABLE_TEXT``. Raises what the driver raises.
     """
     wanted = {
-        Checksum.NONE: f"NULL AS checksum, NULL AS values, {_VERSIONS} AS versions",
-        Checksum.TEXT: 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text AS checksum, '
-        "NULL AS values, NULL AS versions",
-        Checksum.VALUES: f"NULL AS checksum, {_values(table)} AS values, {_VERSIONS} AS versions",
+        Checksum.NONE: "NULL AS checksum, NULL AS values",
+        Checksum.TEXT: 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text AS checksum, NULL AS values',
+        Checksum.VALUES: f"NULL AS checksum, {_values(table)} AS values",
     }
     try:
         async with connection.transaction():  # a savepoint where the caller is in a transaction
@@ -164,7 +160,6 @@ async def read_content(connection: Connection, table: Table, checksum: Checksum)
         int(row["rows"]),
         (row["checksum"] or nothing) if checksum is Checksum.TEXT else None,
         (row["values"] or nothing) if checksum is Checksum.VALUES else None,
-        row["versions"] or "0",
     )
 
 
@@ -173,17 +168,27 @@ def _values(table: Table) -> str:
     return _sum(", ".join([*table.hashed, *words]), 0)
 
 
-async def has_versions(connection: Connection, table: Table, content: Content) -> bool:
-    """Whether the table consists of the row versions that ``content`` was read from.
+async def read_horizon(connection: Connection) -> int:
+    """The oldest transaction (xid8) that had not ended in this session's snapshot, or the next one that will begin.
 
-    A version never changes once it is written, and its place is not used again by the same transaction: where
-    ``read_definitions`` is the same as well, so is every value, and none of them has to be read for it.
+    A row version that the snapshot does not show, and a later one does, was written by it or by a later one.
+    """
+    return int(await connection.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())::text"))
+
+
+async def count_versions(connection: Connection, table: Table, horizon: int) -> tuple[int, int]:
+    """Rows, and how many of them a snapshot with ``horizon`` need not have shown.
+
+    Where there is none of those and there are as many rows as before, they are the same row versions: versions never
+    change, so none of their values has to be read for it where ``read_definitions`` is the same as well. Versions that
+    were frozen for longer than ids of transactions last may count although they are old.
     """
     row = await connection.fetchrow(
-        f"SELECT count(*) AS rows, coalesce({_VERSIONS}, '0') AS versions FROM ONLY {table.sql} x"
+        f"SELECT count(*) AS rows, count(*) FILTER (WHERE age(x.xmin) <= age('{horizon}'::xid8::xid)) AS later "
+        f"FROM ONLY {table.sql} x"
     )
     assert row is not None
-    return (int(row["rows"]), row["versions"]) == (content.rows, content.versions)
+    return int(row["rows"]), int(row["later"])
 
 
 async def read_definitions(connection: Connection) -> str:

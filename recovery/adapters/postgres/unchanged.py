@@ -1,10 +1,9 @@
 """Fingerprints of the tables that did not change while a base backup ran.
 
-A base backup holds what was committed before its stop LSN, which no snapshot can be taken at. But a table whose rows
-(content, place and writing transaction) and whose counters of changes are the same in a snapshot taken before the stop
-and in one taken after it held just that at the stop LSN. A row that was inserted and deleted again in between, by a
-session whose statistics had not arrived yet, is what this cannot see: the comparison then fails without need, it never
-passes without right.
+A base backup holds what was committed before its stop LSN, which no snapshot can be taken at. But a table whose row
+versions and whose counters of changes are the same in a snapshot taken before the stop and in one taken after it held
+just that at the stop LSN. A row that was inserted and deleted again in between, by a session whose statistics had not
+arrived yet, is what this cannot see: the comparison then fails without need, it never passes without right.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from recovery.adapters.postgres.fingerprint import (
     Content,
     LargeObjects,
     Table,
-    has_versions,
+    count_versions,
     read_content,
     read_definitions,
+    read_horizon,
     read_large_objects,
     read_sequences,
     read_tables,
@@ -66,6 +66,7 @@ class _Database:
     contents: dict[str, Content] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
     definitions: str = ""
+    horizon: int = 0
     large_objects: LargeObjects | None = None
 
 
@@ -91,6 +92,7 @@ class UnchangedTablesProof:
             database.tables = _comparable(await read_tables(database.connection, name))
             database.sequences = await read_sequences(database.connection, name)
             database.definitions = await read_definitions(database.connection)
+            database.horizon = await read_horizon(database.connection)
         self._reading = asyncio.create_task(self._read_all())
 
     async def _read_all(self) -> None:
@@ -136,7 +138,7 @@ class UnchangedTablesProof:
                 outcome.changed += 1
             elif content is None or time.monotonic() > deadline:
                 outcome.left_out += 1
-            elif await _holds(connection, table, content, defined_alike):
+            elif await holds(connection, table, content, before.horizon if defined_alike else None):
                 outcome.fingerprints.append(content.fingerprint(table))
             else:
                 outcome.changed += 1
@@ -157,11 +159,13 @@ class UnchangedTablesProof:
                 database.connection.terminate()
 
 
-async def _holds(connection: Connection, table: Table, content: Content, defined_alike: bool) -> bool:
-    """Whether it holds what was read before. Its values are read again only where their definitions changed, or where
-    they were too long to be read with their versions."""
-    if defined_alike and content.versions:
-        return await has_versions(connection, table, content)
+async def holds(connection: Connection, table: Table, content: Content, horizon: int | None) -> bool:
+    """Whether it holds what was read before. Its values are read again only where their definitions changed (there is
+    no ``horizon`` then), where they were too long to be read, or where rows may be younger than what was read."""
+    if horizon is not None and content.values is not None:
+        rows, later = await count_versions(connection, table, horizon)
+        if rows != content.rows or not later:
+            return rows == content.rows
     return await read_content(connection, table, Checksum.VALUES) == content
 
 
