@@ -17,6 +17,9 @@ import pytest
 
 from tests.integration.mutation import Mutation, row
 from tests.integration.mutation_rows import REDIS_ROWS, SEARCH_ROWS, STREAM_ROWS, WATCHING
+from tests.integration.mutation_rows_keeping import KEEPING_ROWS
+from tests.integration.mutation_rows_managed import CONFIRMATION_ROWS, FOLDER_ROWS, RDS_ROWS
+from tests.integration.mutation_rows_ownership import GUARD_ROWS, LOCK_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -258,6 +261,12 @@ FURTHER = [
     *REDIS_ROWS,
     *SEARCH_ROWS,
     *STREAM_ROWS,
+    *GUARD_ROWS,
+    *LOCK_ROWS,
+    *KEEPING_ROWS,
+    *CONFIRMATION_ROWS,
+    *RDS_ROWS,
+    *FOLDER_ROWS,
     # Plans.
     row("past the pivot nothing is cut off", "workflows.engine",
         "if self._forward is not None and not self._pivot_started:", "if self._forward is not None:",

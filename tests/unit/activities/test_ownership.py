@@ -32,6 +32,7 @@ PIVOT = Pivot(run_id="run-1", step="open-writes", at=NOW)
 PIVOTED = TAKEN.model_copy(update={"phase": Phase.PIVOTED, "pivot": PIVOT})
 MOVED = STEADY.model_copy(update={"region": "region-b", "epoch": 4})  # as it stands after a completed run
 THEIRS = MINE.model_copy(update={"run": "run-9", "workflow_id": "other"})
+THEY_TOOK = THEIRS.model_copy(update={"region": "region-b", "epoch": 4})
 
 Method = Callable[[Ownership, PlanContext], Awaitable[StepOutcome]]
 
@@ -113,6 +114,7 @@ CHANGES: list[tuple[str, Method, OwnershipRecord | None, OwnershipRecord | None]
     ("taking ownership", Ownership.take_ownership, MINE, TAKEN),
     ("returning ownership", Ownership.return_ownership, TAKEN, MINE.model_copy(update={"epoch": 5})),
     ("returning what was never taken", Ownership.return_ownership, MINE, MINE),
+    ("returning what another run took", Ownership.return_ownership, THEY_TOOK, THEY_TOOK),
     ("recording the pivot", Ownership.record_pivot, TAKEN, PIVOTED),
     ("withdrawing the pivot", Ownership.withdraw_pivot, PIVOTED, TAKEN),
     ("releasing", Ownership.release_run, MINE, STEADY),

@@ -33,6 +33,13 @@ def test_each_replica_that_cannot_be_promoted_is_named_with_its_reason() -> None
     assert rejected == ["db-b in b: it is no read replica of db-a", "db-c in c: it is modifying"]
 
 
+def test_a_replica_that_does_not_follow_is_not_promoted() -> None:
+    broken = replica("b", replication_error="it reads from nobody")
+    way, chosen, rejected = choose_way(RULE, "a", [broken], [snapshot("s")])
+    assert (way, chosen) == (Way.RESTORE, snapshot("s"))
+    assert rejected == ["db-b in b: it does not follow: it reads from nobody"]
+
+
 def test_the_newest_finished_snapshot_is_restored_and_of_two_copies_the_one_at_home() -> None:
     found = [snapshot("half", hours=0, status="creating"), snapshot("old", hours=9)]
     found += [snapshot("new", "b"), snapshot("new", "a")]
