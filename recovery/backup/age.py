@@ -12,6 +12,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -26,6 +27,13 @@ CHUNK_BYTES = 64 << 10
 TAG_BYTES = 16
 FILE_KEY_BYTES = 16
 NONCE_BYTES = 16
+
+
+class Digest(Protocol):
+    """One of :mod:`hashlib`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
 
 _X25519 = b"X25519"
 _WRAP_INFO = b"age-encryption.org/v1/X25519"
@@ -59,21 +67,29 @@ def _bech32_data(text: str) -> bytes:
     return (number >> 4).to_bytes(32)  # 52 characters of 5 bits, the last 4 bits are padding
 
 
-def seal(plain: bytes, recipients: Sequence[X25519PublicKey]) -> bytes:
-    """A complete file that each of ``recipients`` opens alone. They are :func:`public_key`'s."""
+def seal(plain: bytes, recipients: Sequence[X25519PublicKey], digest: Digest | None = None) -> bytes:
+    """A complete file that each of ``recipients`` opens alone. They are :func:`public_key`'s.
+
+    ``digest`` is updated with the file chunk by chunk, while each is still in the processor's cache.
+    """
+    parts = []
+    for part in _sealed(memoryview(plain), recipients):
+        if digest is not None:
+            digest.update(part)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _sealed(plain: memoryview, recipients: Sequence[X25519PublicKey]) -> Iterator[bytes]:
+    """Each chunk is a buffer of its own, in memory that was just used for another one. A buffer for the whole file is
+    fresh memory each time, and the kernel takes longer to give that than the encryption into it.
+    """
     file_key, nonce = os.urandom(FILE_KEY_BYTES), os.urandom(NONCE_BYTES)
     header = VERSION_LINE + b"".join(_stanza(file_key, recipient) for recipient in recipients) + b"---"
-    start = header + b" " + _base64(_header_mac(file_key, header)) + b"\n" + nonce
-    count = max(1, -(-len(plain) // CHUNK_BYTES))
-    stored = bytearray(len(start) + len(plain) + count * TAG_BYTES)
-    stored[: len(start)] = start
-    source, target = memoryview(plain), memoryview(stored)[len(start) :]
+    yield header + b" " + _base64(_header_mac(file_key, header)) + b"\n" + nonce
     cipher = ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload"))
-    for index, chunk_nonce in enumerate(_chunk_nonces(count)):
-        chunk = source[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-        place = target[index * (CHUNK_BYTES + TAG_BYTES) :][: len(chunk) + TAG_BYTES]
-        cipher.encrypt_into(chunk_nonce, chunk, None, place)
-    return bytes(stored)
+    for index, chunk_nonce in enumerate(_chunk_nonces(max(1, -(-len(plain) // CHUNK_BYTES)))):
+        yield cipher.encrypt(chunk_nonce, plain[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], None)
 
 
 def unseal(stored: bytes, identities: Sequence[X25519PrivateKey]) -> bytearray:

@@ -103,7 +103,9 @@ class Sealer(_Threads):
         return await self._run(self._sealed, chunk, level)
 
     def _sealed(self, chunk: bytes, level: int) -> SealedChunk:
-        return described(age.seal(packed(chunk, level), self._keys), len(chunk))
+        digest = hashlib.sha256()
+        body = age.seal(packed(chunk, level), self._keys, digest)
+        return SealedChunk(body, digest.hexdigest(), len(body), len(chunk))
 
 
 class Opener(_Threads):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import typer
 from rich.console import Console
 
 from drctl import answers, database, output
@@ -22,8 +23,8 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Somebody sits there, and types the last of these."""
     words = [""]
     monkeypatch.setattr(output, "messages", lambda: Console(file=io.StringIO(), force_terminal=True))
-    monkeypatch.setattr(output.typer, "get_text_stream", lambda name: SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(output.typer, "prompt", lambda *arguments, **options: words[-1])
+    monkeypatch.setattr(typer, "get_text_stream", lambda name: SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(typer, "prompt", lambda *arguments, **options: words[-1])
     return words
 
 
@@ -43,7 +44,7 @@ def test_where_nobody_can_answer_nothing_is_asked(typed: list[str], monkeypatch:
     if who == "a pipe":
         monkeypatch.setattr(output, "messages", lambda: Console(file=io.StringIO(), force_terminal=False))
     if who == "a script":
-        monkeypatch.setattr(output.typer, "get_text_stream", lambda name: SimpleNamespace(isatty=lambda: False))
+        monkeypatch.setattr(typer, "get_text_stream", lambda name: SimpleNamespace(isatty=lambda: False))
     form = Output.JSON if who == "a program" else Output.TEXT
     with pytest.raises(Refused, match="give --yes when this is meant"):
         confirm_group("shop", "This deletes everything.", yes=False, output=form)
