@@ -100,4 +100,10 @@ FOLDER_ROWS = [
     row("streams that were restored before an error", "recovery.adapters.nats.folder",
         "            if not done:\n                raise\n", "            raise\n",
         f"{STREAM_FOLDERS}::test_an_error_on_the_way_names_what_is_there_by_then"),
+    row("an instance that clients use", "recovery.adapters.managed_restores",
+        "        if found.opened is not None:\n", "        if False:\n",
+        f"{RDS_RESTORES}::test_a_copy_comes_back_as_an_instance_with_the_network_of_the_groups_own"),
+    row("a snapshot that a location may name", "recovery.adapters.managed_points",
+        "if point_of(each) in named or each.taken_at >= before:", "if each.taken_at >= before:",
+        f"{RDS_SNAPSHOTS}::test_what_an_aborted_backup_left_is_deleted_by_a_later_retention"),
 ]  # fmt: skip
