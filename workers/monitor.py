@@ -135,7 +135,8 @@ class Vantage:
                     *await self._nats(group, region, limits),
                     *self._http(group, region, limits),
                     *self._dns(group, region, limits),
-                ]
+                ],
+                limits.connect,
             )
             for region in group.regions
         }

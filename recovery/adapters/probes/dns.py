@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import dns.asyncresolver
@@ -33,7 +34,8 @@ class DnsProbe:
         """See ``recovery.ports.health.StoreProbe``. Only the owner has records that point at it."""
         if part is not Part.OWNER:
             return []
-        found = [await framed(CHECK, self._seconds, self._question(entry), _FAILURES) for entry in self._records]
+        questions = [self._question(entry) for entry in self._records]
+        found = await asyncio.gather(*(framed(CHECK, self._seconds, each, _FAILURES) for each in questions))
         return [finding.model_copy(update={"vital": False}) for finding in found]
 
     def _question(self, record: DnsRecord) -> Callable[[], Awaitable[Finding]]:
