@@ -45,6 +45,9 @@ class Reports:
         valid = all_valid(report)
         if valid is not None:
             self._measurements.validation_finished(report.group, valid)
+        if report.plan == "Reprotect" and has_arrived(report):  # one that is repeated finds the same again
+            for found in report.divergences:
+                self._measurements.divergence_saved(report.group, found)
         recovery = counted(report)
         if recovery is not None:
             self._measurements.recovery_finished(recovery)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict
 
@@ -30,5 +31,7 @@ class Measurements(Protocol):
     def failover_failed(self, reason: str) -> None: ...
 
     def data_lost(self, store: str, count: int) -> None: ...
+
+    def divergence_saved(self, group: str, found: StoreDivergence) -> None: ...
 
     def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None: ...

@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, start_http_server
 
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
 from recovery.errors import BadInput
@@ -97,6 +98,17 @@ class RecoveryMetrics:
         self._data_loss = meter.create_gauge(
             "dr_data_loss_bytes", "By", "Bytes known to be lost in the last recovery of this store"
         )
+        self._diverged = {
+            "transactions": meter.create_counter(
+                "dr_diverged_transactions_total", "", "Transactions that a returned old primary alone had acknowledged"
+            ),
+            "messages": meter.create_counter(
+                "dr_diverged_messages_total", "", "Messages that a returned old source alone had acknowledged"
+            ),
+            "bytes": meter.create_counter(
+                "dr_diverged_bytes_total", "", "Bytes of changes that a returned old primary alone had"
+            ),
+        }
         self._store_rpo = meter.create_gauge(
             "dr_recovery_store_rpo_seconds",
             "s",
@@ -200,6 +212,14 @@ class RecoveryMetrics:
     def data_lost(self, store: str, count: int) -> None:
         """Bytes of ``store`` (``postgres``, ``jetstream``, ``redis`` ...) known to be lost in the last recovery."""
         self._data_loss.set(max(count, 0), {"store": store})
+
+    def divergence_saved(self, group: str, found: StoreDivergence) -> None:
+        """What a returned side alone had acknowledged, once it was put aside and the side follows."""
+        counts = {"transactions": found.transactions, "messages": found.messages, "bytes": found.bytes}
+        for unit, count in counts.items():
+            if count:
+                labels = {"group": group, "region": found.region, "store": found.store}
+                self._diverged[unit].add(count, labels)
 
     def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None:
         """Of a recovery of several stores: each store's achieved RPO, and how far apart they stand, in seconds."""

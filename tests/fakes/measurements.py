@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict
 
@@ -23,6 +24,7 @@ class FakeMeasurements:
     failovers: list[tuple[str, str, str, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     losses: dict[str, int] = field(default_factory=dict)
+    diverged: list[tuple[str, StoreDivergence]] = field(default_factory=list)
     stores: list[tuple[dict[str, float], float | None]] = field(default_factory=list)
 
     def backup_finished(self, kind: str, status: str, seconds: float) -> None:
@@ -51,6 +53,9 @@ class FakeMeasurements:
 
     def stores_recovered(self, rpo: Mapping[str, float], skew: float | None) -> None:
         self.stores.append((dict(rpo), skew))
+
+    def divergence_saved(self, group: str, found: StoreDivergence) -> None:
+        self.diverged.append((group, found))
 
     def data_lost(self, store: str, count: int) -> None:
         self.losses[store] = count

@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.reports import Reports
-from recovery.domain.handover import StoreLoss
+from recovery.domain.handover import StoreDivergence, StoreLoss
 from recovery.domain.recovered_set import RecoveredSet, RecoveredStore
 from recovery.domain.recovery_counts import MOVES, PLANNED, TYPES
 from recovery.domain.report import BY_SILENCE, Achieved, OperatorAction, RunReport, RunState, StepRecord, StepState
@@ -148,6 +148,13 @@ async def test_bytes_that_were_lost_are_shown_and_messages_are_not_bytes() -> No
         StoreLoss(store="redis", lost=None),
     ]
     assert (await counted(losses=lost)).losses == {"postgres": 512}
+
+
+async def test_what_a_returned_side_alone_had_is_counted_once_by_the_reprotect_that_completed() -> None:
+    alone = StoreDivergence(store="postgres", region="region-a", transactions=8)
+    assert (await counted("Reprotect", divergences=[alone])).diverged == [("shop", alone)]
+    assert (await counted("Failback", divergences=[alone])).diverged == [], "its own reprotect did"
+    assert (await counted("Reprotect", RunState.ROLLED_BACK, divergences=[alone])).diverged == []
 
 
 async def test_a_reprotect_is_no_move() -> None:

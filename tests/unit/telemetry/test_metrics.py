@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from recovery.domain.handover import StoreDivergence
 from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
 from recovery.domain.report import Achieved
@@ -90,6 +91,8 @@ def record_everything(metrics: RecoveryMetrics) -> None:
     metrics.failover_finished("region-a", "region-b", "health", 45.0)
     metrics.failover_failed("fence-primary")
     metrics.data_lost("postgres", 512)
+    metrics.divergence_saved("shop", StoreDivergence(store="postgres", region="region-a", transactions=8, bytes=2_144))
+    metrics.divergence_saved("shop", StoreDivergence(store="nats", region="region-a", messages=67))
     metrics.stores_recovered({"postgres": 3.0, "redis": 240.0}, 41.5)
     metrics.health_checked("region-a", False)
     metrics.replication_lag("region-a", "region-b", 1.5)
@@ -116,6 +119,9 @@ CONTRACT = [
     ("dr_recovery_duration_seconds", "gauge", None, {"type"}),
     ("dr_recovery_achieved_rto_seconds", "gauge", None, {"type"}),
     ("dr_data_loss_bytes", "gauge", None, {"store"}),
+    ("dr_diverged_transactions_total", "counter", None, {"group", "region", "store"}),
+    ("dr_diverged_messages_total", "counter", None, {"group", "region", "store"}),
+    ("dr_diverged_bytes_total", "counter", None, {"group", "region", "store"}),
     ("dr_recovery_store_rpo_seconds", "gauge", None, {"store"}),
     ("dr_recovery_skew_seconds", "gauge", None, set()),
     ("dr_backup_validation_status", "gauge", None, {"group", "type"}),
@@ -172,6 +178,9 @@ def test_values_arrive(metrics: RecoveryMetrics) -> None:
     assert found['dr_failover_total{from_region="region-a",reason="health",to_region="region-b"}'] == 1
     assert found['dr_health_check_total{region="region-a",result="unhealthy"}'] == 1
     assert found['dr_data_loss_bytes{store="postgres"}'] == 512
+    assert found['dr_diverged_transactions_total{group="shop",region="region-a",store="postgres"}'] == 8
+    assert found['dr_diverged_messages_total{group="shop",region="region-a",store="nats"}'] == 67
+    assert found['dr_diverged_bytes_total{group="shop",region="region-a",store="postgres"}'] == 2_144
     assert found['dr_recovery_store_rpo_seconds{store="redis"}'] == 240
     assert found["dr_recovery_skew_seconds"] == 41.5
     assert found['dr_recovery_duration_seconds{type="corruption"}'] == 77.5
