@@ -104,7 +104,7 @@ class StoreWriters:
     async def moved_without_two_writers(self, source: str, target: str, lost_at: float) -> None:
         """Each store took writes in both regions, one after the other, and lost nothing that it acknowledged a probe
         before the fault or earlier."""
-        for store, there in (("redis", self._in_redis), ("nats", self._in_stream)):
+        for store, there in (("redis", self.in_redis), ("nats", self.in_stream)):
             verdict = self.verdict(store)
             assert not verdict.two_writers, (store, verdict.overlaps)
             assert verdict.unowned == {}, (store, verdict)
@@ -116,13 +116,13 @@ class StoreWriters:
             assert all(write.acknowledged >= lost_at - 1.0 for write in lost), (store, lost_at, lost)
             assert {write.region for write in lost} <= {source}, (store, "the target lost what it acknowledged")
 
-    async def _in_redis(self, region: str) -> set[int]:
+    async def in_redis(self, region: str) -> set[int]:
         numbers = [write.number for write in self.accepted["redis"]]
         async with asyncio.timeout(20), connected(_redis_of(self.site, region)) as connection:
             answers = await connection.pipeline([("EXISTS", f"writer_checks:{number}") for number in numbers])
         return {number for number, answer in zip(numbers, answers, strict=True) if answer == 1}
 
-    async def _in_stream(self, region: str) -> set[int]:
+    async def in_stream(self, region: str) -> set[int]:
         client = await nats.connect(self.site.lab.jetstream(region).admin_url, connect_timeout=5)
         found: set[int] = set()
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -15,17 +16,19 @@ from lab.state import COMPANION, GUARD, WORKER
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.report import RunState
 from tests.integration.armed_site import Arms
+from tests.integration.guarded_reset import wait_for_roles
 from tests.integration.guarded_site import GuardedSite
-from tests.integration.guarded_verdicts import PROBE, accounted, survived, unharmed
+from tests.integration.guarded_verdicts import DEMOTION, PROBE, accounted, survived, unharmed
 from tests.integration.store_writers import store_writers
+from tests.integration.woken_host import STORES, Woken, acknowledged
 
 TTLS = (0.5, 1.0, 2.0, 5.0)
-STORES = 3  # PostgreSQL, Redis, JetStream
+FEW = 3  # writes that each store of a woken host has to acknowledge before its guard wakes
 FROZEN = {
     "guard": (GUARD,),
     "postgres": ("postgres",),
     "guard and postgres": (GUARD, "postgres"),
-    "the whole host": (GUARD, COMPANION, "postgres", "redis", "nats"),
+    "the whole host": (GUARD, COMPANION, *STORES),
 }
 IN_MAKE_TEST = {("guard", 2.0), ("postgres", 1.0), ("the whole host", 2.0)}
 
@@ -84,6 +87,38 @@ async def test_what_was_frozen_and_thawed_leaves_one_writer(guarded: GuardedSite
     else:
         guarded.never_two_writers()
     await accounted(guarded, frozen, woken_at=thawed)
+
+
+async def test_what_a_woken_host_acknowledged_is_bounded_put_aside_and_reported(
+    guarded: GuardedSite, tmp_path: Path
+) -> None:
+    """The price of strength 3. It is frozen until the group has another owner, and its guard wakes last: that one
+    believes in its lease for what was left of it, as one in a paused virtual machine does."""
+    source, target = guarded.active, guarded.other
+    async with store_writers(guarded) as checked:
+        await guarded.freeze(source, *FROZEN["the whole host"])
+
+        async def passed_over() -> bool:
+            return (await guarded.record()).region == target and len(await guarded.primaries(target)) == len(STORES)
+
+        await guarded.eventually(passed_over, 40, "nobody took over")
+        thawed = await guarded.thaw(source, *STORES)
+
+        async def served() -> bool:
+            return all(len(times) >= FEW for times in (await acknowledged(guarded, checked, source, thawed)).values())
+
+        await guarded.eventually(served, guarded.times.ttl, "the woken host took no writes")
+        woken = await guarded.thaw(source, GUARD, COMPANION)
+        await wait_for_roles(guarded, source)
+        late = await acknowledged(guarded, checked, source, thawed)
+        assert woken - thawed <= guarded.times.ttl
+        assert all(max(times) - woken <= DEMOTION for times in late.values()), (woken, late)
+        await guarded.settled()
+        host = Woken(guarded, checked, source, thawed, await checked.in_stream(source))
+        report = await guarded.run("Reprotect", region=source)
+        assert report.state is RunState.COMPLETED, report.error
+        await host.assert_reported(report.divergences, tmp_path)
+    print({store: len(times) for store, times in late.items()}, [each.detail for each in report.divergences])
 
 
 @pytest.mark.chaos  # test_monitors.py has one that takes 3 s for each query
@@ -166,7 +201,7 @@ async def test_the_target_dies_around_its_promotion(guarded: GuardedSite, moment
             record = await guarded.record()
             if moment == "before":
                 return record.fencing is not None or record.region == target
-            return record.region == target and (moment == "at" or len(await guarded.primaries(target)) == STORES)
+            return record.region == target and (moment == "at" or len(await guarded.primaries(target)) == len(STORES))
 
         await guarded.eventually(due, 60, f"the failover did not come so far: {moment}")
         await guarded.kill(target, GUARD)
