@@ -124,7 +124,7 @@ class Artefact(Recorded):
 class TableFingerprint(Recorded):
     """Exact content of a table: ``database.schema.name``, rows, and an order-independent checksum over its rows.
 
-    ``checksum`` sums hashes of the rows' text, ``hashes`` those of their values, each row's mixed once more: which of
+    ``checksum`` sums hashes of the rows' text, ``hashes`` those of their values, with their exclusive or: which of
     them a point has says how it is compared. A point has neither of a table whose rows are too long for it.
     """
 

@@ -11,14 +11,18 @@ from recovery.adapters.postgres.connection import Connection, quoted
 from recovery.domain.recovery_point import TableFingerprint
 
 
-def _sum(columns: str, seed: int) -> str:
-    """A sum of rows' hashes that moves with every value, and with the row in which it stands.
+def _summed(columns: str, rows: str, seed: int) -> str:
+    """A query for the number of ``rows``, and for ``values``: what moves with each value, and with the row it is in.
 
-    ``hash_record_extended`` adds up the hashes of a row's columns, each times a power of 31 (``rowtypes.c``): summed as
-    it is, a value might change its row and the sum would stay. What it returns is hashed once more, as 8 bytes.
+    ``hash_record_extended`` adds up the hashes of a row's columns, each times a power of 31 (``rowtypes.c``). Where two
+    rows swap a value, one row's hash gains what the other one loses: the sum may stay, so it is written beside their
+    exclusive or, which would stay once in 2^63. Alone that would not see a row that is there twice, or not at all.
+    ``OFFSET 0`` keeps the planner from hashing each row for each of the two.
     """
-    row = f"hash_record_extended(ROW({columns}), {seed})"
-    return f"sum(hash_record_extended(ROW(int8send({row})), {seed}))::text"
+    return (
+        "SELECT count(*) AS rows, sum(hash)::text || '/' || bit_xor(hash)::text AS values "
+        f"FROM (SELECT hash_record_extended(ROW({columns}), {seed}) AS hash FROM {rows} OFFSET 0) hashes"
+    )
 
 
 _HASHED = ("bool", "bytea", "date", "int2", "int4", "name", "oid", "text", "uuid", "varchar")
@@ -29,6 +33,7 @@ _SENT = {
 }  # fmt: skip
 """Types whose bytes are hashed, since their own hash is narrower: 1.0 and 1.00 are the same numeric, and 64 bits are
 folded into 32."""
+_TEXT_HASH = 'hashtextextended(ROW(x.*)::text COLLATE "C", 0)'
 _DEFINING = (
     "pg_attribute", "pg_class", "pg_collation", "pg_enum", "pg_namespace", "pg_operator", "pg_proc", "pg_ts_config",
     "pg_ts_dict", "pg_type",
@@ -142,14 +147,15 @@ async def read_content(connection: Connection, table: Table, checksum: Checksum)
 
     Call it in a session with ``STABLE_TEXT``. Raises what the driver raises.
     """
-    wanted = {
-        Checksum.NONE: "NULL AS checksum, NULL AS values",
-        Checksum.TEXT: 'sum(hashtextextended(ROW(x.*)::text COLLATE "C", 0))::text AS checksum, NULL AS values',
-        Checksum.VALUES: f"NULL AS checksum, {_values(table)} AS values",
-    }
+    rows = f"ONLY {table.sql} x"
+    query = {
+        Checksum.NONE: f"SELECT count(*) AS rows FROM {rows}",
+        Checksum.TEXT: f"SELECT count(*) AS rows, sum({_TEXT_HASH})::text AS checksum FROM {rows}",
+        Checksum.VALUES: _summed(_values(table), rows, 0),
+    }[checksum]
     try:
         async with connection.transaction():  # a savepoint where the caller is in a transaction
-            row = await connection.fetchrow(f"SELECT count(*) AS rows, {wanted[checksum]} FROM ONLY {table.sql} x")
+            row = await connection.fetchrow(query)
     except (asyncpg.ProgramLimitExceededError, asyncpg.OutOfMemoryError, asyncpg.InternalServerError):
         if checksum is Checksum.NONE:
             raise
@@ -165,7 +171,7 @@ async def read_content(connection: Connection, table: Table, checksum: Checksum)
 
 def _values(table: Table) -> str:
     words = [f'ROW({", ".join(table.worded)})::text COLLATE "C"'] if table.worded else []
-    return _sum(", ".join([*table.hashed, *words]), 0)
+    return ", ".join([*table.hashed, *words])
 
 
 async def read_horizon(connection: Connection) -> int:
@@ -194,12 +200,9 @@ async def count_versions(connection: Connection, table: Table, horizon: int) -> 
 async def read_definitions(connection: Connection) -> str:
     """A number that changes with every definition by which stored rows become text: columns, types, names."""
     sources = [f"SELECT '{name}' AS source, ctid, xmin FROM pg_catalog.{name}" for name in _DEFINING]
-    return str(
-        await connection.fetchval(
-            f"SELECT {_sum('source, ctid, xmin', 1)} || (SELECT ' ' || {_sum('oid, rolname', 1)} FROM pg_roles) "
-            f"FROM ({' UNION ALL '.join(sources)}) x"
-        )
-    )
+    defined = f"({' UNION ALL '.join(sources)}) x"
+    queries = (_summed("source, ctid, xmin", defined, 1), _summed("oid, rolname", "pg_roles", 1))
+    return " ".join([str(await connection.fetchval(f"SELECT values FROM ({query}) x")) for query in queries])
 
 
 async def _read_in_columns(connection: Connection, table: Table) -> Content:

@@ -39,7 +39,7 @@ OWN_SCHEMA = "recovery_plans"
 class FingerprintBudget:
     """How much reading the comparison may cost the source: bytes of tables, and seconds before and after the stop."""
 
-    table_bytes: int = 256 << 20
+    table_bytes: int = 128 << 20
     seconds: float = 60.0
     databases: int = 16
 
