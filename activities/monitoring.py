@@ -36,8 +36,11 @@ GUARD_SECONDS = 4.0
 """For a guard's word about its stores; one of a lost region never comes."""
 AT_ONCE = timedelta(milliseconds=1)
 Result = TypeVar("Result")
-Watch = Callable[[str], Awaitable[bool]]
-"""Runs the probe loop of a vantage point until it is cancelled; False where it has nothing to watch."""
+Watch = Callable[[str, datetime], Awaitable[bool]]
+"""Runs the probe loop of a vantage point until it is cancelled; False where it has nothing to watch.
+
+Takes the moment at which this life of the loop was ordered, by the one clock of Temporal's server.
+"""
 
 log = structlog.get_logger("recovery.monitoring")
 
@@ -131,7 +134,7 @@ class Monitoring:
         """
         try:
             async with asyncio.timeout(WATCH_FOR.total_seconds()):
-                return await while_worker_stays(self._watch(vantage))
+                return await while_worker_stays(self._watch(vantage, activity.info().current_attempt_scheduled_time))
         except TimeoutError:
             return True
 

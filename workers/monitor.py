@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 import structlog
@@ -104,7 +105,13 @@ class Vantage:
         await self._open.aclose()
 
     async def loop(
-        self, source: str, sink: ReportSink, *, patience: float, progress: Callable[[], None] = lambda: None
+        self,
+        source: str,
+        sink: ReportSink,
+        *,
+        patience: float,
+        progress: Callable[[], None] = lambda: None,
+        ordered_at: datetime | None = None,
     ) -> MonitorLoop:
         """Raises BadInput where a group names no such vantage point; the known ones are listed."""
         groups = groups_of(self.config, self.name)
@@ -122,7 +129,7 @@ class Vantage:
         around = Surroundings(
             sink, await self.wiring.witness(), self.measurements, await self.wiring.notifier(), patience
         )
-        return MonitorLoop(self.name, source, watched, around, progress=progress)
+        return MonitorLoop(self.name, source, watched, around, progress=progress, ordered_at=ordered_at)
 
     async def _probes(self, group: GroupSnapshot) -> dict[str, ProbesOfRegion]:
         rule = group.failover
@@ -204,13 +211,14 @@ class WorkerWatch:
         assert isinstance(wiring.measurements, RecoveryMetrics), "a worker's measurements are metrics"
         self._measurements = HealthMetrics(wiring.measurements)
 
-    async def __call__(self, vantage: str) -> bool:
+    async def __call__(self, vantage: str, ordered_at: datetime) -> bool:
         """See ``activities.monitoring.Watch``."""
         if not groups_of(self._config, vantage):
             return False
         built = Vantage(self._config, self._wiring, self._measurements, vantage)
         try:
-            loop = await built.loop(WORKER, TemporalSink(lambda: self._client, self._config), patience=PATIENCE)
+            sink = TemporalSink(lambda: self._client, self._config)
+            loop = await built.loop(WORKER, sink, patience=PATIENCE, ordered_at=ordered_at)
             await loop.run()
         finally:
             await built.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +48,9 @@ class MonitorLoop:
     Args:
         source: ``worker`` or ``process``, see ``Report.source``.
         progress: called about once a second while the loop is alive, for a heartbeat.
+        ordered_at: orders the lives of this loop (``Report.generation``); now, where nobody gives it. A worker that
+            thaws begins several attempts of its activity at once, in any order: the last one to begin may be one that
+            was given up long ago, and what it says must not count instead of what the living one says.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class MonitorLoop:
         around: Surroundings,
         *,
         progress: Callable[[], None] = lambda: None,
+        ordered_at: datetime | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self.vantage = vantage
@@ -70,7 +73,7 @@ class MonitorLoop:
         self.watches = [
             GroupWatch(vantage, group, around.measurements, self._pulse_checked, limit, clock=clock) for group in groups
         ]
-        generation = time.time_ns() // 1_000_000
+        generation = int((ordered_at or datetime.now(UTC)).timestamp() * 1000)
         self.outboxes = [Outbox(vantage, source, generation, watch, around.sink) for watch in self.watches]
         self._silence = Silence(vantage, self.outboxes, around.notifier, around.measurements, around.patience)
 

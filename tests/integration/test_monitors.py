@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ class Scene:
         config = Config.load(self.onlookers["outside"].config_file)
         witness = WitnessStore(FolderStore("witness", self.folder / "witness"))
 
-        async def watch(vantage: str) -> bool:
+        async def watch(vantage: str, ordered_at: datetime) -> bool:
             return False
 
         monitoring = Monitoring(config, witness, watch, FakeGuards(FakeOwnershipStore()))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.service import RPCError
@@ -93,7 +94,7 @@ async def handed_over(client: Client) -> WorkflowHistory:
 
 
 async def nothing_to_watch(client: Client) -> WorkflowHistory:
-    async def watch(vantage: str) -> bool:
+    async def watch(vantage: str, ordered_at: datetime) -> bool:
         return False
 
     async with watching(client, watch) as handle:
@@ -104,7 +105,7 @@ async def nothing_to_watch(client: Client) -> WorkflowHistory:
 async def watched_on(client: Client) -> WorkflowHistory:
     """Its loop ends twice in its time, and the next run goes on."""
 
-    async def watch(vantage: str) -> bool:
+    async def watch(vantage: str, ordered_at: datetime) -> bool:
         return True
 
     async with watching(client, watch) as handle:
@@ -117,7 +118,7 @@ async def loop_failed(client: Client) -> WorkflowHistory:
     """The loop ends with an error; after a pause it is started again."""
     failures = [Refused("a mistake in the configuration")]
 
-    async def watch(vantage: str) -> bool:
+    async def watch(vantage: str, ordered_at: datetime) -> bool:
         if failures:
             raise failures.pop()
         return False
@@ -129,7 +130,7 @@ async def loop_failed(client: Client) -> WorkflowHistory:
 
 @contextlib.asynccontextmanager
 async def watching(
-    client: Client, watch: Callable[[str], Awaitable[bool]]
+    client: Client, watch: Callable[[str, datetime], Awaitable[bool]]
 ) -> AsyncIterator[WorkflowHandle[object, object]]:
     """A vantage monitor with this loop; two attempts to a run."""
 

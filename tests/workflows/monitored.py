@@ -81,7 +81,7 @@ class Rig:
         return self.client.get_workflow_handle(f"recovery/{self.name}")
 
     def worker(self, **options: Any) -> Worker:
-        async def watch(vantage: str) -> bool:
+        async def watch(vantage: str, ordered_at: datetime) -> bool:
             return False
 
         return Worker(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from activities.monitoring import Monitoring, Started, StartOrder
+from recovery.domain.group import GroupSnapshot
 from recovery.domain.health import Verdict
+from tests.fakes.handover import FakeGuards
+from tests.fakes.ownership import FakeOwnershipStore
 from tests.workflows.monitored import NOW, POINTS, Rig, lost, rigged, well
 from workers.codec import EncryptionCodec
 
@@ -133,7 +137,7 @@ async def test_another_run_of_the_group_is_left_alone(temporal: Client) -> None:
 
 
 async def start(rig: Rig, order: StartOrder, client: Client | None = None) -> Started:
-    async def watch(vantage: str) -> bool:
+    async def watch(vantage: str, ordered_at: datetime) -> bool:
         return False
 
     begin = Monitoring(rig, rig.ownership, watch, rig.guards).start_plan
@@ -243,3 +247,23 @@ async def test_a_run_goes_on_in_the_next_while_the_guards_are_asked(skipping: Wo
             while len(runs) < 4:
                 runs.add((await rig.handle.describe()).run_id)
                 await asyncio.sleep(0.05)
+
+
+async def test_a_loop_learns_when_its_attempt_was_scheduled_and_not_when_it_began() -> None:
+    asked: list[tuple[str, datetime]] = []
+
+    async def watch(vantage: str, ordered_at: datetime) -> bool:
+        asked.append((vantage, ordered_at))
+        return True
+
+    ownership, environment = FakeOwnershipStore(), ActivityEnvironment()
+    scheduled = datetime(2026, 11, 23, 21, 28, tzinfo=UTC)
+    environment.info = dataclasses.replace(environment.info, current_attempt_scheduled_time=scheduled)
+    monitoring = Monitoring(Unconfigured(), ownership, watch, FakeGuards(ownership))
+    assert await environment.run(monitoring.watch, "region-b")
+    assert asked == [("region-b", scheduled)]
+
+
+class Unconfigured:
+    def snapshot(self, group: str) -> GroupSnapshot:
+        raise NotImplementedError(group)

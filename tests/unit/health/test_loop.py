@@ -23,6 +23,7 @@ from recovery.errors import Unreachable
 from recovery.health import loop as probing
 from recovery.health import outbox, pulse, watch
 from recovery.health.loop import MonitorLoop, Surroundings
+from recovery.health.quorum import Heard, kept
 from recovery.health.watch import WatchedGroup
 from recovery.ports.notify import Severity
 from tests.fakes.guard import NOW, in_virtual_time
@@ -147,12 +148,13 @@ class Rig:
         return virtual() + self.skipped
 
     @contextlib.asynccontextmanager
-    async def running(self, patience: float = 60.0) -> AsyncIterator[MonitorLoop]:
+    async def running(self, patience: float = 60.0, ordered_at: datetime | None = None) -> AsyncIterator[MonitorLoop]:
         loop = MonitorLoop(
             "outside",
             "process",
             [WatchedGroup(self.group, self.regions)],
             Surroundings(self.sink, self.ownership, self.counted, self.notifier, patience),
+            ordered_at=ordered_at,
             clock=self.clock,
         )
         running = asyncio.create_task(loop.run())
@@ -348,3 +350,21 @@ async def test_while_the_witness_is_silent_nothing_is_voted_on() -> None:
     async with rig.running():
         await asyncio.sleep(0.7)
         assert rig.sink.reports == [] and rig.regions["region-a"].parts == []
+
+
+@in_no_time
+async def test_a_life_that_was_given_up_and_begins_last_does_not_speak_for_the_loop() -> None:
+    """A worker thaws: the attempt that Temporal gave up begins after the one that replaced it, and is ended at once."""
+    rig = Rig()
+    now = wall_clock()
+    async with rig.running(ordered_at=now):
+        await rig.sink.until(owner_is(Verdict.HEALTHY))
+        async with rig.running(ordered_at=now - timedelta(seconds=12)):
+            await rig.sink.until(lambda report: report.generation < rig.sink.reports[0].generation)
+        said = len(rig.sink.reports)
+        await rig.sink.until(lambda report: rig.sink.reports.index(report) >= said)
+        heard: dict[str, dict[str, Heard]] = {}
+        for report in rig.sink.reports:
+            heard = kept(heard, report, now)
+    assert any(report.leaving for report in rig.sink.reports)
+    assert not heard["outside"]["process"].report.leaving
