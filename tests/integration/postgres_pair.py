@@ -85,10 +85,18 @@ class Node(Server):
 
 @contextlib.asynccontextmanager
 async def cluster(
-    folder: Path, *names: str, major: int = 16, settings: str = "", checksums: bool = True
+    folder: Path,
+    *names: str,
+    major: int = 16,
+    settings: str = "",
+    checksums: bool = True,
+    postgres: LocalPostgres | None = None,
 ) -> AsyncIterator[list[Node]]:
-    """The first is made primary for epoch 1 by its guard; the others stream from it. Slots are not used."""
-    postgres = local_postgres(folder, major)
+    """The first is made primary for epoch 1 by its guard; the others stream from it. Slots are not used.
+
+    ``postgres``: other programs than the packaged ones.
+    """
+    postgres = postgres or local_postgres(folder, major)
     nodes = [_node(postgres, folder, name) for name in names]
     try:
         await _make_first(nodes[0], major, settings, checksums)

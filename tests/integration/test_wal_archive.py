@@ -118,6 +118,12 @@ async def server(folder: Path) -> AsyncIterator[Server]:
         yield found
 
 
+@pytest.fixture
+async def newest_server(folder: Path) -> AsyncIterator[Server]:
+    async with running_source(folder, schema=SCHEMA, major=18) as found:
+        yield found
+
+
 SECRET = generate_signing_key().secret
 
 
@@ -231,7 +237,10 @@ async def test_wal_that_was_removed_unarchived_is_told_as_a_gap_and_the_archive_
         assert [begin for begin, _ in status.gaps] == [last["archived"]] == [status.last_contiguous]
 
 
-async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(server: Server, archive: Archive) -> None:
+async def test_after_a_promotion_another_receiver_takes_over_across_the_fork(
+    newest_server: Server, archive: Archive
+) -> None:
+    server = newest_server
     identifier = await server.value("SELECT system_identifier::text FROM pg_control_system()")
     ledger = Ledger(server.connect)
     receiver = await Receiver.start(archive, SECRET, server, flush=3600)

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.packages import system_user
-from recovery.adapters.postgres import LocalPostgres, PostgresBinaries
-from recovery.adapters.postgres.binaries import DEBIAN_FOLDERS
 from recovery.domain.recovery_point import CheckResult, VerdictState
-from tests.integration.postgres_servers import SCHEMA, Server, Writer, public_folder, running_source, take
+from tests.integration.postgres_servers import Server, Writer, public_folder, running_source, take
+from tests.system.debian_postgres import WITHOUT_VECTOR, newest
 
 pytestmark = pytest.mark.system
 
-WITHOUT_VECTOR = SCHEMA.replace("CREATE EXTENSION vector;", "")
 BY_LENGTH = """
 CREATE OR REPLACE FUNCTION public.sorted_by(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT pg_catalog.{}($1)';
 """
@@ -29,11 +26,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 async def source(folder: Path) -> AsyncIterator[Server]:
-    installed = [path.parent.parent for path in DEBIAN_FOLDERS.glob("*/lib/amcheck.so")]
-    assert installed, "make test-system needs the Debian package postgresql"
-    newest = max(installed, key=lambda path: int(path.name))
-    major = int(newest.name)
-    postgres = LocalPostgres(PostgresBinaries({major: newest / "bin"}), run_as=system_user())
+    major, postgres = newest()
     async with running_source(folder, major=major, postgres=postgres, schema=WITHOUT_VECTOR) as server:
         yield server
 
