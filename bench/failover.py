@@ -30,10 +30,11 @@ from rich.table import Table
 from temporalio.client import Client as TemporalClient
 from temporalio.service import RPCError
 
-from bench import patroni, writes
+from bench import writes
+from bench.patroni import failover_seconds
 from drctl.demo.guarded import FailoverTimes, GuardedInstallation, install_guarded
 from drctl.demo.installation import GROUP, RECORD
-from lab import Lab
+from lab import Lab, patroni
 from lab.shop import load_shop
 from lab.state import CLIENTS
 from lab.workload import Workload, lost_commits
@@ -179,7 +180,7 @@ def _explain(measured: Measured, lost_at: datetime, report: RunReport) -> None:
 
 async def theirs(timing: patroni.Timing, program: Path, how: str, measured: Measured) -> None:
     async with patroni.cluster(timing, program) as cluster:
-        measured.seconds[how].append(await cluster.failover_seconds(how))
+        measured.seconds[how].append(await failover_seconds(cluster, how))
 
 
 async def stalls(repetitions: int) -> int:

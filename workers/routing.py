@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from recovery.adapters.patroni import PatroniAccess, PatroniCluster, tls_context
+from recovery.adapters.patroni_rest import PatroniAccess, PatroniCluster, tls_context
 from recovery.adapters.pgbouncer import PgBouncerAt
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
@@ -72,6 +72,7 @@ class ConfiguredClusters:
             patroni.user,
             await _secret(self._secrets, patroni.password),
             tls_context(patroni.ca_file, patroni.certificate_file) if tls else None,
+            patroni.spans_regions,
         )
 
 

@@ -21,6 +21,12 @@ class Patroni(Section):
         description="Region -> REST addresses of the members there.",
         examples=[{"us-east-1": ["https://pg-1.us-east-1.example.com:8008"]}],
     )
+    spans_regions: bool = Field(
+        False,
+        description="One cluster, with one DCS, has members in all of these regions. Without it that is known only "
+        "while Patroni lists the lost region's members, which it does for its ttl.",
+        examples=[True],
+    )
     user: str | None = Field(None, min_length=1, description="User (restapi.authentication).", examples=["recovery"])
     password: SecretRef | None = Field(None, description="Its password.", examples=["env:PATRONI_PASSWORD"])
     ca_file: OwnFile | None = Field(

@@ -1,11 +1,15 @@
-"""Patroni's REST API, as far as a recovery uses it, with the answers that Patroni 4.1 gives."""
+"""Patroni's REST API, as far as a recovery uses it, with the answers that Patroni 4.1 gives.
+
+As there, ``GET /cluster`` shows roles by the lock and the configuration, at once, while the member's own server, which
+``GET /patroni`` speaks of, follows later.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,35 +22,57 @@ from starlette.routing import Route
 from tests.contract.serving import serving
 
 USER, PASSWORD = "recovery", "patroni-password"
+UNHEARD = 1.0  # seconds, longer than anybody waits for an answer here
 
 
 @dataclass
 class Api:
-    """One cluster. ``looks``: how many answers to GET /cluster a change of roles takes."""
+    """One cluster.
+
+    ``looks``: how many answers a change of the lock, and then one of the servers, takes. ``silent``: members that do
+    not answer for themselves. ``forgotten``: members that the cluster lists no more.
+    """
 
     scope: str = "shop"
-    leader: str | None = "pg-a1"
+    leader: str | None = None
+    writing: str | None = None
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=lambda: {"ttl": 30})
     paused: bool = False
     looks: int = 2
     faults: list[str] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
     orders: list[tuple[str, Any]] = field(default_factory=list)
-    address: str = ""
     _coming: str | None = None
     _left: int = 0
+    _server: str | None = None
+    _server_left: int = 0
 
-    def add(self, name: str, address: str, **values: Any) -> None:
-        self.members[name] = {"name": name, "state": "streaming", "api_url": f"{address}/patroni", **values}
+    @property
+    def address(self) -> str:
+        return next(iter(self.addresses.values()))
+
+    def follow(self, host: str, port: int) -> None:
+        """Begins as a standby cluster."""
+        self.config["standby_cluster"] = {"host": host, "port": port}
+        self.writing = None
+
+    def _moves_to(self, name: str | None) -> None:
+        self._server, self._server_left = name, self.looks
 
     async def cluster(self, request: Request) -> Response:
         if self._coming is not None:
             self._left -= 1
             if self._left <= 0:
                 self.leader, self._coming = self._coming, None
+                self._moves_to(self.leader)
         standby = "standby_cluster" in self.config
         found = []
         for name, member in self.members.items():
+            if name in self.forgotten:
+                continue
             leads = name == self.leader
             role = ("standby_leader" if standby else "leader") if leads else "replica"
             state = ("streaming" if standby else "running") if leads else member["state"]
@@ -56,6 +82,17 @@ class Api:
             found.append(answer)
         answer = {"members": found, "scope": self.scope}
         return JSONResponse(answer | ({"pause": True} if self.paused else {}))
+
+    async def patroni(self, request: Request) -> Response:
+        if self._server_left > 0:
+            self._server_left -= 1
+            if self._server_left == 0:
+                self.writing = self._server
+        name = next(name for name, address in self.addresses.items() if address.endswith(f":{request.url.port}"))
+        if name in self.silent:
+            await asyncio.sleep(UNHEARD)
+        role = "primary" if name == self.writing else "replica"
+        return JSONResponse({"state": "running", "role": role, "timeline": 4, "patroni": {"name": name}})
 
     async def get_config(self, request: Request) -> Response:
         return JSONResponse(self.config)
@@ -70,6 +107,7 @@ class Api:
                 self.config.pop(key, None)
             else:
                 self.config[key] = value
+        self._moves_to(None if "standby_cluster" in self.config else self.leader)
         return JSONResponse(self.config)
 
     async def switchover(self, request: Request) -> Response:
@@ -77,6 +115,9 @@ class Api:
 
     async def failover(self, request: Request) -> Response:
         return await self._move(request, "failover")
+
+    def begin_moving_to(self, name: str) -> None:
+        self._coming, self._left = name, self.looks
 
     async def _move(self, request: Request, action: str) -> Response:
         if refusal := await self._refusal(request):
@@ -96,9 +137,9 @@ class Api:
             return PlainTextResponse("candidate does not exists", 412)
         if "impossible" in self.faults:
             return PlainTextResponse(f"{action} is not possible: no good candidates have been found", 412)
-        self._coming, self._left = candidate, self.looks
+        self.begin_moving_to(candidate)
         if "lose the answer" in self.faults:
-            await asyncio.sleep(5)
+            await asyncio.sleep(UNHEARD)
         if "status unknown" in self.faults:
             return PlainTextResponse(f"{action.title()} status unknown", 503)
         return PlainTextResponse(f'Successfully {action[:-4]}ed over to "{candidate}"')
@@ -112,16 +153,22 @@ class Api:
 
 
 @asynccontextmanager
-async def patroni(*, certificate: Path | None = None, key: Path | None = None) -> AsyncIterator[Api]:
-    api = Api()
+async def patroni(*names: str, certificate: Path | None = None, key: Path | None = None) -> AsyncIterator[Api]:
+    """A cluster of these members, each at an address of its own; the first is its primary."""
+    api = Api(leader=names[0], writing=names[0])
     application = Starlette(
         routes=[
             Route("/cluster", api.cluster, methods=["GET"]),
+            Route("/patroni", api.patroni, methods=["GET"]),
             Route("/config", api.get_config, methods=["GET"]),
             Route("/config", api.patch_config, methods=["PATCH"]),
             Route("/switchover", api.switchover, methods=["POST"]),
             Route("/failover", api.failover, methods=["POST"]),
         ]
     )
-    async with serving(application, certificate=certificate, key=key) as api.address:
+    async with AsyncExitStack() as stack:
+        for name in names:
+            address = await stack.enter_async_context(serving(application, certificate=certificate, key=key))
+            api.addresses[name] = address
+            api.members[name] = {"name": name, "state": "streaming", "api_url": f"{address}/patroni"}
         yield api

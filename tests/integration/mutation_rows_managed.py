@@ -7,6 +7,7 @@ from tests.integration.mutation import row
 CONFIRMATIONS = "tests/unit/drctl/test_confirmations.py"
 HANDOVERS = "tests/unit/drctl/test_handovers.py"
 MANAGED = "tests/unit/domain/test_managed.py"
+PATRONI = "tests/contract/test_patroni.py"
 RDS = "tests/contract/test_managed_postgres.py"
 RDS_RESTORES = "tests/contract/test_rds_restores.py"
 RDS_SNAPSHOTS = "tests/contract/test_rds_snapshots.py"
@@ -106,4 +107,23 @@ FOLDER_ROWS = [
     row("a snapshot that a location may name", "recovery.adapters.managed_points",
         "if point_of(each) in named or each.taken_at >= before:", "if each.taken_at >= before:",
         f"{RDS_SNAPSHOTS}::test_what_an_aborted_backup_left_is_deleted_by_a_later_retention"),
+]  # fmt: skip
+
+PATRONI_ROWS = [
+    row("a member's own server is at rest", "recovery.adapters.patroni_rest",
+        'return self.state in _OFF or (self.role not in _PRIMARIES and self.state != "unknown")', "return True",
+        f"{PATRONI}::test_a_server_that_stays_a_primary_is_not_fenced"),
+    row("each member says so", "recovery.adapters.patroni",
+        "all(standing is not None and standing.is_at_rest for standing in standings)",
+        "any(standing is not None and standing.is_at_rest for standing in standings)",
+        f"{PATRONI}::test_a_member_that_does_not_say_that_it_is_at_rest_is_no_proof"),
+    row("one cluster lists the source's members", "recovery.adapters.patroni",
+        "return not follows and (source.spans_regions or bool(state.inside(source.members)))", "return not follows",
+        f"{PATRONI}::test_a_lost_regions_members_are_forgotten_and_its_operator_says_that_it_is_one_cluster"),
+    row("a standby cluster is no part of another", "recovery.adapters.patroni",
+        "        follows = await there.follows_another()\n", "        follows = False\n",
+        f"{PATRONI}::test_a_standby_cluster_that_is_said_to_be_the_only_one_is_refused"),
+    row("the new leader's own server takes writes", "recovery.adapters.patroni_rest",
+        'return self.role in _PRIMARIES and self.state == "running"', "return True",
+        f"{PATRONI}::test_a_standby_cluster_is_promoted_by_its_configuration"),
 ]  # fmt: skip

@@ -18,7 +18,7 @@ import pytest
 from tests.integration.mutation import Mutation, row
 from tests.integration.mutation_rows import REDIS_ROWS, SEARCH_ROWS, STREAM_ROWS, WATCHING
 from tests.integration.mutation_rows_keeping import KEEPING_ROWS
-from tests.integration.mutation_rows_managed import CONFIRMATION_ROWS, FOLDER_ROWS, RDS_ROWS
+from tests.integration.mutation_rows_managed import CONFIRMATION_ROWS, FOLDER_ROWS, PATRONI_ROWS, RDS_ROWS
 from tests.integration.mutation_rows_ownership import GUARD_ROWS, LOCK_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -265,6 +265,7 @@ FURTHER = [
     *LOCK_ROWS,
     *KEEPING_ROWS,
     *CONFIRMATION_ROWS,
+    *PATRONI_ROWS,
     *RDS_ROWS,
     *FOLDER_ROWS,
     # Plans.
