@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 
 from lab.errors import LabError
-from lab.state import ALL, CLIENTS, CONTROL, GUARD, OUTSIDE, SEARCH, WITNESS
+from lab.state import ALL, CLIENTS, CONTROL, GUARD, NATS_HUB, OUTSIDE, SEARCH, WITNESS
 
 # Below Linux's range of ports for outgoing connections (32768 and up).
 _LOWEST, _HIGHEST = 10_000, 32_000
@@ -22,6 +22,7 @@ _PLAIN_PORTS = (
     *sorted(ALL - {WITNESS}),
     "nats-monitor",
     "nats-leaf",
+    NATS_HUB,
     "temporal-ui",
     GUARD,
     SEARCH,

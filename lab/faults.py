@@ -16,6 +16,7 @@ from lab.state import (
     CLIENTS,
     COMPANION,
     CONTROL,
+    NATS_HUB,
     OUTSIDE,
     PROXY_SOCKET,
     SEARCH,
@@ -28,7 +29,7 @@ from lab.state import (
 
 Corruption = Literal["postgres-page", "s3-object"]
 SLOWEST_SECONDS = 60.0
-_ALONE = {"temporal": CONTROL, "dns": CONTROL, "webhook": CONTROL, "proxy": CONTROL}
+_ALONE = {"temporal": CONTROL, "dns": CONTROL, "webhook": CONTROL, "proxy": CONTROL, NATS_HUB: CONTROL}
 
 
 def chosen(state: LabState, region: str, service: str | None) -> list[Server]:

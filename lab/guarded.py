@@ -25,7 +25,19 @@ from lab.faults import chosen
 from lab.postgres import STANDBY_SIGNAL
 from lab.readiness import wait_ready
 from lab.servers import Planned, Site, write_private
-from lab.state import ATTENDANTS, COMPANION, FENCED, GUARD, MARK, STATE_FILE, LabState, NatsPlace, PostgresPlace, Server
+from lab.state import (
+    ATTENDANTS,
+    COMPANION,
+    FENCED,
+    GUARD,
+    MARK,
+    NATS_HUB,
+    STATE_FILE,
+    LabState,
+    NatsPlace,
+    PostgresPlace,
+    Server,
+)
 from lab.supervisor import Launch
 
 STREAMS = {"ORDERS": ["shop.orders.>"], "EVENTS": ["shop.events.>"]}
@@ -34,9 +46,24 @@ CONSUMER = "fulfilment"
 # other side would take each message a second time, under a sequence of its own.
 _LEAF = {"user": "leaf", "permissions": {"publish": ["$JS.>", "$JSC.>"], "subscribe": ["$JS.>", "$JSC.>"]}}
 _EVERYTHING = {"publish": ">", "subscribe": ">"}
+_QUICK = "ping_interval: 2s\nping_max: 2\n"  # a peer that is gone without a word is noticed in seconds
 
 
 # -- NATS -------------------------------------------------------------------------------------------------------------
+
+
+def nats_hub(site: Site, leaf_password: str) -> Planned:
+    """NATS without streams, where the leaf nodes of all regions meet: the loss of one leaves the others together."""
+    configuration = site.folder / f"{NATS_HUB}.conf"
+    leaf = {"listen": f"{site.host}:{site.ports[NATS_HUB]}"}
+    write_private(
+        configuration,
+        f"server_name: {NATS_HUB}\nlisten: {site.host}:{site.ports['nats']}\n{_QUICK}"
+        f"authorization {{ users: {json.dumps([_leaf_user(leaf_password)])} }}\nleafnodes {json.dumps(leaf)}\n",
+    )
+    argv = [str(packages.script("nats-server")), "-c", str(configuration)]
+    server = site.server(NATS_HUB, site.ports[NATS_HUB], None)
+    return Planned(server, Launch(argv=argv, env=site.environment(), cwd=site.folder))
 
 
 def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence[tuple[str, int]]) -> Planned:
@@ -51,7 +78,7 @@ def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence
         {"user": place.app_user, "password": place.app_password},
         {"user": f"{place.user}-probe", "password": place.password},
         {"user": place.user, "password": place.password, "permissions": _EVERYTHING},
-        {**_LEAF, "password": leaf_password},
+        _leaf_user(leaf_password),
     ]
     leaf = {
         "listen": f"{site.host}:{site.ports['nats-leaf']}",
@@ -62,7 +89,7 @@ def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence
     write_private(
         configuration,
         f"server_name: {site.name}\nlisten: {site.host}:{port}\nhttp: {site.host}:{site.ports['nats-monitor']}\n"
-        f"pid_file: {json.dumps(str(place.pid_file))}\nping_interval: 2s\nping_max: 2\n"
+        f"pid_file: {json.dumps(str(place.pid_file))}\n{_QUICK}"
         f"jetstream {{ store_dir: {json.dumps(str(data))}, max_file_store: 10GB, domain: {place.domain} }}\n"
         # The path of an include is one below the folder of the file that includes it.
         f'authorization {{\n  include "{place.fence_file.name}"\n  users: {json.dumps(users)}\n}}\n'
@@ -70,6 +97,10 @@ def nats_server(site: Site, place: NatsPlace, leaf_password: str, hubs: Sequence
     )
     argv = [str(packages.script("nats-server")), "-c", str(configuration)]
     return Planned(site.server("nats", port, data), Launch(argv=argv, env=site.environment(), cwd=data))
+
+
+def _leaf_user(password: str) -> dict[str, object]:
+    return {**_LEAF, "password": password}
 
 
 def nats_place(site: Site, password: str, app_password: str) -> NatsPlace:

@@ -21,6 +21,7 @@ from lab.state import (
     CLIENTS,
     CONTROL,
     GUARD,
+    NATS_HUB,
     OPTIONAL,
     OUTSIDE,
     SEARCH,
@@ -79,8 +80,13 @@ class Wanted:
         if self.guarded:
             found += [(region, GUARD) for region in self.regions]
             if "nats" in self.services:
-                found += [(region, _LEAF) for region in self.regions]
+                found.append(self.leaf_hub())
         return found
+
+    def leaf_hub(self) -> tuple[str, str]:
+        """Return (place, service) of what the leaf nodes connect to: a ring of them would be a loop, which NATS
+        refuses. Of two regions it is the first; more have it outside, where the loss of no region parts the others."""
+        return (self.regions[0], _LEAF) if len(self.regions) == 2 else (CONTROL, NATS_HUB)
 
 
 @dataclass
@@ -238,11 +244,13 @@ def _plan_regions(build: _Build) -> None:
 
 
 def _guarded_nats(build: _Build, site: Site) -> Planned:
-    """The first region is the hub of the leaf nodes: a ring of them would be a loop, which NATS refuses."""
     place = guarded.nats_place(site, build.shared_password, build.app_password)
     build.state.jetstream[site.name] = place
-    hub = build.state.regions[0]
-    ways = [link for link in build.state.links if (link.vantage, link.place, link.service) == (site.name, hub, _LEAF)]
+    ways = [
+        link
+        for link in build.state.links
+        if link.vantage == site.name and (link.place, link.service) == build.wanted.leaf_hub()
+    ]
     return guarded.nats_server(site, place, build.shared_password, [(link.host, link.port) for link in ways])
 
 
@@ -253,6 +261,8 @@ def _plan_control(build: _Build) -> None:
         state.s3[WITNESS] = servers.s3_place(site)
         build.add(servers.s3(site, state.s3[WITNESS]))
     site = build.site(CONTROL)
+    if state.jetstream and build.wanted.leaf_hub() == (CONTROL, NATS_HUB):
+        build.add(guarded.nats_hub(site, build.shared_password))
     if "temporal" in services:
         state.temporal = TemporalPlace(
             address=f"{addresses.LOCALHOST}:{site.ports['temporal']}",

@@ -25,6 +25,8 @@ SEARCH = "search"
 OPTIONAL = frozenset({SEARCH})
 # Servers that belong to no region live in these two places.
 WITNESS = "witness"
+NATS_HUB = "nats-hub"
+"""Where the leaf nodes of three regions and more meet, outside all of them."""
 CONTROL = "control"
 # Places without servers of their own, from which the regions are seen: a third site, where the third monitor and the
 # operators are, and the customers.

@@ -1,7 +1,4 @@
-"""Failovers of a group with two places at one site and a third elsewhere: who takes over, and whom the rest follows.
-
-Without JetStream: the lab's leaf nodes meet in the first region, so its others do not hear each other without it.
-"""
+"""Failovers of a group with two places at one site and a third elsewhere: who takes over, and whom the rest follows."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import asyncpg
+import nats
 import pytest
 import pytest_asyncio
 
@@ -36,7 +34,7 @@ SLOTS = "SELECT slot_name, active, wal_status FROM pg_replication_slots WHERE sl
 
 @pytest_asyncio.fixture(scope="module")
 async def running_guarded() -> AsyncIterator[GuardedSite]:
-    async with guarded_site(regions=(HOME, NEAR, FAR), sites={NEAR: HOME}, without={"nats"}) as site:
+    async with guarded_site(regions=(HOME, NEAR, FAR), sites={NEAR: HOME}) as site:
         yield site
 
 
@@ -72,6 +70,7 @@ async def assert_follows(site: GuardedSite, region: str, owner: str) -> None:
     assert lag.connected and lag.state == "streaming" and lag.slot_active and not lag.is_late, lag
     assert lag.lag_seconds is not None and lag.lag_seconds < 2.0, lag
     await assert_redis_follows(site, region, owner)
+    await assert_streams_follow(site, region, owner)
 
 
 async def assert_redis_follows(site: GuardedSite, region: str, owner: str) -> None:
@@ -87,6 +86,25 @@ async def assert_redis_follows(site: GuardedSite, region: str, owner: str) -> No
             return bool(await here.run("EXISTS", key))
 
         await site.eventually(arrived, 10, f"Redis in {region} does not follow {owner}")
+
+
+async def assert_streams_follow(site: GuardedSite, region: str, owner: str) -> None:
+    """Their mirrors are of the owner's domain, and hold what it is given. Nothing else is a mirror's source."""
+    there = await nats.connect(site.lab.jetstream(owner).app_url, connect_timeout=5)
+    here = await nats.connect(site.lab.jetstream(region).admin_url, connect_timeout=5)
+    try:
+        acknowledged = await there.jetstream().publish("shop.orders.follows", b"1", timeout=5)
+
+        async def arrived() -> bool:
+            mirror = (await here.jetstream().stream_info("ORDERS")).config.mirror
+            if mirror is None or mirror.external is None or mirror.external.api != f"$JS.{owner}.API":
+                return False
+            return (await here.jetstream().stream_info("ORDERS")).state.last_seq >= acknowledged.seq
+
+        await site.eventually(arrived, 20, f"ORDERS in {region} does not follow {owner}")
+    finally:
+        await there.close()
+        await here.close()
 
 
 def redis_of(site: GuardedSite, region: str) -> RedisServer:
