@@ -146,7 +146,7 @@ async def test_a_copys_region_that_is_silent_for_a_while_is_asked_again(site: Ma
 
 async def test_a_copy_that_takes_longer_than_the_backup_is_found_by_a_validation(site: Managed) -> None:
     site.front.making[AWAY, NAME] = [("creating", 40)] * 100_000
-    site.part.within_seconds = 1.0
+    site.part.within_seconds = 4.0
     manifest = await site.take()
     assert "not completed in the time of the backup" in manifest.snapshot.lacking[AWAY]
     assert f"there is no copy in {AWAY} yet: it is creating" in (await site.validate()).reason

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from temporalio import workflow
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
@@ -69,7 +71,7 @@ async def test_a_run_that_ended_itself_is_told_from_one_that_was_ended(
         waiting = asyncio.ensure_future(environment.run(RunSteps().switch_home, context))
         handle = temporal.get_workflow_handle(f"recovery/{group.name}")
         async with asyncio.timeout(20):
-            while not waiting.done() and await _is_missing(temporal, handle.id):
+            while not waiting.done() and not await _answers(handle):
                 await asyncio.sleep(0.05)
             await (handle.signal("refuse") if ending == "refuse" else handle.terminate())
             with pytest.raises(ApplicationError) as caught:
@@ -77,5 +79,10 @@ async def test_a_run_that_ended_itself_is_told_from_one_that_was_ended(
     assert caught.value.type == kind.__name__ and words in caught.value.message
 
 
-async def _is_missing(client: Client, workflow_id: str) -> bool:
-    return not [found async for found in client.list_workflows(f"WorkflowId = '{workflow_id}'")]
+async def _answers(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether its first task is done: a run that is ended before that has no report."""
+    try:
+        await handle.query("progress")
+    except RPCError:
+        return False
+    return True
