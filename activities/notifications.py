@@ -14,6 +14,7 @@ from recovery.domain.plan import MONITOR, PlanContext, StepOutcome
 from recovery.domain.recovered_set import recovered_set
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.report_text import figure_words, store_sentences
+from recovery.domain.wal_read_back import BASE_DUE
 from recovery.domain.words import duration
 from recovery.ports.incidents import IncidentWriter
 from recovery.ports.notify import Notifier, Severity
@@ -91,10 +92,14 @@ class Notifications:
 
     @step("notifications.announce_verdict")
     async def announce_verdict(self, context: PlanContext) -> StepOutcome:
-        """Says what a validation found; critical when a recovery point is not VALID."""
+        """Says what a validation found; critical when a recovery point is not VALID, or archived WAL is lost."""
         verdicts = context.facts.verdicts or []
         bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
-        repaired = context.facts.points_repaired or []
+        repaired, lost = context.facts.points_repaired or [], context.facts.wal_lost or []
+        if not bad and lost:
+            title = f"archived WAL of {context.group.name} is lost"
+            body = f"No location gives {', '.join(lost)} any more: {BASE_DUE}."
+            return StepOutcome(summary=_told(await self._notifier.send(Severity.CRITICAL, title, body)))
         if not bad and repaired:
             title = f"damaged copies of {len(repaired)} recovery points of {context.group.name} were repaired"
             body = f"{', '.join(repaired)}: a location returned other bytes than were stored there. They were written "
@@ -104,7 +109,8 @@ class Notifications:
             title = f"all {len(verdicts)} recovery points of {context.group.name} are VALID"
             return StepOutcome(summary=_told(await self._notifier.send(Severity.INFO, title, "Each was restored.")))
         title = f"{len(bad)} of {len(verdicts)} recovery points of {context.group.name} are not VALID"
-        body = "\n".join(f"{verdict.point_id}: {verdict.state}. {verdict.reason}" for verdict in bad)
+        lines = [f"{verdict.point_id}: {verdict.state}. {verdict.reason}" for verdict in bad]
+        body = "\n".join([*lines, *(f"Lost at all locations: {words}." for words in lost)])
         return StepOutcome(summary=_told(await self._notifier.send(Severity.CRITICAL, title, body)))
 
 

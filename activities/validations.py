@@ -9,20 +9,27 @@ import structlog
 from activities.boundary import step, told_as
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.recovery_point import NO_LOCATION, CheckResult, RecoveryPoint, Verdict, VerdictState
-from recovery.domain.words import duration
+from recovery.domain.wal_read_back import BASE_DUE
+from recovery.domain.words import duration, size
 from recovery.errors import Corrupt, NotFound, RecoveryError, RestoreFailed
 from recovery.ports.measurements import Measurements
-from recovery.ports.recovery_points import RecoveryPoints
+from recovery.ports.recovery_points import RecoveryPoints, RecoveryTargets
 
 log = structlog.get_logger("recovery.points")
 
 ONE_DAY = timedelta(days=1)
+OVERLAP = timedelta(hours=2)  # what a daily run that begins late would otherwise pass over
 
 
 class ValidationSteps:
-    def __init__(self, points: RecoveryPoints, measurements: Measurements) -> None:
+    """``targets``: where WAL is archived; None: nowhere."""
+
+    def __init__(
+        self, points: RecoveryPoints, measurements: Measurements, targets: RecoveryTargets | None = None
+    ) -> None:
         self._points = points
         self._measurements = measurements
+        self._targets = targets
 
     @step("points.choose_to_validate")
     async def choose_to_validate(self, context: PlanContext) -> StepOutcome:
@@ -106,14 +113,32 @@ class ValidationSteps:
             verdicts.append(verdict)
         return _judged(verdicts)
 
+    @step("points.read_back_wal")
+    async def read_back_wal(self, context: PlanContext) -> StepOutcome:
+        """Reads what was archived since the validation before this one, at every location: a recovery needs it."""
+        assert self._targets is not None, "a group with archived WAL has workers that know where"
+        since = datetime.now(UTC) - (context.request.since or ONE_DAY) - OVERLAP
+        found = await self._targets.read_back(context.group, since, told_as("reading archived WAL"))
+        damage = f", {len(found.damaged)} damaged" if found.damaged else ""
+        detail = f"{found.pieces} pieces of WAL, {size(found.read_bytes)}, read back{damage}"
+        lost = f"; no location gives {', '.join(found.lost)}" if found.lost else ""
+        return StepOutcome(
+            summary=detail + lost,
+            facts=Facts(wal_lost=found.lost),
+            checks=[CheckResult(name="archived WAL", passed=not found.lost, detail=detail + lost)],
+            warnings=[*found.damaged, *(f"its WAL was not read back at {words}" for words in found.silent)],
+        )
+
     @step("points.judge")
     async def judge(self, context: PlanContext) -> StepOutcome:
-        """The overall verdict: fails when any point is not VALID."""
+        """The overall verdict: fails when any point is not VALID, or archived WAL is lost."""
         verdicts = context.facts.verdicts or []
         bad = [verdict for verdict in verdicts if verdict.state is not VerdictState.VALID]
         if bad:
             words = "; ".join(f"{verdict.point_id} is {verdict.state}: {verdict.reason}" for verdict in bad)
             raise RestoreFailed(f"{len(bad)} of {len(verdicts)} recovery points are not VALID: {words}")
+        if context.facts.wal_lost:
+            raise RestoreFailed(f"{', '.join(context.facts.wal_lost)} cannot be read at any location: {BASE_DUE}")
         return StepOutcome(summary=f"all {len(verdicts)} VALID")
 
     async def _known(self, context: PlanContext, point_id: str) -> RecoveryPoint | None:

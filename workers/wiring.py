@@ -285,7 +285,7 @@ class Wiring:
                 Notifications(await self.notifier(), self.incident_writer()),
                 Reports(reports, self.measurements),
                 RecoveryPointSteps(points, self.measurements, archives),
-                ValidationSteps(points, self.measurements),
+                ValidationSteps(points, self.measurements, archives),
                 RecoverySetSteps(points),
                 RestoreSteps(restores, self.measurements),
                 SetRestoreSteps(restores, self.measurements, partial(demand_permission, guards)),

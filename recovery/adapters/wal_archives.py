@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from recovery.adapters.wal_listing import (
     with_wal,
 )
 from recovery.adapters.wal_locations import ArchiveLocations, OptionalLocations
+from recovery.adapters.wal_read_back import read_back_of
 from recovery.backup.catalogue import Catalogue
 from recovery.backup.layout import manifest_key
 from recovery.backup.survey import Survey
@@ -38,10 +40,11 @@ from recovery.domain.recovery_point import BackupKind, RecoveryPoint, kind_of
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget, Window, choose
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_progress import ArchiveState, HeldWal, WalOrder, WalProgress
+from recovery.domain.wal_read_back import WalReadBack
 from recovery.errors import BadInput, NotFound, Refused
 from recovery.ports.object_store import ObjectStore
 from recovery.ports.postgres import PostgresLogin
-from recovery.ports.recovery_points import ExpiredWal
+from recovery.ports.recovery_points import ExpiredWal, Progress
 
 _HELD = """
 SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
@@ -196,6 +199,15 @@ class PostgresWalArchives:
                         archive.store, group.name, identifier, each.branch, each.pieces, keep_from
                     )
         return ExpiredWal(removed)
+
+    async def read_back(self, group: GroupSnapshot, since: datetime, progress: Progress) -> WalReadBack:
+        """See ``recovery.ports.recovery_points.RecoveryTargets``."""
+        return WalReadBack.joined(
+            [
+                await read_back_of(await self.archives(group, identifier, opened=True), since, progress)
+                for identifier in await self.servers(group)
+            ]
+        )
 
     async def archives(self, group: GroupSnapshot, system_identifier: str, *, opened: bool = False) -> list[WalArchive]:
         """One server's archive at each location; ``opened``: to read WAL, not only to list it."""

@@ -164,6 +164,7 @@ class Facts(Model):
     points_to_validate: list[str] | None = None
     points_removed: list[str] | None = None
     verdicts: list[Verdict] | None = None
+    wal_lost: list[str] | None = None  # archived ranges that no location gives any more
     points_repaired: list[str] | None = None  # were CORRUPT, and all of their copies are sound again: to be proven
     incident_id: str | None = None
     candidates: list[Candidate] | None = None

@@ -25,6 +25,7 @@ from recovery.domain.recovery_set import RecoverySet
 from recovery.domain.recovery_target import ChosenRecovery, RecoveryTarget
 from recovery.domain.redis import Way
 from recovery.domain.search import SearchChoice
+from recovery.domain.wal_read_back import WalReadBack
 from recovery.ports.postgres import BackupSource, PointReader
 
 Progress = Callable[[int, int, str], None]
@@ -312,5 +313,13 @@ class RecoveryTargets(Protocol):
         """Removes archived WAL that no recovery point needs any more, and partials of whole units.
 
         WAL of a server without any recovery point stays, and all of it while there may be points that are not seen.
+        """
+        ...
+
+    async def read_back(self, group: GroupSnapshot, since: datetime, progress: Progress) -> WalReadBack:
+        """Reads what was archived since then at every location that answers, and holds it against its signed records.
+
+        Raises:
+            WrongKey: this worker has no key that opens archived WAL. Unreachable: no location answers.
         """
         ...

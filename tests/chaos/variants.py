@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan
+from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, PostgresAt, RegionPlan, WalRule
 from recovery.domain.managed import ManagedTarget, Way
 from recovery.domain.ownership import FenceProof
 from recovery.domain.plan import DnsBefore, Facts, RestoredServer
@@ -124,6 +124,7 @@ def group(name: str, queue: str) -> GroupSnapshot:
         poolers=["10.0.0.9:6432"] if variant.pooled else [],
         config_hash="0" * 64,
         validation_queue=queue,
+        wal=WalRule(),
     )
 
 

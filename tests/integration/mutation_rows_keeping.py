@@ -9,6 +9,7 @@ EXPIRY = "tests/unit/wal/test_expiry.py"
 LOST = "tests/unit/wal/test_lost_locations.py"
 POINT_CHAINS = "tests/unit/points/test_chains.py"
 POINTS = "tests/unit/points/test_points.py"
+READ_BACK = "tests/unit/wal/test_reading_back.py"
 RECOVERIES = "tests/unit/wal/test_recoveries.py"
 RETENTION = "tests/unit/test_retention.py"
 SETS = "tests/unit/points/test_sets.py"
@@ -180,6 +181,19 @@ KEEPING_ROWS = [
     row("no WAL behind the fork", "recovery.domain.recovery_target",
         "    elif stretch.left_at is not None:\n", "    elif False:\n",
         f"{TARGETS}::test_a_time_before_the_fork_is_read_on_the_older_timeline"),
+    # Archived WAL that is read back.
+    row("a piece that is listed and missing", "recovery.backup.wal.reading_back",
+        "            if piece in await archive.pieces_around(branch, piece.start):\n", "            if False:\n",
+        f"{READ_BACK}::test_damage_at_one_location_is_named_and_nothing_is_lost"),
+    row("a piece that retention took", "recovery.backup.wal.reading_back",
+        "            if piece in await archive.pieces_around(branch, piece.start):\n", "            if True:\n",
+        f"{READ_BACK}::test_what_retention_removes_meanwhile_is_no_damage"),
+    row("damage that no location makes up for", "recovery.domain.wal_read_back",
+        "if contiguous_end(held, each.start) < each.end)", "if False)",
+        f"{READ_BACK}::test_what_no_location_gives_is_lost"),
+    row("lost WAL fails a validation", "activities.validations",
+        "        if context.facts.wal_lost:\n", "        if False:\n",
+        f"{READ_BACK}::test_lost_wal_fails_the_validation_and_people_are_told"),
     # Whose history.
     row("another initdb", "recovery.domain.timelines",
         "        if self.system_identifier != upstream.system_identifier:\n", "        if False:\n",

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from drctl.demo.installation import GROUP
+from recovery.backup.wal.layout import archives_prefix
 from recovery.domain.report import RunReport, RunState
 from recovery.domain.timelines import lsn_order, lsn_text
 from recovery.domain.wal_progress import WalProgress
@@ -147,3 +148,18 @@ async def test_a_lost_region_comes_back_at_what_was_reported_as_archived() -> No
         refused = await site.run("Restore", region=AWAY, target={"lsn": "FFFF/0"}, target_directory="/nowhere")
         assert refused.state is RunState.ROLLED_BACK
         assert "lies outside of what can be reached: timeline 2 from" in refused.error
+
+        await damage_is_found(site)
+
+
+async def damage_is_found(site: Site) -> None:
+    """The daily validation reads the archive back: of two locations one is lost, and one returns other bytes."""
+    (store,) = [each for each in await site.stores() if each.name == f"store-{AWAY}"]
+    keys = [info.key async for info in store.list(archives_prefix(GROUP)) if info.key.endswith(".zst.age")]
+    await site.lab.corrupt(AWAY, "s3-object", key=f"points/{keys[0]}")
+    report = await site.run("BackupValidation")
+    assert (report.state, report.failed_step) == (RunState.ROLLED_BACK, "judge"), report.error
+    assert "of timeline 1 cannot be read at any location" in report.error and "base backup" in report.error
+    assert [check.passed for check in report.checks if check.name == "archived WAL"] == [False]
+    assert any(f"at store-{AWAY}: " in words and keys[0] in words for words in report.warnings), report.warnings
+    assert any(f"not read back at store-{HOME}: " in words for words in report.warnings), report.warnings

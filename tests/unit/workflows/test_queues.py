@@ -66,6 +66,7 @@ OPENING = {
     "RestoreSteps.restore_database": Where.KEYHOLDER,
     "ValidationSteps.validate": Where.VALIDATION,
     "ValidationSteps.prove_again": Where.VALIDATION,
+    "ValidationSteps.read_back_wal": Where.VALIDATION,
 }
 
 
