@@ -30,7 +30,7 @@ def test_there_are_no_others() -> None:
 def test_each_allows_by_name_and_for_one_prefix_only(name: str) -> None:
     for statement in _statements(name):
         assert statement["Effect"] == "Allow"
-        assert statement["Resource"] in ("arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/PREFIX*")
+        assert statement["Resource"] in ("arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/PREFIX/*")
     assert not {action for action in _actions(name) if "*" in action}
 
 
