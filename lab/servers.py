@@ -130,6 +130,7 @@ def s3(site: Site, place: S3Place) -> Planned:
         "s3.port": site.ports["s3"],
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
+        "s3.iam.readOnly": "false",  # the administrator may add identities, by the IAM API on the same port
         "s3.localSocket": "s3.sock",
         "filer.localSocket": "filer.sock",
         "master.volumeSizeLimitMB": 128,
