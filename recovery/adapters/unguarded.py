@@ -92,17 +92,20 @@ class Unguarded:
         """See the port."""
 
         def unfence(record: OwnershipRecord) -> OwnershipRecord | None:
-            if record.fencing is None:
-                return None
             if record.run != order.run or record.phase is Phase.PIVOTED:
                 raise Refused(f"{order.group} is not this run's before its point of no return: nothing is taken back")
+            if record.region != order.source:
+                # Its manager would make the old side a primary beside the new one.
+                raise Refused(f"{order.group} was taken over by {record.region} in epoch {record.epoch}")
+            if record.fencing is None:
+                return None
             cleared = {"fencing": None, "demotion": None, "fence": None, "epoch": record.epoch + 1}
             return record.model_copy(update={**cleared, "changed_at": datetime.now(UTC)})
 
         record = await self._change(order.group, unfence)
         group = self._snapshot(order.group)
         manager = self._promotion(group)
-        if manager is not None and record.run == order.run and record.phase is not Phase.PIVOTED:
+        if manager is not None:
             await manager.unfence(group, order.source)
         return record
 
@@ -127,6 +130,11 @@ class Unguarded:
 
     async def follow(self, region: str, order: GuardOrder) -> StoreState:
         """See the port: whether it follows is looked at; who starts and re-points it is its own service manager."""
+        found = await self._ownership.read(order.group)
+        if found is None or found[0].run != order.run:
+            raise Refused(f"{order.group} is held by run {found[0].run if found else None}, not by {order.run}")
+        if found[0].region == region:
+            raise Refused(f"{region} owns {order.group}: it follows nobody")
         states = await self._handover.observe(self._snapshot(order.group), region)
         for state in states:
             if state.store == (order.store or STORE):

@@ -70,7 +70,10 @@ class Handover(Protocol):
         ...
 
     async def drain(self, group: GroupSnapshot, region: str, grace: float) -> Drained:
-        """Refuses new clients of a region's database, and ends those that are left after ``grace`` seconds."""
+        """Refuses new clients of a region's database, and ends those that are left after ``grace`` seconds.
+
+        A server that takes no connection has none.
+        """
         ...
 
     async def promote(self, group: GroupSnapshot, region: str, epoch: int) -> Promotion:

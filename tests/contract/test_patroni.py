@@ -293,6 +293,9 @@ async def test_patronis_word_is_the_proof_and_nobody_has_to_vouch(stack: AsyncEx
     assert (promotion.epoch, pair[1].config) == (8, {"ttl": 30})
     record, _ = ownership.records["shop"]
     assert (record.region, record.epoch, record.fence) == ("b", 8, proof)
+    with pytest.raises(Refused, match="taken over by b"):
+        await guards.unfence(order())
+    assert "standby_cluster" in pair[0].config, "the old cluster would be a second primary"
 
 
 async def test_the_undo_lets_the_old_cluster_serve_again(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:

@@ -51,6 +51,7 @@ class GuardedLab:
     client: GuardClient
     ttl: float
     sites: dict[str, str] = field(default_factory=dict)  # of regions that are lost together with another one
+    replication: bool = False  # the configuration names the role to stream as: a former primary can follow
     guards: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
     @property
@@ -220,6 +221,7 @@ async def guarded_lab(
     start: Sequence[str] = (A, B),
     regions: Sequence[str] = (A, B),
     sites: Mapping[str, str] | None = None,
+    replication: bool = False,
 ) -> AsyncIterator[GuardedLab]:
     """A fresh lab with streaming PostgreSQL, its witness, and running guards. ``peers``: they hear each other.
 
@@ -238,7 +240,7 @@ async def guarded_lab(
         )  # fmt: skip
         guarded = GuardedLab(
             lab, folder, token, addresses, WitnessStore(store), store, GuardClient(addresses, token), ttl,
-            dict(sites or {}),
+            dict(sites or {}), replication,
         )  # fmt: skip
         write_configurations(guarded, peers=peers)
         connection = await asyncpg.connect(lab.postgres(A).dsn())
@@ -309,6 +311,11 @@ def _witness(guarded: GuardedLab, region: str) -> dict[str, Any]:
 
 def _group(guarded: GuardedLab, region: str) -> dict[str, Any]:
     place = guarded.lab.postgres(A)
+    streaming = {}
+    if guarded.replication:
+        member = guarded.lab.postgres(guarded.regions[-1])  # the only roles that the lab made are those of its standbys
+        password = _secret(guarded, "replication.password", member.replication_password)
+        streaming = {"replication_user": member.replication_user, "replication_password": password}
     return {
         "tier": "critical",
         "home": A,
@@ -317,6 +324,7 @@ def _group(guarded: GuardedLab, region: str) -> dict[str, Any]:
             "database": place.database,
             "user": place.superuser,
             "password": _secret(guarded, "postgres.password", place.password),
+            **streaming,
         },
         "replication": {"mode": "streaming"},
         "failover": {"lease_ttl": f"{guarded.ttl:g}s"},

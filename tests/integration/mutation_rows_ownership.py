@@ -10,6 +10,7 @@ HANDOVER = "tests/unit/activities/test_handover_steps.py"
 LEASE = "tests/unit/guard/test_lease.py"
 ORDERS = "tests/unit/guard/test_orders.py"
 OWNERSHIP = "tests/unit/activities/test_ownership.py"
+PORT = "tests/contract/test_guards.py"
 QUORUM = "tests/unit/guard/test_quorum.py"
 SYNCHRONOUS = "tests/unit/guard/test_synchronous.py"
 
@@ -23,7 +24,28 @@ ENDING = f"{DECISIONS}::test_nothing_is_promoted_while_the_guard_ends_the_group_
 STOPPING = f"{DECISIONS}::test_a_standby_is_stopped_by_the_request_that_stands_in_the_record"
 TWICE = f"{OWNERSHIP}::test_a_change_made_twice_is_made_once"
 
+NOT_THEIRS = f"{PORT}::test_orders_of_others_change_nothing[unguarded]"
+MOVED_ON = f"{PORT}::test_a_promotion_takes_the_next_epoch_once_and_the_others_follow_it[unguarded]"
+
 GUARD_ROWS = [
+    # Groups without guards.
+    row("a fence without guards is taken back by its run alone", "recovery.adapters.unguarded",
+        "if record.run != order.run or record.phase is Phase.PIVOTED:", "if record.phase is Phase.PIVOTED:",
+        NOT_THEIRS),
+    row("a fence without guards is not taken back past the pivot", "recovery.adapters.unguarded",
+        "if record.run != order.run or record.phase is Phase.PIVOTED:", "if record.run != order.run:",
+        f"{PORT}::test_a_fence_is_proven_once_and_its_proof_stands_in_the_record[unguarded]"),
+    row("a fence without guards of a group that was taken over", "recovery.adapters.unguarded",
+        "            if record.region != order.source:\n", "            if False:\n", MOVED_ON),
+    row("who follows without guards, by its run", "recovery.adapters.unguarded",
+        "        if found is None or found[0].run != order.run:\n", "        if False:\n", NOT_THEIRS),
+    row("an owner without guards follows nobody", "recovery.adapters.unguarded",
+        "        if found[0].region == region:\n", "        if False:\n", NOT_THEIRS),
+    row("a promotion without guards is proven", "recovery.adapters.unguarded",
+        "            if record.fence is None or record.fence.epoch != order.epoch:\n", "            if False:\n",
+        NOT_THEIRS),
+    row("an order without guards fits its record", "recovery.adapters.unguarded",
+        "    if (record.epoch, record.region) != (order.epoch, order.source):\n", "    if False:\n", NOT_THEIRS),
     # Who may be primary.
     row("a primary of another region", "recovery.guard.decisions",
         "    if record.region != region:\n        return f", "    if False:\n        return f", PRIMARY),

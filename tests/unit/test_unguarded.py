@@ -98,9 +98,10 @@ async def test_a_fence_is_taken_back_only_before_the_pivot(groups: Unguarded, ow
     assert await groups.unfence(ORDER) == after, "there is nothing left to take back"
 
 
-async def test_a_second_primary_is_named(groups: Unguarded) -> None:
+async def test_a_second_primary_is_named(groups: Unguarded, handover: FakeHandover) -> None:
+    handover.states["c"] = [state(StoreRole.PRIMARY)]
     with pytest.raises(Refused, match="switch it off"):
-        await groups.follow("a", ORDER)
+        await groups.follow("c", ORDER)
     assert (await groups.follow("b", ORDER)).role is StoreRole.STANDBY
     with pytest.raises(NotFound):
         await groups.follow("b", ORDER.model_copy(update={"store": "redis"}))

@@ -54,7 +54,7 @@ class Site:
         self.ownership.records["shop"] = (self.record, "1")
         self.guards = FakeGuards(self.ownership)
         self.guards.states = {"a": [state(PRIMARY)], "b": [state(STANDBY)], "c": [state(STANDBY, "0/3FFFFFF")]}
-        self.handover, self.probe = FakeHandover(), FakeProbe()
+        self.handover, self.probe = FakeHandover(self.guards.states), FakeProbe()
         look = Look(self.guards, self.handover, self.ownership, self.probe)
         self.measurements = FakeMeasurements()
         self.choosing, self.reprotecting = ChoosingSteps(look), ReprotectSteps(look)

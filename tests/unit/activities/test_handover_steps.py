@@ -26,15 +26,17 @@ async def test_each_attempt_fences_the_epoch_of_the_record(site: Site) -> None:
 
 async def test_a_region_that_nobody_heard_of_may_have_acknowledged_more_and_the_report_says_so(site: Site) -> None:
     assert (await site.run(site.guarding.fence)).warnings == []
-    site.guards.how = "lease-broken"
-    (warning,) = (await site.run(site.guarding.fence)).warnings
+    silent = Site()
+    silent.guards.how = "lease-broken"
+    (warning,) = (await silent.run(silent.guarding.fence)).warnings
     assert "before its lease ended" in warning and "drctl reprotect" in warning
 
 
 async def test_the_record_states_the_strengths_per_store_or_that_they_are_not_known(site: Site) -> None:
     assert (await site.run(site.guarding.fence)).summary.endswith("strengths of its fences: not known")
-    site.guards.strengths = {"redis": Strength.MANUAL, "postgres": Strength.WATCHDOG}
-    said = (await site.run(site.guarding.fence)).summary
+    known = Site()
+    known.guards.strengths = {"redis": Strength.MANUAL, "postgres": Strength.WATCHDOG}
+    said = (await known.run(known.guarding.fence)).summary
     assert said.endswith("strengths of its fences: postgres watchdog, redis manual")
 
 
@@ -68,8 +70,9 @@ async def test_nothing_is_promoted_without_a_proof(site: Site) -> None:
 
 
 async def test_a_promotion_is_of_the_epoch_that_the_proof_is_about(site: Site) -> None:
-    outcome = await site.run(site.guarding.promote_postgres, fence=PROOF)
-    ((_, order),) = site.guards.orders
+    proof = (await site.run(site.guarding.fence)).facts.fence
+    outcome = await site.run(site.guarding.promote_postgres, fence=proof)
+    (_, order) = site.guards.orders[-1]
     assert (order.epoch, order.store, order.source, order.target) == (7, "postgres", "a", "b")
     assert outcome.facts.ownership is not None and (outcome.facts.ownership.region, outcome.facts.ownership.epoch) == (
         "b",

@@ -9,7 +9,7 @@ from recovery.domain.handover import StoreDivergence
 from recovery.domain.ownership import OwnershipRecord
 from recovery.errors import Unreachable
 from tests.fakes.handover import state
-from tests.unit.activities.moved import HELD, STALE, STANDBY, Site
+from tests.unit.activities.moved import HELD, PRIMARY, STALE, STANDBY, Site
 
 
 async def test_the_region_that_does_not_follow_is_reprotected(site: Site) -> None:
@@ -58,7 +58,7 @@ async def test_what_a_guard_saved_before_its_store_followed_is_said_aloud_too(si
     "record", [HELD.model_copy(update={"run": "a failover"}), HELD.model_copy(update={"region": "b"})]
 )
 async def test_nothing_is_rewound_that_another_run_may_have_made_the_owner(site: Site, record: OwnershipRecord) -> None:
-    assert (await site.run(site.reprotecting.rejoin, "Reprotect")).summary == "rewound"
+    assert (await site.run(site.reprotecting.rejoin, "Reprotect")).summary == "b: rewound, 0.1 s"
     site.ownership.records["shop"] = (record, "2")
     await site.refused(site.reprotecting.rejoin, "Reprotect")
     assert site.handover.done == ["rejoin b to a"]
@@ -106,6 +106,8 @@ async def test_draining_says_what_it_could_not_do(site: Site) -> None:
 
 async def test_old_slots_are_dropped_wherever_the_owner_is_followed(site: Site) -> None:
     site.handover.failing["c"] = {"slots"}
+    site.handover.slots["a"] = {"standby_b", "standby_c"}
+    site.guards.states |= {"a": [state(STANDBY)], "b": [state(PRIMARY)]}
     site.ownership.records["shop"] = (HELD.model_copy(update={"region": "b"}), "2")
     outcome = await site.run(site.serving.drop_old_slots, "Reprotect")
     assert outcome.summary == "dropped standby_b in a"
