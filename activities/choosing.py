@@ -17,6 +17,7 @@ from recovery.domain.recovery_point import CheckResult
 from recovery.errors import DataLoss, Refused, Unreachable
 
 LOOK_EVERY = 0.2
+IN_ORDER = "its manager hands over in order: the old leader ends when its standbys have its WAL, and then another leads"
 
 
 class ChoosingSteps:
@@ -146,6 +147,9 @@ class ChoosingSteps:
         proof = context.facts.fence
         if proof is None:
             raise Refused("positions are compared after the old side is fenced: the plan's table is wrong")
+        if proof.hands_over:
+            store = leading_store(context.group)
+            return [StoreLoss(store=store, unit=UNITS[store], detail=IN_ORDER)]
         wanted = {store: proof.positions.get(store) for store in stores_of(context.group)}
         while True:
             states = {state.store: state for state in await self._look.states(context.group, region)}

@@ -40,7 +40,9 @@ class StandbySteps:
 
     @step("standbys.recreate_slots")
     async def recreate_slots(self, context: PlanContext) -> StepOutcome:
-        """Makes a replication slot at the owner for each region that follows it."""
+        """Makes a replication slot at the owner for each region that follows it, where its manager does not."""
+        if context.group.managed_by != "self":
+            return StepOutcome(summary=f"{context.group.managed_by} makes those that its standbys need")
         owner = (await self._look.record(context.group)).region
         followers = [region.name for region in context.group.regions if region.name != owner and region.postgres]
         made = await self._look.handover.make_slots(context.group, owner, followers)

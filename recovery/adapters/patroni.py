@@ -22,8 +22,10 @@ from recovery.adapters.patroni_rest import ClusterState, Member, PatroniAccess, 
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import Promotion
 from recovery.errors import Contended, Refused, Unreachable
+from recovery.ports.promotion import Fenced
 
-CHANGE = timedelta(seconds=35)  # within a step's attempt; a dead member is forgotten after its ttl, 30 s by default
+PROMOTED = timedelta(seconds=10)  # after an order of 15 s: within an attempt; the next one goes on waiting
+AT_REST = timedelta(seconds=40)  # a dead member is forgotten after Patroni's ttl, 30 s by default
 LOOK_EVERY = 0.5
 
 
@@ -32,29 +34,33 @@ class PatroniPromotion:
 
     Args:
         clusters: the cluster as the members of one region see it, by group and region.
-        within: how long a change of roles may take.
+        promoted_within: how long an attempt waits until the target's server takes writes.
+        at_rest_within: how long it waits until the source's servers take none.
     """
 
     def __init__(
         self,
         clusters: Callable[[str, str], Awaitable[tuple[PatroniCluster, PatroniAccess]]],
-        within: timedelta = CHANGE,
+        promoted_within: timedelta = PROMOTED,
+        at_rest_within: timedelta = AT_REST,
         look_every: float = LOOK_EVERY,
     ) -> None:
         self._clusters = clusters
-        self._within = within.total_seconds()
+        self._promoted_within = promoted_within.total_seconds()
+        self._at_rest_within = at_rest_within.total_seconds()
         self._look_every = look_every
 
-    async def fence(self, group: GroupSnapshot, source: str, target: str) -> str | None:
+    async def fence(self, group: GroupSnapshot, source: str, target: str) -> Fenced | None:
         """See the port. None where the source's own cluster does not answer, or not for all of its members: the DCS of
         the target's knows nothing of it."""
         there, _ = await self._clusters(group.name, target)
         here, access = await self._clusters(group.name, source)
         state = await there.state()
         if await self._is_one(there, state, access, target):
-            return (
+            return Fenced(
                 f"Patroni cluster {state.scope}: its DCS has one lock for all regions, and a new leader only when the "
-                "old one gave it back or its ttl ended"
+                "old one gave it back or its ttl ended",
+                hands_over=True,
             )
         if state.leader is None:
             raise Unreachable(f"Patroni cluster {state.scope} in {target} has no leader now for {source} to follow")
@@ -64,11 +70,14 @@ class PatroniPromotion:
             "create_replica_methods": ["basebackup"],
         }
         try:
+            before = await here.follows_another()
             await here.patch_config({"standby_cluster": follow})
             at_rest = await self._until_at_rest(here)
+            if at_rest is None and not before:  # no proof, so it serves on, as far as it does
+                await here.patch_config({"standby_cluster": None})
         except Unreachable:
             return None
-        return f"Patroni made the cluster in {source} a standby cluster: {at_rest}" if at_rest else None
+        return Fenced(f"Patroni made the cluster in {source} a standby cluster: {at_rest}") if at_rest else None
 
     async def unfence(self, group: GroupSnapshot, source: str) -> None:
         """See the port."""
@@ -140,7 +149,7 @@ class PatroniPromotion:
 
     async def _until_at_rest(self, cluster: PatroniCluster) -> str | None:
         """Why no member of the cluster takes writes; None where one of them does not say, or does not come to rest."""
-        deadline = time.monotonic() + self._within
+        deadline = time.monotonic() + self._at_rest_within
         while True:
             state = await cluster.state()
             standings = await asyncio.gather(*(cluster.standing(member) for member in state.members))
@@ -156,7 +165,8 @@ class PatroniPromotion:
         self, cluster: PatroniCluster, wanted: Callable[[Member, ClusterState], bool], words: str
     ) -> tuple[Member, Standing]:
         """The leader, once it is such a one and its own server takes writes."""
-        deadline = time.monotonic() + self._within
+        within = self._promoted_within
+        deadline = time.monotonic() + within
         while True:
             try:
                 state = await cluster.state()
@@ -171,7 +181,7 @@ class PatroniPromotion:
             else:
                 if time.monotonic() > deadline:
                     roles = ", ".join(f"{member.name} is {member.role}, {member.state}" for member in state.members)
-                    raise Unreachable(f"Patroni cluster {state.scope}: not within {self._within:g} s {words}: {roles}")
+                    raise Unreachable(f"Patroni cluster {state.scope}: not within {within:g} s {words}: {roles}")
             await asyncio.sleep(self._look_every)
 
 

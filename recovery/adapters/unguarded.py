@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import structlog
+
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.guarding import GroupState, GuardOrder, GuardStatus, Promotion, StoreRole, StoreState
 from recovery.domain.ownership import FenceProof, FenceRequest, OwnershipRecord, Phase, Strength
-from recovery.errors import Contended, NotFound, Refused
+from recovery.errors import Contended, NotFound, Refused, Unreachable
 from recovery.ports.handover import Handover
 from recovery.ports.ownership import OwnershipStore
-from recovery.ports.promotion import PostgresPromotion
+from recovery.ports.promotion import Fenced, PostgresPromotion
+
+log = structlog.get_logger("recovery.guarding")
 
 STORE = "postgres"
 ATTEMPTS = 5
@@ -61,6 +65,8 @@ class Unguarded:
     async def fence(self, order: GuardOrder) -> FenceProof:
         """See the port. Raises Refused where no person vouches that the old primary is off, nor its manager does."""
         said = await self._fenced_by_manager(order)
+        # Of one that hands over the last position is not known before it has.
+        positions = await self._final_positions(order) if said is not None and not said.hands_over else {}
         if said is None and not order.person.strip():
             raise Refused(
                 f"{order.group} has no guards: a person has to confirm that {order.source} is off (--confirm-fence)"
@@ -74,7 +80,9 @@ class Unguarded:
             at=now,
             run=order.run,
             strengths={STORE: Strength.MANUAL},
-            reason=order.reason if said is None else said,
+            positions=positions,
+            hands_over=said is not None and said.hands_over,
+            reason=order.reason if said is None else said.why,
         )
         request = FenceRequest(epoch=order.epoch, target=order.target, run=order.run, planned=order.planned, at=now)
 
@@ -106,7 +114,13 @@ class Unguarded:
         group = self._snapshot(order.group)
         manager = self._promotion(group)
         if manager is not None:
-            await manager.unfence(group, order.source)
+            try:
+                await manager.unfence(group, order.source)
+            except Unreachable as error:
+                if record.epoch != order.epoch:
+                    raise
+                # No proof was ever written: it did not answer then either, so there is nothing of it to take back.
+                log.warning("the old side's manager does not answer", group=order.group, why=str(error))
         return record
 
     async def promote(self, order: GuardOrder) -> Promotion:
@@ -143,7 +157,15 @@ class Unguarded:
                 return state
         raise NotFound(f"region {region} has no {order.store or STORE} of {order.group}")
 
-    async def _fenced_by_manager(self, order: GuardOrder) -> str | None:
+    async def _final_positions(self, order: GuardOrder) -> dict[str, str]:
+        """Where the fenced side's WAL ends, as far as it says so. Not known where it does not answer."""
+        try:
+            states = await self._handover.observe(self._snapshot(order.group), order.source)
+        except Unreachable:
+            return {}
+        return {each.store: each.position for each in states if each.role is StoreRole.STANDBY and each.position}
+
+    async def _fenced_by_manager(self, order: GuardOrder) -> Fenced | None:
         """Why the old primary accepts no write any more, where whoever manages it made sure."""
         group = self._snapshot(order.group)
         manager = self._promotion(group)

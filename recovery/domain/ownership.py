@@ -82,6 +82,7 @@ class FenceProof(Recorded):
     zero_loss: bool = False  # the acknowledging set proves it
     stopped: dict[str, str] = Field(default_factory=dict)  # member that receives nothing more -> what it has (LSN)
     positions: dict[str, str] = Field(default_factory=dict)
+    hands_over: bool = False  # its manager moves the primary in order: the old one serves until the promotion
     reason: str = ""
 
     @property

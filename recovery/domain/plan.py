@@ -196,6 +196,8 @@ class Facts(Model):
         watch it serves on to those whom it still reaches. The beginning of the outage where nobody was fenced."""
         if self.fence is None or self.fence.how == "never-served":
             return outage
+        if self.fence.hands_over:
+            return outage if self.promoted_postgres is None else max(outage, self.promoted_postgres.at)
         return max(outage, self.fence.last_write_by)
 
     @property

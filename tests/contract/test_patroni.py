@@ -43,7 +43,8 @@ class Site:
         async def view(group: str, region: str) -> tuple[PatroniCluster, PatroniAccess]:
             return self.clusters[region], views[region]
 
-        self.promotion = PatroniPromotion(view, timedelta(seconds=within), look_every=0.01)
+        limit = timedelta(seconds=within)
+        self.promotion = PatroniPromotion(view, limit, limit, look_every=0.01)
 
 
 @pytest.fixture
@@ -151,8 +152,8 @@ async def test_no_member_answers(stack: AsyncExitStack) -> None:
 
 
 async def test_one_cluster_is_fenced_by_its_own_lock(stack: AsyncExitStack, api: Api) -> None:
-    words = await stretched(stack, api).promotion.fence(GROUP, "a", "b")
-    assert words is not None and "one lock for all regions" in words
+    found = await stretched(stack, api).promotion.fence(GROUP, "a", "b")
+    assert found is not None and found.hands_over and "one lock for all regions" in found.why
     assert api.orders == []
 
 
@@ -185,8 +186,9 @@ async def test_the_old_cluster_becomes_a_standby_of_the_new_and_back(
     stack: AsyncExitStack, pair: tuple[Api, Api]
 ) -> None:
     site = apart(stack, pair)
-    words = await site.promotion.fence(GROUP, "a", "b")
-    assert words is not None and "none of its members is a primary (pg-a1 is replica, running, pg-a2 is" in words
+    found = await site.promotion.fence(GROUP, "a", "b")
+    assert found is not None and not found.hands_over
+    assert "none of its members is a primary (pg-a1 is replica, running, pg-a2 is" in found.why
     assert _writing(pair[0]) is None, "the configuration alone is no proof"
     assert pair[0].config["standby_cluster"] == {
         "host": "10.0.0.2",
@@ -212,7 +214,7 @@ async def test_a_member_that_does_not_say_that_it_is_at_rest_is_no_proof(
 async def test_a_server_that_stays_a_primary_is_not_fenced(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:
     pair[0].looks = 10_000
     assert await apart(stack, pair, within=0.2).promotion.fence(GROUP, "a", "b") is None
-    assert "standby_cluster" in pair[0].config
+    assert pair[0].config == {"ttl": 30}, "it goes on serving"
 
 
 async def test_a_standby_cluster_without_a_leader_is_no_proof_of_one_cluster(
@@ -231,8 +233,8 @@ async def test_a_lost_regions_members_are_forgotten_and_its_operator_says_that_i
     api.forgotten, api.leader = {"pg-a1"}, "pg-b1"
     views = {"a": access("http://127.0.0.1:9"), "b": access(api.addresses["pg-b1"])}
     assert await Site(stack, views).promotion.fence(GROUP, "a", "b") is None, "it may be a cluster of its own"
-    words = await stretched(stack, api, spans_regions=True).promotion.fence(GROUP, "a", "b")
-    assert words is not None and "one lock for all regions" in words
+    found = await stretched(stack, api, spans_regions=True).promotion.fence(GROUP, "a", "b")
+    assert found is not None and found.hands_over and "one lock for all regions" in found.why
 
 
 async def test_a_standby_cluster_that_is_said_to_be_the_only_one_is_refused(
@@ -304,6 +306,21 @@ async def test_the_undo_lets_the_old_cluster_serve_again(stack: AsyncExitStack, 
     assert "standby_cluster" in pair[0].config
     record = await guards.unfence(order())
     assert (pair[0].config, record.epoch, record.fence) == ({"ttl": 30}, 8, None)
+
+
+async def test_an_old_cluster_that_never_answered_holds_up_no_undo(
+    stack: AsyncExitStack, pair: tuple[Api, Api]
+) -> None:
+    """Nothing of it was changed. One that was fenced is asked until it answers."""
+    silent = Site(stack, {"a": access("http://127.0.0.1:9"), "b": access(pair[1].address)})
+    guards, ownership = unguarded(silent)
+    with pytest.raises(Refused, match="a person has to confirm"):
+        await guards.fence(order())
+    assert (await guards.unfence(order())).epoch == 7
+    held, version = ownership.records["shop"]
+    ownership.records["shop"] = (held.model_copy(update={"epoch": 8}), version)
+    with pytest.raises(Unreachable):
+        await guards.unfence(order())
 
 
 async def test_a_late_order_asks_nothing_of_patroni(stack: AsyncExitStack, pair: tuple[Api, Api]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from lab.patroni import FASTEST, PASSWORD, USER, Cluster, cluster
@@ -19,8 +17,10 @@ from recovery.adapters.patroni_rest import PatroniAccess, PatroniCluster
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
 from recovery.domain.guarding import Promotion
 from recovery.errors import Contended, Refused, Unreachable
+from tests.system.patroni_writes import TABLE, arrived, missing, never_two, primaries, program, streams, writing
 
 pytestmark = pytest.mark.system
+__all__ = ["program"]
 GROUP = GroupSnapshot(
     name="shop",
     objectives=Objectives(tier="critical", rto=timedelta(minutes=15), rpo=timedelta(minutes=5)),
@@ -28,13 +28,6 @@ GROUP = GroupSnapshot(
     regions=[RegionPlan(name="a", task_queue="a"), RegionPlan(name="b", task_queue="b")],
 )
 ATTEMPTS = 90.0  # seconds in which a step that is tried again and again has to get there
-TABLE = "CREATE TABLE orders (id bigint PRIMARY KEY)"
-
-
-@pytest.fixture(scope="session")
-def program() -> Path:
-    made = subprocess.run(["requirements/patroni.sh"], stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    return Path(made.stdout.strip())
 
 
 @asynccontextmanager
@@ -52,90 +45,6 @@ async def promotion(views: dict[str, PatroniAccess]) -> AsyncIterator[PatroniPro
 
 def access(of: Cluster, *nodes: str, password: str = PASSWORD) -> PatroniAccess:
     return PatroniAccess(tuple(of.api(node) for node in nodes), USER, password)
-
-
-async def primaries(*clusters: Cluster) -> list[str]:
-    """The nodes that are no standby at this moment."""
-    places = [(each, node) for each in clusters for node in each.nodes]
-    found = await asyncio.gather(*(each.value(node, "SELECT NOT pg_is_in_recovery()") for each, node in places))
-    return [node for (_, node), writable in zip(places, found, strict=True) if writable]
-
-
-@asynccontextmanager
-async def never_two(*clusters: Cluster) -> AsyncIterator[None]:
-    """Looks all the time, and fails in the end where two nodes were primaries at once."""
-    seen: list[list[str]] = []
-
-    async def look() -> None:
-        while True:
-            seen.append(await primaries(*clusters))
-            await asyncio.sleep(0.05)
-
-    task = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    assert len(seen) > 10 and not [each for each in seen if len(each) > 1]
-
-
-class Writer:
-    """Writes one row after the other, to whichever node takes it, and keeps the ids that were acknowledged."""
-
-    def __init__(self, places: Iterable[tuple[Cluster, str]]) -> None:
-        self._places = list(places)
-        self.acknowledged: list[int] = []
-
-    async def __call__(self) -> None:
-        number = 0
-        while True:
-            for place, node in self._places:
-                number += 1
-                try:
-                    connection = await asyncpg.connect(**place.login(node), timeout=2)
-                except (OSError, TimeoutError, asyncpg.PostgresError):
-                    continue
-                try:
-                    while True:
-                        await connection.execute("INSERT INTO orders VALUES ($1)", number, timeout=2)
-                        self.acknowledged.append(number)
-                        number += 1
-                        await asyncio.sleep(0.01)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    pass
-                finally:
-                    connection.terminate()
-            await asyncio.sleep(0.05)
-
-    async def more(self, than: int) -> None:
-        async with asyncio.timeout(30):
-            while len(self.acknowledged) <= than:
-                await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def writing(*places: tuple[Cluster, str]) -> AsyncIterator[Writer]:
-    writer = Writer(places)
-    task = asyncio.create_task(writer())
-    try:
-        await writer.more(20)
-        yield writer
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def missing(place: Cluster, node: str, acknowledged: list[int]) -> set[int]:
-    connection = await asyncpg.connect(**place.login(node), timeout=5)
-    try:
-        return set(acknowledged) - {row[0] for row in await connection.fetch("SELECT id FROM orders")}
-    finally:
-        await connection.close()
-
-
-async def arrived(place: Cluster, node: str, acknowledged: list[int]) -> bool:
-    return not await missing(place, node, acknowledged)
 
 
 async def persistently(promotion: PatroniPromotion, region: str) -> Promotion:
@@ -156,8 +65,8 @@ async def test_one_cluster_over_two_regions(program: Path) -> None:
         await shop.value("pg-a1", TABLE)
         a, b = access(shop, "pg-a1"), access(shop, "pg-b1", "pg-b2")
         async with promotion({"a": a, "b": b}) as patroni, writing(*((shop, node) for node in shop.nodes)) as writer:
-            words = await patroni.fence(GROUP, "a", "b")
-            assert words is not None and "one lock for all regions" in words
+            found = await patroni.fence(GROUP, "a", "b")
+            assert found is not None and found.hands_over
             moved = await patroni.promote(GROUP, "b", 5)
             assert (moved.already, moved.before is not None) == (False, True)
             (leader,) = await primaries(shop)
@@ -171,10 +80,6 @@ async def test_one_cluster_over_two_regions(program: Path) -> None:
             shop.lose(leader, "killed")
             assert (await persistently(patroni, "a")).epoch == 5
             assert await primaries(shop) == ["pg-a1"]
-
-
-async def streams(of: Cluster, node: str) -> bool:
-    return bool(await of.value(node, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"))
 
 
 async def test_an_order_that_patroni_refuses_changes_nothing(program: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from recovery.adapters.unguarded import Unguarded
-from recovery.domain.guarding import GuardOrder, StoreRole
+from recovery.domain.group import GroupSnapshot
+from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
 from recovery.domain.ownership import OwnershipRecord, Phase, Pivot
-from recovery.errors import NotFound, Refused
+from recovery.errors import NotFound, Refused, Unreachable
+from recovery.ports.promotion import Fenced
 from tests.fakes.handover import NOW, FakeHandover, group_of, state
 from tests.fakes.ownership import FakeOwnershipStore
 
@@ -111,3 +113,52 @@ async def test_only_postgres_is_promoted_without_a_guard(groups: Unguarded) -> N
     await groups.fence(ORDER)
     with pytest.raises(Refused, match="only a guard"):
         await groups.promote(ORDER.model_copy(update={"store": "redis"}))
+
+
+# A manager of the database that fences it.
+
+
+class Manager:
+    """``recovery.ports.promotion.PostgresPromotion``."""
+
+    def __init__(self, fenced: Fenced | None) -> None:
+        self.fenced = fenced
+
+    async def fence(self, group: GroupSnapshot, source: str, target: str) -> Fenced | None:
+        return self.fenced
+
+    async def unfence(self, group: GroupSnapshot, source: str) -> None:
+        raise Unreachable("no member answered")
+
+    async def promote(self, group: GroupSnapshot, region: str, epoch: int) -> Promotion:
+        raise AssertionError("nothing is promoted here")
+
+
+@pytest.mark.parametrize(
+    ("role", "hands_over", "positions"),
+    [
+        (StoreRole.STANDBY, False, {"postgres": "0/4000000"}),
+        (StoreRole.STANDBY, True, {}),  # what it is now is not where it will end
+        (StoreRole.PRIMARY, False, {}),
+    ],
+)
+async def test_where_a_fenced_side_ended_is_part_of_the_proof(
+    ownership: FakeOwnershipStore, role: StoreRole, hands_over: bool, positions: dict[str, str]
+) -> None:
+    handover = FakeHandover(states={"a": [state(role)], "b": [state(StoreRole.STANDBY)]})
+    manager = Manager(Fenced("it follows", hands_over=hands_over))
+    groups = Unguarded(ownership, handover, lambda name: group_of("a", "b", guarded=False), lambda group: manager)
+    proof = await groups.fence(ORDER)
+    assert (proof.how, proof.reason, proof.hands_over, proof.positions) == (
+        "managed", "it follows", hands_over, positions,
+    )  # fmt: skip
+
+
+async def test_a_fenced_side_that_does_not_say_where_it_ended_is_fenced_nevertheless(
+    ownership: FakeOwnershipStore,
+) -> None:
+    groups = Unguarded(
+        ownership, FakeHandover(states={}), lambda name: group_of("a", "b", guarded=False),
+        lambda group: Manager(Fenced("it follows")),
+    )  # fmt: skip
+    assert (await groups.fence(ORDER)).positions == {}

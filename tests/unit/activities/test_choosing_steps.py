@@ -172,6 +172,14 @@ async def test_equal_final_positions_prove_that_nothing_is_lost(site: Site) -> N
     assert [(loss.store, loss.lost, loss.proven_zero) for loss in outcome.facts.losses or []] == [("postgres", 0, True)]
 
 
+async def test_one_that_hands_over_in_order_is_not_compared_beforehand(site: Site) -> None:
+    """It serves until it is replaced, so there is no final position yet; and that nothing is lost is not claimed."""
+    proof = PROOF.model_copy(update={"hands_over": True})
+    outcome = await site.run(site.choosing.compare_positions, "Switchover", fence=proof)
+    assert "hands over in order" in outcome.summary
+    assert [(loss.store, loss.proven_zero) for loss in outcome.facts.losses or []] == [("postgres", False)]
+
+
 async def test_an_unknown_final_position_proves_nothing(site: Site) -> None:
     refusal = await site.refused(site.choosing.compare_positions, "Switchover", fence=PROOF)
     assert refusal.type == "Refused" and "cannot be shown" in refusal.message

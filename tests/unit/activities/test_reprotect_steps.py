@@ -104,6 +104,14 @@ async def test_draining_says_what_it_could_not_do(site: Site) -> None:
     assert "refused" not in badly.summary
 
 
+async def test_a_manager_makes_the_slots_of_its_own_standbys(site: Site) -> None:
+    """One of ours would keep WAL for nobody."""
+    site.ownership.records["shop"] = (HELD.model_copy(update={"region": "b"}), "2")
+    site.group = site.group.model_copy(update={"managed_by": "patroni"})
+    outcome = await site.run(site.serving.recreate_slots)
+    assert outcome.summary == "patroni makes those that its standbys need" and site.handover.done == []
+
+
 async def test_old_slots_are_dropped_wherever_the_owner_is_followed(site: Site) -> None:
     site.handover.failing["c"] = {"slots"}
     site.handover.slots["a"] = {"standby_b", "standby_c"}

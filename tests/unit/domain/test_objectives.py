@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from recovery.domain.group import GroupSnapshot, Objectives
+from recovery.domain.guarding import Promotion
 from recovery.domain.handover import StoreLoss
 from recovery.domain.objectives import achieved, rto_end, rto_outlook
 from recovery.domain.ownership import FenceProof
@@ -55,6 +56,15 @@ def test_a_region_that_is_cut_off_may_have_served_until_its_fence(
     proof = PROOF.model_copy(update={"how": how, "at": at, "served_until": served_until})
     result = achieved(MEASURED.model_copy(update={"fence": proof}), BEGAN)
     assert (result.rpo, result.rpo_least) == figures
+
+
+def test_one_that_hands_over_serves_until_another_is_promoted() -> None:
+    proof = PROOF.model_copy(update={"how": "managed", "at": BEGAN, "hands_over": True})
+    before = MEASURED.model_copy(update={"fence": proof})
+    assert achieved(before, BEGAN).rpo == SECOND
+    promoted = Promotion(store="postgres", epoch=2, at=BEGAN + 9 * SECOND)
+    after = before.model_copy(update={"promoted_postgres": promoted})
+    assert (achieved(after, BEGAN).rpo, achieved(after, BEGAN).rpo_least) == (10 * SECOND, SECOND)
 
 
 def test_the_objective_is_met_by_the_greater_bound_only() -> None:
