@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from typer.testing import CliRunner, Result
 from drctl.main import app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+READY_WITHIN = 30.0  # seconds, of a person's patience: with a sample database and a workload, on two cores
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def folder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     """A lab's folder; its name has a space."""
     path = tmp_path_factory.mktemp("of somebody") / "my lab"
+    began = time.monotonic()
     started = await drctl("up", path, "--megabytes", "10", "--workload", "20", "--output", "json")
     assert started.exit_code == 0, started.output
+    assert time.monotonic() - began < READY_WITHIN, "about 9 s on a quiet machine"
     yield path
     await drctl("down", path)
 
