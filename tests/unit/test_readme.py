@@ -7,9 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from drctl.main import app
+from tests.unit.parsing import parse
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -31,12 +30,7 @@ def test_its_commands_parse(line: str) -> None:
         assert arguments[0] in targets
         return
     assert program == "drctl"
-    command = get_command(app)
-    context = command.make_context("drctl", list(arguments), resilient_parsing=False)
-    while hasattr(command, "resolve_command"):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        assert command is not None, f"{line}: no such command"
-        context = command.make_context(name, rest, parent=context)  # raises what a wrong option raises
+    parse(arguments)
 
 
 @pytest.mark.parametrize("place", re.findall(r"^\| `([^`]+)` \|", README.read_text(), re.MULTILINE))
