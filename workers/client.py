@@ -20,6 +20,8 @@ from workers.codec import EncryptionCodec
 from workers.embedded import embedded_address
 
 CONNECT_SECONDS = 10.0
+_ENDED = ("ConnectionReset", "BrokenPipe", "close_notify", "CertificateRequired", "UnknownCA", "DecryptError")
+"""Signs in the SDK's text that the server hung up after the first words, as one does that TLS makes no sense to."""
 
 
 def address_of(config: Config) -> str:
@@ -55,25 +57,37 @@ async def connect(
             )
     except (RuntimeError, RPCError, TimeoutError) as error:
         raise Unreachable(
-            f"no Temporal server answers at {where} ({_reason(error)}): start one with drctl up, or correct "
+            f"no Temporal server answers at {where} ({_reason(error, config)}): start one with drctl up, or correct "
             f"temporal.address in the configuration"
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, config: Config) -> str:
     """In a few words: the SDK's own text shows its inner types."""
     text = str(error)
+    if any(sign in text for sign in _ENDED):
+        return f"it ended the connection: {_suspicion(config)}"
     for sign, words in (
         ("ConnectionRefused", "connection refused"),
         ("dns error", "its name is not known"),
         ("HostUnreachable", "no route to it"),
         ("NetworkUnreachable", "no route to it"),
         ("InvalidCertificate", "its certificate is not trusted"),
-        ("corrupt message", "it speaks TLS only, or it is another kind of server"),
+        ("InvalidMessage", "it does not speak TLS, leave temporal.tls out, or it is another kind of server"),
     ):
         if sign in text:
             return words
     return text.splitlines()[0] if text else f"no answer within {CONNECT_SECONDS:.0f} s"
+
+
+def _suspicion(config: Config) -> str:
+    """What a server that says nothing and hangs up most likely misses in us."""
+    tls = config.temporal.tls
+    if (tls is None and config.temporal.api_key is None) or (tls is not None and not tls.enabled):
+        return "perhaps it speaks TLS only, set temporal.tls"
+    if tls is None or tls.certificate_file is None:
+        return "perhaps it demands a certificate of ours, set temporal.tls.certificate_file"
+    return f"perhaps it does not take our certificate, {tls.certificate_file}"
 
 
 async def _tls(config: Config, secrets: Secrets) -> TLSConfig | bool:
