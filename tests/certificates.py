@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 LOOPBACK = "127.0.0.1"
-AUTHORITY = "authority.tests"
 
 
 def self_signed(folder: Path, name: str = LOOPBACK) -> tuple[Path, Path]:
@@ -25,9 +24,10 @@ def self_signed(folder: Path, name: str = LOOPBACK) -> tuple[Path, Path]:
 def issued(folder: Path, name: str = LOOPBACK) -> tuple[Path, Path, Path]:
     """The same of an authority of its own: the authority's certificate, the certificate, and its private key."""
     signing, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    root = _builder(signing, AUTHORITY, authority=True)
-    authority, _ = _written(folder, "ca", root.issuer_name(_name(AUTHORITY)).sign(signing, hashes.SHA256()), signing)
-    made = _builder(key, name, authority=False).issuer_name(_name(AUTHORITY)).sign(signing, hashes.SHA256())
+    who = f"{folder.name}.authority.tests"
+    root = _builder(signing, who, authority=True).issuer_name(_name(who)).sign(signing, hashes.SHA256())
+    authority, _ = _written(folder, "ca", root, signing)
+    made = _builder(key, name, authority=False).issuer_name(_name(who)).sign(signing, hashes.SHA256())
     return authority, *_written(folder, "tls", made, key)
 
 
