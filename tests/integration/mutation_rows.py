@@ -8,6 +8,7 @@ CANDIDATES = "tests/unit/domain/test_candidates.py"
 DECISION = "tests/unit/health/test_decision.py"
 VERDICT = "tests/unit/health/test_verdict.py"
 LOOP = "tests/unit/health/test_loop.py"
+LOOK = "tests/unit/health/test_region_look.py"
 REDIS = "tests/unit/points/test_redis.py"
 REDIS_DUMPS = "tests/unit/streams/test_redis_dumps.py"
 REDIS_RESTORES = "tests/unit/streams/test_redis_restores.py"
@@ -58,6 +59,18 @@ WATCHING = [
     row("probes of before a freeze", "recovery.health.verdict",
         "outcome.began < self._valid_from", "False",
         f"{LOOP}::test_probes_that_were_under_way_in_a_freeze_do_not_count"),
+    row("a look at an owner that failed waits no more", "recovery.adapters.probes.region",
+        "has_failed = part is Part.OWNER and not", "has_failed = False and not",
+        f"{LOOK}::test_what_hangs_is_not_waited_for_once_something_vital_of_the_owner_has_failed"),
+    row("elsewhere every answer is waited for", "recovery.adapters.probes.region",
+        "has_failed = part is Part.OWNER and not", "has_failed = not",
+        f"{LOOK}::test_elsewhere_every_answer_is_waited_for"),
+    row("what hangs ends with its look", "recovery.adapters.probes.region",
+        "            for task in pending:\n                task.cancel()\n", "",
+        f"{LOOK}::test_what_hangs_is_not_waited_for_once_something_vital_of_the_owner_has_failed"),
+    row("lives of a loop are ordered by who began them", "recovery.health.loop",
+        "(ordered_at or datetime.now(UTC))", "datetime.now(UTC)",
+        f"{LOOP}::test_a_life_that_was_given_up_and_begins_last_does_not_speak_for_the_loop"),
     # Who is believed, and what follows.
     row("a majority of the configured ones", "recovery.health.quorum",
         "return configured // 2 + 1", "return 1",
