@@ -71,6 +71,18 @@ WATCHING = [
     row("lives of a loop are ordered by who began them", "recovery.health.loop",
         "(ordered_at or datetime.now(UTC))", "datetime.now(UTC)",
         f"{LOOP}::test_a_life_that_was_given_up_and_begins_last_does_not_speak_for_the_loop"),
+    row("an attempt's place is when it was scheduled", "activities.monitoring",
+        "activity.info().current_attempt_scheduled_time", "activity.info().started_time",
+        "tests/workflows/test_health_monitor.py::"
+        "test_a_loop_learns_when_its_attempt_was_scheduled_and_not_when_it_began"),
+    row("what a returned side alone had is counted once", "activities.reports",
+        'if report.plan == "Reprotect" and has_arrived(report):', 'if report.plan == "Reprotect":',
+        "tests/unit/activities/test_reports.py::"
+        "test_what_a_returned_side_alone_had_is_counted_once_by_the_reprotect_that_completed"),
+    row("what a returned side alone had is counted by its own reprotect", "activities.reports",
+        'if report.plan == "Reprotect" and has_arrived(report):', "if has_arrived(report):",
+        "tests/unit/activities/test_reports.py::"
+        "test_what_a_returned_side_alone_had_is_counted_once_by_the_reprotect_that_completed"),
     # Who is believed, and what follows.
     row("a majority of the configured ones", "recovery.health.quorum",
         "return configured // 2 + 1", "return 1",
