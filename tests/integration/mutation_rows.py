@@ -177,6 +177,12 @@ REDIS_ROWS = [
 ]  # fmt: skip
 
 SEARCH_ROWS = [
+    row("a restore's id at a search engine", "recovery.adapters.search.restoring",
+        'if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", options.restore_id):', "if False:",
+        f"{SEARCH_POINTS}::test_a_restores_id_is_part_of_names_and_keeps_to_their_letters"),
+    row("a group without a search engine", "recovery.adapters.search.points",
+        "    if group.search is None:\n", "    if False:\n",
+        f"{SEARCH_POINTS}::test_a_group_without_a_search_engine_is_told_where_to_name_one"),
     row("indices that clients use", "recovery.adapters.search.marks",
         "    if live:\n", "    if False:\n",
         f"{SEARCH_RESTORES}::test_indices_that_clients_use_are_not_taken_back"),

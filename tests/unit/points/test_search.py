@@ -10,14 +10,18 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.recovery_points import RecoveryPointSteps
 from recovery.adapters.search.marks import MARK
+from recovery.adapters.search.points import rule_of
 from recovery.adapters.search.recovery import SearchSnapshots
+from recovery.adapters.search.restoring import Restore
 from recovery.backup.layout import manifest_key
 from recovery.domain.group import RetentionRule
 from recovery.domain.plan import Facts, PlanContext, PlanRequest
 from recovery.domain.recovery_point import BackupKind, DataStore, VerdictState
 from recovery.domain.search import snapshot_name
 from recovery.errors import BadInput, NotFound, NotOurs, Refused, SourceFailed, Unreachable
+from recovery.ports.search import SearchRestoreOptions
 from tests.contract.search_answers import Index, Snapshot, failing
+from tests.fakes.handover import group_of
 from tests.fakes.measurements import FakeMeasurements
 from tests.fakes.object_store import FaultyStore
 from tests.fakes.points import NOW
@@ -329,3 +333,14 @@ async def test_a_point_stays_until_its_snapshot_could_be_deleted(searches: Searc
     assert set(searches.kept) == {SNAPSHOT, snapshot_name(second)}
     with pytest.raises(NotFound):
         await searches.points.point(searches.rig.group, POINT)
+
+
+async def test_a_restores_id_is_part_of_names_and_keeps_to_their_letters() -> None:
+    for wrong in ("", "a/b", "a b", "x" * 201):
+        with pytest.raises(BadInput, match="restore's id"):
+            Restore(cast(Any, None), cast(Any, None), SearchRestoreOptions(wrong))
+
+
+def test_a_group_without_a_search_engine_is_told_where_to_name_one() -> None:
+    with pytest.raises(BadInput, match=r"groups\.shop\.elasticsearch"):
+        rule_of(group_of("a", "b"))
