@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration.mutation import Mutation, row
 from tests.integration.mutation_rows import REDIS_ROWS, SEARCH_ROWS, STREAM_ROWS, WATCHING
+from tests.integration.mutation_rows_config import CONFIG_ROWS
 from tests.integration.mutation_rows_keeping import KEEPING_ROWS
 from tests.integration.mutation_rows_managed import CONFIRMATION_ROWS, FOLDER_ROWS, PATRONI_ROWS, RDS_ROWS
 from tests.integration.mutation_rows_ownership import GUARD_ROWS, LOCK_ROWS
@@ -266,6 +267,7 @@ FURTHER = [
     *KEEPING_ROWS,
     *CONFIRMATION_ROWS,
     *PATRONI_ROWS,
+    *CONFIG_ROWS,
     *RDS_ROWS,
     *FOLDER_ROWS,
     # Plans.
