@@ -80,7 +80,7 @@ CASES = {
     ),
     "a threshold that is true": (
         "notifications:\n",
-        "monitoring:\n  alerts:\n    - {name: high_replication_lag, threshold: true, severity: warning}\nnotifications:\n",
+        "monitoring:\n  alerts:\n    - {name: backup_failure, threshold: true, severity: warning}\nnotifications:\n",
         "expected a duration or a count, for example 60s or 2",
     ),
     "a host that is none": (
