@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Runs a command and ends every process and temporary folder that it leaves behind, however it ends.
 REAP := $(PY) -m lab.reap --
 
-.PHONY: demo test lint check format test-chaos test-system bench bench-engine bench-memory bench-failover docs clean setup
+.PHONY: demo test lint check unit format test-chaos test-system bench bench-engine bench-memory bench-failover docs clean setup
 
 demo: setup  ## the main job on real servers, in one terminal (ARGS=--keep leaves it up; ARGS="--story failover" tells one story)
 	@$(PY) -m drctl demo $(ARGS)
@@ -28,8 +28,11 @@ lint: setup  ## style, types and layers
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-check: lint  ## style, types, layers and unit tests, within a minute
-	@$(PY) -m pytest -q -n 3 tests/unit
+check: setup  ## style, types, layers and unit tests, side by side, within a minute
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
+
+unit: setup
+	@$(PY) -m pytest -q -n 2 tests/unit $(ARGS)
 
 bench: setup  ## backups and restores beside those of others (ARGS="--size 4GB"; pgbackrest, zstd, awscli)
 	@bench/run_backups $(ARGS)

@@ -26,6 +26,8 @@ from recovery.ports.postgres import PointReader, PostgresPlace, RestoreOptions
 from tests.unit.postgres.test_restore_refusals import OID, Host, manifest
 from tests.unit.postgres.test_unpacking import CLUSTER, archive
 
+PATIENCE = 60.0  # seconds: a busy disk synchronises slowly
+
 
 class Disks:
     """In the place of ``FileSystems``: says what happened, and when a sync ended."""
@@ -132,7 +134,7 @@ async def test_an_ended_restore_does_not_wait_for_a_disk_that_hangs(
     def syncfs(descriptor: int) -> int:
         used.append(descriptor)
         asked.set()
-        answers.wait(20)
+        answers.wait(2 * PATIENCE)
         os.fstat(descriptor)  # still open
         return 0
 
@@ -148,7 +150,7 @@ async def test_an_ended_restore_does_not_wait_for_a_disk_that_hangs(
     monkeypatch.setattr(restore, "FileSystems", opened)
     restoring = asyncio.create_task(run.run())
     try:
-        assert await asyncio.to_thread(asked.wait, 10)
+        assert await asyncio.to_thread(asked.wait, PATIENCE)
         restoring.cancel()
         ended, _ = await asyncio.wait({restoring}, timeout=2)
         assert ended, "the disk still hangs"
@@ -166,7 +168,7 @@ def test_a_disk_that_hangs_holds_up_nothing_else_in_the_process_nor_its_end(
 
     def syncfs(descriptor: int) -> int:
         asked.set()
-        answers.wait(20)
+        answers.wait(2 * PATIENCE)
         return 0
 
     async def process() -> None:
@@ -211,7 +213,7 @@ async def test_the_folder_is_given_up_when_the_last_chunk_is_written_however_oft
 
     def write(descriptor: int, data: bytes) -> int:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(2 * PATIENCE)
         return real(descriptor, data)
 
     async def stream(artefact: str) -> AsyncIterator[bytes]:
@@ -237,14 +239,14 @@ async def test_the_folder_is_given_up_when_the_last_chunk_is_written_however_oft
     try:
         with monkeypatch.context() as held:
             held.setattr("recovery.adapters.postgres.unpacking.os.write", write)
-            assert await asyncio.to_thread(begun.wait, 10)
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
             for _ in range(3):
                 restoring.cancel()
                 ended, _ = await asyncio.wait({restoring}, timeout=0.05)
                 assert not ended, "a thread writes there"
                 assert is_being_restored(target)
             go_on.set()
-            await asyncio.wait({restoring}, timeout=10)
+            await asyncio.wait({restoring}, timeout=PATIENCE)
     finally:
         go_on.set()
     assert restoring.cancelled()
@@ -312,20 +314,20 @@ async def test_what_a_thread_still_makes_is_waited_for_and_given_up_when_a_resto
     def held(*arguments: object, **options: object) -> object:
         if name != "rename" or "whole" in str(arguments[0]):
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(2 * PATIENCE)
         return real(*arguments, **options)
 
     task = asyncio.create_task(restoring(target, monkeypatch).run())
     try:
         with monkeypatch.context() as during:
             during.setattr(owner, name, held)
-            assert await asyncio.to_thread(begun.wait, 10)
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
             for _ in range(2):
                 task.cancel()
                 ended, _ = await asyncio.wait({task}, timeout=0.05)
                 assert not ended, "a thread works there"
             go_on.set()
-            await asyncio.wait({task}, timeout=10)
+            await asyncio.wait({task}, timeout=PATIENCE)
     finally:
         go_on.set()
     assert task.cancelled()

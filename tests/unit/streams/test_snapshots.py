@@ -191,7 +191,10 @@ async def test_a_reader_that_rests_for_ever_is_told_so() -> None:
     async with _source(server) as source:
         chunks = (await anext(source.artefacts())).chunks()
         await anext(chunks)
-        await asyncio.sleep(0.6)
+        seen = -1
+        while seen != server.acknowledged:  # until it is given up: one each drip_seconds before
+            seen = server.acknowledged
+            await asyncio.sleep(10 * LIMITS.drip_seconds)
         with pytest.raises(Unreachable, match="read too slowly"):
             await anext(chunks)
         assert server.acknowledged < 40
