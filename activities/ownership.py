@@ -118,6 +118,9 @@ class Ownership:
             return _changed(record, region=before.region, epoch=record.epoch + 1, reason="rolled back")
 
         found, record = await self._swap(context.request.group, give_back)
+        if found is not None and not is_held_by(found, context):
+            summary = f"this run does not hold {found.group}: {found.region} keeps it, epoch {found.epoch}"
+            return StepOutcome(summary=summary)
         if record is None and found is not None and before is not None and found.epoch > before.epoch:
             return StepOutcome(summary=f"{found.region} owns {found.group}, as before the run; epoch {found.epoch}")
         if record is None:

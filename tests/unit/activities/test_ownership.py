@@ -187,6 +187,11 @@ async def test_a_return_after_a_lost_take_gives_the_group_back():
     assert record is not None and (record.region, record.epoch) == ("region-a", 5)
 
 
+async def test_what_another_run_moved_is_not_said_to_be_as_before():
+    outcome = await call(Ownership.return_ownership, store_with(THEY_TOOK))
+    assert outcome.summary == f"this run does not hold shop: {THEY_TOOK.region} keeps it, epoch {THEY_TOOK.epoch}"
+
+
 @pytest.mark.parametrize(
     "method",
     [Ownership.take_ownership, Ownership.record_pivot, Ownership.withdraw_pivot],
