@@ -19,6 +19,7 @@ import structlog
 from recovery.adapters.managed_validation import ManagedValidation
 from recovery.adapters.managed_waiting import LOOK_EVERY, Patience, awaited_snapshot
 from recovery.adapters.rds_snapshots import demand_account, point_of
+from recovery.adapters.taken_snapshot import TakenSnapshot
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.managed import (
     ManagedInstance,
@@ -39,7 +40,7 @@ from recovery.domain.recovery_point import (
 )
 from recovery.errors import BadInput, NotFound, NotOurs, RecoveryError, Refused, SourceFailed, Transient, Unreachable
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
-from recovery.ports.postgres import ArtefactStream, BackupSource, PointReader
+from recovery.ports.postgres import BackupSource, PointReader
 from recovery.ports.recovery_points import BackupOrder, Progress
 
 WITHIN_SECONDS = 4 * 3600.0 - 300.0
@@ -57,23 +58,6 @@ Databases = Callable[[str], Awaitable[ManagedPostgres]]
 """By group."""
 
 log = structlog.get_logger("recovery.points")
-
-
-@dataclass(frozen=True)
-class TakenSnapshot:
-    """``recovery.ports.postgres.BackupSource`` of a snapshot that has ended: nothing is to be read."""
-
-    source: PostgresSource
-    kind: BackupKind = BackupKind.SNAPSHOT
-    expected_bytes: int = 0
-
-    async def artefacts(self) -> AsyncIterator[ArtefactStream]:
-        nothing: list[ArtefactStream] = []
-        for stream in nothing:
-            yield stream
-
-    async def finish(self) -> PostgresSource:
-        return self.source
 
 
 @dataclass
@@ -110,7 +94,7 @@ class ManagedPoints:
         rule, instance = rule_of(order.group), await self._instance(order.group, order.region)
         patience, api = Patience.of(self.within_seconds, self.look_every), await self.snapshots(order.group.name)
         taking = _Taking(api, order, rule, patience, self.silence_seconds, progress)
-        yield TakenSnapshot(await taking.run(instance))
+        yield TakenSnapshot(BackupKind.SNAPSHOT, await taking.run(instance))
 
     async def discard(self, group: GroupSnapshot, region: str, point_id: str, manifest: Manifest | None) -> bool:
         """See the port: the snapshot and its copies, where they carry the point's tags."""

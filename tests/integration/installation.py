@@ -189,8 +189,8 @@ class Site:
     async def stores(self) -> list[ObjectStore]:
         return (await self.wiring.locations())(self.group)
 
-    async def catalogue(self) -> Catalogue:
-        return await self.wiring.catalogue(self.group)
+    async def catalogue(self, group: str = GROUP) -> Catalogue:
+        return await self.wiring.catalogue(self.config.snapshot(group))
 
     async def witness(self) -> WitnessStore:
         return await self.wiring.witness()

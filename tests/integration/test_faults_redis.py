@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from recovery.backup.reader import verify_objects
 from recovery.domain.recovery_point import RecoveryPoint
 from recovery.domain.report import RunState
 from tests.integration.installation import AWAY, CACHE, HOME, Site
+from tests.integration.stored_whole import assert_whole, nothing_is_left
 from tests.integration.test_faults_worker_loss import FAULT, at, attempts, both, cases, run_with_a_loss
-from tests.integration.test_plans_redis import ask, catalogue, filled, held, run
+from tests.integration.test_plans_redis import ask, filled, held, run
 from workers import operations
 
 __all__ = ["filled"]
@@ -26,21 +26,7 @@ async def taken(site: Site) -> RecoveryPoint:
     assert report.state is RunState.COMPLETED, report.error
     validation = await site.ended(await operations.find(site.client, f"validate/{CACHE}/{report.point_ids[0]}"))
     assert validation.state is RunState.COMPLETED, validation.error
-    return await (await catalogue(site)).point(CACHE, report.point_ids[0])
-
-
-async def assert_whole(site: Site, point_id: str) -> None:
-    point = await (await catalogue(site)).point(CACHE, point_id)
-    assert sorted(point.locations) == ["store-region-a", "store-region-b"]
-    for store in await site.stores():
-        assert all(check.passed for check in await verify_objects(store, point.manifest))
-    await nothing_is_left(site)
-
-
-async def nothing_is_left(site: Site) -> None:
-    """No object without a manifest, at any location, and no folder on this machine."""
-    assert await (await catalogue(site)).orphans(CACHE) == []
-    await site.no_residue()
+    return await (await site.catalogue(CACHE)).point(CACHE, report.point_ids[0])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +46,7 @@ async def test_a_dump_survives_its_worker(filled: Site, fault: FAULT) -> None:
     (point_id,) = report.point_ids
     validation = await filled.ended(await operations.find(filled.client, f"validate/{CACHE}/{point_id}"))
     assert validation.state is RunState.COMPLETED, validation.error
-    await assert_whole(filled, point_id)
+    await assert_whole(filled, CACHE, point_id)
     assert await held(filled, HOME) == expected, "the source is as it was"
 
 
@@ -74,11 +60,11 @@ async def test_a_validation_of_a_dump_survives_its_worker(filled: Site, fault: F
     report = await run_with_a_loss(filled, fault, "BackupValidation", group=CACHE, point_id=point.point_id)
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, VALIDATE) == 2
-    judged = await (await catalogue(filled)).point(CACHE, point.point_id)
+    judged = await (await filled.catalogue(CACHE)).point(CACHE, point.point_id)
     assert judged.verdict is not None
     assert judged.is_valid and judged.verdict.run_id == report.run_id
     assert await ask(filled, AWAY, "INFO", "keyspace") == EMPTY
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, CACHE, point.point_id)
 
 
 @pytest.mark.parametrize("way", ["replicate", "keys"])
@@ -91,7 +77,7 @@ async def test_a_restore_of_a_dump_survives_its_worker(filled: Site, fault: FAUL
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, RESTORE) == 2
     assert await held(filled, AWAY) == expected
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, CACHE, point.point_id)
 
 
 @pytest.mark.chaos
@@ -108,16 +94,16 @@ async def test_an_undone_restore_of_a_dump_survives_its_worker(filled: Site, whe
     filled.crew.hire()
     assert (await filled.ended(handle)).state is RunState.ROLLED_BACK
     assert await ask(filled, AWAY, "INFO", "keyspace") == EMPTY
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, CACHE, point.point_id)
 
 
 @pytest.mark.chaos
 async def test_a_cancelled_dump_leaves_nothing(filled: Site) -> None:
-    before = {point.point_id for point in await (await catalogue(filled)).points(CACHE)}
+    before = {point.point_id for point in await (await filled.catalogue(CACHE)).points(CACHE)}
     filled.arm("Sealer.seal", step=TAKE, action="hold")
     handle = await filled.start("Backup", group=CACHE)
     await filled.held()
     await filled.cancel_arrives(handle)
     assert (await filled.ended(handle)).state is RunState.ROLLED_BACK
-    assert {point.point_id for point in await (await catalogue(filled)).points(CACHE)} == before
-    await nothing_is_left(filled)
+    assert {point.point_id for point in await (await filled.catalogue(CACHE)).points(CACHE)} == before
+    await nothing_is_left(filled, CACHE)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 
 from recovery.adapters.nats.connection import api, connected
-from recovery.backup.reader import verify_objects
 from recovery.domain.report import RunState
 from tests.integration.installation import AWAY, HOME, STREAMS, Site
+from tests.integration.stored_whole import assert_whole, nothing_is_left
 from tests.integration.test_faults_worker_loss import FAULT, at, attempts, both, cases, run_with_a_loss
-from tests.integration.test_plans_streams import catalogue, everything, filled, server, taken
+from tests.integration.test_plans_streams import everything, filled, server, taken
 from workers import operations
 
 __all__ = ["filled"]
@@ -23,20 +23,6 @@ TAKE, VALIDATE, RESTORE = "take-streams-backup", "validate-points", "restore-dat
 async def streams_of(site: Site, region: str) -> list[str]:
     async with connected(server(site, region)) as client:
         return [entry["config"]["name"] for entry in (await api(client, "STREAM.LIST"))["streams"] or []]
-
-
-async def assert_whole(site: Site, point_id: str) -> None:
-    point = await (await catalogue(site)).point(STREAMS, point_id)
-    assert sorted(point.locations) == ["store-region-a", "store-region-b"]
-    for store in await site.stores():
-        assert all(check.passed for check in await verify_objects(store, point.manifest))
-    await nothing_is_left(site)
-
-
-async def nothing_is_left(site: Site) -> None:
-    """No object without a manifest, at any location, and no folder on this machine."""
-    assert await (await catalogue(site)).orphans(STREAMS) == []
-    await site.no_residue()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +42,7 @@ async def test_a_backup_of_streams_survives_its_worker(filled: Site, fault: FAUL
     (point_id,) = report.point_ids
     validation = await filled.ended(await operations.find(filled.client, f"validate/{STREAMS}/{point_id}"))
     assert validation.state is RunState.COMPLETED, validation.error
-    await assert_whole(filled, point_id)
+    await assert_whole(filled, STREAMS, point_id)
     assert await everything(filled, HOME) == expected, "the source is as it was"
 
 
@@ -74,11 +60,11 @@ async def test_a_validation_of_streams_survives_its_worker(filled: Site, fault: 
     report = await run_with_a_loss(filled, fault, "BackupValidation", group=STREAMS, point_id=point.point_id)
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, VALIDATE) == 2
-    judged = await (await catalogue(filled)).point(STREAMS, point.point_id)
+    judged = await (await filled.catalogue(STREAMS)).point(STREAMS, point.point_id)
     assert judged.verdict is not None
     assert judged.is_valid and judged.verdict.run_id == report.run_id
     assert await streams_of(filled, AWAY) == []
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, STREAMS, point.point_id)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +83,7 @@ async def test_a_restore_of_streams_survives_its_worker(filled: Site, fault: FAU
     assert report.state is RunState.COMPLETED, report.error
     assert attempts(report, RESTORE) == 2
     assert await everything(filled, AWAY) == expected
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, STREAMS, point.point_id)
 
 
 @pytest.mark.chaos
@@ -114,16 +100,16 @@ async def test_an_undone_restore_of_streams_survives_its_worker(filled: Site, wh
     filled.crew.hire()
     assert (await filled.ended(handle)).state is RunState.ROLLED_BACK
     assert await streams_of(filled, AWAY) == []
-    await assert_whole(filled, point.point_id)
+    await assert_whole(filled, STREAMS, point.point_id)
 
 
 @pytest.mark.chaos
 async def test_a_cancelled_backup_of_streams_leaves_nothing(filled: Site) -> None:
-    before = {point.point_id for point in await (await catalogue(filled)).points(STREAMS)}
+    before = {point.point_id for point in await (await filled.catalogue(STREAMS)).points(STREAMS)}
     filled.arm("Sealer.seal", step=TAKE, number=2, action="hold")
     handle = await filled.start("Backup", group=STREAMS, store="nats")
     await filled.held()
     await filled.cancel_arrives(handle)
     assert (await filled.ended(handle)).state is RunState.ROLLED_BACK
-    assert {point.point_id for point in await (await catalogue(filled)).points(STREAMS)} == before
-    await nothing_is_left(filled)
+    assert {point.point_id for point in await (await filled.catalogue(STREAMS)).points(STREAMS)} == before
+    await nothing_is_left(filled, STREAMS)

@@ -9,7 +9,6 @@ import pytest
 
 from recovery.adapters.redis.connection import connected
 from recovery.adapters.redis.server_info import MARK_KEY
-from recovery.backup.catalogue import Catalogue
 from recovery.domain.recovery_point import VerdictState
 from recovery.domain.report import RunReport, RunState
 from tests.integration.installation import AWAY, CACHE, HOME, REGIONS, Site
@@ -43,10 +42,6 @@ async def run(site: Site, plan: str, **request: Any) -> RunReport:
     return await site.run(plan, group=CACHE, **request)
 
 
-async def catalogue(site: Site) -> Catalogue:
-    return await site.wiring.catalogue(site.config.snapshot(CACHE))
-
-
 async def held(site: Site, region: str) -> tuple[dict[Any, Any], set[int]]:
     """What ``fill`` brought, and the numbers that were written beside the backup."""
     found = await contents(redis_of(site.lab, region))
@@ -63,7 +58,7 @@ async def test_a_redis_under_load_is_taken_proven_and_put_back(filled: Site) -> 
     (point_id,) = report.point_ids
     validation = await site.ended(await operations.find(site.client, f"validate/{CACHE}/{point_id}"))
     assert validation.state is RunState.COMPLETED, validation.error
-    point = await (await catalogue(site)).point(CACHE, point_id)
+    point = await (await site.catalogue(CACHE)).point(CACHE, point_id)
     assert point.is_valid and sorted(point.locations) == ["store-region-a", "store-region-b"]
     assert point.verdict is not None
     proven = {check.name: check.detail for check in point.verdict.checks}
@@ -100,7 +95,7 @@ async def test_a_redis_under_load_is_taken_proven_and_put_back(filled: Site) -> 
         await site.lab.corrupt(region, "s3-object", key=f"points/{entry.key}", offset=entry.size // 2)
     damaged = await run(site, "BackupValidation", point_id=point_id)
     assert damaged.state is RunState.ROLLED_BACK and f"{point_id} is CORRUPT" in str(damaged.error)
-    verdict = (await (await catalogue(site)).point(CACHE, point_id)).verdict
+    verdict = (await (await site.catalogue(CACHE)).point(CACHE, point_id)).verdict
     assert verdict is not None and verdict.state is VerdictState.CORRUPT
-    await (await catalogue(site)).delete_point(CACHE, point_id)
+    await (await site.catalogue(CACHE)).delete_point(CACHE, point_id)
     await site.no_residue()

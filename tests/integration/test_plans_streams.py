@@ -13,7 +13,6 @@ import pytest
 from recovery.adapters.nats.connection import NatsServer, api, connected, stream_info
 from recovery.adapters.nats.consumers import positions
 from recovery.adapters.nats.restoring import MARK
-from recovery.backup.catalogue import Catalogue
 from recovery.domain.recovery_point import BackupKind, RecoveryPoint
 from recovery.domain.recovery_set import SetState, state_of
 from recovery.domain.report import RunReport, RunState
@@ -84,18 +83,14 @@ async def taken(site: Site, **request: Any) -> list[RecoveryPoint]:
     for point_id in report.point_ids:
         validation = await site.ended(await operations.find(site.client, f"validate/{STREAMS}/{point_id}"))
         assert validation.state is RunState.COMPLETED, validation.error
-    return [await (await catalogue(site)).point(STREAMS, point_id) for point_id in report.point_ids]
-
-
-async def catalogue(site: Site) -> Catalogue:
-    return await site.wiring.catalogue(site.config.snapshot(STREAMS))
+    return [await (await site.catalogue(STREAMS)).point(STREAMS, point_id) for point_id in report.point_ids]
 
 
 async def test_streams_are_taken_beside_the_database_proven_and_put_back(filled: Site) -> None:
     site = filled
     points = await taken(site)
     assert [point.manifest.kind for point in points] == [BackupKind.PHYSICAL, BackupKind.STREAMS]
-    (together,) = (await (await catalogue(site)).sets(STREAMS)).sets
+    (together,) = (await (await site.catalogue(STREAMS)).sets(STREAMS)).sets
     assert [each.point_id for each in together.members] == [point.point_id for point in points]
     assert state_of(together, points) is SetState.VALID
     assert timedelta() < together.width < timedelta(seconds=PLAN_SECONDS)
@@ -132,7 +127,7 @@ async def test_a_recovery_brings_the_streams_of_its_set_back_beside_the_database
     """And what is missing in the other region's NATS is said by its name: here nothing is."""
     site = filled
     points = await taken(site)
-    (together, *_) = (await (await catalogue(site)).sets(STREAMS)).sets
+    (together, *_) = (await (await site.catalogue(STREAMS)).sets(STREAMS)).sets
     expected = await everything(site, HOME)
     report = await run(site, "FullRecovery")
     assert report.state is RunState.COMPLETED, report.error

@@ -13,11 +13,12 @@ from datetime import datetime
 from pathlib import Path
 
 from recovery.adapters.search.validation import validate_snapshot
+from recovery.adapters.taken_snapshot import TakenSnapshot
 from recovery.domain.group import GroupSnapshot
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, Manifest, RecoveryPoint, VerdictState
-from recovery.domain.search import SearchRule, SearchSource
+from recovery.domain.search import SearchRule
 from recovery.errors import BadInput, NotFound, RecoveryError, SourceFailed
-from recovery.ports.postgres import ArtefactStream, BackupSource, PointReader
+from recovery.ports.postgres import BackupSource, PointReader
 from recovery.ports.recovery_points import BackupOrder, Progress
 from recovery.ports.search import SearchAdvance, SearchProgress, SearchRecovery, SearchRepository, SnapshotRequest
 
@@ -28,23 +29,6 @@ Search = Callable[[str, str], AbstractAsyncContextManager[SearchRecovery]]
 """(group, region) -> its cluster."""
 Scratch = Callable[[str], AbstractAsyncContextManager[SearchRecovery | None]]
 """Group -> the cluster into which its points are restored to prove them, where one is configured."""
-
-
-@dataclass(frozen=True)
-class TakenSnapshot:
-    """``recovery.ports.postgres.BackupSource`` of a snapshot that has ended: nothing is to be read."""
-
-    source: SearchSource
-    kind: BackupKind = BackupKind.SEARCH
-    expected_bytes: int = 0
-
-    async def artefacts(self) -> AsyncIterator[ArtefactStream]:
-        nothing: list[ArtefactStream] = []
-        for stream in nothing:
-            yield stream
-
-    async def finish(self) -> SearchSource:
-        return self.source
 
 
 @dataclass
@@ -87,7 +71,7 @@ class SearchPoints:
             except SourceFailed as error:
                 left = await _delete(search, rule.repository, order.point_id)
                 raise SourceFailed(f"{error}{left}") from error
-            yield TakenSnapshot(source)
+            yield TakenSnapshot(BackupKind.SEARCH, source)
 
     async def discard(self, group: GroupSnapshot, region: str, point_id: str, manifest: Manifest | None) -> bool:
         """See the port."""
