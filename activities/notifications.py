@@ -17,7 +17,7 @@ from recovery.domain.report_text import figure_words, store_sentences
 from recovery.domain.wal_read_back import BASE_DUE
 from recovery.domain.words import duration
 from recovery.ports.incidents import IncidentWriter
-from recovery.ports.notify import Notifier, Severity
+from recovery.ports.notify import Markup, Notifier, Severity
 
 NEXT_UPDATE = timedelta(minutes=15)
 UNANNOUNCED = ("Reprotect", "Failback")
@@ -58,7 +58,7 @@ class Notifications:
             next_update_at=datetime.now(UTC) + NEXT_UPDATE,
         )
         title, body = f"{context.plan} of {group.name} has begun", self._writer.write(incident)
-        taken = await self._notifier.send(Severity.CRITICAL, title, body)
+        taken = await self._notifier.send(Severity.CRITICAL, title, body, Markup.MARKDOWN)
         return StepOutcome(summary=_told(taken))
 
     @step("notifications.announce_end")
@@ -87,7 +87,7 @@ class Notifications:
         body = self._writer.write(incident)
         # Whoever was woken by the beginning hears of the end.
         severity = Severity.INFO if context.plan in UNANNOUNCED else Severity.CRITICAL
-        taken = await self._notifier.send(severity, title, body)
+        taken = await self._notifier.send(severity, title, body, Markup.MARKDOWN)
         return StepOutcome(summary=_told(taken))
 
     @step("notifications.announce_verdict")

@@ -7,6 +7,7 @@ other channels nor keep the process from ending.
 from __future__ import annotations
 
 import asyncio
+import html
 import logging
 import re
 import threading
@@ -17,9 +18,10 @@ from datetime import timedelta
 from typing import Any
 
 import apprise
+from apprise.common import NotifyFormat, OverflowMode
 
 from recovery.errors import BadInput, Unreachable
-from recovery.ports.notify import Severity
+from recovery.ports.notify import Markup, Severity
 from recovery.telemetry.redaction import REDACTOR, Redactor
 
 LONGEST_TITLE = 250  # characters; what the strictest services show
@@ -31,6 +33,7 @@ _KINDS = {
     Severity.WARNING: apprise.NotifyType.WARNING,
     Severity.CRITICAL: apprise.NotifyType.FAILURE,
 }
+_FORMATS = {Markup.NONE: NotifyFormat.TEXT, Markup.MARKDOWN: NotifyFormat.MARKDOWN}
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,19 @@ class Channel:
     severities: frozenset[Severity]
 
 
+@dataclass(frozen=True)
+class _Message:
+    severity: Severity
+    title: str
+    body: str
+    markup: Markup
+
+
 class AppriseNotifier:
     """Notifier port. Delivery is at least once: a message whose answer was lost is sent again.
+
+    A message that is longer than its service takes is cut there: PagerDuty, which takes 1,024 characters, would refuse
+    it as a whole. It is never split: Apprise rests for seconds between the parts.
 
     Args:
         channels: with distinct names; all are checked here, without any connection.
@@ -79,7 +93,7 @@ class AppriseNotifier:
         for channel in self._channels:
             redactor.register(channel.url)
 
-    async def send(self, severity: Severity, title: str, body: str) -> list[str]:
+    async def send(self, severity: Severity, title: str, body: str, markup: Markup = Markup.NONE) -> list[str]:
         """Delivers to every channel routed for the severity, all at the same time.
 
         Returns the names of those that took it, in the order of the configuration; none are routed: an empty list.
@@ -88,8 +102,8 @@ class AppriseNotifier:
             Unreachable: channels did not take it within their budget; each is named with its reason, no address is.
         """
         routed = [channel for channel in self._channels if severity in channel.severities]
-        title, body = _cut(title, LONGEST_TITLE), _cut(body, LONGEST_BODY)
-        failures = await asyncio.gather(*(self._deliver(channel, severity, title, body) for channel in routed))
+        message = _Message(severity, _cut(title, LONGEST_TITLE), _cut(body, LONGEST_BODY), markup)
+        failures = await asyncio.gather(*(self._deliver(channel, message) for channel in routed))
         missed = [f"{channel.name}: {failure}" for channel, failure in zip(routed, failures, strict=True) if failure]
         taken = [channel.name for channel, failure in zip(routed, failures, strict=True) if not failure]
         if missed:
@@ -97,7 +111,7 @@ class AppriseNotifier:
             raise Unreachable(f"Notification not delivered: {'; '.join(missed)}.{others}")
         return taken
 
-    async def _deliver(self, channel: Channel, severity: Severity, title: str, body: str) -> str:
+    async def _deliver(self, channel: Channel, message: _Message) -> str:
         """Tries until the budget is used up; returns the last reason of failure, empty after success.
 
         A try that the budget cuts short only tells that: it replaces no reason of an earlier one.
@@ -109,7 +123,7 @@ class AppriseNotifier:
         while True:
             attempts += 1
             within = min(self._timeout, deadline - loop.time())
-            reason = await self._attempt(channel, severity, title, body, within)
+            reason = await self._attempt(channel, message, within)
             if not reason:
                 return ""
             if not last or within >= self._timeout or reason != _no_answer(within):
@@ -119,7 +133,7 @@ class AppriseNotifier:
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._timeout)
 
-    async def _attempt(self, channel: Channel, severity: Severity, title: str, body: str, within: float) -> str:
+    async def _attempt(self, channel: Channel, message: _Message, within: float) -> str:
         # A thread that hangs in a dripping answer cannot be ended; starting more of them would have no bound.
         if (former := self._busy.get(channel.name)) is not None and former.is_alive():
             await asyncio.sleep(min(within, self._first_pause))
@@ -129,7 +143,7 @@ class AppriseNotifier:
         outcome: asyncio.Future[str] = loop.create_future()
 
         def work() -> None:
-            reason = self._post(channel, severity, title, body, within)
+            reason = self._post(channel, message, within)
             # The loop may be gone when a hanging server lets go at last: then nobody waits for the answer.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, outcome, reason)
@@ -142,7 +156,7 @@ class AppriseNotifier:
         except TimeoutError:
             return _no_answer(within)
 
-    def _post(self, channel: Channel, severity: Severity, title: str, body: str, within: float) -> str:
+    def _post(self, channel: Channel, message: _Message, within: float) -> str:
         """In its thread: one message through a fresh plugin (they throttle per object); the reason, empty if sent."""
         began = time.monotonic()
         with _reasons.collected() as said:
@@ -150,7 +164,7 @@ class AppriseNotifier:
                 plugin: Any = apprise.Apprise.instantiate(channel.url)
                 plugin.socket_connect_timeout = min(plugin.socket_connect_timeout, within)
                 plugin.socket_read_timeout = within
-                sent = plugin.notify(body=body, title=title, notify_type=_KINDS[severity])
+                sent = plugin.notify(**_as_it_shows(plugin, message))
             except Exception as error:  # noqa: BLE001 - a hundred plugins of third parties raise what they like
                 sent, said[:] = False, [f"{type(error).__name__}: {error}"]
         if sent:
@@ -160,6 +174,20 @@ class AppriseNotifier:
         # A plugin's words are masked as a whole and shortened: they repeat addresses and answers of servers.
         words = " ".join(" ".join(said).split()) or "the service refused the message"
         return _cut(_without_parts(self._redactor.mask(words), channel.url), LONGEST_REASON).rstrip(".")
+
+
+def _as_it_shows(plugin: Any, message: _Message) -> dict[str, Any]:
+    """The plugin converts from the body's markup to its service's, so that its lines stay lines."""
+    written, body = _FORMATS[message.markup], message.body
+    if written is NotifyFormat.MARKDOWN and plugin.resolve_format(written) is NotifyFormat.HTML:
+        body = html.escape(body, quote=False)  # a server's words may hold tags, which Markdown would leave as they are
+    return {
+        "title": message.title,
+        "body": body,
+        "body_format": written,
+        "notify_type": _KINDS[message.severity],
+        "overflow": OverflowMode.TRUNCATE,
+    }
 
 
 def _check(channels: list[Channel]) -> None:

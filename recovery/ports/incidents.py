@@ -8,4 +8,6 @@ from recovery.domain.incident import Incident
 
 
 class IncidentWriter(Protocol):
-    def write(self, incident: Incident) -> str: ...
+    def write(self, incident: Incident) -> str:
+        """In Markdown."""
+        ...

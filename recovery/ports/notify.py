@@ -12,8 +12,15 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class Markup(StrEnum):
+    """What a body is written in; a channel shows it in its own."""
+
+    NONE = "text"
+    MARKDOWN = "markdown"
+
+
 class Notifier(Protocol):
-    async def send(self, severity: Severity, title: str, body: str) -> list[str]:
+    async def send(self, severity: Severity, title: str, body: str, markup: Markup = Markup.NONE) -> list[str]:
         """Delivers to every channel that is routed for the severity; returns the names of those that took it.
 
         Raises:

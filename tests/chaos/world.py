@@ -22,7 +22,7 @@ from temporalio.exceptions import ApplicationError
 from recovery.domain.ownership import OwnershipRecord
 from recovery.domain.report import RunReport
 from recovery.errors import Contended, NotFound
-from recovery.ports.notify import Severity
+from recovery.ports.notify import Markup, Severity
 
 Kind = Literal["kill", "fail", "block", "freeze"]
 Side = Literal["before", "after"]
@@ -227,7 +227,7 @@ class FileNotifier:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def send(self, severity: Severity, title: str, body: str) -> list[str]:
+    async def send(self, severity: Severity, title: str, body: str, markup: Markup = Markup.NONE) -> list[str]:
         with self._path.open("a") as out:
             out.write(json.dumps([severity, title, body]) + "\n")
         return ["file"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recovery.errors import Unreachable
-from recovery.ports.notify import Severity
+from recovery.ports.notify import Markup, Severity
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class FakeNotifier:
     broken: set[str] = field(default_factory=set)
     sent: list[Sent] = field(default_factory=list)
 
-    async def send(self, severity: Severity, title: str, body: str) -> list[str]:
+    async def send(self, severity: Severity, title: str, body: str, markup: Markup = Markup.NONE) -> list[str]:
         routed = [name for name, severities in self.channels.items() if severity in severities]
         taken = [name for name in routed if name not in self.broken]
         self.sent += [Sent(name, severity, title, body) for name in taken]

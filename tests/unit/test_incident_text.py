@@ -33,7 +33,7 @@ def test_the_built_in_form_has_every_field():
         "**Severity**: Critical",
         "**Start Time**: 2026-11-22 03:04 UTC",
         "**Current Time**: 2026-11-22 03:09 UTC",
-        "region-a does not answer",
+        "### Summary\nregion-a does not answer",
         "Affected services: auth, payments",
         "Affected users: unknown",
         "Business impact: unknown",
