@@ -32,6 +32,7 @@ async def nats_server(config: Config, secrets: Secrets, group: str, region: str)
         tls=tls,
         credentials=await user_credentials(nats, secrets, group),
         domain=nats.domain,
+        server_name=nats.tls.server_name if nats.tls else None,
     )
     return NatsServer(host, port or NATS_PORT, login)
 

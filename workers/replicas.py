@@ -48,6 +48,7 @@ class StoreLogins:
             await user_credentials(configured, self._wiring.secrets, self._group.name),
             await tls_context(configured.tls, self._wiring.secrets, f"groups.{self._group.name}.nats.tls"),
             configured.domain,
+            configured.tls.server_name if configured.tls else None,
         )
 
     async def places(self) -> Places:

@@ -20,6 +20,10 @@ SNAPSHOTS = "tests/unit/streams/test_snapshots.py"
 STREAM_RESTORES = "tests/unit/streams/test_stream_restores.py"
 
 WATCHING = [
+    # What is no lost region.
+    row("certificates that do not fit", "recovery.adapters.probes.reach",
+        "ours = bool(tls) and disagrees(error)", "ours = False",
+        "tests/integration/test_nats_tls.py::test_certificates_that_do_not_fit_are_no_lost_region"),
     # Who takes over.
     row("a standby's history", "recovery.domain.candidates",
         "    if state is None or not state.history or not state.position:\n", "    if False:\n",

@@ -23,7 +23,7 @@ from tests.integration.redis_servers import own_redis
 from tests.integration.test_incremental_backups import GROUP, points_of, taken
 from tests.ports import free_port
 from tests.system.by_hand import SET, Hand, PhysicalCopy, a_hand, program
-from tests.system.test_redis_dumps import Redis7
+from tests.system.debian_redis import Redis7
 
 pytestmark = pytest.mark.system
 PHYSICAL, LOGICAL, RDB = (f"20261122T101500Z-{kind}-1a2b3c4d" for kind in ("physical", "logical", "rdb"))

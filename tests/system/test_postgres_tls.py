@@ -17,6 +17,9 @@ import pytest
 from recovery.adapters.postgres.connection import connected
 from recovery.adapters.postgres.folder import give_to
 from recovery.adapters.postgres.wal_stream import WalStream
+from recovery.adapters.probes import PostgresProbe
+from recovery.adapters.probes.reach import Limits
+from recovery.domain.health import Finding, Part
 from recovery.errors import RecoveryError
 from recovery.ports.postgres import PostgresLogin
 from tests.certificates import issued
@@ -114,6 +117,22 @@ async def test_who_is_not_trusted_is_not_talked_to(encrypted: Encrypted, wrong: 
     for kind in ("physical", "logical"):
         with pytest.raises(RecoveryError, match=words):
             await taken(encrypted.server, login, kind)
+    found = await looked(login)
+    assert not found.passed and not found.vital and words in found.detail, "no reason to leave a region"
+
+
+async def test_a_probe_sees_what_clients_see(encrypted: Encrypted) -> None:
+    found = await looked(encrypted.login)
+    assert found.passed and found.vital, found.detail
+
+
+async def looked(login: PostgresLogin) -> Finding:
+    probe = PostgresProbe(login, "outside", Limits(5.0, 2.0))
+    try:
+        (found,) = await probe.look(Part.OWNER)
+        return found
+    finally:
+        await probe.close()
 
 
 async def taken(server: Server, login: PostgresLogin, kind: str) -> MemoryPoint:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lab.packages import redis_server
-from lab.processes import die_with
-from recovery.adapters.redis.connection import RedisLogin, RedisServer, connected
+from recovery.adapters.redis.connection import connected
 from recovery.adapters.redis.recovery import RedisDumps
 from recovery.adapters.redis.scratch import Listening, ServerTls
 from recovery.domain.recovery_point import VerdictState
@@ -24,12 +19,11 @@ from recovery.ports.redis import DumpPlace, RedisRestoreOptions
 from tests.certificates import self_signed
 from tests.integration.redis_dumps import stored, taken
 from tests.integration.redis_servers import OwnRedis, own_redis
+from tests.system.debian_redis import DEBIAN, Redis7
 
 pytestmark = pytest.mark.system
 KEYS = 2000
 LIBRARY = "#!lua name=shop\nredis.register_function('price', function(keys, args) return args[1] * 2 end)"
-BACKUP_RIGHTS = "+psync +replconf +ping +info +function|list"
-DEBIAN = Path("/usr/bin/redis-server")
 
 
 @pytest.fixture(scope="module")
@@ -37,49 +31,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
     """One for everybody, which vouches for itself."""
     public, private = self_signed(tmp_path_factory.mktemp("tls"))
     return ServerTls(public, private, public)
-
-
-@dataclass
-class Redis7(OwnRedis):
-    """Debian's, a primary; by TLS alone where it has a certificate."""
-
-    tls: ServerTls | None = None
-    upstream: int | None = None
-
-    @property
-    def context(self) -> ssl.SSLContext | None:
-        return ssl.create_default_context(cafile=str(self.tls.ca)) if self.tls else None
-
-    @property
-    def server(self) -> RedisServer:
-        return RedisServer("127.0.0.1", self.port, RedisLogin(None, self.password, self.context))
-
-    @property
-    def as_backup(self) -> RedisServer:
-        return RedisServer("127.0.0.1", self.port, RedisLogin("backup", "of-the-backup", self.context))
-
-    async def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"dir {self.folder}", 'save ""', f"appendonly {'yes' if self.append_only else 'no'}"]
-        lines += ["repl-diskless-sync-delay 0", f"requirepass {self.password}", f"masterauth {self.password}"]
-        lines += [f"user backup on >of-the-backup {BACKUP_RIGHTS}"]
-        if self.tls:
-            lines += ["port 0", f"tls-port {self.port}", "tls-replication yes", "tls-auth-clients no"]
-            lines += [f"tls-cert-file {self.tls.certificate}", f"tls-key-file {self.tls.key}"]
-            lines += [f"tls-ca-cert-file {self.tls.ca}"]
-        else:
-            lines += [f"port {self.port}"]
-        if self.upstream:
-            lines += [f"replicaof 127.0.0.1 {self.upstream}"]
-        (self.folder / "redis.conf").write_text("\n".join([*lines, *self.lines]) + "\n")
-        with (self.folder / "log").open("ab") as output:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                [str(DEBIAN), str(self.folder / "redis.conf")],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=die_with(os.getpid()),
-            )
-        await self.wait_for("PING", expected="PONG")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
@@ -33,6 +32,7 @@ class NatsLogin:
     credentials: UserCredentials | None = None
     tls: ssl.SSLContext | None = None
     domain: str | None = None
+    server_name: str | None = None  # in the server's certificate, where it differs from the host
 
     @contextlib.asynccontextmanager
     async def connected(self, seconds: float) -> AsyncIterator[Client]:
@@ -45,20 +45,29 @@ class NatsLogin:
 
     async def connect(self, seconds: float) -> Client:
         """As ``connected``; whoever calls it ends it with ``drop``."""
-        options: dict[str, Any] = {"tls": self.tls} if self.tls is not None else {}
+        options: dict[str, Any] = {}
+        if self.tls is not None:
+            options |= {"tls": self.tls, "tls_hostname": self.server_name or self.host}
         if self.credentials is not None:
             options |= self.credentials.options()
         elif self.user is not None:
             options |= {"user": self.user, "password": self.password or ""}
-        client: Client = await nats.connect(
-            f"{'tls' if self.tls else 'nats'}://{self.host}:{self.port}",
-            name="recovery-plans",
-            connect_timeout=max(int(seconds), 1),
-            allow_reconnect=False,
-            max_reconnect_attempts=0,
-            error_cb=_heard,
-            **options,
-        )
+        client = Client()
+        try:
+            await client.connect(
+                f"{'tls' if self.tls else 'nats'}://{self.host}:{self.port}",
+                name="recovery-plans",
+                connect_timeout=max(int(seconds), 1),
+                allow_reconnect=False,
+                max_reconnect_attempts=0,
+                error_cb=_heard,
+                **options,
+            )
+        except ConnectionError as error:
+            if self.tls is None or not client._server_info.get("tls_verify"):  # nats-py says it nowhere else
+                raise
+            # With TLS 1.3 a server says so after the handshake, and nats-py, which writes first, does not hear it.
+            raise ssl.SSLError(1, "the server demands a certificate, and took none from us") from error
         return client
 
 
@@ -97,7 +106,7 @@ class NatsProbe:
                 # It answers, and our login is wrong.
                 return Finding(check=CHECK, passed=False, vital=False, detail=f"{error} (check groups.<name>.nats)")
 
-        found = await framed(CHECK, self._limits.answer, ask, (NatsError,))
+        found = await framed(CHECK, self._limits.answer, ask, (NatsError,), tls="groups.<name>.nats.tls")
         return [found.model_copy(update={"vital": found.vital and part is Part.OWNER})]
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from recovery.domain.health import Finding, Part
 from recovery.ports.postgres import PostgresLogin
 
 CHECK = "postgres"
+TLS = "groups.<name>.postgres.sslmode"
 
 _BEAT = f"""
     INSERT INTO {TABLE} AS known (vantage) VALUES ({{vantage}})
@@ -58,7 +59,7 @@ class PostgresProbe:
             return await self._session.answer(part)
 
         try:
-            return [await framed(CHECK, self._limits.answer, ask, DRIVER_FAILURES)]
+            return [await framed(CHECK, self._limits.answer, ask, DRIVER_FAILURES, tls=TLS)]
         except asyncpg.PostgresError as error:
             is_ours = isinstance(error, _OURS)
             detail = f"{words_of(error)}{' (check groups.<name>.postgres)' if is_ours else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from recovery.domain.health import Finding, Part
 
 SHORTEST_CONNECT, LONGEST_CONNECT = 0.5, 1.5  # seconds
+_ONE_ALONE = ("rejected SSL upgrade", "no ssl context provided")
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,17 @@ async def reach(host: str, port: int, limits: Limits) -> None:
 
 
 async def framed(
-    check: str, limit: float, question: Callable[[], Awaitable[Finding]], failures: tuple[type[Exception], ...]
+    check: str,
+    limit: float,
+    question: Callable[[], Awaitable[Finding]],
+    failures: tuple[type[Exception], ...],
+    tls: str = "",
 ) -> Finding:
-    """Asks within ``limit`` seconds. A timeout, an OSError and ``failures`` are findings; anything else is a bug."""
+    """Asks within ``limit`` seconds. A timeout, an OSError and ``failures`` are findings; anything else is a bug.
+
+    ``tls``: key of the configuration under which a store's certificates are trusted. A server that answers, and does
+    not agree with it, is no lost one: that is not vital then.
+    """
     expected: tuple[type[Exception], ...] = (OSError, *failures)
     began = time.monotonic()
     try:
@@ -50,8 +60,19 @@ async def framed(
     except TimeoutError:
         found = Finding(check=check, passed=False, detail=f"no answer within {limit:g} s")
     except expected as error:
-        found = Finding(check=check, passed=False, detail=_words(error))
+        ours = bool(tls) and disagrees(error)
+        detail = f"{_words(error)} (check {tls})" if ours else _words(error)
+        found = Finding(check=check, passed=False, vital=not ours, detail=detail)
     return found.model_copy(update={"seconds": round(time.monotonic() - began, 4)})
+
+
+def disagrees(error: BaseException) -> bool:
+    """Whether two that could speak to each other did not agree on TLS: on a certificate, or whether to use it at all.
+    One that went away amid it said nothing."""
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
+        return False
+    # asyncpg's and nats-py's words where only one of the two wants TLS.
+    return isinstance(error, ssl.SSLError) or any(words in str(error) for words in _ONE_ALONE)
 
 
 def _words(error: BaseException) -> str:

@@ -92,3 +92,12 @@ async def test_the_configuration_s_file_is_read_when_it_is_needed(tmp_path: Path
         secrets.close()
     assert isinstance(server, NatsServer)
     assert (server.login.domain, server.login.credentials is not None) == ("hub", True)
+
+
+async def test_the_name_in_the_servers_certificate_may_be_another_than_its_address() -> None:
+    config, secrets = with_nats("{streams: all, tls: {server_name: nats.shop.example.com}}"), Secrets()
+    try:
+        server = await nats_server(config, secrets, "shop", "region-a")
+    finally:
+        secrets.close()
+    assert server.login.server_name == "nats.shop.example.com"
