@@ -14,6 +14,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ResponseStreamingError,
+    SSLError,
 )
 from urllib3.exceptions import HTTPError
 
@@ -44,6 +45,9 @@ def explain(error: Exception, where: str, secrets: Sequence[str]) -> RecoveryErr
         return _from_answer(error, where, secrets)
     if isinstance(error, _NO_CREDENTIALS):
         return Refused(f"{where}: no usable credentials; name them in the configuration or give the machine a role")
+    if isinstance(error, SSLError):
+        words = _clean(str(error), secrets)
+        return Unreachable(f"{where}: {words} (AWS_CA_BUNDLE may name a file with the authorities to trust)")
     if isinstance(error, _TRANSPORT):
         return Unreachable(f"{where}: {_clean(str(error), secrets)}")
     return BadInput(f"{where}: {_clean(str(error), secrets)}")

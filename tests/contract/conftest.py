@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,11 +12,16 @@ from lab.state import S3Place
 from recovery.backup.sealing import Opener, Sealer
 from tests.contract.moto_server import moto
 from tests.contract.search_site import Doors, doors
+from tests.contract.stores import OTHER_S3
 from tests.fakes.points import AGE
 
 
 @pytest.fixture(scope="session")
 async def s3_place() -> AsyncIterator[S3Place]:
+    """SeaweedFS, or the server that tests/system/test_minio.py names."""
+    if other := os.environ.get(OTHER_S3):
+        yield S3Place.model_validate_json(other)
+        return
     async with await Lab.start(regions=("region-a",), services={"s3"}) as lab:
         yield lab.s3("region-a")
 

@@ -14,6 +14,8 @@ from recovery.ports.object_store import ObjectStore
 from tests.fakes.object_store import MemoryStore
 
 KINDS = ("memory", "folder", "s3")
+OTHER_S3 = "RECOVERY_TEST_S3"
+"""Variable with a ``lab.state.S3Place`` as JSON: a server that runs already."""
 
 
 def s3_store(place: S3Place, name: str = "s3", **settings: object) -> S3Store:

@@ -191,7 +191,7 @@ async def test_a_lock_is_tried_and_withstands(s3_place: S3Place) -> None:
     (version,) = (await asyncio.to_thread(client.list_object_versions, Bucket="locked", Prefix=store._root + "m"))[
         "Versions"
     ]
-    with pytest.raises(ClientError, match="AccessDenied|denied"):
+    with pytest.raises(ClientError, match="AccessDenied|denied|WORM"):
         await asyncio.to_thread(
             client.delete_object, Bucket="locked", Key=version["Key"], VersionId=version["VersionId"]
         )

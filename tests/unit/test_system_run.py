@@ -11,7 +11,7 @@ import pytest
 
 RUN = Path(__file__).parents[1] / "system" / "run"
 SYSTEM = "tests/system/"
-TOOLS = ("age", "zstd", "promtool", "named", "pgbouncer", "etcd", "ip", "nft", "redis-server", "java", "nats")
+TOOLS = ("age", "zstd", "promtool", "named", "pgbouncer", "etcd", "ip", "nft", "redis-server", "java", "nats", "minio")
 NOTED = 'echo "$*" >> asked.txt; case "$*" in *"$FAILS"*) exit 1 ;; esac'
 
 
