@@ -13,12 +13,13 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from recovery import errors
+from recovery.adapters.trust import trusted
 from recovery.domain.guarding import GuardOrder, GuardStatus, Promotion, Stopped, StoreState
 from recovery.domain.ownership import FenceProof, OwnershipRecord
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
@@ -155,9 +156,7 @@ class GuardClient:
 
     async def _client(self) -> httpx.AsyncClient:
         if self._opened is None:
-            trust: Any = True
-            if self._ca_file is not None:
-                trust = await asyncio.to_thread(self._trust, self._ca_file)
+            trust = await asyncio.to_thread(self._trust, self._ca_file)
             self._opened = httpx.AsyncClient(
                 headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
                 timeout=httpx.Timeout(None, connect=CONNECT),
@@ -168,7 +167,9 @@ class GuardClient:
         return self._opened
 
     @staticmethod
-    def _trust(ca_file: str) -> ssl.SSLContext:
+    def _trust(ca_file: str | None) -> ssl.SSLContext:
+        if ca_file is None:
+            return trusted()
         try:
             return ssl.create_default_context(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:

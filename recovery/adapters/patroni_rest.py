@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from recovery.adapters.trust import trusted
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, Unreachable
 
 LOOK_SECONDS = 5.0
@@ -109,7 +110,7 @@ class PatroniCluster:
         auth = httpx.BasicAuth(access.user, access.password or "") if access.user is not None else None
         self._members = [address.rstrip("/") for address in access.members]
         self._look, self._order = look_seconds, order_seconds
-        self._http = httpx.AsyncClient(auth=auth, verify=access.tls or True, trust_env=False)
+        self._http = httpx.AsyncClient(auth=auth, verify=access.tls or trusted(), trust_env=False)
 
     async def close(self) -> None:
         await self._http.aclose()

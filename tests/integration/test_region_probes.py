@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -23,10 +24,12 @@ from recovery.adapters.probes import (
 )
 from recovery.adapters.probes.replicas import Places, Replicas
 from recovery.adapters.redis.connection import RedisLogin
+from recovery.adapters.trust import trusted
 from recovery.domain.group import DnsRecord, GroupSnapshot, Objectives, RegionPlan, ReplicationRule
 from recovery.domain.health import Finding, Part
 from recovery.domain.health_answer import ExpectedAnswer
 from recovery.ports.health import StoreProbe
+from tests.certificates import self_signed
 from tests.contract import dns_servers
 from tests.contract.test_health_probe import hang, serving, status
 from tests.integration.nats_pair import a_pair
@@ -163,6 +166,25 @@ async def test_http() -> None:
     assert not found.passed and found.vital and found.check == "/healthz"
     assert not (await one(nobody, Part.STANDBY)).vital, "elsewhere the application need not work yet"
     await nobody.close()
+
+
+async def test_the_machines_authorities_are_trusted_and_another_one_is_no_lost_region(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with serving(status(200), context) as url:
+        for trusts in (False, True):
+            if trusts:
+                monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            trusted.cache_clear()
+            probe = HttpEndpointProbe([url], ExpectedAnswer(), LIMITS)
+            found = await one(probe)
+            await probe.close()
+            assert found.passed is trusts and found.vital is trusts, found.detail
+            assert trusts or "certificate" in found.detail
+    trusted.cache_clear()
 
 
 @pytest.mark.parametrize("kind", dns_servers.available())

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from recovery.adapters.probes.reach import Limits, framed
+from recovery.adapters.trust import trusted
 from recovery.domain.health import Finding, Part
 from recovery.domain.health_answer import LARGEST_BODY, ExpectedAnswer
 
@@ -25,6 +26,7 @@ class HttpEndpointProbe:
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=limits.connect),
             follow_redirects=False,
+            verify=trusted(),
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
@@ -45,8 +47,9 @@ class HttpEndpointProbe:
             wrong = self._expected.wrong(status, body, time.monotonic() - began)
             return Finding(check=check, passed=not wrong, detail=wrong or f"HTTP {status}")
 
-        found = await framed(check, self._limits.answer, question, (httpx.HTTPError, httpx.InvalidURL))
-        return found.model_copy(update={"vital": part is Part.OWNER})
+        failures = (httpx.HTTPError, httpx.InvalidURL)
+        found = await framed(check, self._limits.answer, question, failures, tls="the address's certificate")
+        return found.model_copy(update={"vital": found.vital and part is Part.OWNER})
 
 
 async def read_answer(client: httpx.AsyncClient, url: str) -> tuple[int, bytes]:

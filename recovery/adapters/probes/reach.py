@@ -72,7 +72,11 @@ def disagrees(error: BaseException) -> bool:
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
         return False
     # asyncpg's and nats-py's words where only one of the two wants TLS.
-    return isinstance(error, ssl.SSLError) or any(words in str(error) for words in _ONE_ALONE)
+    if isinstance(error, ssl.SSLError) or any(words in str(error) for words in _ONE_ALONE):
+        return True
+    # httpx and httpcore raise errors of their own instead. What was merely handled when an error came is another matter.
+    instead_of = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
+    return instead_of is not None and disagrees(instead_of)
 
 
 def _words(error: BaseException) -> str:

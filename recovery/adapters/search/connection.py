@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from recovery.adapters.trust import trusted
 from recovery.domain.search import SearchProduct, SearchServer, number
 from recovery.errors import BadInput, Contended, NotFound, RecoveryError, Refused, SourceFailed, Unreachable
 
@@ -85,7 +86,7 @@ class SearchConnection:
         self._http = httpx.AsyncClient(
             base_url=address.rstrip("/"),
             auth=auth,
-            verify=self.login.tls or True,
+            verify=self.login.tls or trusted(),
             trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=4),
