@@ -10,6 +10,7 @@ from temporalio import activity
 from activities.boundary import step
 from activities.lock import check_held, is_pivoted, no_return
 from activities.looking import ANSWER_SECONDS, source_of, target_of
+from recovery.domain.addresses import address_of
 from recovery.domain.candidates import leading_store, stores_of
 from recovery.domain.guarding import GuardOrder, Promotion, StoreRole
 from recovery.domain.handover import StoreDivergence
@@ -128,7 +129,7 @@ class GuardingSteps:
         if context.facts.fence is not None:
             outcome = await self._promote(context, leading_store(context.group))
         await self._restores.open_writes(context.group, restored)
-        opened = f"{restored.host}:{restored.port} accepts clients"
+        opened = f"{address_of(restored.host, restored.port)} accepts clients"
         return outcome.model_copy(update={"summary": "; ".join(filter(None, (outcome.summary, opened)))})
 
     # Followers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from activities.boundary import step, told_as
+from recovery.domain.addresses import address_of
 from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.plan import Facts, PlanContext, RestoredServer, StepOutcome
 from recovery.domain.recovery_point import BackupKind, CheckResult, DataStore, store_of
@@ -84,7 +85,7 @@ class RestoreSteps:
         """Lets clients in: from here on their writes are acknowledged by this server."""
         restored = _restored(context)
         await self._restores.open_writes(context.group, restored)
-        opened = f"{restored.host}:{restored.port} accepts clients"
+        opened = f"{address_of(restored.host, restored.port)} accepts clients"
         return StepOutcome(summary=f"{_named(restored)} is in place" if _is_placed(restored) else opened)
 
     @step("restores.observe_writes")
@@ -149,7 +150,7 @@ def _named(restored: RestoredServer) -> str:
     """Where the data are: dumps and streams went into a server, a base backup is the server."""
     if _is_placed(restored):
         return f"{restored.data_directory}, which its Redis loads when it starts"
-    at = f"{restored.host}:{restored.port}"
+    at = address_of(restored.host, restored.port)
     if restored.search is not None:
         return f"{len(restored.search.indices)} indices at {at}"
     if restored.kind is BackupKind.SNAPSHOT:

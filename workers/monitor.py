@@ -29,6 +29,7 @@ from recovery.adapters.probes.replicas import Replicas
 from recovery.adapters.secrets import Secrets
 from recovery.config import Config
 from recovery.config.names import split_address
+from recovery.domain.addresses import address_of
 from recovery.domain.group import GroupSnapshot, RegionPlan
 from recovery.domain.health import Report
 from recovery.errors import BadInput, NotFound, Unreachable
@@ -154,7 +155,7 @@ class Vantage:
         try:
             login = await StoreLogins(self.wiring, group).postgres(region.name)
         except (NotFound, BadInput) as error:
-            return _reached("postgres", f"{region.postgres.host}:{region.postgres.port}", limits, error)
+            return _reached("postgres", address_of(region.postgres.host, region.postgres.port), limits, error)
         return [self._kept(PostgresProbe(login, self.name, limits))] if login is not None else []
 
     async def _redis(self, group: GroupSnapshot, region: RegionPlan, limits: Limits) -> Sequence[StoreProbe]:

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from recovery.domain.addresses import address_of
 from recovery.domain.group import GroupSnapshot
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 
@@ -45,7 +46,7 @@ class PgBouncerAt:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 @dataclass(frozen=True)

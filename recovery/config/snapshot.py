@@ -13,6 +13,7 @@ from recovery.config.installation import Region
 from recovery.config.names import split_address
 from recovery.config.plain import plain
 from recovery.config.policies import BackupPolicy
+from recovery.domain.addresses import address_of
 from recovery.domain.group import (
     BaseBackupRule,
     DnsRecord,
@@ -274,7 +275,7 @@ def _with_port(address: str | None, usual: int) -> str | None:
     if address is None:
         return None
     host, port = split_address(address)
-    return f"[{host}]:{port or usual}" if ":" in host else f"{host}:{port or usual}"
+    return address_of(host, port or usual)
 
 
 def _records(group: Group) -> list[DnsRecord]:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from recovery.domain.addresses import address_of
 from recovery.domain.guarding import StoreRole
 from recovery.errors import BadInput
 from recovery.guard.guard import Guard
@@ -62,7 +63,7 @@ class Gauges(Collector):
         except OSError as error:
             raise BadInput(f"metrics cannot be served at {host}:{port} ({error.strerror}): name another port") from None
         try:
-            yield f"http://{host}:{server.server_address[1]}/metrics"
+            yield f"http://{address_of(host, server.server_address[1])}/metrics"
         finally:
             server.shutdown()
             server.server_close()

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from recovery.domain.addresses import address_of
 from recovery.domain.jetstream import JetStreamSource, StreamPart
 from recovery.domain.recovery_point import BackupKind
 from recovery.domain.restore_marks import attempt_mark, new_attempt
@@ -121,7 +122,7 @@ class AccountSeen:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 class JetStreamRecovery(Protocol):

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from recovery.domain.addresses import address_of
 from recovery.domain.recovery_point import BackupKind, CheckResult, Manifest, Source, VerdictState
 from recovery.domain.recovery_target import ReachedPoint
 
@@ -73,7 +74,7 @@ class PostgresLogin:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 @dataclass(frozen=True)

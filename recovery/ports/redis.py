@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from recovery.domain.addresses import address_of
 from recovery.domain.recovery_point import BackupKind, CheckResult, VerdictState
 from recovery.domain.redis import Product, RedisSource, Way
 from recovery.domain.restore_marks import attempt_mark, new_attempt
@@ -120,7 +121,7 @@ class RedisSeen:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
     @property
     def is_empty(self) -> bool:

@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, start_http_server
 
+from recovery.domain.addresses import address_of
 from recovery.domain.handover import StoreDivergence
 from recovery.domain.recovery_counts import CountedRecovery
 from recovery.domain.recovery_point import CheckResult, Verdict, VerdictState
@@ -283,8 +284,7 @@ class Endpoint(AbstractContextManager["Endpoint"]):
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/metrics"
+        return f"http://{address_of(self.host, self.port)}/metrics"
 
     def close(self) -> None:
         self._server.shutdown()

@@ -20,6 +20,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from recovery.adapters.nats.credentials import UserCredentials
+from recovery.domain.addresses import address_of
 from recovery.errors import Refused, Unreachable
 
 PROBE_SUFFIX = "-probe"
@@ -64,7 +65,7 @@ class NatsServer:
     login: NatsLogin = NatsLogin()
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
     @property
     def probe(self) -> NatsServer:

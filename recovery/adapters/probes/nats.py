@@ -18,6 +18,7 @@ from nats.js.api import StreamInfo
 from recovery.adapters.nats.credentials import UserCredentials
 from recovery.adapters.probes.kept import GIVEN_UP_AFTER, KeptSession
 from recovery.adapters.probes.reach import Limits, framed, reach
+from recovery.domain.addresses import address_of
 from recovery.domain.health import Finding, Part
 
 CHECK = "nats"
@@ -55,7 +56,7 @@ class NatsLogin:
         client = Client()
         try:
             await client.connect(
-                f"{'tls' if self.tls else 'nats'}://{self.host}:{self.port}",
+                f"{'tls' if self.tls else 'nats'}://{address_of(self.host, self.port)}",
                 name="recovery-plans",
                 connect_timeout=max(int(seconds), 1),
                 allow_reconnect=False,

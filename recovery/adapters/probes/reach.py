@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from recovery.domain.addresses import address_of
 from recovery.domain.health import Finding, Part
 
 SHORTEST_CONNECT, LONGEST_CONNECT = 0.5, 1.5  # seconds
@@ -36,7 +37,7 @@ async def reach(host: str, port: int, limits: Limits) -> None:
         async with asyncio.timeout(limits.connect):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        raise OSError(f"{host}:{port} did not accept a connection within {limits.connect:g} s") from None
+        raise OSError(f"{address_of(host, port)} did not accept a connection within {limits.connect:g} s") from None
     writer.transport.abort()
 
 
@@ -74,7 +75,7 @@ def disagrees(error: BaseException) -> bool:
     # asyncpg's and nats-py's words where only one of the two wants TLS.
     if isinstance(error, ssl.SSLError) or any(words in str(error) for words in _ONE_ALONE):
         return True
-    # httpx and httpcore raise errors of their own instead. What was merely handled when an error came is another matter.
+    # httpx and httpcore raise errors of their own instead. What was handled when an error came is another matter.
     instead_of = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
     return instead_of is not None and disagrees(instead_of)
 
@@ -97,7 +98,7 @@ class TcpProbe:
 
         async def ask() -> Finding:
             await reach(self._host, self._port, self._limits)
-            detail = f"{self._host}:{self._port} accepts connections"
+            detail = f"{address_of(self._host, self._port)} accepts connections"
             return Finding(check=self._check, passed=True, detail=f"{detail}; {self._note}" if self._note else detail)
 
         return [await framed(self._check, self._limits.answer, ask, ())]

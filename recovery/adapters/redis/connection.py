@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from recovery.domain.addresses import address_of
 from recovery.errors import Refused, Unreachable
 
 LONGEST_REPLY = 64 << 20  # bytes; what we ask for is far smaller
@@ -47,7 +48,7 @@ class RedisServer:
     login: RedisLogin = RedisLogin()
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 class Connection:
