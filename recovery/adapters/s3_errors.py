@@ -47,7 +47,7 @@ def explain(error: Exception, where: str, secrets: Sequence[str]) -> RecoveryErr
         return Refused(f"{where}: no usable credentials; name them in the configuration or give the machine a role")
     if isinstance(error, SSLError):
         words = _clean(str(error), secrets)
-        return Unreachable(f"{where}: {words} (AWS_CA_BUNDLE may name a file with the authorities to trust)")
+        return Unreachable(f"{where}: {words} (ca_file names the authorities to trust)")
     if isinstance(error, _TRANSPORT):
         return Unreachable(f"{where}: {_clean(str(error), secrets)}")
     return BadInput(f"{where}: {_clean(str(error), secrets)}")

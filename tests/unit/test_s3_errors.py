@@ -13,4 +13,4 @@ def test_an_authority_that_is_not_trusted_is_told_with_what_mends_it() -> None:
         SSLError(endpoint_url="https://s3.local", error=OSError("certificate verify failed")), "location a", []
     )
     assert isinstance(found, Unreachable)
-    assert "certificate verify failed" in str(found) and "AWS_CA_BUNDLE" in str(found)
+    assert "certificate verify failed" in str(found) and "ca_file" in str(found)
