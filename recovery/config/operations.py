@@ -105,6 +105,6 @@ class Notifications(Section):
     )
     incident_template: AbsolutePath | None = Field(
         None,
-        description="File with the text of incident messages; without it the built-in one.",
+        description="File with the text of incident messages, in Markdown; without it the built-in one.",
         examples=["/etc/recovery/incident.md.j2"],
     )
