@@ -12,7 +12,7 @@ from typing import Literal
 
 from activities.boundary import step
 from activities.managed_instances import LOOK_EVERY, remembering, rule_of, target_of, until
-from recovery.domain.managed import ManagedInstance, ManagedTarget
+from recovery.domain.managed import SERVES_NOBODY, WILL_NOT_COME, ManagedInstance, ManagedTarget
 from recovery.domain.ownership import FenceProof, Strength
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
 from recovery.domain.words import listed
@@ -21,6 +21,8 @@ from recovery.ports.managed_postgres import ManagedPostgres
 
 FencedBy = Literal["security-group", "stop", "status"]
 REBOOT_LOOKS = 30  # a reboot that is over before anybody saw it begin
+HOPELESS = WILL_NOT_COME & SERVES_NOBODY
+"""An old instance that wants other parameters can be fenced all the same, and may serve."""
 RESTARTED_AFTER = "RDS starts a stopped instance again after seven days: delete it or change its security group before"
 
 
@@ -98,9 +100,7 @@ class ManagedFencing:
             "has its new security groups in force",
         )
         await database.reboot(region, name)
-        await self._until(
-            database, region, name, lambda seen: seen.status != "available", "begins to reboot", REBOOT_LOOKS
-        )
+        await self._until(database, region, name, lambda seen: not seen.is_available, "begins to reboot", REBOOT_LOOKS)
         await self._until(database, region, name, lambda seen: seen.is_available or seen.serves_nobody, "has rebooted")
 
     def _fenced(
@@ -129,4 +129,4 @@ class ManagedFencing:
         words: str,
         looks: int | None = None,
     ) -> None:
-        await until(database, region, name, ready, words, looks, self._look_every)
+        await until(database, region, name, ready, words, looks, self._look_every, HOPELESS)

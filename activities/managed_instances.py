@@ -22,14 +22,18 @@ async def until(
     words: str,
     looks: int | None = None,
     look_every: float = LOOK_EVERY,
+    hopeless: frozenset[str] = WILL_NOT_COME,
 ) -> ManagedInstance:
-    """Looks again and again; the step's attempt bounds it. With ``looks`` it goes on after so many all the same."""
+    """Looks again and again; the step's attempt bounds it. With ``looks`` it goes on after so many all the same.
+
+    Raises RestoreFailed: it is in one of the ``hopeless`` states.
+    """
     count = 0
     while True:
         now = await database.instance(region, name)
         if now is not None and ready(now):
             return now
-        if now is not None and now.status in WILL_NOT_COME:
+        if now is not None and now.status in hopeless:
             raise RestoreFailed(f"{name} in {region} is {now.status} and never {words}: look at its events in RDS")
         count += 1
         if now is not None and looks is not None and count >= looks:

@@ -25,6 +25,7 @@ from recovery.domain.managed import (
     RestoreManaged,
     Way,
     choose_way,
+    restored_name,
 )
 from recovery.domain.ownership import FenceProof, OwnershipRecord, Strength
 from recovery.domain.plan import Facts, PlanContext, StepOutcome
@@ -73,7 +74,7 @@ class ManagedPostgresSteps:
             checks.append(CheckResult(name=f"{name} in {region}", passed=well, detail=words))
             if well and not context.request.force:
                 raise Refused(
-                    f"RDS says that {name} is available. Look whether clients reach it (network, connection limit, "
+                    f"RDS says that {name} is {words}. Look whether clients reach it (network, connection limit, "
                     "credentials); if it has to be replaced all the same, start the run with --force and a reason"
                 )
         for other in rule.instances:
@@ -261,7 +262,7 @@ class ManagedPostgresSteps:
     def _target(self, context: PlanContext, way: Way, chosen: ManagedInstance | ManagedSnapshot) -> ManagedTarget:
         rule, region = rule_of(context), source_of(context)
         source = instance_of(context, region)
-        restored = rule.restored_instance or f"{source[:50]}-{context.effect_id}"
+        restored = rule.restored_instance or restored_name(source, context.effect_id)
         as_of = chosen.taken_at if isinstance(chosen, ManagedSnapshot) else None
         return ManagedTarget(
             way=way,

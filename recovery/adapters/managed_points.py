@@ -38,7 +38,17 @@ from recovery.domain.recovery_point import (
     RecoveryPoint,
     VerdictState,
 )
-from recovery.errors import BadInput, NotFound, NotOurs, RecoveryError, Refused, SourceFailed, Transient, Unreachable
+from recovery.errors import (
+    BadInput,
+    Contended,
+    NotFound,
+    NotOurs,
+    RecoveryError,
+    Refused,
+    SourceFailed,
+    Transient,
+    Unreachable,
+)
 from recovery.ports.managed_postgres import ManagedPostgres, ManagedReader, ManagedSnapshots
 from recovery.ports.postgres import BackupSource, PointReader
 from recovery.ports.recovery_points import BackupOrder, Progress
@@ -247,6 +257,8 @@ class _Taking:
                 return await awaited_snapshot(self.api, region, self._name, self._own, self.patience, tell)
             except SourceFailed as error:
                 return f"{error}{await self._delete(region)}"
+            except Contended as error:  # RDS answers: other copies are being made, each for as long as it takes
+                said, heard = str(error), time.monotonic()
             except Transient as error:
                 said = str(error)
             except RecoveryError as error:

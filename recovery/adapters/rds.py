@@ -30,6 +30,7 @@ LONGEST_LOOK_BACK = timedelta(days=14)  # what RDS keeps of events
 ABSENT = ("DBInstanceNotFound", "DBInstanceNotFoundFault")
 FULL = ("InsufficientDBInstanceCapacity", "InsufficientDBInstanceCapacityFault")
 BUSY = ("InvalidDBInstanceState", "InvalidDBInstanceStateFault")
+UNREADY = ("InvalidDBSnapshotState", "InvalidDBSnapshotStateFault")
 
 
 class RdsPostgres:
@@ -123,7 +124,7 @@ class RdsPostgres:
             lambda client: client.restore_db_instance_from_db_snapshot(**request),
             f"restore {order.instance} from snapshot {order.snapshot} in {order.region}",
             repeat=False,
-            leave=["DBInstanceAlreadyExists", "DBSnapshotNotFound", "DBSnapshotNotFoundFault", *FULL],
+            leave=["DBInstanceAlreadyExists", "DBSnapshotNotFound", "DBSnapshotNotFoundFault", *FULL, *UNREADY],
         )
         try:
             await to_the_end(call)  # else it could make the instance after an undo that found none
@@ -132,6 +133,10 @@ class RdsPostgres:
                 raise Unreachable(
                     f"RDS has no room for a {order.instance_class} in {order.region} now ({words_of(error)}): it is "
                     "asked again; another rds.instance_class may be there at once"
+                ) from None
+            if code_of(error) in UNREADY:
+                raise Unreachable(
+                    f"snapshot {order.snapshot} in {order.region} cannot be restored now: {words_of(error)}"
                 ) from None
             if code_of(error) != "DBInstanceAlreadyExists":
                 raise NotFound(

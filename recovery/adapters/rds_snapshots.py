@@ -14,15 +14,25 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from recovery.adapters.aws import code_of, words_of
-from recovery.adapters.rds import ABSENT, ATTEMPT, BUSY, OPENED, RdsPostgres, absent, instance_as, snapshot_as
+from recovery.adapters.rds import (
+    ABSENT,
+    ATTEMPT,
+    BUSY,
+    OPENED,
+    UNREADY,
+    RdsPostgres,
+    absent,
+    instance_as,
+    snapshot_as,
+)
 from recovery.domain.managed import ManagedInstance, ManagedSnapshot, snapshot_name, snapshot_tags
-from recovery.errors import NotFound, NotOurs, Refused, Unreachable
+from recovery.errors import Contended, NotFound, NotOurs, Refused, Unreachable
 from recovery.ports.managed_postgres import ManagedSnapshots
 
 _GONE = ("DBSnapshotNotFound", "DBSnapshotNotFoundFault")
 _THERE = ("DBSnapshotAlreadyExists", "DBSnapshotAlreadyExistsFault")
-_UNREADY = ("InvalidDBSnapshotState", "InvalidDBSnapshotStateFault")
 _FULL = ("SnapshotQuotaExceeded", "SnapshotQuotaExceededFault")
+_COPYING = "cannot copy more than"  # under the same code: as many copies as may run at once run now
 _KEY = ("KMSKeyNotAccessible", "KMSKeyNotAccessibleFault")
 _AMAZONS = "aws:"  # how tags begin that nobody else may set
 
@@ -81,14 +91,18 @@ class RdsSnapshots:
                 lambda client: client.copy_db_snapshot(**request),
                 f"copy snapshot {taken.name} to {region}",
                 repeat=False,
-                leave=(*_THERE, *_GONE, *_UNREADY, *_FULL, *_KEY),
+                leave=(*_THERE, *_GONE, *UNREADY, *_FULL, *_KEY),
             )
         except ClientError as error:
             code = code_of(error)
             if code in _GONE:
                 raise NotFound(f"snapshot {taken.name} is not in {taken.region} any more: nothing was copied") from None
-            if code in _UNREADY:
+            if code in UNREADY:
                 raise Unreachable(f"snapshot {taken.name} cannot be copied now: {words_of(error)}") from None
+            if code in _FULL and _COPYING in words_of(error).lower():
+                raise Contended(
+                    f"RDS makes as many copies in {region} as it makes at once ({words_of(error)}): it is asked again"
+                ) from None
             if code in _FULL:
                 raise _full(region, error) from None
             if code in _KEY:
@@ -107,10 +121,10 @@ class RdsSnapshots:
             await self._rds.of(region).run(
                 lambda client: client.delete_db_snapshot(DBSnapshotIdentifier=name),
                 f"delete snapshot {name} in {region}",
-                leave=(*_GONE, *_UNREADY),
+                leave=(*_GONE, *UNREADY),
             )
         except ClientError as error:
-            if code_of(error) in _UNREADY:
+            if code_of(error) in UNREADY:
                 raise Unreachable(f"RDS does not delete snapshot {name} in {region} now: {words_of(error)}") from None
             return False
         return True

@@ -19,8 +19,17 @@ SERVES_NOBODY = frozenset(
 )  # fmt: skip
 """States in which RDS itself says that no server of the instance runs or can be reached. Not so `stopping`,
 `rebooting` or `storage-full`: these serve, or will again."""
-WILL_NOT_COME = frozenset({"failed", "restore-error", "incompatible-restore", "incompatible-network", "deleting"})
-"""States that no waiting turns into `available`."""
+WILL_NOT_COME = frozenset(
+    {
+        "failed", "deleting", "restore-error", "inaccessible-encryption-credentials",
+        "inaccessible-encryption-credentials-recoverable", "incompatible-create", "incompatible-network",
+        "incompatible-option-group", "incompatible-parameters", "incompatible-restore", "insufficient-capacity",
+    }
+)  # fmt: skip
+"""States that no waiting turns into `available`: somebody has to mend something, or to delete the instance."""
+SERVES = frozenset({"available", "storage-optimization", "storage-initialization"})
+"""States in which an instance is fully operational and takes orders. RDS still moves blocks of its volume in the last
+two, after a change of the storage or a restore, for hours and more: whoever waited for `available` would give up."""
 
 
 class ManagedRule(Model):
@@ -67,7 +76,7 @@ class ManagedInstance(Model):
 
     @property
     def is_available(self) -> bool:
-        return self.status == "available"
+        return self.status in SERVES
 
     @property
     def serves_nobody(self) -> bool:
@@ -130,6 +139,11 @@ class SnapshotSource(Recorded):
 def snapshot_name(point_id: str) -> str:
     """Known before anything is made, the same for every attempt, and a name that RDS takes."""
     return f"recovery-{point_id.lower()}"
+
+
+def restored_name(source: str, run: str) -> str:
+    """Of an instance that replaces another: RDS takes 63 letters, digits and single hyphens."""
+    return f"{source[:50].rstrip('-')}-{run}"
 
 
 def snapshot_tags(group: str, point_id: str) -> dict[str, str]:

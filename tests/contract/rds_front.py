@@ -42,6 +42,7 @@ NEEDS = {
     "ModifyDBInstance": "available",
     "CreateDBSnapshot": "available",
 }
+OPERATIONAL = {"available", "storage-optimization", "storage-initialization"}  # an order passes in any of them
 MAKING = [("creating", 0), ("creating", 40), ("creating", 95)]
 
 
@@ -130,7 +131,7 @@ class Front:
         status = self.coming[key][0] if self.coming.get(key) else now.findtext(f"{NS}DBInstanceStatus")
         source = now.findtext(f"{NS}ReadReplicaSourceDBInstanceIdentifier")
         replicas = [each.text for each in now.iter(f"{NS}ReadReplicaDBInstanceIdentifier")]
-        if status != needed:
+        if status != needed and not (needed == "available" and status in OPERATIONAL):
             return _error(400, "InvalidDBInstanceState", f"Instance {key[1]} is not {needed}, it is {status}")
         if action == "PromoteReadReplica" and not source:
             return _error(400, "InvalidDBInstanceState", f"DB Instance {key[1]} is not a read replica")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -255,6 +256,48 @@ async def test_without_means_to_fence_nothing_is_opened_before_a_person_vouches(
     stored, _ = await run.ownership.read("shop") or (None, "")
     assert stored is not None and stored.fence is not None
     assert (stored.fence.how, stored.fence.by) == ("person", "ana")
+
+
+async def test_while_rds_works_on_a_volume_its_instance_is_fenced_after_its_reboot_and_a_replica_is_up(
+    front: Front, database: RdsPostgres
+) -> None:
+    front.status[HOME, SOURCE], front.status[AWAY, REPLICA] = "storage-optimization", "storage-initialization"
+    run = await Run(database, fence_security_groups={HOME: [CLOSED]}).begin()
+    assert "RDS says that shop-production is storage-optimization" in await run.failure(run.steps.assess)
+    assert (await run.call(run.steps.choose_replacement)).summary.startswith("promote shop-replica")
+    looks: list[str] = []
+    looked = database.instance
+
+    async def instance(region: str, name: str) -> Any:
+        front.status[region, name] = "storage-optimization"  # again, once it has rebooted
+        found = await looked(region, name)
+        looks.append(found.status if found else "")
+        return found
+
+    database.instance = instance  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        await run.call(run.fencing.fence_primary)
+        assert looks[-2:] == ["rebooting", "storage-optimization"]
+        await run.call(run.steps.open_database)
+        await run.call(run.steps.wait_until_available)
+    assert looks[-1] == "storage-optimization"
+
+
+@pytest.mark.parametrize("status", ["incompatible-parameters", "insufficient-capacity"])
+async def test_nobody_waits_for_an_instance_that_never_comes(front: Front, database: RdsPostgres, status: str) -> None:
+    run = await Run(database, restored_instance="shop-restored").begin()
+    run.request = run.request.model_copy(update={"point_id": "newest"})
+    await run.call(run.steps.choose_replacement)
+    front.status[HOME, "shop-restored"] = status
+    await run.call(run.steps.restore_snapshot)
+    async with asyncio.timeout(10):
+        assert f"is {status} and never is available" in await run.failure(run.steps.wait_until_restored)
+
+
+async def test_a_snapshot_that_is_not_ready_is_worth_another_attempt(front: Front, database: RdsPostgres) -> None:
+    front.refused["RestoreDBInstanceFromDBSnapshot", HOME] = ("InvalidDBSnapshotState", "it is being copied")
+    with pytest.raises(Unreachable, match="snapshot newest in .* cannot be restored now: it is being copied"):
+        await database.restore(order())
 
 
 async def test_an_instance_that_failed_serves_nobody(front: Front, database: RdsPostgres) -> None:

@@ -157,6 +157,22 @@ async def test_a_copy_that_takes_longer_than_the_backup_is_found_by_a_validation
     assert (await site.validate()).reason.startswith(f"restored at RDS in {AWAY}")
 
 
+async def test_a_copy_waits_while_as_many_are_made_as_rds_makes_at_once(site: Managed) -> None:
+    async def others_end() -> None:
+        while site.asked("CopyDBSnapshot", AWAY) < 1:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)  # longer than a region may be silent
+        site.front.refused.clear()
+
+    words = "Cannot copy more than 20 snapshots across regions"  # a quota's code, and no quota of snapshots
+    site.front.refused["CopyDBSnapshot", AWAY] = ("SnapshotQuotaExceeded", words)
+    site.part.silence_seconds = 0.3  # RDS answers: that is no silence
+    ending = asyncio.create_task(others_end())
+    async with asyncio.timeout(20):
+        assert list((await site.take()).snapshot.copies) == [HOME, AWAY]
+    ending.cancel()
+
+
 async def test_a_copy_that_fails_is_a_warning_and_the_point_is_kept(site: Managed) -> None:
     site.front.silent, site.part.silence_seconds = {AWAY}, 0.5
     manifest = await site.take()

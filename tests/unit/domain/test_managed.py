@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from recovery.domain.managed import ManagedInstance, ManagedRule, ManagedSnapshot, Way, choose_way
+import pytest
+
+from recovery.domain.managed import (
+    SERVES,
+    SERVES_NOBODY,
+    WILL_NOT_COME,
+    ManagedInstance,
+    ManagedRule,
+    ManagedSnapshot,
+    Way,
+    choose_way,
+    restored_name,
+)
 
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 RULE = ManagedRule(instances={"a": "db-a", "b": "db-b", "c": "db-c"})
@@ -63,3 +75,22 @@ def test_a_region_that_was_named_is_kept_to() -> None:
     way, chosen, rejected = choose_way(RULE, "a", [replica("b")], [snapshot("s", "a")], region="c")
     assert (way, chosen) == (Way.RESTORE, None)
     assert rejected == ["db-b in b: c was asked for"]
+
+
+@pytest.mark.parametrize("status", ["storage-optimization", "storage-initialization"])
+def test_a_replica_whose_volume_rds_still_works_on_is_promoted(status: str) -> None:
+    working = replica("b", status=status)
+    assert choose_way(RULE, "a", [working], [snapshot("s")])[:2] == (Way.PROMOTE, working)
+
+
+def test_no_state_says_two_things() -> None:
+    assert not SERVES & (SERVES_NOBODY | WILL_NOT_COME)
+    # What botocore's waiter db_instance_available gives up at, and what RDS says that only a person mends.
+    assert {"failed", "deleting", "incompatible-restore", "incompatible-parameters"} <= WILL_NOT_COME
+    assert {"insufficient-capacity", "incompatible-create", "inaccessible-encryption-credentials"} <= WILL_NOT_COME
+
+
+def test_a_restored_instance_has_a_name_that_rds_takes() -> None:
+    cut = restored_name(f"{'shop' * 12}s-production", "0123456789ab")
+    assert cut == f"{'shop' * 12}s-0123456789ab", "two hyphens in a row are refused"
+    assert len(restored_name("s" * 63, "0123456789ab")) == 63
