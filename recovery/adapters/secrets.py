@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from botocore.config import Config as ClientConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
 
-from recovery.adapters.aws import make_client
+from recovery.adapters.aws import code_of, make_client, words_of
 from recovery.domain.secret import SecretRef, SecretScheme
 from recovery.errors import BadInput, NotFound, RecoveryError, Refused, Unreachable
 from recovery.telemetry.redaction import REDACTOR
@@ -29,8 +35,13 @@ _DENIED = frozenset(
         "UnrecognizedClientException",
         "InvalidSignatureException",
         "DecryptionFailure",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "MissingAuthenticationTokenException",
     }
 )
+_GONE = "InvalidRequestException"  # among others, of a secret that somebody deleted: it is kept for some days
+_WRONG = frozenset({"InvalidParameterException", "ValidationException"})
 
 
 class SecretsManagerClient(Protocol):
@@ -57,6 +68,7 @@ class Secrets:
         """
         self._environment = os.environ if environment is None else environment
         self._client = client
+        self._clients: dict[str | None, SecretsManagerClient] = {}
         self._region = region
         self._timeout = timeout
         self._handed_out = handed_out
@@ -109,9 +121,19 @@ class Secrets:
         failure: RecoveryError | None = None
         answer: Mapping[str, Any] = {}
         try:
-            answer = self._connected().get_secret_value(SecretId=reference.name)
+            answer = self._connected(reference.name).get_secret_value(SecretId=reference.name)
         except ClientError as error:
-            failure = _explained(reference, str(error.response.get("Error", {}).get("Code", "unknown error")))
+            failure = _explained(reference, code_of(error), words_of(error))
+        except (NoCredentialsError, PartialCredentialsError):
+            failure = Refused(
+                f"{reference} may not be read: this machine has no AWS credentials. Give it a role that may "
+                "secretsmanager:GetSecretValue"
+            )
+        except NoRegionError:
+            failure = BadInput(
+                f"{reference}: no AWS region is known here: set AWS_DEFAULT_REGION in the worker's environment to "
+                "that of the secret, or name the secret by its ARN"
+            )
         except BotoCoreError as error:
             failure = Unreachable(f"{reference}: AWS Secrets Manager was not reached ({type(error).__name__})")
         if failure is not None:
@@ -122,13 +144,17 @@ class Secrets:
         text = _checked(reference, value, "store a value in the secret")
         return text if reference.json_key is None else _from_json(reference, text)
 
-    def _connected(self) -> SecretsManagerClient:
-        if self._client is None:
+    def _connected(self, name: str) -> SecretsManagerClient:
+        """In the region that the secret's ARN names: no other one knows it."""
+        if self._client is not None:
+            return self._client
+        region = name.split(":")[3] if name.startswith("arn:") and name.count(":") >= 6 else self._region
+        if region not in self._clients:
             limits = ClientConfig(
                 connect_timeout=self._timeout / 3, read_timeout=self._timeout / 3, retries={"total_max_attempts": 2}
             )
-            self._client = make_client("secretsmanager", region_name=self._region, config=limits)
-        return self._client
+            self._clients[region] = make_client("secretsmanager", region_name=region, config=limits)
+        return self._clients[region]
 
 
 def _text(reference: SecretRef, raw: bytes) -> str:
@@ -151,11 +177,18 @@ def _checked(reference: SecretRef, value: str | None, remedy: str) -> str:
     return text
 
 
-def _explained(reference: SecretRef, code: str) -> RecoveryError:
+def _explained(reference: SecretRef, code: str, words: str) -> RecoveryError:
+    """``words`` are of Secrets Manager and name no value."""
     if code in _MISSING:
         return NotFound(f"{reference} does not exist in AWS Secrets Manager: create it, or mend its name")
     if code in _DENIED:
         return Refused(f"{reference} may not be read ({code}): allow secretsmanager:GetSecretValue for this worker")
+    if code == _GONE:
+        return NotFound(
+            f"{reference} cannot be read ({words}): restore the secret where it was deleted, or give it a value"
+        )
+    if code in _WRONG:
+        return BadInput(f"{reference} is no name that AWS Secrets Manager takes ({words})")
     return Unreachable(f"{reference} was not read: AWS Secrets Manager answered {code}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 from pydantic import ValidationError
 
 from recovery.adapters.secrets import LARGEST, Secrets
@@ -50,6 +50,9 @@ PLACES = [
     ),
     pytest.param("ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", SECRET, id="signing key without prefix"),
 ]
+
+
+DELETED = "You can't perform this operation on the secret because it was marked for deletion."
 
 
 @pytest.mark.parametrize(("old", "new"), PLACES)
@@ -214,6 +217,12 @@ async def test_files_that_are_no_secret(secrets: Secrets, tmp_path: Path) -> Non
     [
         (ClientError({"Error": {"Code": "AccessDeniedException"}}, "GetSecretValue"), Refused),
         (ClientError({"Error": {"Code": "InternalServiceError"}}, "GetSecretValue"), Unreachable),
+        (ClientError({"Error": {"Code": "ThrottlingException"}}, "GetSecretValue"), Unreachable),
+        (ClientError({"Error": {"Code": "InvalidRequestException", "Message": DELETED}}, "GetSecretValue"), NotFound),
+        (ClientError({"Error": {"Code": "InvalidParameterException"}}, "GetSecretValue"), BadInput),
+        (ClientError({"Error": {"Code": "ExpiredTokenException"}}, "GetSecretValue"), Refused),
+        (NoCredentialsError(), Refused),
+        (NoRegionError(), BadInput),
         (EndpointConnectionError(endpoint_url="https://secretsmanager.example"), Unreachable),
     ],
 )
@@ -221,6 +230,30 @@ async def test_failures_of_aws_are_told_apart(failure: Exception, kind: type[Rec
     resolver = Secrets(client=FakeSecretsManager({}, failure))
     with pytest.raises(kind):
         await resolver.resolve(SecretRef.parse("aws-secretsmanager:shop"))
+    resolver.close()
+
+
+async def test_a_deleted_secret_is_said_to_be_deleted() -> None:
+    failure = ClientError({"Error": {"Code": "InvalidRequestException", "Message": DELETED}}, "GetSecretValue")
+    resolver = Secrets(client=FakeSecretsManager({}, failure))
+    with pytest.raises(NotFound, match=r"was marked for deletion\.\): restore the secret"):
+        await resolver.resolve(SecretRef.parse("aws-secretsmanager:shop"))
+    resolver.close()
+
+
+async def test_a_secret_is_asked_for_in_the_region_that_its_arn_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def client(service: str, *, region_name: str | None, config: Any) -> FakeSecretsManager:
+        asked.append(region_name)
+        return FakeSecretsManager(AWS | {arn: AWS["plain"]})
+
+    monkeypatch.setattr("recovery.adapters.secrets.make_client", client)
+    arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:shop-AbCdEf"
+    resolver = Secrets(region="us-east-1")
+    for name in (arn, "plain", arn):
+        await resolver.resolve(SecretRef.parse(f"aws-secretsmanager:{name}"))
+    assert asked == ["eu-west-1", "us-east-1"]
     resolver.close()
 
 
