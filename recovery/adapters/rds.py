@@ -66,15 +66,17 @@ class RdsPostgres:
     async def events(self, region: str, name: str, since: timedelta) -> list[ManagedEvent]:
         """See the port."""
         minutes = int(min(since, LONGEST_LOOK_BACK).total_seconds() // 60)
-        answer: Any = await self.of(region).run(
-            lambda client: client.describe_events(
-                SourceIdentifier=name, SourceType="db-instance", Duration=minutes, MaxRecords=100
-            ),
-            f"read the events of {name} in {region}",
-        )
+
+        def every_page(client: RDSClient) -> list[Any]:  # RDS gives the oldest first
+            pages = client.get_paginator("describe_events").paginate(
+                SourceIdentifier=name, SourceType="db-instance", Duration=minutes
+            )
+            return [each for page in pages for each in page["Events"]]
+
+        answer = await self.of(region).run(every_page, f"read the events of {name} in {region}")
         found = [
             ManagedEvent(at=each["Date"], message=each["Message"], categories=each.get("EventCategories", []))
-            for each in answer["Events"]
+            for each in answer
         ]
         oldest = datetime.now(UTC) - since
         return sorted((each for each in found if each.at >= oldest), key=lambda each: each.at, reverse=True)

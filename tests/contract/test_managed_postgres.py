@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -16,7 +17,7 @@ from activities.managed_fencing import ManagedFencing
 from activities.managed_postgres import ManagedPostgresSteps
 from recovery.adapters.rds import MARK, RdsPostgres
 from recovery.domain.group import GroupSnapshot, Objectives, RegionPlan
-from recovery.domain.managed import ManagedRule, RestoreManaged
+from recovery.domain.managed import RECENT, ManagedRule, RestoreManaged
 from recovery.domain.ownership import OwnershipRecord, Phase, Strength
 from recovery.domain.plan import Facts, PlanContext, PlanRequest, StepOutcome
 from recovery.errors import BadInput, NotFound, NotOurs, Refused, Unreachable
@@ -292,6 +293,19 @@ async def test_nobody_waits_for_an_instance_that_never_comes(front: Front, datab
     await run.call(run.steps.restore_snapshot)
     async with asyncio.timeout(10):
         assert f"is {status} and never is available" in await run.failure(run.steps.wait_until_restored)
+
+
+async def test_the_newest_event_is_known_however_many_there_are(database: RdsPostgres) -> None:
+    now = datetime.now(UTC)
+    pages: list[dict[str, Any]] = [
+        {"Marker": "on", "Events": [{"Date": now - timedelta(hours=2), "Message": "backed up"}]},
+        {"Events": [{"Date": now - timedelta(minutes=1), "Message": "failed over"}]},
+    ]
+    client = await database.of(HOME).run(lambda client: client, "have a client")
+    with Stubber(client) as stub:
+        for page in pages:
+            stub.add_response("describe_events", page)
+        assert [event.message for event in await database.events(HOME, SOURCE, RECENT)] == ["failed over", "backed up"]
 
 
 async def test_a_snapshot_that_is_not_ready_is_worth_another_attempt(front: Front, database: RdsPostgres) -> None:
