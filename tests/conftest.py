@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.chaos.stage")  # judges for many modules: a failure there shows what was compared
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
     from tests.lanes import Lanes
+
+# How long an example takes says something about the machine, and nothing about what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 ON_REQUEST = ("system",)
 """Markers whose tests run only when they are asked for: ``-m system``. The matrix decides for itself (tests/chaos)."""
